@@ -1,0 +1,12 @@
+//! Doorward, the map of the house.
+//!
+//! The way of a request, each arrow a function in a file of that name under `gateway/`:
+//!
+//! ```text
+//! TcpStream → listener → handshake → Channel → canonical → route → Routed → authenticate → Caller
+//!   → limit → authorize → Permitted → record (open) → equip → forward → Response → record (close)
+//! ```
+//!
+//! Rooms, and what each may import, are held by `tests/it/house.rs`.
+
+pub mod model;

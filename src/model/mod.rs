@@ -1,0 +1,25 @@
+//! The words of the house: ids, time, entropy, secrets, principals, services, sessions.
+//!
+//! Values and state machines only. Nothing here does I/O, waits, serialises or reads a clock:
+//! time and chance come in as parameters, so every rule can be tested by a table.
+
+pub mod device;
+pub mod entropy;
+pub mod id;
+pub mod principal;
+pub mod secret;
+pub mod service;
+pub mod session;
+pub mod time;
+
+pub use device::{Device, Thumbprint};
+pub use entropy::Entropy;
+pub use id::{
+    DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId, RequestId,
+    SessionId, UserRef,
+};
+pub use principal::{Principal, PrincipalKind};
+pub use secret::Secret;
+pub use service::{ActionName, EntitlementName, NameError, ServiceName};
+pub use session::{Session, SessionEnd, SessionKind};
+pub use time::{Clock, Timestamp, Ttl};

@@ -1,0 +1,131 @@
+//! Names of services, their actions and their entitlements.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a text is not such a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameError {
+    /// What the text was taken for.
+    pub kind: &'static str,
+    /// The text, shortened.
+    pub text: String,
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` is not the name of {}: use 1 to 63 characters of `a-z`, `0-9`, `-` and `_`, a letter first",
+            self.text.escape_debug(),
+            self.kind
+        )
+    }
+}
+
+impl std::error::Error for NameError {}
+
+fn checked(kind: &'static str, text: &str) -> Result<Arc<str>, NameError> {
+    let mut bytes = text.bytes();
+    let starts = bytes.next().is_some_and(|b| b.is_ascii_lowercase());
+    let goes_on = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+    if starts && goes_on && text.len() <= 63 {
+        Ok(text.into())
+    } else {
+        Err(NameError { kind, text: text.chars().take(80).collect() })
+    }
+}
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident, $kind:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Takes the text if it is 1 to 63 characters of `a-z0-9-_`, a letter first.
+            ///
+            /// # Errors
+            /// Says what the text was taken for and which characters a name may have.
+            pub fn parse(text: &str) -> Result<Self, NameError> {
+                checked($kind, text).map(Self)
+            }
+
+            /// The name itself.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    )*};
+}
+
+names! {
+    /// A protected upstream: one folder under `policies/`.
+    ServiceName, "a service";
+    /// What a route stands for: the id of a Cedar action of its service.
+    ActionName, "an action";
+}
+
+/// Something that may be asked for: `<service>/<name>`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntitlementName {
+    service: ServiceName,
+    name: Arc<str>,
+}
+
+impl EntitlementName {
+    /// The entitlement `name` of `service`.
+    ///
+    /// # Errors
+    /// When `name` is not a name.
+    pub fn new(service: ServiceName, name: &str) -> Result<Self, NameError> {
+        Ok(Self { service, name: checked("an entitlement", name)? })
+    }
+
+    /// Reads `<service>/<name>`.
+    ///
+    /// # Errors
+    /// When either half is missing or not a name.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let whole = || NameError { kind: "an entitlement (`<service>/<name>`)", text: text.chars().take(120).collect() };
+        let (service, name) = text.split_once('/').ok_or_else(whole)?;
+        Self::new(ServiceName::parse(service)?, name)
+    }
+
+    /// The service that defines it.
+    #[must_use]
+    pub const fn service(&self) -> &ServiceName {
+        &self.service
+    }
+
+    /// Its name within the service.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Display for EntitlementName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.service, self.name)
+    }
+}
+
+impl fmt::Debug for EntitlementName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
