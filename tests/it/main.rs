@@ -9,5 +9,6 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod house;
 mod postgres;
 mod support;
