@@ -10,3 +10,5 @@
 //! Rooms, and what each may import, are held by `tests/it/house.rs`.
 
 pub mod model;
+pub mod audit;
+pub mod store;
