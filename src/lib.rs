@@ -9,4 +9,5 @@
 //!
 //! Rooms, and what each may import, are held by `tests/it/house.rs`.
 
+pub mod gateway;
 pub mod model;
