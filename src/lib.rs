@@ -12,5 +12,6 @@
 pub mod audit;
 pub mod credential;
 pub mod identity;
+pub mod gateway;
 pub mod model;
 pub mod store;
