@@ -1,0 +1,1 @@
+-- The record and what keeps it: written by the files `store/audit_event.rs` and its neighbours.
