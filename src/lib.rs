@@ -10,3 +10,4 @@
 //! Rooms, and what each may import, are held by `tests/it/house.rs`.
 
 pub mod model;
+pub mod policy;
