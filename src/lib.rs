@@ -16,3 +16,4 @@ pub mod identity;
 pub mod gateway;
 pub mod model;
 pub mod store;
+pub mod policy;

@@ -12,3 +12,4 @@
 mod house;
 mod postgres;
 mod support;
+mod policy;
