@@ -9,6 +9,8 @@
 //!
 //! Rooms, and what each may import, are held by `tests/it/house.rs`.
 
-pub mod model;
 pub mod audit;
+pub mod credential;
+pub mod identity;
+pub mod model;
 pub mod store;

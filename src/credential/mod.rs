@@ -1,0 +1,5 @@
+//! The mint: certificates and signed tokens. It makes and reads them; it never decides who gets
+//! one, and stores nothing.
+
+pub mod authority;
+pub mod token;
