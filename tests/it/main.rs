@@ -9,5 +9,8 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod leaf;
 mod postgres;
+mod recorder;
+mod store_record;
 mod support;
