@@ -10,7 +10,9 @@
 //! Rooms, and what each may import, are held by `tests/it/house.rs`.
 
 pub mod audit;
+pub mod config;
 pub mod credential;
 pub mod identity;
+pub mod gateway;
 pub mod model;
 pub mod store;

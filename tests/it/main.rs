@@ -10,6 +10,7 @@
 )]
 
 mod leaf;
+mod house;
 mod postgres;
 mod recorder;
 mod store_record;

@@ -52,7 +52,8 @@ pub fn fresh_database() -> Option<String> {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut connection = PgConnection::connect_with(&options).await.expect("the PostgreSQL server of the tests answers");
+            let mut connection =
+                PgConnection::connect_with(&options).await.expect("the PostgreSQL server of the tests answers");
             connection.execute(AssertSqlSafe(statement)).await.expect("it lets us create a database");
             connection.close().await.unwrap();
         });
@@ -63,13 +64,20 @@ pub fn fresh_database() -> Option<String> {
     Some(url.into())
 }
 
+/// Its output is shown at the end of a run (`.config/nextest.toml`).
+#[test]
+fn postgresql_is_part_of_this_run() {
+    server();
+}
+
 #[tokio::test]
 async fn a_fresh_postgresql_database_can_be_used_from_inside_a_runtime() {
     let Some(url) = fresh_database() else { return };
     let mut connection = PgConnection::connect(&url).await.unwrap();
-    let tables: i64 = sqlx::query_scalar("select count(*) from information_schema.tables where table_schema = 'public'")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+    let tables: i64 =
+        sqlx::query_scalar("select count(*) from information_schema.tables where table_schema = 'public'")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
     assert_eq!(tables, 0);
 }

@@ -124,11 +124,8 @@ pub fn sqlite_database() -> String {
     let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("sqlite");
     std::fs::create_dir_all(&root).unwrap();
     sweep_once(&root);
-    let folder = tempfile::Builder::new()
-        .prefix(&format!("{}-{number}-", std::process::id()))
-        .tempdir_in(&root)
-        .unwrap()
-        .keep();
+    let folder =
+        tempfile::Builder::new().prefix(&format!("{}-{number}-", std::process::id())).tempdir_in(&root).unwrap().keep();
     format!("sqlite://{}", folder.join("doorward.db").display())
 }
 
