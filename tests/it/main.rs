@@ -9,7 +9,10 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod leaf;
 mod house;
 mod postgres;
+mod recorder;
+mod store_record;
 mod support;
 mod policy;
