@@ -1,1 +1,3 @@
 
+mod canonical;
+mod hygiene;
