@@ -16,3 +16,5 @@ mod recorder;
 mod store_record;
 mod support;
 mod policy;
+mod canonical;
+mod hygiene;
