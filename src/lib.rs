@@ -14,4 +14,5 @@ pub mod config;
 pub mod credential;
 pub mod identity;
 pub mod model;
+pub mod server;
 pub mod store;

@@ -12,6 +12,7 @@ mod certificate;
 mod check;
 mod document;
 mod identity;
+mod init;
 mod problem;
 mod record;
 mod secret;
@@ -26,6 +27,7 @@ pub use certificate::{CertificateError, authorities_of, chain_of, covers, names_
 pub use check::check_hosts;
 pub use document::Environment;
 pub use identity::{Identity, Provider};
+pub use init::{InitError, InitKeys, InitOptions, InitProvider, write_installation};
 pub use problem::{Problem, Severity};
 pub use record::{Audit, Durability, Keys, Policies, Storage, Telemetry};
 pub use server::{Limits, Server, ServerTls};
