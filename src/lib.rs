@@ -13,6 +13,7 @@ pub mod audit;
 pub mod config;
 pub mod credential;
 pub mod identity;
+pub mod gateway;
 pub mod model;
 pub mod server;
 pub mod store;
