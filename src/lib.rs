@@ -15,5 +15,6 @@ pub mod credential;
 pub mod identity;
 pub mod gateway;
 pub mod model;
+pub mod server;
 pub mod store;
 pub mod policy;

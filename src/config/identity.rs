@@ -157,7 +157,7 @@ fn read_scopes(section: &mut Section<'_>) -> Vec<String> {
     scopes
 }
 
-fn provider_name(text: &str) -> Option<String> {
+pub(in crate::config) fn provider_name(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let first = bytes.next()?.is_ascii_lowercase();
     let rest =

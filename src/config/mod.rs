@@ -10,8 +10,10 @@
 
 mod certificate;
 mod check;
+pub mod doctor;
 mod document;
 mod identity;
+mod init;
 mod problem;
 mod record;
 mod secret;
@@ -20,12 +22,14 @@ mod server;
 mod session;
 mod trust;
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 pub use certificate::{CertificateError, authorities_of, chain_of, covers, names_of, pair_of};
 pub use check::check_hosts;
 pub use document::Environment;
 pub use identity::{Identity, Provider};
+pub use init::{InitError, InitKeys, InitOptions, InitProvider, write_installation};
 pub use problem::{Problem, Severity};
 pub use record::{Audit, Durability, Keys, Policies, Storage, Telemetry};
 pub use server::{Limits, Server, ServerTls};
@@ -63,6 +67,8 @@ pub struct Config {
     pub policies: Policies,
     /// `[telemetry]`: the plain listener for metrics and health.
     pub telemetry: Telemetry,
+    /// Secrets that came from files: the key's dotted path and the file.
+    pub secret_files: Vec<(String, PathBuf)>,
     /// What is worth a look and no reason to refuse.
     pub warnings: Vec<Problem>,
 }
@@ -130,11 +136,7 @@ fn understand(
     let mut document = document::parse(text, ledger)?;
     document::apply_overrides(&mut document, environment.vars(), ledger);
     let folder = path.parent().unwrap_or(Path::new("."));
-    let reading = Reading {
-        ledger,
-        environment,
-        folder,
-    };
+    let reading = Reading { ledger, environment, folder, secret_files: RefCell::default() };
     let mut root = Section::root(&reading, &document);
     for key in ["breakglass", "notify"] {
         root.not_built(key);
@@ -162,6 +164,7 @@ fn understand(
         audit,
         policies,
         telemetry,
+        secret_files: reading.secret_files.take(),
         warnings: Vec::new(),
     };
     check::whole(

@@ -3,6 +3,7 @@
 //!
 //! INVARIANT: nothing in a configuration file is ignored: it is used, or it is an error.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -21,6 +22,8 @@ pub(in crate::config) struct Reading<'a> {
     pub(in crate::config) environment: &'a Environment,
     /// The folder of the configuration file: relative paths start here.
     pub(in crate::config) folder: &'a Path,
+    /// Secrets that came from files, as they are met.
+    pub(in crate::config) secret_files: RefCell<Vec<(String, PathBuf)>>,
 }
 
 /// A table, or its absence.
@@ -333,6 +336,11 @@ impl<'a> Section<'a> {
                 None
             }
         }
+    }
+
+    /// Notes that this secret came from a file.
+    pub(in crate::config) fn from_file(&self, file: &Path) {
+        self.reading.secret_files.borrow_mut().push((self.name.clone(), file.to_path_buf()));
     }
 
     pub(in crate::config) fn environment(&self) -> &'a Environment {

@@ -1,0 +1,4 @@
+//! Builds everything in one place.
+
+pub mod dev;
+pub mod installation;
