@@ -87,12 +87,12 @@ impl Lookup {
         };
         match sought {
             Sought::Session(id) => self.fetch_session(id).await,
-            Sought::Cookie(hash) => match self.store.cookie_fetch(&hash).await {
-                Ok(Some((session, host))) => {
-                    if self.directory.session(session).is_none() {
-                        self.fetch_session(session).await;
+            Sought::Cookie(hash) => match self.store.session_cookie_fetch(&hash).await {
+                Ok(Some(cookie)) => {
+                    if self.directory.session(cookie.session).is_none() {
+                        self.fetch_session(cookie.session).await;
                     }
-                    self.directory.cookie_insert(hash, CookieEntry { session, host: host.into() });
+                    self.directory.cookie_insert(hash, CookieEntry { session: cookie.session, host: cookie.host.into() });
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, "a cookie could not be looked up"),
@@ -102,7 +102,7 @@ impl Lookup {
 
     async fn fetch_session(&self, id: SessionId) {
         match self.store.session_fetch(id).await {
-            Ok(Some(session)) => self.directory.insert(session),
+            Ok(Some(stored)) => self.directory.insert(stored.session),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, session = %id, "a session could not be looked up"),
         }

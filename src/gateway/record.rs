@@ -152,7 +152,8 @@ pub async fn refuse(
     event.data.insert("remedy".to_owned(), refusal.remedy().to_json());
     let recorder = &worker.shared.recorder;
     if caller.is_none() {
-        recorder.refused_anonymous(event);
+        // Within the rate it is on record before it is answered; beyond it is counted at once.
+        let _ = tokio::time::timeout(RECORD_TIMEOUT, recorder.refused_anonymous(event)).await;
     } else if *refusal != Refusal::AuditUnavailable {
         // A refusal stands whether it could be recorded or not: it lets nothing through.
         if !matches!(tokio::time::timeout(RECORD_TIMEOUT, recorder.submit(event)).await, Ok(Ok(()))) {

@@ -259,7 +259,7 @@ impl Pool {
 
     async fn http1<I>(&self, target: &Rc<Target>, io: I) -> Result<Sender, ()>
     where
-        I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
         let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(|_| ())?;
         self.keep(target, connection.with_upgrades());
