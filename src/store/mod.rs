@@ -3,12 +3,18 @@
 
 mod audit_event;
 mod engine;
+mod lock;
 mod log;
 mod recorder;
 mod refusal_count;
+mod revocation;
+mod signing_key;
 
 pub use audit_event::{EVENT_PAGE_MAX, EventFilter, Recorded};
 pub use engine::{Store, StoreError, Tx};
+pub use lock::Lock;
 pub use log::Log;
 pub use recorder::{Recorder, RecorderSettings, RecorderState, Submitted, Unrecorded};
 pub use refusal_count::RefusalRates;
+pub use revocation::{REVOCATION_PAGE_MAX, Revocation, RevocationKind};
+pub use signing_key::SealedKey;

@@ -13,5 +13,7 @@ mod leaf;
 mod house;
 mod postgres;
 mod recorder;
+mod revocation;
+mod signing_key;
 mod store_record;
 mod support;
