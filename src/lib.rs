@@ -11,6 +11,7 @@
 
 pub mod audit;
 pub mod config;
+pub mod control;
 pub mod credential;
 pub mod identity;
 pub mod gateway;

@@ -13,6 +13,8 @@ mod leaf;
 mod house;
 mod postgres;
 mod recorder;
+mod revocation;
+mod signing_key;
 mod store_record;
 mod support;
 mod policy;
