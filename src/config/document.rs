@@ -188,7 +188,7 @@ pub(in crate::config) fn place_of(root: &Node, dotted: &str) -> Place {
 
 /// The variables that may override or hold secrets, as a value: ordered, so that loading twice
 /// gives the same answer.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Environment(BTreeMap<Arc<str>, Arc<str>>);
 
 impl Environment {
@@ -216,5 +216,12 @@ impl Environment {
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
         Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// Names only: values may be secrets.
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
     }
 }

@@ -49,7 +49,7 @@ pub(in crate::config) fn read(source: &mut Section<'_>) -> Option<Arc<Secret<Str
 
 fn from_file(source: &Section<'_>, file: &Path) -> Option<String> {
     let name = source.name();
-    source.from_file(file);
+    source.note_file(file);
     let read = std::fs::metadata(file).and_then(|metadata| {
         warn_if_open(source.ledger(), &source.place_of("file"), file, &metadata);
         if metadata.len() > SECRET_BYTES_MAX {

@@ -260,7 +260,7 @@ impl<'a> Section<'a> {
     }
 
     /// Notes that this secret came from a file.
-    pub(in crate::config) fn from_file(&self, file: &Path) {
+    pub(in crate::config) fn note_file(&self, file: &Path) {
         self.reading.secret_files.borrow_mut().push((self.name.clone(), file.to_path_buf()));
     }
 

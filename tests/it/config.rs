@@ -436,7 +436,8 @@ fn a32_a_certificate_that_does_not_cover_the_control_host_is_refused() {
     });
     let problem = other.refused("keys/server.crt", "does not cover the control host `a.b.example.com`");
     assert!(problem.message.contains("`*.example.com`"), "{problem}");
-    let config = Installation::new().load().unwrap();
+    let new = Installation::new();
+    let config = new.load().unwrap();
     assert!(config::check_hosts(&config, ["ops-api.example.com"]).is_empty());
     let problems = config::check_hosts(&config, ["ops.elsewhere.test", "door.example.com"]);
     assert_eq!(
@@ -556,14 +557,16 @@ fn a63_no_secret_shows_in_the_settings() {
     options.providers[0].client_secret = Secret::new("canary-one".into());
     let path = create(dir.path(), &options);
     let environment = [("DOORWARD__STORAGE__URL".to_owned(), "postgres://me:canary-two@db/doorward".to_owned())];
-    let config = config::load(&path, &environment.into_iter().collect()).unwrap();
-    let shown = format!("{config:?}{}", config.storage.shown());
+    let environment = environment.into_iter().collect();
+    let config = config::load(&path, &environment).unwrap();
+    let shown = format!("{config:?}{environment:?}{}", config.storage.shown());
     assert!(!shown.contains("canary"), "{shown}");
 }
 
 #[test]
 fn doctor_says_how_long_certificates_last() {
-    let config = Installation::new().load().unwrap();
+    let new = Installation::new();
+    let config = new.load().unwrap();
     let health = |now: Timestamp| {
         let findings = doctor::certificates(&config, now);
         assert_eq!(findings.len(), 2, "{findings:#?}");

@@ -213,6 +213,31 @@ async fn discovery_names_endpoints_that_are_there() {
 }
 
 #[tokio::test]
+async fn a_relying_party_library_understands_it() {
+    use openidconnect::core::{CoreIdToken, CoreIdTokenVerifier, CoreJsonWebKeySet, CoreProviderMetadata};
+    use openidconnect::{ClientId, ClientSecret, Nonce};
+    let provider = Running::start().await;
+    let document = provider.json("/.well-known/openid-configuration").await;
+    let metadata: CoreProviderMetadata = serde_json::from_value(document).unwrap();
+    let keys: CoreJsonWebKeySet = serde_json::from_value(provider.json("/jwks").await).unwrap();
+    let tokens = provider.signed_in("alice").await;
+    let token: CoreIdToken = tokens["id_token"].as_str().unwrap().parse().unwrap();
+    let seconds = doorward::model::Clock::now(&provider.clock).seconds();
+    let present = move || std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds.unsigned_abs());
+    let verifier = CoreIdTokenVerifier::new_confidential_client(
+        ClientId::new("doorward".into()),
+        ClientSecret::new("s3c:ret".into()),
+        metadata.issuer().clone(),
+        keys,
+    )
+    .set_allowed_algs([openidconnect::core::CoreJwsSigningAlgorithm::EcdsaP256Sha256])
+    .set_time_fn(move || present().into());
+    let claims = token.claims(&verifier, &Nonce::new("n0nce".into())).unwrap();
+    assert_eq!(claims.subject().as_str(), "alice");
+    assert_eq!(claims.email_verified(), Some(true));
+}
+
+#[tokio::test]
 async fn the_answer_carries_state_and_issuer() {
     let provider = Running::start().await;
     let answer = provider.authorized(&[]).await;
