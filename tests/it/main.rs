@@ -12,6 +12,14 @@
 mod config;
 mod dev_provider;
 mod dev_upstream;
+mod leaf;
 mod house;
 mod postgres;
+mod recorder;
+mod revocation;
+mod signing_key;
+mod store_record;
 mod support;
+mod policy;
+mod canonical;
+mod hygiene;
