@@ -8,8 +8,8 @@
 //! INVARIANT: nothing that is written in the file is ignored. A key is used, or unknown, or not
 //! built yet, and the last two are errors. All problems are reported at once.
 
-mod certificate;
-mod check;
+pub mod certificate;
+pub mod check;
 pub mod doctor;
 mod document;
 mod identity;
