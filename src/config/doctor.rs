@@ -116,7 +116,9 @@ fn lifetime(name: &str, file: &Path, now: Timestamp) -> Finding {
         Err(error) => return Finding::fail(name, error.to_string(), error.help()),
     };
     let worst = chain.iter().map(|certificate| judge(name, certificate, now)).max_by_key(|finding| finding.health);
-    worst.unwrap_or_else(|| Finding::fail(name, format!("`{}` has no certificate in it", file.display()), "give a PEM file"))
+    worst.unwrap_or_else(|| {
+        Finding::fail(name, format!("`{}` has no certificate in it", file.display()), "give a PEM file")
+    })
 }
 
 fn judge(name: &str, certificate: &CertificateDer<'_>, now: Timestamp) -> Finding {
@@ -131,7 +133,11 @@ fn judge(name: &str, certificate: &CertificateDer<'_>, now: Timestamp) -> Findin
         return Finding::fail(name, detail, "set this machine's clock, or wait");
     }
     if ends.is_over(now) {
-        return Finding::fail(name, format!("`{subject}` ended {ends}"), "replace it; a running door takes the new file up by itself");
+        return Finding::fail(
+            name,
+            format!("`{subject}` ended {ends}"),
+            "replace it; a running door takes the new file up by itself",
+        );
     }
     let left = days(ends.since(now));
     // What was made for a short life is renewed by whoever made it: half of it may pass unremarked.

@@ -207,10 +207,11 @@ impl New {
         if let Some(parent) = path.parent() {
             make_folder(parent, 0o755)?;
         }
-        let written = OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&path).and_then(|mut file| {
-            file.write_all(self.text.expose().as_bytes())?;
-            file.sync_all()
-        });
+        let written =
+            OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&path).and_then(|mut file| {
+                file.write_all(self.text.expose().as_bytes())?;
+                file.sync_all()
+            });
         written.map_err(|cause| match cause.kind() {
             io::ErrorKind::AlreadyExists => InitError::Exists(path),
             _ => InitError::Write { path, cause },

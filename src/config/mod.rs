@@ -8,8 +8,8 @@
 //! INVARIANT: nothing that is written in the file is ignored. A key is used, or unknown, or not
 //! built yet, and the last two are errors. All problems are reported at once.
 
-mod certificate;
-mod check;
+pub mod certificate;
+pub mod check;
 pub mod doctor;
 mod document;
 mod identity;
@@ -85,10 +85,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, Vec<Proble
     let config = understand(&path, &text, environment, &ledger);
     let problems = ledger.into_problems();
     match config {
-        Some(config) if !problems.iter().any(Problem::is_error) => Ok(Config {
-            warnings: problems,
-            ..config
-        }),
+        Some(config) if !problems.iter().any(Problem::is_error) => Ok(Config { warnings: problems, ..config }),
         _ => Err(problems),
     }
 }
@@ -105,34 +102,17 @@ pub fn check(path: &Path, environment: &Environment) -> Vec<Problem> {
 
 fn read(path: &Path) -> Result<String, Problem> {
     let wrong = |error: &dyn std::fmt::Display, help: &str| {
-        Problem::in_file(
-            path,
-            format!("the configuration can't be read: {error}"),
-            help,
-        )
+        Problem::in_file(path, format!("the configuration can't be read: {error}"), help)
     };
-    let metadata = std::fs::metadata(path).map_err(|error| {
-        wrong(
-            &error,
-            "make one with `doorward init`, or name it with `--config`",
-        )
-    })?;
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| wrong(&error, "make one with `doorward init`, or name it with `--config`"))?;
     if metadata.len() > FILE_BYTES_MAX {
-        return Err(wrong(
-            &"it is larger than 1 MiB",
-            "name a `doorward.toml` with `--config`",
-        ));
+        return Err(wrong(&"it is larger than 1 MiB", "name a `doorward.toml` with `--config`"));
     }
-    std::fs::read_to_string(path)
-        .map_err(|error| wrong(&error, "it must be a readable UTF-8 text file"))
+    std::fs::read_to_string(path).map_err(|error| wrong(&error, "it must be a readable UTF-8 text file"))
 }
 
-fn understand(
-    path: &Path,
-    text: &str,
-    environment: &Environment,
-    ledger: &Ledger,
-) -> Option<Config> {
+fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledger) -> Option<Config> {
     let mut document = document::parse(text, ledger)?;
     document::apply_overrides(&mut document, environment.vars(), ledger);
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -167,11 +147,7 @@ fn understand(
         secret_files: reading.secret_files.take(),
         warnings: Vec::new(),
     };
-    check::whole(
-        &config,
-        &|dotted| document::place_of(&document, dotted),
-        ledger,
-    );
+    check::whole(&config, &|dotted| document::place_of(&document, dotted), ledger);
     Some(config)
 }
 

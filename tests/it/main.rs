@@ -9,6 +9,9 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod config;
+mod dev_provider;
+mod dev_upstream;
 mod leaf;
 mod house;
 mod postgres;

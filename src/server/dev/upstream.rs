@@ -155,7 +155,8 @@ async fn answer(State(shared): State<Shared>, request: Request) -> Response {
     }
     match path.as_str() {
         "/status" if is_read(request.method()) => {
-            Json(json!({ "service": service_of(&request), "status": "ok", "time": shared.clock.now().to_string() })).into_response()
+            Json(json!({ "service": service_of(&request), "status": "ok", "time": shared.clock.now().to_string() }))
+                .into_response()
         }
         "/events" if is_read(request.method()) => events(&shared),
         "/ws" => websocket(shared, request).await,

@@ -95,7 +95,9 @@ impl DevProvider {
         entropy: Arc<dyn Entropy>,
     ) -> io::Result<Self> {
         if !address.ip().is_loopback() {
-            let message = format!("the development provider signs in whoever asks and listens on loopback only, not on {address}");
+            let message = format!(
+                "the development provider signs in whoever asks and listens on loopback only, not on {address}"
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let key = signing_key(settings.key_file.as_deref())?;

@@ -46,7 +46,9 @@ impl IntoResponse for TokenError {
         let Self(status, error, description) = self;
         let body = Json(json!({ "error": error, "error_description": description }));
         match status {
-            StatusCode::UNAUTHORIZED => (status, [(header::WWW_AUTHENTICATE, "Basic realm=\"doorward dev\"")], body).into_response(),
+            StatusCode::UNAUTHORIZED => {
+                (status, [(header::WWW_AUTHENTICATE, "Basic realm=\"doorward dev\"")], body).into_response()
+            }
             _ => (status, body).into_response(),
         }
     }
@@ -62,11 +64,16 @@ pub(super) async fn exchange(
     Form(parameters): Form<Parameters>,
 ) -> Response {
     let now = inner.now();
-    let answered = authenticate_client(&inner, &headers, &parameters).and_then(|()| match single(&parameters, "grant_type") {
-        Some("authorization_code") => by_code(&inner, &parameters, now),
-        Some("refresh_token") => by_refresh(&inner, &parameters, now),
-        _ => Err(TokenError(StatusCode::BAD_REQUEST, "unsupported_grant_type", "authorization_code or refresh_token")),
-    });
+    let answered =
+        authenticate_client(&inner, &headers, &parameters).and_then(|()| match single(&parameters, "grant_type") {
+            Some("authorization_code") => by_code(&inner, &parameters, now),
+            Some("refresh_token") => by_refresh(&inner, &parameters, now),
+            _ => Err(TokenError(
+                StatusCode::BAD_REQUEST,
+                "unsupported_grant_type",
+                "authorization_code or refresh_token",
+            )),
+        });
     match answered {
         Ok(body) => Json(body).into_response(),
         Err(error) => error.into_response(),
@@ -93,7 +100,8 @@ fn basic_credentials(value: &str) -> Option<(String, String)> {
     let text = String::from_utf8(decoded).ok()?;
     let (id, secret) = text.split_once(':')?;
     // RFC 6749 §2.3.1: both halves are form-encoded before they are joined.
-    let plain = |half: &str| percent_decode_str(&half.replace('+', " ")).decode_utf8().ok().map(|text| text.into_owned());
+    let plain =
+        |half: &str| percent_decode_str(&half.replace('+', " ")).decode_utf8().ok().map(|text| text.into_owned());
     Some((plain(id)?, plain(secret)?))
 }
 
@@ -111,12 +119,8 @@ fn by_code(inner: &Inner, parameters: &Parameters, now: Timestamp) -> Result<Val
     if !(43..=128).contains(&verifier.len()) || challenge != grant.challenge {
         return Err(invalid_grant("the code_verifier does not match the code_challenge"));
     }
-    let sign_in = SignIn {
-        person: grant.person,
-        sid: grant.sid,
-        scope: grant.scope,
-        authenticated_at: grant.authenticated_at,
-    };
+    let sign_in =
+        SignIn { person: grant.person, sid: grant.sid, scope: grant.scope, authenticated_at: grant.authenticated_at };
     answer(inner, &sign_in, grant.nonce.as_deref(), now)
 }
 
@@ -134,15 +138,18 @@ fn answer(inner: &Inner, sign_in: &SignIn, nonce: Option<&str>, now: Timestamp) 
     }
     let claims = |ttl: Ttl| {
         let mut claims = profile(inner, person);
-        extend(&mut claims, json!({
-            "iss": inner.issuer,
-            "aud": inner.client_id,
-            "iat": now.seconds(),
-            "exp": now.plus(ttl).seconds(),
-            "auth_time": sign_in.authenticated_at.seconds(),
-            "sid": sign_in.sid,
-            "amr": ["pwd"],
-        }));
+        extend(
+            &mut claims,
+            json!({
+                "iss": inner.issuer,
+                "aud": inner.client_id,
+                "iat": now.seconds(),
+                "exp": now.plus(ttl).seconds(),
+                "auth_time": sign_in.authenticated_at.seconds(),
+                "sid": sign_in.sid,
+                "amr": ["pwd"],
+            }),
+        );
         claims
     };
     let bearer = |ttl: Ttl| {
@@ -210,7 +217,8 @@ fn verified(inner: &Inner, token: &str, typ: &str) -> Option<Value> {
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
     let data = jsonwebtoken::decode::<Value>(token, &key, &validation).ok()?;
-    let ours = data.header.typ.as_deref() == Some(typ) && data.claims.get("iss").and_then(Value::as_str) == Some(&inner.issuer);
+    let ours = data.header.typ.as_deref() == Some(typ)
+        && data.claims.get("iss").and_then(Value::as_str) == Some(&inner.issuer);
     ours.then_some(data.claims)
 }
 
@@ -219,15 +227,23 @@ pub(super) async fn userinfo(State(inner): State<Arc<Inner>>, headers: HeaderMap
     let sign_in = token.and_then(|token| understand(&inner, token, ACCESS, inner.now()));
     match sign_in.filter(|sign_in| inner.memory.is_live(sign_in.person, &sign_in.sid)) {
         Some(sign_in) => Json(profile(&inner, sign_in.person)).into_response(),
-        None => (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")]).into_response(),
+        None => {
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")]).into_response()
+        }
     }
 }
 
-pub(super) async fn end_session_by_query(State(inner): State<Arc<Inner>>, Query(parameters): Query<Parameters>) -> Response {
+pub(super) async fn end_session_by_query(
+    State(inner): State<Arc<Inner>>,
+    Query(parameters): Query<Parameters>,
+) -> Response {
     end_session(&inner, &parameters)
 }
 
-pub(super) async fn end_session_by_form(State(inner): State<Arc<Inner>>, Form(parameters): Form<Parameters>) -> Response {
+pub(super) async fn end_session_by_form(
+    State(inner): State<Arc<Inner>>,
+    Form(parameters): Form<Parameters>,
+) -> Response {
     end_session(&inner, &parameters)
 }
 
@@ -246,6 +262,7 @@ fn end_session(inner: &Inner, parameters: &Parameters) -> Response {
             }
             (StatusCode::SEE_OTHER, [(header::LOCATION, uri.to_string())]).into_response()
         }
-        None => page("Signed out", "<p>You are signed out of the provider of <code>doorward dev</code>.</p>").into_response(),
+        None => page("Signed out", "<p>You are signed out of the provider of <code>doorward dev</code>.</p>")
+            .into_response(),
     }
 }
