@@ -14,3 +14,4 @@ pub mod credential;
 pub mod identity;
 pub mod model;
 pub mod store;
+pub mod wire;
