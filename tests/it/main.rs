@@ -15,3 +15,4 @@ mod postgres;
 mod recorder;
 mod store_record;
 mod support;
+mod policy;
