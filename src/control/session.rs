@@ -16,7 +16,7 @@ use crate::credential::authority::{AuthorityError, Issued};
 use crate::identity::directory::{CookieEntry, CookieHash, LiveSession};
 use crate::model::{Device, Principal, Session, SessionEnd, SessionId, SessionKind, Timestamp};
 use crate::policy::InstallationAction;
-use crate::store::{Revocation, SESSION_PAGE_MAX, SessionCertificate, StoreError, StoredCookie, StoredSession, Tx};
+use crate::store::{RevocationKind, SESSION_PAGE_MAX, SessionCertificate, StoreError, StoredCookie, StoredSession, Tx};
 
 use super::caller::{Caller, ConnectionFacts, actor_of};
 use super::desk::Desk;
@@ -248,10 +248,12 @@ pub async fn renew_within(
     let actor = actor_of(session, connection);
     let event = certificate_event(desk, EventType::SessionRenewed, &actor, session.id, &kept, now);
     tx.event_append(&event).await?;
+    tx.revocation_append(RevocationKind::SessionChanged, &session.id.to_string(), now).await?;
     Ok(Started { stored, certificate: Some(issued), cookie: None })
 }
 
-/// Makes a certificate that ends with the session at the latest.
+/// Makes a certificate that ends with the session at the latest, and where sessions end by being
+/// idle, no later than that: renewing it is what shows that the session is in use.
 fn certify(
     desk: &Desk,
     csr: &[u8],
@@ -259,7 +261,8 @@ fn certify(
     session_end: Timestamp,
     now: Timestamp,
 ) -> Result<(Issued, SessionCertificate), AuthorityError> {
-    let not_after = now.plus(desk.settings.certificate_ttl).min(session_end);
+    let ttl = desk.settings.idle.map_or(desk.settings.certificate_ttl, |idle| idle.min(desk.settings.certificate_ttl));
+    let not_after = now.plus(ttl).min(session_end);
     let issued = desk.authority.load().issue_session(csr, id, now, not_after, &*desk.entropy)?;
     let (_, parsed) = X509Certificate::from_der(&issued.der)
         .map_err(|_| AuthorityError::Request("what was made of it can't be read"))?;
@@ -329,7 +332,7 @@ pub async fn end_within(
         event = event.with("reason", reason);
     }
     tx.event_append(&event).await?;
-    tx.revocation_append(&Revocation::Session(id), now).await?;
+    tx.revocation_append(RevocationKind::SessionEnded, &id.to_string(), now).await?;
     Ok(Some(ended))
 }
 
@@ -423,7 +426,7 @@ pub async fn groups_replace(
             .with("added", without(groups, &stored.session.groups))
             .with("removed", without(&stored.session.groups, groups));
         tx.event_append(&event).await?;
-        tx.revocation_append(&Revocation::Session(id), now).await?;
+        tx.revocation_append(RevocationKind::SessionChanged, &id.to_string(), now).await?;
         changed.push(regrouped);
     }
     tx.commit().await?;
