@@ -9,10 +9,12 @@
     reason = "a test that panics is a test that fails"
 )]
 
-mod house;
 mod leaf;
+mod house;
 mod postgres;
 mod recorder;
+mod revocation;
+mod signing_key;
 mod store_record;
 mod support;
 mod policy;
