@@ -13,4 +13,5 @@ pub mod audit;
 pub mod credential;
 pub mod identity;
 pub mod model;
+pub mod outbound;
 pub mod store;
