@@ -15,3 +15,4 @@ pub mod identity;
 pub mod model;
 pub mod outbound;
 pub mod store;
+pub mod wire;

@@ -10,5 +10,8 @@
 )]
 
 mod house;
+mod leaf;
 mod postgres;
+mod recorder;
+mod store_record;
 mod support;
