@@ -14,7 +14,7 @@ use openidconnect::core::{
 };
 use openidconnect::{
     AccessToken, AuthType, AuthenticationFlow, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken,
-    EmptyAdditionalClaims, EndpointNotSet, EndpointSet, ErrorResponse, IdToken, IssuerUrl, JsonWebKeySet, LoginHint,
+    EmptyAdditionalClaims, EndpointNotSet, EndpointSet, IdToken, IssuerUrl, JsonWebKeySet, LoginHint,
     Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError,
     Scope, StandardErrorResponse, TokenResponse,
 };
@@ -178,11 +178,13 @@ impl Provider {
         let metadata = self.metadata(now).await?;
         let client = self.oidc(&metadata)?;
         let verifier = PkceCodeVerifier::new(flow.verifier.expose().clone());
+        let state = CsrfToken::new(flow.state.expose().clone());
+        let nonce = Nonce::new(flow.nonce.expose().clone());
         let mut request = client
             .authorize_url(
                 AuthenticationFlow::<CoreResponseType>::AuthorizationCode,
-                || CsrfToken::new(flow.state.expose().clone()),
-                || Nonce::new(flow.nonce.expose().clone()),
+                move || state.clone(),
+                move || nonce.clone(),
             )
             .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier));
         for scope in self.settings.scopes.iter().filter(|scope| *scope != "openid") {
@@ -396,6 +398,12 @@ type OidcClientStart = Client<
     CoreTokenIntrospectionResponse,
     CoreRevocableToken,
     CoreRevocationErrorResponse,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
 >;
 
 /// Whether an OAuth error is about the person, and not about us or the provider's day. Only the
