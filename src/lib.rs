@@ -16,6 +16,7 @@ pub mod credential;
 pub mod identity;
 pub mod gateway;
 pub mod model;
+pub mod outbound;
 pub mod store;
 pub mod wire;
 pub mod policy;
