@@ -1,0 +1,58 @@
+//! A decision as the record remembers it, on paper.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Principal, Remedy, Time};
+
+/// The answer to one request, from the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// `dec_…`
+    pub id: String,
+    /// When.
+    pub time: Time,
+    /// `allow` or `deny`.
+    pub outcome: String,
+    /// Why it was refused.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Whose request; none where nobody was identified.
+    #[serde(default)]
+    pub principal: Option<Principal>,
+    /// What the route stands for.
+    #[serde(default)]
+    pub action: Option<String>,
+    /// Which service.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// The request that was judged.
+    #[serde(default)]
+    pub request: Option<DecisionRequest>,
+    /// Which policies were in force, `sha256:…`.
+    #[serde(default)]
+    pub policy_version: Option<String>,
+    /// The policies that decided.
+    pub policies: Vec<String>,
+    /// What went wrong while policies were evaluated; any error refuses.
+    pub errors: Vec<String>,
+    /// What would have helped.
+    #[serde(default)]
+    pub remedy: Option<Remedy>,
+    /// The log that holds the event.
+    #[serde(default)]
+    pub log: Option<String>,
+    /// Its number there; none in the first moments.
+    #[serde(default)]
+    pub seq: Option<i64>,
+}
+
+/// The canonical request, without its query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionRequest {
+    /// `GET`
+    pub method: String,
+    /// Without port.
+    pub host: String,
+    /// As policy saw it.
+    pub path: String,
+}

@@ -1,0 +1,28 @@
+//! The paper: JSON shapes that the API writes and the command line and tests read, one file a
+//! noun.
+//!
+//! INVARIANTS: a shape that is read from a caller refuses unknown fields; a shape that is read
+//! from a server takes them, so that an older client goes on with a newer server. Keys never
+//! change their meaning; times are RFC 3339 UTC with milliseconds.
+
+pub mod decision;
+pub mod entitlement;
+pub mod oauth;
+pub mod page;
+pub mod principal;
+pub mod problem;
+pub mod service;
+pub mod session;
+pub mod time;
+pub mod whoami;
+
+pub use decision::{Decision, DecisionRequest};
+pub use entitlement::Entitlement;
+pub use oauth::{DeviceAuthorization, Introspection, OauthError, ServerMetadata, TokenAnswer};
+pub use page::Page;
+pub use principal::Principal;
+pub use problem::{Problem, Remedy};
+pub use service::{Access, Service, ServiceAction};
+pub use session::{Device, Revoke, Session, SessionState};
+pub use time::Time;
+pub use whoami::{Grant, Whoami};
