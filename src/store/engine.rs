@@ -28,29 +28,19 @@ pub enum StoreError {
     /// The migrations could not be applied.
     Migration(sqlx::migrate::MigrateError),
     /// A row does not say what its table promises. It is never skipped.
-    Inconsistent {
-        table: &'static str,
-        column: &'static str,
-        row: String,
-    },
+    Inconsistent { table: &'static str, column: &'static str, row: String },
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url { url } => {
-                write!(
-                    f,
-                    "the database URL `{url}` is of no known kind: use `sqlite://PATH` or `postgres://…`"
-                )
+                write!(f, "the database URL `{url}` is of no known kind: use `sqlite://PATH` or `postgres://…`")
             }
             Self::Database(error) => {
                 write!(f, "the database did not do what it was asked: {error}")
             }
-            Self::Migration(error) => write!(
-                f,
-                "the database's tables could not be brought up to date: {error}"
-            ),
+            Self::Migration(error) => write!(f, "the database's tables could not be brought up to date: {error}"),
             Self::Inconsistent { table, column, row } => {
                 write!(
                     f,
@@ -121,16 +111,8 @@ impl Store {
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             (Engine::Postgres, url.to_owned())
         } else {
-            let scheme: String = url
-                .split("://")
-                .next()
-                .unwrap_or_default()
-                .chars()
-                .take(40)
-                .collect();
-            return Err(StoreError::Url {
-                url: format!("{scheme}://…"),
-            });
+            let scheme: String = url.split("://").next().unwrap_or_default().chars().take(40).collect();
+            return Err(StoreError::Url { url: format!("{scheme}://…") });
         };
         let pool = AnyPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
@@ -145,19 +127,13 @@ impl Store {
                             )
                             .await?;
                     } else {
-                        connection
-                            .execute("set statement_timeout = '5s'; set lock_timeout = '2s';")
-                            .await?;
+                        connection.execute("set statement_timeout = '5s'; set lock_timeout = '2s';").await?;
                     }
                     Ok(())
                 })
             })
             .connect_lazy(&url)?;
-        Ok(Self {
-            pool,
-            engine,
-            url: url.into(),
-        })
+        Ok(Self { pool, engine, url: url.into() })
     }
 
     /// Brings the tables up to date.
@@ -165,10 +141,7 @@ impl Store {
     /// # Errors
     /// When the database is away or has tables of another making.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        MIGRATIONS
-            .run(&self.pool)
-            .await
-            .map_err(StoreError::Migration)
+        MIGRATIONS.run(&self.pool).await.map_err(StoreError::Migration)
     }
 
     /// Asks the database for a sign of life.
