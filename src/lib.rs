@@ -13,6 +13,7 @@ pub mod api;
 pub mod audit;
 pub mod config;
 pub mod control;
+pub mod cli;
 pub mod credential;
 pub mod gateway;
 pub mod identity;
