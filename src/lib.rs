@@ -9,5 +9,8 @@
 //!
 //! Rooms, and what each may import, are held by `tests/it/house.rs`.
 
+pub mod cli {
+    pub mod policy;
+}
 pub mod model;
 pub mod policy;
