@@ -12,5 +12,13 @@
 pub mod cli {
     pub mod policy;
 }
+pub mod audit;
+pub mod config;
+pub mod control;
+pub mod credential;
+pub mod identity;
+pub mod gateway;
 pub mod model;
+pub mod server;
+pub mod store;
 pub mod policy;

@@ -7,6 +7,9 @@ use super::id::SessionId;
 use super::principal::Principal;
 use super::time::Timestamp;
 
+/// What the one URI name of a session's client certificate starts with; the session's id follows.
+pub const CERTIFICATE_URI_PREFIX: &str = "doorward:session:";
+
 /// How the session shows itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SessionKind {

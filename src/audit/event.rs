@@ -1,0 +1,218 @@
+//! One thing that happened. Everything that leaves a trace is one of these, and nothing else is.
+//!
+//! INVARIANT: there is no field that could hold a secret, a token or a query string: a request is
+//! remembered by method, host and path, a certificate by its thumbprint.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::model::{
+    DecisionId, EventId, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp,
+};
+
+macro_rules! event_types {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// What kind of thing happened. The dotted texts are the contract.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum EventType { $($(#[$doc])* $name,)* }
+
+        impl EventType {
+            /// Every type that exists.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The dotted name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The type of that name.
+            #[must_use]
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+event_types! {
+    /// A request may pass on to its upstream.
+    DecisionAllow = "decision.allow",
+    /// A request is refused.
+    DecisionDeny = "decision.deny",
+    /// Refusals before anyone was identified, counted.
+    DecisionDenyCounted = "decision.deny_counted",
+    /// A request that was passed on has ended: status, bytes, duration.
+    ExchangeEnded = "exchange.ended",
+    /// Buffered events that could not be kept, counted.
+    RecordLost = "record.lost",
+    /// Somebody signed in.
+    SessionStart = "session.start",
+    /// A session's certificate was issued or renewed.
+    SessionRenewed = "session.renewed",
+    /// The provider gave a session other groups.
+    SessionGroups = "session.groups_changed",
+    /// A session ended early.
+    SessionEnd = "session.end",
+    /// A sign-in failed.
+    SignInFailed = "session.start_failed",
+    /// A token was issued.
+    TokenIssued = "token.issued",
+    /// A token was refused or withdrawn.
+    TokenRevoked = "token.revoked",
+    /// A certificate was issued.
+    CredentialIssued = "credential.issued",
+    /// A principal was barred.
+    LockSet = "lock.set",
+    /// A bar was lifted.
+    LockCleared = "lock.cleared",
+    /// Policies came into force.
+    PolicyLoaded = "policy.loaded",
+    /// Policies were refused; the old ones stay.
+    PolicyRefused = "policy.refused",
+    /// A signing key was made, promoted or retired.
+    KeyChanged = "key.changed",
+    /// The record was read.
+    AuditRead = "audit.read",
+    /// The gateway began or ended.
+    NodeStarted = "node.started",
+    /// The gateway ended in good order.
+    NodeStopped = "node.stopped",
+}
+
+/// How it came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Done or allowed.
+    Success,
+    /// Refused by a rule.
+    Denied,
+    /// Tried and failed.
+    Failed,
+}
+
+impl Outcome {
+    /// As stored and shown.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The outcome of that name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "success" => Some(Self::Success),
+            "denied" => Some(Self::Denied),
+            "failed" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+
+/// Who did it, as far as it is known. Principal, address, e-mail and device are personal: the leaf
+/// holds commitments to them, and a pseudonym (`audit/leaf.rs`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Actor {
+    /// The principal; none before anyone is identified, and for the system itself.
+    pub principal: Option<Principal>,
+    /// Where the connection came from.
+    pub address: Option<IpAddr>,
+    /// The e-mail that the provider told, for people to read.
+    pub email: Option<Arc<str>>,
+    /// Under which session.
+    pub session: Option<SessionId>,
+    /// From which device.
+    pub device: Option<Arc<str>>,
+    /// Which client certificate was shown.
+    pub certificate: Option<Thumbprint>,
+}
+
+/// The request that a decision was about, in its canonical form. No query string.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestFacts {
+    /// `GET`
+    pub method: Arc<str>,
+    /// Host without port.
+    pub host: Arc<str>,
+    /// The canonical path that policy and upstream saw.
+    pub path: Arc<str>,
+    /// `http/1.1` or `h2`.
+    pub protocol: &'static str,
+}
+
+/// One event, before it gets its number.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// Its id; a decision's event has the decision's sixteen bytes.
+    pub id: EventId,
+    /// When.
+    pub time: Timestamp,
+    /// What.
+    pub kind: EventType,
+    /// Who.
+    pub actor: Actor,
+    /// The action of the service, or the built-in one.
+    pub action: Option<Arc<str>>,
+    /// What it was done to (`Service::"ops-api"`, `ses_…`).
+    pub resource: Option<Arc<str>>,
+    /// To whom it was done, where that is someone: the owner of an ended session, the principal who
+    /// was barred. Personal like the actor; `resource` and `data` never name a person.
+    pub subject: Option<Principal>,
+    /// The service, where it was about one.
+    pub service: Option<ServiceName>,
+    /// How it came out.
+    pub outcome: Outcome,
+    /// The contract's reason of a refusal, or a word for a failure.
+    pub reason: Option<Arc<str>>,
+    /// The decision that this belongs to.
+    pub decision: Option<DecisionId>,
+    /// The grant that this belongs to.
+    pub grant: Option<GrantId>,
+    /// The request that was judged.
+    pub request: Option<RequestFacts>,
+    /// Which policies judged.
+    pub policy_version: Option<Arc<str>>,
+    /// W3C trace id, 32 hexadecimal digits.
+    pub trace_id: Option<Arc<str>>,
+    /// What is special to the type.
+    pub data: Map<String, Value>,
+}
+
+impl Event {
+    /// An event with only what every event has; the rest is filled in by the caller.
+    #[must_use]
+    pub fn new(id: EventId, time: Timestamp, kind: EventType, outcome: Outcome) -> Self {
+        Self {
+            id,
+            time,
+            kind,
+            actor: Actor::default(),
+            action: None,
+            resource: None,
+            subject: None,
+            service: None,
+            outcome,
+            reason: None,
+            decision: None,
+            grant: None,
+            request: None,
+            policy_version: None,
+            trace_id: None,
+            data: Map::new(),
+        }
+    }
+
+    /// Adds one thing that is special to the type.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.data.insert(key.to_owned(), value.into());
+        self
+    }
+}

@@ -1,0 +1,128 @@
+//! Client certificates as the handshake left them: whose authority vouches for them, when they
+//! end, and which session, device or workload they name.
+//!
+//! INVARIANT: [`ClientCertificate::read`] is only called on a certificate whose chain the
+//! handshake has verified under the authority of the same [`Issuer`]; it proves nothing itself.
+
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::model::session::CERTIFICATE_URI_PREFIX;
+use crate::model::{Device, SessionId, Thumbprint, Timestamp};
+
+/// Which trust of `[trust]` verified the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Issuer {
+    /// Our own authority: it names a session.
+    Ours,
+    /// A device authority: it names a device at sign-in, and nobody at a service.
+    Device,
+    /// A SPIFFE bundle: it names a workload.
+    Spiffe,
+}
+
+/// What a verified client certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Who vouches for it.
+    pub issuer: Issuer,
+    /// SHA-256 of its DER.
+    pub thumbprint: Thumbprint,
+    /// When it begins.
+    pub not_before: Timestamp,
+    /// When it ends: asked again on every request.
+    pub not_after: Timestamp,
+    /// The session that it was issued to, of ours only.
+    pub session: Option<SessionId>,
+    /// The one SPIFFE id among its names.
+    pub spiffe_id: Option<String>,
+    /// The subject's common name, else its serial number in hexadecimal.
+    pub common_name: String,
+}
+
+/// Why a verified certificate is of no use all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateError {
+    /// It can't be read as X.509.
+    Unreadable,
+    /// One of ours that names no session, or several.
+    NoSession,
+    /// A SPIFFE certificate with none or several URI names (X.509-SVID §2).
+    NoSpiffeId,
+}
+
+impl ClientCertificate {
+    /// Reads the end-entity certificate of a chain that was verified under `issuer`.
+    ///
+    /// # Errors
+    /// When it can't be read or names nobody.
+    pub fn read(der: &[u8], issuer: Issuer) -> Result<Self, CertificateError> {
+        let (rest, parsed) =
+            X509Certificate::from_der(der).map_err(|_| CertificateError::Unreadable)?;
+        if !rest.is_empty() {
+            return Err(CertificateError::Unreadable);
+        }
+        let names = parsed
+            .subject_alternative_name()
+            .map_err(|_| CertificateError::Unreadable)?;
+        let uris: Vec<&str> = names
+            .iter()
+            .flat_map(|extension| &extension.value.general_names)
+            .filter_map(|name| match name {
+                GeneralName::URI(uri) => Some(*uri),
+                _ => None,
+            })
+            .collect();
+        let only_uri = match uris.as_slice() {
+            [one] => Some(*one),
+            _ => None,
+        };
+        let session = match issuer {
+            Issuer::Ours => Some(
+                only_uri
+                    .and_then(|uri| uri.strip_prefix(CERTIFICATE_URI_PREFIX))
+                    .and_then(|text| SessionId::parse(text).ok())
+                    .ok_or(CertificateError::NoSession)?,
+            ),
+            Issuer::Device | Issuer::Spiffe => None,
+        };
+        let spiffe_id = match issuer {
+            Issuer::Spiffe => Some(
+                only_uri
+                    .filter(|uri| uri.starts_with("spiffe://"))
+                    .ok_or(CertificateError::NoSpiffeId)?
+                    .to_owned(),
+            ),
+            Issuer::Ours | Issuer::Device => None,
+        };
+        let common_name = parsed
+            .subject()
+            .iter_common_name()
+            .next()
+            .and_then(|name| name.as_str().ok());
+        let validity = parsed.validity();
+        Ok(Self {
+            issuer,
+            thumbprint: Thumbprint::of(der),
+            not_before: Timestamp::from_seconds(validity.not_before.timestamp()),
+            not_after: Timestamp::from_seconds(validity.not_after.timestamp()),
+            session,
+            spiffe_id,
+            common_name: common_name.map_or_else(|| parsed.raw_serial_as_string(), str::to_owned),
+        })
+    }
+
+    /// Whether it may be used at `now`.
+    #[must_use]
+    pub const fn is_current(&self, now: Timestamp) -> bool {
+        self.not_before.is_over(now) && !self.not_after.is_over(now)
+    }
+
+    /// The device that a device authority's certificate names.
+    #[must_use]
+    pub fn device(&self) -> Option<Device> {
+        (self.issuer == Issuer::Device).then(|| Device {
+            id: self.common_name.clone(),
+            certificate: self.thumbprint,
+        })
+    }
+}

@@ -1,0 +1,187 @@
+//! What this node knows of sessions, cookies and locks at this moment.
+//!
+//! The data path asks it on every request and never waits for it; control operations and the
+//! revocation feed update it entry by entry. It is a memory of the database, never ahead of it:
+//! a change is entered after its commit and before the operation answers, so that an answer means
+//! that this node obeys. INVARIANT: a session that was entered as ended is never entered as live
+//! again, however late an older view of it arrives (`version` only grows).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use papaya::{Compute, HashMap, Operation};
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{Principal, Session, SessionEnd, SessionId, Timestamp};
+
+/// A session with the means to cut the streams that are open under it.
+#[derive(Debug)]
+pub struct LiveSession {
+    /// The session as last committed.
+    pub session: Session,
+    /// Cancelled when its open streams must end: at its end, or when its principal is locked.
+    pub streams: CancellationToken,
+}
+
+/// A browser's cookie: which session at which host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CookieEntry {
+    /// Whose cookie it is.
+    pub session: SessionId,
+    /// The one host that it is good at.
+    pub host: Arc<str>,
+}
+
+/// SHA-256 of a cookie's value: the value itself is nowhere kept.
+pub type CookieHash = [u8; 32];
+
+/// The view of one node. Shared by all of its threads.
+#[derive(Debug, Default)]
+pub struct Directory {
+    sessions: HashMap<SessionId, Arc<LiveSession>>,
+    cookies: HashMap<CookieHash, CookieEntry>,
+    locks: HashMap<Principal, ()>,
+    /// Counts lock changes; remembered decisions are keyed by it.
+    epoch: AtomicU64,
+    /// When the revocation feed was last known to be complete, in milliseconds.
+    confirmed_at: AtomicI64,
+}
+
+impl Directory {
+    /// The session, live or ended, as far as this node has heard of it.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> Option<Arc<LiveSession>> {
+        self.sessions.pin().get(&id).cloned()
+    }
+
+    /// Enters a session as committed. An older version than the known one changes nothing; the
+    /// open streams of a session that goes on stay open.
+    pub fn insert(&self, session: Session) {
+        let sessions = self.sessions.pin();
+        let ends = session.ended.is_some();
+        let outcome = sessions.compute(session.id, |known| match known {
+            Some((_, known))
+                if known.session.version >= session.version || known.session.ended.is_some() =>
+            {
+                Operation::<_, ()>::Abort(())
+            }
+            known => {
+                let streams =
+                    known.map_or_else(CancellationToken::new, |(_, known)| known.streams.clone());
+                Operation::Insert(Arc::new(LiveSession {
+                    session: session.clone(),
+                    streams,
+                }))
+            }
+        });
+        if ends
+            && let Compute::Inserted(_, entry)
+            | Compute::Updated {
+                new: (_, entry), ..
+            } = outcome
+        {
+            entry.streams.cancel();
+        }
+    }
+
+    /// Ends a session: its next request is refused and its open streams are cut.
+    pub fn end(&self, id: SessionId, why: SessionEnd, now: Timestamp) {
+        let known = self.session(id);
+        if let Some(known) = known {
+            let mut session = known.session.clone();
+            session.version = session.version.saturating_add(1);
+            session.ended = Some((why, now));
+            self.insert(session);
+        }
+    }
+
+    /// Sessions that this node knows and that are live at `now`, of one principal.
+    #[must_use]
+    pub fn sessions_of(&self, principal: &Principal, now: Timestamp) -> Vec<Arc<LiveSession>> {
+        let of_them = |entry: &Arc<LiveSession>| {
+            entry.session.principal == *principal && entry.session.is_live(now)
+        };
+        self.sessions
+            .pin()
+            .values()
+            .filter(|entry| of_them(entry))
+            .cloned()
+            .collect()
+    }
+
+    /// Enters a cookie.
+    pub fn cookie_insert(&self, hash: CookieHash, entry: CookieEntry) {
+        self.cookies.pin().insert(hash, entry);
+    }
+
+    /// The cookie of that hash.
+    #[must_use]
+    pub fn cookie(&self, hash: &CookieHash) -> Option<CookieEntry> {
+        self.cookies.pin().get(hash).cloned()
+    }
+
+    /// Bars a principal: requests are refused and open streams are cut at once.
+    pub fn lock(&self, principal: &Principal) {
+        self.locks.pin().insert(principal.clone(), ());
+        self.epoch.fetch_add(1, Ordering::Release);
+        let sessions = self.sessions.pin();
+        let theirs: Vec<SessionId> = sessions
+            .iter()
+            .filter(|(_, entry)| entry.session.principal == *principal)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in theirs {
+            sessions.update(id, |entry| {
+                entry.streams.cancel();
+                Arc::new(LiveSession {
+                    session: entry.session.clone(),
+                    streams: CancellationToken::new(),
+                })
+            });
+        }
+    }
+
+    /// Lifts the bar.
+    pub fn unlock(&self, principal: &Principal) {
+        self.locks.pin().remove(principal);
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether the principal is barred.
+    #[must_use]
+    pub fn is_locked(&self, principal: &Principal) -> bool {
+        self.locks.pin().contains_key(principal)
+    }
+
+    /// Counts changes of locks.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The revocation feed was read to its end at `now`.
+    pub fn confirm(&self, now: Timestamp) {
+        self.confirmed_at.fetch_max(now.millis(), Ordering::AcqRel);
+    }
+
+    /// When the feed was last read to its end.
+    #[must_use]
+    pub fn confirmed_at(&self) -> Timestamp {
+        Timestamp::from_millis(self.confirmed_at.load(Ordering::Acquire))
+    }
+
+    /// Forgets what is over: sessions past their end and the cookies of sessions that are unknown.
+    pub fn sweep(&self, now: Timestamp) {
+        self.sessions.pin().retain(|_, entry| {
+            let over = entry.session.expires_at.is_over(now);
+            if over {
+                entry.streams.cancel();
+            }
+            !over
+        });
+        let sessions = self.sessions.pin();
+        self.cookies
+            .pin()
+            .retain(|_, cookie| sessions.contains_key(&cookie.session));
+    }
+}

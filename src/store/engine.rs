@@ -1,0 +1,271 @@
+//! The database engine: the one place that knows SQLite from PostgreSQL.
+//!
+//! SQLite runs in WAL mode with `synchronous=FULL`, so that a commit is on the disk when it
+//! answers; its transactions take the write lock at their start, so that two of them never
+//! deadlock half-way. INVARIANT: a transaction that is dropped is rolled back.
+
+use std::fmt;
+use std::sync::{Arc, Once, OnceLock};
+use std::time::Duration;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::log::Desk;
+
+/// Connections that one node opens to its database at most.
+const CONNECTIONS_MAX: u32 = 8;
+/// How long an operation waits for a free connection before it fails.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// What can go wrong with the database.
+#[derive(Debug)]
+pub enum StoreError {
+    /// The URL is neither `sqlite://…` nor `postgres://…`.
+    Url { url: String },
+    /// The database could not be reached, or gave an error.
+    Database(sqlx::Error),
+    /// The migrations could not be applied.
+    Migration(sqlx::migrate::MigrateError),
+    /// An event was to be kept before this node opened its log (`Store::log_open`).
+    NoLog,
+    /// A row does not say what its table promises. It is never skipped.
+    Inconsistent {
+        table: &'static str,
+        column: &'static str,
+        row: String,
+    },
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url { url } => {
+                write!(
+                    f,
+                    "the database URL `{url}` is of no known kind: use `sqlite://PATH` or `postgres://…`"
+                )
+            }
+            Self::Database(error) => {
+                write!(f, "the database did not do what it was asked: {error}")
+            }
+            Self::Migration(error) => write!(
+                f,
+                "the database's tables could not be brought up to date: {error}"
+            ),
+            Self::NoLog => {
+                f.write_str("an event can't be kept before this node has opened its log")
+            }
+            Self::Inconsistent { table, column, row } => {
+                write!(
+                    f,
+                    "row `{row}` of `{table}` has a value in `{column}` that can't be there; restore it from a backup"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Database(error) => Some(error),
+            Self::Migration(error) => Some(error),
+            Self::Url { .. } | Self::NoLog | Self::Inconsistent { .. } => None,
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl StoreError {
+    /// Whether a constraint of this name refused the statement.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())
+    }
+}
+
+/// Which engine is behind the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// The database of an installation. Clones share one pool.
+#[derive(Clone)]
+pub struct Store {
+    pool: AnyPool,
+    engine: Engine,
+    url: Arc<str>,
+    desk: Arc<OnceLock<Desk>>,
+    /// SQLite has one writer at a time. Ours take turns here, in the order of their coming: its
+    /// own way is to sleep and ask again, which is slow and starves the unlucky.
+    writer: Arc<Semaphore>,
+}
+
+impl Store {
+    /// Opens the database at `sqlite://PATH` or `postgres://…`. Nothing is asked of it yet: a
+    /// database that is away shows at the first use.
+    ///
+    /// # Errors
+    /// When the URL is of another kind or can't be read.
+    pub fn open(url: &str) -> Result<Self, StoreError> {
+        static DRIVERS: Once = Once::new();
+        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        let (engine, url) = if url.starts_with("sqlite:") {
+            let create = if url.contains("mode=") {
+                ""
+            } else if url.contains('?') {
+                "&mode=rwc"
+            } else {
+                "?mode=rwc"
+            };
+            (Engine::Sqlite, format!("{url}{create}"))
+        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            (Engine::Postgres, url.to_owned())
+        } else {
+            let scheme: String = url
+                .split("://")
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .take(40)
+                .collect();
+            return Err(StoreError::Url {
+                url: format!("{scheme}://…"),
+            });
+        };
+        let pool = AnyPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    if engine == Engine::Sqlite {
+                        connection
+                            .execute(
+                                "pragma journal_mode = wal; pragma synchronous = full; \
+                                 pragma busy_timeout = 5000; pragma foreign_keys = on;",
+                            )
+                            .await?;
+                    } else {
+                        connection
+                            .execute("set statement_timeout = '5s'; set lock_timeout = '2s';")
+                            .await?;
+                    }
+                    Ok(())
+                })
+            })
+            .connect_lazy(&url)?;
+        Ok(Self {
+            pool,
+            engine,
+            url: url.into(),
+            desk: Arc::new(OnceLock::new()),
+            writer: Arc::new(Semaphore::new(1)),
+        })
+    }
+
+    /// Brings the tables up to date.
+    ///
+    /// # Errors
+    /// When the database is away or has tables of another making.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        MIGRATIONS
+            .run(&self.pool)
+            .await
+            .map_err(StoreError::Migration)
+    }
+
+    /// Asks the database for a sign of life.
+    ///
+    /// # Errors
+    /// When there is none within the time that an operation may wait.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Begins a transaction that may write.
+    ///
+    /// # Errors
+    /// When no connection is to be had in time.
+    pub async fn begin(&self) -> Result<Tx, StoreError> {
+        let (turn, inner) = match self.engine {
+            Engine::Sqlite => {
+                let turn = Arc::clone(&self.writer).acquire_owned();
+                let turn = tokio::time::timeout(ACQUIRE_TIMEOUT, turn)
+                    .await
+                    .map_err(|_| sqlx::Error::PoolTimedOut)?
+                    .map_err(|_| sqlx::Error::PoolClosed)?;
+                (Some(turn), self.pool.begin_with("begin immediate").await?)
+            }
+            Engine::Postgres => (None, self.pool.begin().await?),
+        };
+        Ok(Tx {
+            inner,
+            desk: Arc::clone(&self.desk),
+            _turn: turn,
+        })
+    }
+
+    /// What this node seals events with and where it numbers them, once its log is open.
+    pub(in crate::store) fn desk(&self) -> &OnceLock<Desk> {
+        &self.desk
+    }
+
+    /// The pool, for reads outside a transaction.
+    pub(in crate::store) const fn pool(&self) -> &AnyPool {
+        &self.pool
+    }
+
+    /// What people may be told of where the database is: never a password.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        match self.engine {
+            Engine::Sqlite => &self.url,
+            Engine::Postgres => self.url.rsplit('@').next().unwrap_or("postgres"),
+        }
+    }
+
+    /// Closes the pool once its users are done.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// One transaction. Dropped, it is as if it had never been.
+pub struct Tx {
+    inner: Transaction<'static, Any>,
+    desk: Arc<OnceLock<Desk>>,
+    // ORDER: after `inner`, so that a roll-back is on its way when the next writer's turn comes.
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Tx {
+    /// Makes everything done in it durable at once.
+    ///
+    /// # Errors
+    /// When the database refused; then nothing of it happened.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        Ok(self.inner.commit().await?)
+    }
+
+    /// The connection for a statement of one of this room's files.
+    pub(in crate::store) fn connection(&mut self) -> &mut AnyConnection {
+        &mut self.inner
+    }
+
+    /// What this node seals events with and where it numbers them.
+    pub(in crate::store) fn desk(&self) -> Result<Desk, StoreError> {
+        self.desk.get().cloned().ok_or(StoreError::NoLog)
+    }
+}

@@ -1,0 +1,83 @@
+//! Fresh PostgreSQL databases for tests, on the server that `DOORWARD_TEST_POSTGRES` names
+//! (`tests/run` starts a throw-away one with fsync on; any other may be given).
+//!
+//! INVARIANT: under `tests/run` no test passes by leaving PostgreSQL out; alone, a test says that
+//! it did.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor};
+use url::Url;
+
+/// Names the server: `postgres://user[:password]@host:port/database`, with the right to create databases.
+const SERVER: &str = "DOORWARD_TEST_POSTGRES";
+/// `1` where leaving PostgreSQL out is a failure.
+const REQUIRED: &str = "DOORWARD_TEST_REQUIRE_POSTGRES";
+
+/// The URL of the server, if there is one.
+pub fn server() -> Option<Url> {
+    match std::env::var(SERVER) {
+        Ok(text) => Some(Url::parse(&text).unwrap_or_else(|e| panic!("{SERVER} is not a URL: {e}"))),
+        Err(_) if std::env::var(REQUIRED).is_ok_and(|v| v == "1") => {
+            panic!("{SERVER} is not set, and {REQUIRED}=1 demands PostgreSQL: start the tests with `tests/run`")
+        }
+        Err(_) => {
+            println!("note: PostgreSQL is left out, since {SERVER} is not set (`tests/run` starts one)");
+            None
+        }
+    }
+}
+
+/// The URL of a new, empty database, if there is a server. May be called inside or outside a
+/// runtime, so the connection has a thread and a runtime of its own.
+pub fn fresh_database() -> Option<String> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let mut url = server()?;
+    let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+    // The folder's random part keeps the name new where a server outlives the test run.
+    let folder = crate::support::temporary_folder();
+    let random: String = folder
+        .path()
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap()
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|c| c.to_ascii_lowercase())
+        .collect();
+    let name = format!("{random}_{}_{number}", std::process::id());
+    let options: PgConnectOptions = url.as_str().parse().unwrap();
+    let statement = format!("create database {name} template template0 encoding 'UTF8'");
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut connection =
+                PgConnection::connect_with(&options).await.expect("the PostgreSQL server of the tests answers");
+            connection.execute(AssertSqlSafe(statement)).await.expect("it lets us create a database");
+            connection.close().await.unwrap();
+        });
+    })
+    .join()
+    .unwrap();
+    url.set_path(&name);
+    Some(url.into())
+}
+
+/// Its output is shown at the end of a run (`.config/nextest.toml`).
+#[test]
+fn postgresql_is_part_of_this_run() {
+    server();
+}
+
+#[tokio::test]
+async fn a_fresh_postgresql_database_can_be_used_from_inside_a_runtime() {
+    let Some(url) = fresh_database() else { return };
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let tables: i64 =
+        sqlx::query_scalar("select count(*) from information_schema.tables where table_schema = 'public'")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+    assert_eq!(tables, 0);
+}
