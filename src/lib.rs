@@ -10,6 +10,9 @@
 //! Rooms, and what each may import, are held by `tests/it/house.rs`.
 
 pub mod api;
+pub mod cli {
+    pub mod policy;
+}
 pub mod audit;
 pub mod config;
 pub mod control;
