@@ -126,7 +126,7 @@ fn telemetry_of(path: &Path) -> Option<String> {
 }
 
 fn people() -> Vec<&'static str> {
-    PEOPLE.iter().map(|person| person.name()).collect()
+    PEOPLE.iter().map(|person| person.name).collect()
 }
 
 fn environment(origin: &str, dir: &Path) -> Map<String, Value> {
@@ -158,10 +158,10 @@ fn door(
     })
     .map_err(|error: StartError| start_failure(&error))?;
     if args.json {
-        let lines = lines.clone();
+        let told = lines.clone();
         running.on_reload(move |outcome| {
             let problems = outcome.as_ref().err().map(|error| error.problems.clone());
-            lines.event(&json!({ "event": "reloaded", "ok": problems.is_none(), "problems": problems }));
+            told.event(&json!({ "event": "reloaded", "ok": problems.is_none(), "problems": problems }));
         });
         lines.event(&ready(&running, dir, path));
     } else {
