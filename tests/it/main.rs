@@ -9,9 +9,12 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod fake_provider;
 mod house;
 mod leaf;
+mod outbound;
 mod postgres;
+mod provider;
 mod recorder;
 mod store_record;
 mod support;
