@@ -10,9 +10,13 @@
 //! Rooms, and what each may import, are held by `tests/it/house.rs`.
 
 pub mod audit;
+pub mod config;
+pub mod control;
 pub mod credential;
 pub mod identity;
+pub mod gateway;
 pub mod model;
 pub mod outbound;
 pub mod store;
 pub mod wire;
+pub mod policy;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::log::Desk;
 
@@ -106,6 +107,9 @@ pub struct Store {
     engine: Engine,
     url: Arc<str>,
     desk: Arc<OnceLock<Desk>>,
+    /// SQLite has one writer at a time. Ours take turns here, in the order of their coming: its
+    /// own way is to sleep and ask again, which is slow and starves the unlucky.
+    writer: Arc<Semaphore>,
 }
 
 impl Store {
@@ -166,6 +170,7 @@ impl Store {
             engine,
             url: url.into(),
             desk: Arc::new(OnceLock::new()),
+            writer: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -194,13 +199,21 @@ impl Store {
     /// # Errors
     /// When no connection is to be had in time.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        let inner = match self.engine {
-            Engine::Sqlite => self.pool.begin_with("begin immediate").await?,
-            Engine::Postgres => self.pool.begin().await?,
+        let (turn, inner) = match self.engine {
+            Engine::Sqlite => {
+                let turn = Arc::clone(&self.writer).acquire_owned();
+                let turn = tokio::time::timeout(ACQUIRE_TIMEOUT, turn)
+                    .await
+                    .map_err(|_| sqlx::Error::PoolTimedOut)?
+                    .map_err(|_| sqlx::Error::PoolClosed)?;
+                (Some(turn), self.pool.begin_with("begin immediate").await?)
+            }
+            Engine::Postgres => (None, self.pool.begin().await?),
         };
         Ok(Tx {
             inner,
             desk: Arc::clone(&self.desk),
+            _turn: turn,
         })
     }
 
@@ -233,6 +246,8 @@ impl Store {
 pub struct Tx {
     inner: Transaction<'static, Any>,
     desk: Arc<OnceLock<Desk>>,
+    // ORDER: after `inner`, so that a roll-back is on its way when the next writer's turn comes.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Tx {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::engine::{Store, StoreError, Tx};
 use crate::audit::Sealing;
-use crate::model::{NodeId, Timestamp};
+use crate::model::{NodeId, Principal, Timestamp, UserRef};
 
 /// A node's log: its short number in the database and the node whose it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,15 @@ impl Store {
         tx.commit().await?;
         let log = Log { number, node };
         Ok(self.desk().get_or_init(|| Desk { log, sealing }).log)
+    }
+
+    /// The pseudonym of `principal` in the record: for asking what somebody did.
+    ///
+    /// # Errors
+    /// When this node's log is not open yet.
+    pub fn pseudonym(&self, principal: &Principal) -> Result<UserRef, StoreError> {
+        let desk = self.desk().get().ok_or(StoreError::NoLog)?;
+        Ok(desk.sealing.pseudonyms().of(principal))
     }
 
     /// How many events the log has: its next number.

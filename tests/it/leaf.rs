@@ -57,9 +57,9 @@ fn restored(sealed: &Sealed, body: &str, personal: &str, salts: Vec<u8>) -> Resu
 #[test]
 fn a_leaf_has_its_exact_bytes() {
     let sealed = sealing(1).seal(&decision(1, "/v1/deployments/staging"));
-    insta::assert_snapshot!(String::from_utf8(sealed.leaf(&node(), 7)).unwrap(), @"");
-    insta::assert_snapshot!(sealed.body(), @"");
-    insta::assert_snapshot!(sealed.personal_json(), @"");
+    insta::assert_snapshot!(String::from_utf8(sealed.leaf(&node(), 7)).unwrap(), @r#"{"v":1,"log":"nod_040g2081040g2081040g208104","seq":7,"time":"2026-11-22T10:00:00.124Z","type":"decision.allow","service":"ops-api","outcome":"success","body":"No5c1xx5Cn623Qm5hBjupV6WP8c8ETCA3LWG-N-T-zA","personal":{"address":"jFDs8tyl5Vt75juGmmgH6ojQvWofCP7pvBPU3AAkeiQ","device":"ZMwcw39P5uK7ab0PeqHMBj47YkV2Zx1JI0c_lt5dwTA","email":"-Uv32Y0mvyWqmc34DVrx7A-UlOrxY_QEkhRKs3Szx8U","path":"BQYzbVQaHdpG7PKfPaw9Ak6L1pF-2G3_nWaLeB1SRLg","principal":"5PYudPprgX_jiC4wvz2zJ96tX3KHmmY4rEqmIMKnanE"}}"#);
+    insta::assert_snapshot!(sealed.body(), @r#"{"action":"deploy","actor":{"certificate":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","id":"usr_30b9j8mj7qob0vmd7cdn77q81s","kind":"User","session":"ses_144gi289144gi289144gi28914"},"data":{"policies":["deploy.staging"]},"decision":"dec_06h05cm5fg0g2081040g208104","id":"evt_06h05cm5fg0g2081040g208104","policy_version":"sha256:00","request":{"host":"ops-api.doorward.localhost","method":"POST","protocol":"h2"},"resource":"Service::\"ops-api\"","trace_id":"0af7651916cd43dd8448eb211c80319c"}"#);
+    insta::assert_snapshot!(sealed.personal_json(), @r#"{"address":"192.0.2.7","device":"alice's laptop","email":"alice@example.com","path":"/v1/deployments/staging","principal":"User::\"dev|alice\""}"#);
 }
 
 #[test]
