@@ -19,4 +19,6 @@ pub mod model;
 pub mod outbound;
 pub mod store;
 pub mod wire;
+pub mod server;
+pub mod store;
 pub mod policy;
