@@ -79,8 +79,8 @@ impl From<Unproven> for ApiError {
     }
 }
 
-impl From<crate::control::StoreFailure> for ApiError {
-    fn from(error: crate::control::StoreFailure) -> Self {
+impl From<crate::control::StoreError> for ApiError {
+    fn from(error: crate::control::StoreError) -> Self {
         Self::Unavailable(error.to_string())
     }
 }

@@ -94,6 +94,16 @@ impl FromRequest<Arc<Desk>> for Form {
     type Rejection = OauthFailure;
 
     async fn from_request(request: Request, _: &Arc<Desk>) -> Result<Self, OauthFailure> {
+        Self::read(request).await
+    }
+}
+
+impl Form {
+    /// Reads the form of a request.
+    ///
+    /// # Errors
+    /// When the body is of another kind, too long, or names a field twice.
+    pub async fn read(request: Request) -> Result<Self, OauthFailure> {
         if !is_of_type(request.headers(), "application/x-www-form-urlencoded") {
             return Err(OauthFailure::Form("send the body as `application/x-www-form-urlencoded`"));
         }

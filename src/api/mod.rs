@@ -12,7 +12,7 @@ mod decision;
 mod discovery;
 mod fields;
 mod oauth;
-mod openapi;
+pub mod openapi;
 mod service;
 mod session;
 mod shape;

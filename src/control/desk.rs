@@ -6,12 +6,16 @@ use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 
 use crate::credential::authority::Authority;
+use crate::credential::seal::Sealer;
 use crate::credential::token::SigningKey;
 use crate::identity::directory::Directory;
+use crate::identity::provider::Providers;
 use crate::identity::token::KeySet;
 use crate::model::{Clock, Entropy, EntitlementName, EventId, Secret, Session, Timestamp, Ttl};
 use crate::policy::{Facts, PolicySet, Subject};
 use crate::store::{Recorder, Store};
+
+use super::signing_key::KeyRing;
 
 /// The longest that an access token lasts, whatever the settings say.
 pub const ACCESS_TTL_MAX: Ttl = Ttl::minutes(15);
@@ -22,6 +26,16 @@ pub struct Keys {
     pub signing: Arc<SigningKey>,
     /// The current, the next and those old ones whose tokens may still be out.
     pub public: Arc<KeySet>,
+}
+
+impl Keys {
+    /// The keys of a ring, ready for use.
+    #[must_use]
+    pub fn of(ring: &KeyRing) -> Self {
+        let current = &ring.current;
+        let signing = SigningKey::new(current.kid.to_string(), &current.pkcs8, current.public_point.clone());
+        Self { signing: Arc::new(signing), public: Arc::new(KeySet::from_json(&ring.jwks())) }
+    }
 }
 
 /// Lengths, names and choices of the control plane.
@@ -81,6 +95,10 @@ pub struct Desk {
     pub keys: Arc<ArcSwap<Keys>>,
     /// The authority that certificates come from.
     pub authority: Arc<ArcSwap<Authority>>,
+    /// Who vouches for people.
+    pub providers: Arc<Providers>,
+    /// Seals what is kept of others' secrets.
+    pub sealer: Arc<Sealer>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Chance.

@@ -122,6 +122,5 @@ fn neutral<'a>(
 
 /// The `{name}`s of a route, each empty.
 fn placeholders(route: &Route) -> Vec<(Arc<str>, String)> {
-    let names = route.template.split('{').skip(1).filter_map(|rest| rest.split_once('}'));
-    names.map(|(name, _)| (name.into(), String::new())).collect()
+    route.params().map(|name| (Arc::clone(name), String::new())).collect()
 }

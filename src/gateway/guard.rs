@@ -2,7 +2,8 @@
 //!
 //! A guard sits between TLS and hyper. It accepts or refuses the client's bytes, never rewrites them;
 //! after a refusal every read fails, hyper gives up without an answer of its own, and the connection's
-//! task asks [`GuardControl::refusal`] what to tell the client.
+//! task asks [`GuardControl::refusal`] what to tell the client. Whether hyper's own result is an error
+//! says nothing: it takes a failed read between two requests for the end of the connection.
 
 use std::fmt;
 use std::future::Future;
@@ -171,7 +172,9 @@ impl GuardControl {
     }
 
     /// Marks an exchange as open until the value is dropped. Make it when the service is called and
-    /// drop it with the last of the response body: idle time counts only while none is open.
+    /// drop it with the last of the response body: idle time counts only while none is open. (As
+    /// nobody wakes the guard for it, a connection ends between one and two idle times after its last
+    /// response, exactly one after its last byte if hyper looks for the next request in between.)
     #[must_use]
     pub fn exchange(&self) -> Exchange {
         self.shared.exchanges.fetch_add(1, Ordering::Relaxed);
@@ -189,8 +192,10 @@ impl GuardControl {
         self.shared.reader.wake();
     }
 
-    pub(super) fn refuse(&self, refusal: WireRefusal) -> io::Error {
-        let standing = if self.open_exchanges() == 0 { Standing::Clear } else { Standing::MidResponse };
+    /// The guard stops. `writes` tells whether bytes of a response are still on their way.
+    pub(super) fn refuse(&self, refusal: WireRefusal, writes: &WriteWatch) -> io::Error {
+        let clear = self.open_exchanges() == 0 && !writes.is_waiting();
+        let standing = if clear { Standing::Clear } else { Standing::MidResponse };
         self.shared.refusal.get_or_init(|| (refusal, standing)).0.into()
     }
 
@@ -285,6 +290,11 @@ impl Pace {
         }
     }
 
+    /// Whether the peer is being waited for.
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.waiting_since.is_some()
+    }
+
     /// The peer is being waited for; the time at which it has used up its credit.
     pub(super) fn waiting(&mut self) -> Instant {
         *self.waiting_since.get_or_insert_with(Instant::now) + self.credit
@@ -327,6 +337,11 @@ impl WriteWatch {
         Self { pace: Pace::new(limits), alarm: Alarm::default() }
     }
 
+    /// Whether the client has not taken all yet.
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.pace.is_waiting()
+    }
+
     /// Judges the outcome of a write (`bytes` taken), flush or shutdown (none).
     pub(super) fn judge<T>(
         &mut self,
@@ -344,7 +359,7 @@ impl WriteWatch {
             Poll::Pending => {
                 let deadline = self.pace.waiting();
                 ready!(self.alarm.poll_due(cx, deadline));
-                Poll::Ready(Err(control.refuse(WireRefusal::WriteStalled)))
+                Poll::Ready(Err(control.refuse(WireRefusal::WriteStalled, self)))
             }
         }
     }

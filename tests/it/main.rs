@@ -28,3 +28,5 @@ mod support;
 mod policy;
 mod canonical;
 mod hygiene;
+mod guard_h1;
+mod guard_h2;

@@ -101,7 +101,8 @@ impl<S> GuardH1<S> {
         }
     }
 
-    /// The stream, for the last words after a refusal. What the guard still held is dropped.
+    /// The stream, for the last words after a refusal: it has not been shut down then. What the guard
+    /// still held is dropped.
     pub fn into_inner(self) -> S {
         self.io
     }
@@ -178,7 +179,7 @@ impl<S> GuardH1<S> {
                 Stage::Body => (self.pace.waiting(), WireRefusal::BodyTooSlow),
                 Stage::Idle | Stage::Head => {
                     // A response under way is not idleness, however long it is silent.
-                    let busy = self.control.open_exchanges() > 0;
+                    let busy = self.control.open_exchanges() > 0 || self.writes.is_waiting();
                     self.waiting = match self.waiting {
                         Waiting::Head(deadline) => Waiting::Head(deadline),
                         Waiting::Idle(deadline) | Waiting::Busy(deadline) if busy => Waiting::Busy(deadline),
@@ -213,7 +214,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardH1<S> {
             }
             match this.framing.stage() {
                 Stage::Tunnel => return Pin::new(&mut this.io).poll_read(cx, buffer),
-                Stage::Refused(refusal) => return Poll::Ready(Err(this.control.refuse(refusal))),
+                Stage::Refused(refusal) => return Poll::Ready(Err(this.control.refuse(refusal, &this.writes))),
                 Stage::Hold => match ready!(this.control.poll_verdict(cx)) {
                     Verdict::Tunnel => this.framing.tunnel(),
                     Verdict::NoTunnel => this.framing.no_tunnel(),
@@ -222,7 +223,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardH1<S> {
                     let before = buffer.filled().len();
                     if Pin::new(&mut this.io).poll_read(cx, buffer)?.is_pending() {
                         let refusal = ready!(this.poll_patience(cx));
-                        return Poll::Ready(Err(this.control.refuse(refusal)));
+                        return Poll::Ready(Err(this.control.refuse(refusal, &this.writes)));
                     }
                     if buffer.filled().len() == before {
                         // The end. A head that isn't whole goes down with it.
@@ -263,6 +264,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardH1<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.control.refusal().is_some() {
+            // hyper would close the stream before the connection's task could say why it was refused.
+            return Poll::Ready(Ok(()));
+        }
         let outcome = Pin::new(&mut this.io).poll_shutdown(cx);
         this.writes.judge(cx, &this.control, outcome, |()| 0)
     }

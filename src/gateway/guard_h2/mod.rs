@@ -135,7 +135,7 @@ impl<S> GuardH2<S> {
                 self.waiting = Waiting::No;
                 (self.pace.waiting(), WireRefusal::BodyTooSlow)
             } else {
-                let busy = self.control.open_exchanges() > 0;
+                let busy = self.control.open_exchanges() > 0 || self.writes.is_waiting();
                 let later = || Instant::now() + self.limits.idle_timeout;
                 self.waiting = match self.waiting {
                     Waiting::Idle(deadline) | Waiting::Busy(deadline) if busy => Waiting::Busy(deadline),
@@ -161,7 +161,7 @@ impl<S> GuardH2<S> {
 impl<S: AsyncWrite + Unpin> GuardH2<S> {
     /// Ends the connection: tells the client once, if that can be done without waiting.
     fn refuse(&mut self, cx: &mut Context<'_>, refusal: WireRefusal) -> io::Error {
-        let error = self.control.refuse(refusal);
+        let error = self.control.refuse(refusal, &self.writes);
         if self.at_frame_end && !self.said_goodbye {
             self.said_goodbye = true;
             if Pin::new(&mut self.io).poll_write(cx, &refusal.goaway()).is_ready() {
@@ -199,6 +199,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardH2<S> {
                 this.waiting = Waiting::No;
             }
             buffer.set_filled(before + passed);
+            if let Some(refusal) = this.frames.refusal() {
+                // Kept at once: h2 may give up over the beginning of the frame and never read again.
+                drop(this.control.refuse(refusal, &this.writes));
+            }
             if passed > 0 {
                 return Poll::Ready(Ok(()));
             }
