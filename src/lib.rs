@@ -12,15 +12,14 @@
 pub mod api;
 pub mod audit;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod credential;
 pub mod gateway;
 pub mod identity;
 pub mod model;
-pub mod server;
-pub mod store;
-pub mod policy;
 pub mod outbound;
 pub mod policy;
+pub mod server;
 pub mod store;
 pub mod wire;

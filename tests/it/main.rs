@@ -9,15 +9,18 @@
     reason = "a test that panics is a test that fails"
 )]
 
-mod fake_provider;
-mod house;
-mod leaf;
-mod outbound;
+mod canonical;
 mod config;
 mod dev_provider;
 mod dev_upstream;
-mod leaf;
+mod fake_provider;
+mod guard_h1;
+mod guard_h2;
 mod house;
+mod hygiene;
+mod leaf;
+mod outbound;
+mod policy;
 mod postgres;
 mod provider;
 mod recorder;
@@ -25,8 +28,3 @@ mod revocation;
 mod signing_key;
 mod store_record;
 mod support;
-mod policy;
-mod canonical;
-mod hygiene;
-mod guard_h1;
-mod guard_h2;
