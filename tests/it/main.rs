@@ -1,5 +1,6 @@
 
 mod canonical;
-mod hygiene;
+mod fuzz_replay;
 mod guard_h1;
 mod guard_h2;
+mod hygiene;
