@@ -35,6 +35,7 @@ pub enum Upgrade {
 
 /// A request that can be read in one way only.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::manual_non_exhaustive, reason = "the rest of this crate must not make one either")]
 pub struct Canonical {
     /// Its method, upper case.
     pub method: Method,

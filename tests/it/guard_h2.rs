@@ -101,7 +101,8 @@ fn assert_calm(name: &str, sent: u32, at_most: u32, refusal: Option<WireRefusal>
 
 #[test]
 fn a21_floods_of_control_frames_end_within_their_budget() {
-    let floods: [(&str, fn(u32) -> Vec<u8>); 7] = [
+    type Flood = (&'static str, fn(u32) -> Vec<u8>);
+    let floods: [Flood; 7] = [
         ("settings", |_| SETTINGS.to_vec()),
         ("settings with a value", |_| frame(4, 0, 0, &[0, 3, 0, 0, 0, 100])),
         ("ping", |place| frame(6, 0, 0, &u64::from(place).to_be_bytes())),
