@@ -18,3 +18,7 @@ mod signing_key;
 mod store_record;
 mod support;
 mod policy;
+mod api;
+mod api_house;
+mod oauth;
+mod session;
