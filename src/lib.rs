@@ -12,6 +12,7 @@
 pub mod api;
 pub mod audit;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod credential;
 pub mod gateway;
@@ -19,5 +20,6 @@ pub mod identity;
 pub mod model;
 pub mod outbound;
 pub mod policy;
+pub mod server;
 pub mod store;
 pub mod wire;

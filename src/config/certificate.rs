@@ -37,16 +37,10 @@ impl CertificateError {
     #[must_use]
     pub const fn help(&self) -> &'static str {
         match self {
-            Self::Unreadable { .. } => {
-                "check the path and the rights of the user that runs doorward"
-            }
-            Self::NoCertificate { .. } => {
-                "give a PEM file with `-----BEGIN CERTIFICATE-----` in it"
-            }
+            Self::Unreadable { .. } => "check the path and the rights of the user that runs doorward",
+            Self::NoCertificate { .. } => "give a PEM file with `-----BEGIN CERTIFICATE-----` in it",
             Self::Malformed { .. } => "look at it with `openssl x509 -text -in FILE`",
-            Self::NoKey { .. } => {
-                "give an unencrypted PEM key, ECDSA P-256 or P-384, Ed25519 or RSA"
-            }
+            Self::NoKey { .. } => "give an unencrypted PEM key, ECDSA P-256 or P-384, Ed25519 or RSA",
             Self::Mismatch { .. } => {
                 "give the key with which this certificate was ordered; the leaf stands first in the chain"
             }
@@ -66,21 +60,12 @@ impl fmt::Display for CertificateError {
             Self::NoCertificate { file } => {
                 write!(f, "`{}` has no certificate in it", file.display())
             }
-            Self::Malformed { file, cause } => write!(
-                f,
-                "`{}` has a malformed certificate: {cause}",
-                file.display()
-            ),
+            Self::Malformed { file, cause } => write!(f, "`{}` has a malformed certificate: {cause}", file.display()),
             Self::NoKey { file, cause } => {
                 write!(f, "`{}` has no usable private key: {cause}", file.display())
             }
             Self::Mismatch { certificate, key } => {
-                write!(
-                    f,
-                    "the key `{}` does not belong to the certificate `{}`",
-                    key.display(),
-                    certificate.display()
-                )
+                write!(f, "the key `{}` does not belong to the certificate `{}`", key.display(), certificate.display())
             }
             Self::NotAnAuthority { file } => {
                 write!(f, "`{}` is not an authority's certificate", file.display())
@@ -97,20 +82,14 @@ impl std::error::Error for CertificateError {}
 /// When the file can't be read, is empty of certificates or has a malformed one.
 pub fn chain_of(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let pem = read(file)?;
-    let malformed = |cause: String| CertificateError::Malformed {
-        file: file.to_path_buf(),
-        cause,
-    };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| malformed(error.to_string()))?;
+    let malformed = |cause: String| CertificateError::Malformed { file: file.to_path_buf(), cause };
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| malformed(error.to_string()))?;
     for certificate in &chain {
         X509Certificate::from_der(certificate).map_err(|error| malformed(error.to_string()))?;
     }
     if chain.is_empty() {
-        return Err(CertificateError::NoCertificate {
-            file: file.to_path_buf(),
-        });
+        return Err(CertificateError::NoCertificate { file: file.to_path_buf() });
     }
     Ok(chain)
 }
@@ -121,15 +100,12 @@ pub fn chain_of(file: &Path) -> Result<Vec<CertificateDer<'static>>, Certificate
 /// As [`chain_of`], and when one isn't an authority's.
 pub fn authorities_of(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let chain = chain_of(file)?;
-    let is_authority = |der: &CertificateDer<'_>| {
-        X509Certificate::from_der(der).is_ok_and(|(_, parsed)| parsed.is_ca())
-    };
+    let is_authority =
+        |der: &CertificateDer<'_>| X509Certificate::from_der(der).is_ok_and(|(_, parsed)| parsed.is_ca());
     if chain.iter().all(is_authority) {
         Ok(chain)
     } else {
-        Err(CertificateError::NotAnAuthority {
-            file: file.to_path_buf(),
-        })
+        Err(CertificateError::NotAnAuthority { file: file.to_path_buf() })
     }
 }
 
@@ -140,19 +116,13 @@ pub fn authorities_of(file: &Path) -> Result<Vec<CertificateDer<'static>>, Certi
 pub fn pair_of(certificate: &Path, key: &Path) -> Result<CertifiedKey, CertificateError> {
     let chain = chain_of(certificate)?;
     let pem = read(key)?;
-    let no_key = |cause: String| CertificateError::NoKey {
-        file: key.to_path_buf(),
-        cause,
-    };
+    let no_key = |cause: String| CertificateError::NoKey { file: key.to_path_buf(), cause };
     let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| no_key(error.to_string()))?;
-    CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider()).map_err(|error| {
-        match error {
-            rustls::Error::InconsistentKeys(_) => CertificateError::Mismatch {
-                certificate: certificate.to_path_buf(),
-                key: key.to_path_buf(),
-            },
-            other => no_key(other.to_string()),
+    CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            CertificateError::Mismatch { certificate: certificate.to_path_buf(), key: key.to_path_buf() }
         }
+        other => no_key(other.to_string()),
     })
 }
 
@@ -169,12 +139,7 @@ pub fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
         _ => None,
     };
-    extension
-        .value
-        .general_names
-        .iter()
-        .filter_map(name)
-        .collect()
+    extension.value.general_names.iter().filter_map(name).collect()
 }
 
 /// Whether one of a certificate's names stands for a host: a wildcard for exactly one label (RFC 9525 §6.3).
@@ -188,10 +153,7 @@ pub fn covers(names: &[String], host: &str) -> bool {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, CertificateError> {
-    let unreadable = |cause: String| CertificateError::Unreadable {
-        file: file.to_path_buf(),
-        cause,
-    };
+    let unreadable = |cause: String| CertificateError::Unreadable { file: file.to_path_buf(), cause };
     let metadata = std::fs::metadata(file).map_err(|error| unreadable(error.to_string()))?;
     if metadata.len() > PEM_BYTES_MAX {
         return Err(unreadable("it is larger than 4 MiB".into()));

@@ -30,18 +30,10 @@ pub fn check_hosts<'h>(config: &Config, hosts: impl IntoIterator<Item = &'h str>
             let help = "give the service another host, or set `server.control_host`";
             problems.push(Problem::in_file(&config.path, message, help));
         } else if !covers(&names, host) {
-            let message = format!(
-                "the certificate `{}` does not cover the service host `{host}`",
-                certificate.display()
-            );
-            let help = format!(
-                "order one that has `{host}` or `*.{}` among its names",
-                config.server.domain
-            );
-            problems.push(Problem {
-                severity: Severity::Warning,
-                ..Problem::in_file(&config.path, message, &help)
-            });
+            let message =
+                format!("the certificate `{}` does not cover the service host `{host}`", certificate.display());
+            let help = format!("order one that has `{host}` or `*.{}` among its names", config.server.domain);
+            problems.push(Problem { severity: Severity::Warning, ..Problem::in_file(&config.path, message, &help) });
         }
     }
     problems
@@ -49,30 +41,17 @@ pub fn check_hosts<'h>(config: &Config, hosts: impl IntoIterator<Item = &'h str>
 
 fn names(config: &Config, places: Places<'_>, ledger: &Ledger) {
     let (control, domain) = (&config.server.control_host, &config.server.domain);
-    let within = control == domain
-        || control
-            .strip_suffix(domain.as_str())
-            .is_some_and(|rest| rest.ends_with('.'));
+    let within = control == domain || control.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'));
     if !within {
-        let message = format!(
-            "`server.control_host` is `{control}`, which is not `{domain}` or a name under it"
-        );
-        let help = format!(
-            "browsers must see control host and services as one site: write `{domain}` or `door.{domain}`"
-        );
+        let message = format!("`server.control_host` is `{control}`, which is not `{domain}` or a name under it");
+        let help =
+            format!("browsers must see control host and services as one site: write `{domain}` or `door.{domain}`");
         ledger.error(&places("server.control_host"), message, Some(help));
     }
     let telemetry = config.telemetry.listen;
     if telemetry.is_some_and(|address| address == config.server.listen && address.port() != 0) {
-        let message = format!(
-            "`telemetry.listen` is {}, where the door itself listens",
-            config.server.listen
-        );
-        ledger.error(
-            &places("telemetry.listen"),
-            message,
-            Some("give it a port of its own".into()),
-        );
+        let message = format!("`telemetry.listen` is {}, where the door itself listens", config.server.listen);
+        ledger.error(&places("telemetry.listen"), message, Some("give it a port of its own".into()));
     }
 }
 
@@ -80,17 +59,11 @@ fn own_certificate(config: &Config, places: Places<'_>, ledger: &Ledger) {
     let tls = &config.server.tls;
     let place = |error: &CertificateError| match error {
         CertificateError::Unreadable { file, .. } if *file == tls.key => places("server.tls.key"),
-        CertificateError::NoKey { .. } | CertificateError::Mismatch { .. } => {
-            places("server.tls.key")
-        }
+        CertificateError::NoKey { .. } | CertificateError::Mismatch { .. } => places("server.tls.key"),
         _ => places("server.tls.certificate"),
     };
     if let Err(error) = pair_of(&tls.certificate, &tls.key) {
-        ledger.error(
-            &place(&error),
-            error.to_string(),
-            Some(error.help().to_owned()),
-        );
+        ledger.error(&place(&error), error.to_string(), Some(error.help().to_owned()));
         return;
     }
     key_mode(&tls.key, "server.tls.key", places, ledger);
@@ -112,11 +85,7 @@ fn listed(names: &[String]) -> String {
     match names {
         [] => "no name at all".to_owned(),
         _ => {
-            let shown: Vec<_> = names
-                .iter()
-                .take(SHOWN_MAX)
-                .map(|name| format!("`{}`", name.escape_debug()))
-                .collect();
+            let shown: Vec<_> = names.iter().take(SHOWN_MAX).map(|name| format!("`{}`", name.escape_debug())).collect();
             let rest = if names.len() > SHOWN_MAX { ", …" } else { "" };
             shown.join(", ") + rest
         }
@@ -126,11 +95,7 @@ fn listed(names: &[String]) -> String {
 fn authorities(config: &Config, places: Places<'_>, ledger: &Ledger) {
     let own = &config.trust.client_ca;
     let tell = |dotted: &str, error: &CertificateError| {
-        ledger.error(
-            &places(dotted),
-            error.to_string(),
-            Some(error.help().to_owned()),
-        );
+        ledger.error(&places(dotted), error.to_string(), Some(error.help().to_owned()));
     };
     match authorities_of(&own.certificate).and_then(|_| pair_of(&own.certificate, &own.key)) {
         Ok(_) => key_mode(&own.key, "trust.client_ca.key", places, ledger),
@@ -140,14 +105,7 @@ fn authorities(config: &Config, places: Places<'_>, ledger: &Ledger) {
                 CertificateError::NoKey { .. } | CertificateError::Mismatch { .. } => true,
                 _ => false,
             };
-            tell(
-                if key {
-                    "trust.client_ca.key"
-                } else {
-                    "trust.client_ca.certificate"
-                },
-                &error,
-            );
+            tell(if key { "trust.client_ca.key" } else { "trust.client_ca.certificate" }, &error);
         }
     }
     for (index, file) in config.trust.device_ca.iter().enumerate() {
@@ -163,11 +121,7 @@ fn authorities(config: &Config, places: Places<'_>, ledger: &Ledger) {
         if domains.insert(&bundle.trust_domain, index).is_some() {
             let message = format!("the trust domain `{}` is given twice", bundle.trust_domain);
             let help = "put all its authorities into one bundle";
-            ledger.error(
-                &places(&format!("trust.spiffe.{index}.trust_domain")),
-                message,
-                Some(help.into()),
-            );
+            ledger.error(&places(&format!("trust.spiffe.{index}.trust_domain")), message, Some(help.into()));
         }
     }
 }
@@ -176,11 +130,7 @@ fn providers(config: &Config, places: Places<'_>, ledger: &Ledger) {
     let providers = &config.identity.providers;
     if providers.is_empty() {
         let message = "no `[[identity.provider]]` is given: nobody can sign in".to_owned();
-        ledger.warning(
-            &places("identity"),
-            message,
-            Some("add your OpenID Connect provider".into()),
-        );
+        ledger.warning(&places("identity"), message, Some("add your OpenID Connect provider".into()));
     }
     let mut by_name = HashMap::new();
     let mut by_issuer = HashMap::new();
@@ -188,14 +138,10 @@ fn providers(config: &Config, places: Places<'_>, ledger: &Ledger) {
         let at = |key: &str| places(&format!("identity.provider.{index}.{key}"));
         if by_name.insert(&provider.name, index).is_some() {
             let message = format!("the provider name `{}` is given twice", provider.name);
-            let help =
-                "a name stands for one issuer for good: it is the first half of every user's id";
+            let help = "a name stands for one issuer for good: it is the first half of every user's id";
             ledger.error(&at("name"), message, Some(help.into()));
         }
-        if by_issuer
-            .insert(provider.issuer.trim_end_matches('/'), index)
-            .is_some()
-        {
+        if by_issuer.insert(provider.issuer.trim_end_matches('/'), index).is_some() {
             let message = format!("the issuer `{}` is given twice", provider.issuer);
             let help = "one issuer has one name, else one person would be two users";
             ledger.error(&at("issuer"), message, Some(help.into()));
@@ -229,13 +175,7 @@ fn development(config: &Config, places: Places<'_>, ledger: &Ledger) {
     if config.server.listen.ip().is_loopback() {
         return;
     }
-    for (index, provider) in config
-        .identity
-        .providers
-        .iter()
-        .enumerate()
-        .filter(|(_, provider)| provider.development)
-    {
+    for (index, provider) in config.identity.providers.iter().enumerate().filter(|(_, provider)| provider.development) {
         let message = format!(
             "the provider `{}` is the development one, which signs in whoever asks, and the door listens on {}",
             provider.name, config.server.listen

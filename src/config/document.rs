@@ -59,17 +59,10 @@ pub(in crate::config) fn parse(text: &str, ledger: &Ledger) -> Option<Node> {
     match DeTable::parse(text) {
         Ok(table) => {
             let entries = entries(table.into_inner(), &|span| Place::Offset(span.start));
-            Some(Node {
-                value: Value::Table(entries),
-                place: Place::Whole,
-                key_place: Place::Whole,
-                raw: None,
-            })
+            Some(Node { value: Value::Table(entries), place: Place::Whole, key_place: Place::Whole, raw: None })
         }
         Err(error) => {
-            let place = error
-                .span()
-                .map_or(Place::Whole, |span| Place::Offset(span.start));
+            let place = error.span().map_or(Place::Whole, |span| Place::Offset(span.start));
             ledger.error(
                 &place,
                 format!("this is not TOML: {}", error.message().replace('\n', ", ")),
@@ -96,9 +89,7 @@ pub(in crate::config) fn apply_overrides<'v>(
             ledger.error(
                 &place,
                 "this variable names no key".into(),
-                Some(
-                    "write `DOORWARD__SECTION__KEY`, for example `DOORWARD__SERVER__LISTEN`".into(),
-                ),
+                Some("write `DOORWARD__SECTION__KEY`, for example `DOORWARD__SERVER__LISTEN`".into()),
             );
             continue;
         }
@@ -118,12 +109,7 @@ fn override_value(text: &str, place: &Place) -> Node {
         Ok(parsed) => node_value(parsed.into_inner(), &|_| place.clone()),
         Err(_) => Value::Text(text.to_owned()),
     };
-    Node {
-        value,
-        place: place.clone(),
-        key_place: place.clone(),
-        raw: Some(text.to_owned()),
-    }
+    Node { value, place: place.clone(), key_place: place.clone(), raw: Some(text.to_owned()) }
 }
 
 /// Sets the value at the end of `segments`, making tables on the way.
@@ -139,11 +125,9 @@ fn put(target: &mut Node, segments: &[String], leaf: Node, place: &Place) -> Res
             key_place: place.clone(),
             raw: None,
         }),
-        Value::Array(items) => first
-            .parse::<usize>()
-            .ok()
-            .and_then(|index| items.get_mut(index))
-            .ok_or_else(|| first.clone())?,
+        Value::Array(items) => {
+            first.parse::<usize>().ok().and_then(|index| items.get_mut(index)).ok_or_else(|| first.clone())?
+        }
         _ => return Err(first.clone()),
     };
     put(next, rest, leaf, place)
@@ -159,18 +143,9 @@ fn entries(table: DeTable<'_>, place: &dyn Fn(Range<usize>) -> Place) -> BTreeMa
         .collect()
 }
 
-fn node(
-    value: Spanned<DeValue<'_>>,
-    key_place: Place,
-    place: &dyn Fn(Range<usize>) -> Place,
-) -> Node {
+fn node(value: Spanned<DeValue<'_>>, key_place: Place, place: &dyn Fn(Range<usize>) -> Place) -> Node {
     let at = place(value.span());
-    Node {
-        value: node_value(value.into_inner(), place),
-        place: at,
-        key_place,
-        raw: None,
-    }
+    Node { value: node_value(value.into_inner(), place), place: at, key_place, raw: None }
 }
 
 fn node_value(value: DeValue<'_>, place: &dyn Fn(Range<usize>) -> Place) -> Value {
@@ -200,10 +175,7 @@ pub(in crate::config) fn place_of(root: &Node, dotted: &str) -> Place {
     for segment in dotted.split('.') {
         let next = match &at.value {
             Value::Table(entries) => entries.get(segment),
-            Value::Array(items) => segment
-                .parse::<usize>()
-                .ok()
-                .and_then(|index| items.get(index)),
+            Value::Array(items) => segment.parse::<usize>().ok().and_then(|index| items.get(index)),
             _ => None,
         };
         match next {
@@ -216,16 +188,13 @@ pub(in crate::config) fn place_of(root: &Node, dotted: &str) -> Place {
 
 /// The variables that may override or hold secrets, as a value: ordered, so that loading twice
 /// gives the same answer.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Environment(BTreeMap<Arc<str>, Arc<str>>);
 
 impl Environment {
     /// Those of this process. Variables that are not Unicode are left out.
     #[must_use]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "config is one of the places that may read the environment"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "config is one of the places that may read the environment")]
     pub fn of_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -246,11 +215,13 @@ impl Environment {
 
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
-        Self(
-            variables
-                .into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-        )
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// Names only: values may be secrets.
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
     }
 }

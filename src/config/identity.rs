@@ -53,34 +53,19 @@ pub struct Provider {
 pub(in crate::config) fn read(mut section: Section<'_>) -> Identity {
     let tables = section.sections("provider");
     if tables.len() > PROVIDERS_MAX {
-        section.error(
-            "provider",
-            format!("{} providers are given", tables.len()),
-            "at most 64 are taken",
-        );
+        section.error("provider", format!("{} providers are given", tables.len()), "at most 64 are taken");
     }
-    let providers = tables
-        .into_iter()
-        .take(PROVIDERS_MAX)
-        .filter_map(read_provider)
-        .collect();
+    let providers = tables.into_iter().take(PROVIDERS_MAX).filter_map(read_provider).collect();
     Identity { providers }
 }
 
 fn read_provider(mut section: Section<'_>) -> Option<Provider> {
     for key in ["name", "issuer", "client_id"] {
         if !section.has(key) {
-            section.missing(
-                key,
-                "each `[[identity.provider]]` has a `name`, an `issuer` and a `client_id`",
-            );
+            section.missing(key, "each `[[identity.provider]]` has a `name`, an `issuer` and a `client_id`");
         }
     }
-    let name = section.parsed(
-        "name",
-        "1 to 63 characters of `a-z`, `0-9`, `-` and `_`, a letter first",
-        provider_name,
-    );
+    let name = section.parsed("name", "1 to 63 characters of `a-z`, `0-9`, `-` and `_`, a letter first", provider_name);
     let allow_loopback = section.flag("allow_loopback");
     let development = section.flag("development");
     let issuer = section.text("issuer");
@@ -91,17 +76,13 @@ fn read_provider(mut section: Section<'_>) -> Option<Provider> {
             false
         }
     });
-    let client_id = section.parsed(
-        "client_id",
-        "the id that the provider gave this client",
-        |text| (!text.is_empty()).then(|| text.to_owned()),
-    );
+    let client_id = section.parsed("client_id", "the id that the provider gave this client", |text| {
+        (!text.is_empty()).then(|| text.to_owned())
+    });
     let provider = Provider {
         client_secret: section.secret("client_secret"),
         scopes: read_scopes(&mut section),
-        groups_claim: section
-            .text("groups_claim")
-            .unwrap_or_else(|| "groups".into()),
+        groups_claim: section.text("groups_claim").unwrap_or_else(|| "groups".into()),
         groups: section.text_map("groups"),
         bearer_audiences: section
             .texts("bearer_audiences")
@@ -117,20 +98,9 @@ fn read_provider(mut section: Section<'_>) -> Option<Provider> {
         issuer: issuer?,
         client_id: client_id?,
     };
-    if let Some(audience) = provider
-        .bearer_audiences
-        .iter()
-        .find(|audience| audience.trim().is_empty())
-    {
-        let message = format!(
-            "`{}` has the empty audience `{audience}`",
-            section.path_of("bearer_audiences")
-        );
-        section.error(
-            "bearer_audiences",
-            message,
-            "name the audience that its tokens for doorward carry in `aud`",
-        );
+    if let Some(audience) = provider.bearer_audiences.iter().find(|audience| audience.trim().is_empty()) {
+        let message = format!("`{}` has the empty audience `{audience}`", section.path_of("bearer_audiences"));
+        section.error("bearer_audiences", message, "name the audience that its tokens for doorward carry in `aud`");
     }
     Some(provider)
 }
@@ -140,15 +110,8 @@ fn read_scopes(section: &mut Section<'_>) -> Vec<String> {
         return ["openid", "profile", "email"].map(String::from).to_vec();
     };
     let mut scopes: Vec<String> = given.into_iter().map(|(scope, _)| scope).collect();
-    if let Some(bad) = scopes
-        .iter()
-        .find(|scope| scope.is_empty() || scope.contains(char::is_whitespace))
-    {
-        section.error(
-            "scopes",
-            format!("`{bad}` is not one scope"),
-            "write each scope as a string of its own",
-        );
+    if let Some(bad) = scopes.iter().find(|scope| scope.is_empty() || scope.contains(char::is_whitespace)) {
+        section.error("scopes", format!("`{bad}` is not one scope"), "write each scope as a string of its own");
     }
     // Without it the answer is not OpenID Connect and has no identity in it (OIDC Core §3.1.2.1).
     if !scopes.iter().any(|scope| scope == "openid") {
@@ -157,11 +120,10 @@ fn read_scopes(section: &mut Section<'_>) -> Vec<String> {
     scopes
 }
 
-fn provider_name(text: &str) -> Option<String> {
+pub(in crate::config) fn provider_name(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let first = bytes.next()?.is_ascii_lowercase();
-    let rest =
-        bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+    let rest = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
     (first && rest && text.len() <= 63).then(|| text.to_owned())
 }
 
@@ -169,31 +131,16 @@ fn provider_name(text: &str) -> Option<String> {
 fn issuer_fault(issuer: &str, allow_loopback: bool) -> Option<(String, &'static str)> {
     const FORM: &str = "write the provider's issuer as its discovery document does, such as `https://id.example.com`";
     let Ok(url) = Url::parse(issuer) else {
-        return Some((
-            format!("the issuer `{}` is not a URL", issuer.escape_debug()),
-            FORM,
-        ));
+        return Some((format!("the issuer `{}` is not a URL", issuer.escape_debug()), FORM));
     };
-    if url.query().is_some()
-        || url.fragment().is_some()
-        || !url.username().is_empty()
-        || url.password().is_some()
-    {
-        return Some((
-            format!("the issuer `{issuer}` has a query, a fragment or a user in it"),
-            FORM,
-        ));
+    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
+        return Some((format!("the issuer `{issuer}` has a query, a fragment or a user in it"), FORM));
     }
     let (loopback, link_local) = match url.host() {
         Some(Host::Domain(name)) => (name == "localhost" || name.ends_with(".localhost"), false),
-        Some(Host::Ipv4(address)) => (
-            address.is_loopback() || address.is_unspecified(),
-            address.is_link_local(),
-        ),
+        Some(Host::Ipv4(address)) => (address.is_loopback() || address.is_unspecified(), address.is_link_local()),
         Some(Host::Ipv6(address)) => {
-            let mapped = address
-                .to_ipv4_mapped()
-                .map_or(IpAddr::V6(address), IpAddr::V4);
+            let mapped = address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4);
             let link_local = match mapped {
                 IpAddr::V4(address) => address.is_link_local(),
                 IpAddr::V6(address) => address.is_unicast_link_local(),
@@ -203,10 +150,7 @@ fn issuer_fault(issuer: &str, allow_loopback: bool) -> Option<(String, &'static 
         None => return Some((format!("the issuer `{issuer}` names no host"), FORM)),
     };
     if link_local {
-        return Some((
-            format!("the issuer `{issuer}` is a link-local address"),
-            "use the provider's public name",
-        ));
+        return Some((format!("the issuer `{issuer}` is a link-local address"), "use the provider's public name"));
     }
     if loopback && !allow_loopback {
         let help = "if a provider really runs on this machine, add `allow_loopback = true` to it";

@@ -8,10 +8,12 @@
 //! INVARIANT: nothing that is written in the file is ignored. A key is used, or unknown, or not
 //! built yet, and the last two are errors. All problems are reported at once.
 
-mod certificate;
-mod check;
+pub mod certificate;
+pub mod check;
+pub mod doctor;
 mod document;
 mod identity;
+mod init;
 mod problem;
 mod record;
 mod secret;
@@ -20,12 +22,14 @@ mod server;
 mod session;
 mod trust;
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 pub use certificate::{CertificateError, authorities_of, chain_of, covers, names_of, pair_of};
 pub use check::check_hosts;
 pub use document::Environment;
 pub use identity::{Identity, Provider};
+pub use init::{InitError, InitKeys, InitOptions, InitProvider, write_installation};
 pub use problem::{Problem, Severity};
 pub use record::{Audit, Durability, Keys, Policies, Storage, Telemetry};
 pub use server::{Limits, Server, ServerTls};
@@ -63,6 +67,8 @@ pub struct Config {
     pub policies: Policies,
     /// `[telemetry]`: the plain listener for metrics and health.
     pub telemetry: Telemetry,
+    /// Secrets that came from files: the key's dotted path and the file.
+    pub secret_files: Vec<(String, PathBuf)>,
     /// What is worth a look and no reason to refuse.
     pub warnings: Vec<Problem>,
 }
@@ -79,10 +85,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, Vec<Proble
     let config = understand(&path, &text, environment, &ledger);
     let problems = ledger.into_problems();
     match config {
-        Some(config) if !problems.iter().any(Problem::is_error) => Ok(Config {
-            warnings: problems,
-            ..config
-        }),
+        Some(config) if !problems.iter().any(Problem::is_error) => Ok(Config { warnings: problems, ..config }),
         _ => Err(problems),
     }
 }
@@ -99,42 +102,21 @@ pub fn check(path: &Path, environment: &Environment) -> Vec<Problem> {
 
 fn read(path: &Path) -> Result<String, Problem> {
     let wrong = |error: &dyn std::fmt::Display, help: &str| {
-        Problem::in_file(
-            path,
-            format!("the configuration can't be read: {error}"),
-            help,
-        )
+        Problem::in_file(path, format!("the configuration can't be read: {error}"), help)
     };
-    let metadata = std::fs::metadata(path).map_err(|error| {
-        wrong(
-            &error,
-            "make one with `doorward init`, or name it with `--config`",
-        )
-    })?;
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| wrong(&error, "make one with `doorward init`, or name it with `--config`"))?;
     if metadata.len() > FILE_BYTES_MAX {
-        return Err(wrong(
-            &"it is larger than 1 MiB",
-            "name a `doorward.toml` with `--config`",
-        ));
+        return Err(wrong(&"it is larger than 1 MiB", "name a `doorward.toml` with `--config`"));
     }
-    std::fs::read_to_string(path)
-        .map_err(|error| wrong(&error, "it must be a readable UTF-8 text file"))
+    std::fs::read_to_string(path).map_err(|error| wrong(&error, "it must be a readable UTF-8 text file"))
 }
 
-fn understand(
-    path: &Path,
-    text: &str,
-    environment: &Environment,
-    ledger: &Ledger,
-) -> Option<Config> {
+fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledger) -> Option<Config> {
     let mut document = document::parse(text, ledger)?;
     document::apply_overrides(&mut document, environment.vars(), ledger);
     let folder = path.parent().unwrap_or(Path::new("."));
-    let reading = Reading {
-        ledger,
-        environment,
-        folder,
-    };
+    let reading = Reading { ledger, environment, folder, secret_files: RefCell::default() };
     let mut root = Section::root(&reading, &document);
     for key in ["breakglass", "notify"] {
         root.not_built(key);
@@ -162,13 +144,10 @@ fn understand(
         audit,
         policies,
         telemetry,
+        secret_files: reading.secret_files.take(),
         warnings: Vec::new(),
     };
-    check::whole(
-        &config,
-        &|dotted| document::place_of(&document, dotted),
-        ledger,
-    );
+    check::whole(&config, &|dotted| document::place_of(&document, dotted), ledger);
     Some(config)
 }
 

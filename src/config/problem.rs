@@ -89,11 +89,7 @@ pub(in crate::config) struct Ledger {
 
 impl Ledger {
     pub(in crate::config) fn new(file: &Path, text: &str) -> Self {
-        Self {
-            file: file.to_path_buf(),
-            text: text.to_owned(),
-            problems: std::cell::RefCell::default(),
-        }
+        Self { file: file.to_path_buf(), text: text.to_owned(), problems: std::cell::RefCell::default() }
     }
 
     pub(in crate::config) fn error(&self, place: &Place, message: String, help: Option<String>) {
@@ -121,14 +117,7 @@ impl Ledger {
             Place::Variable(name) => (PathBuf::from(&**name), None, None),
             Place::Whole => (self.file.clone(), None, None),
         };
-        self.problems.borrow_mut().push(Problem {
-            file,
-            line,
-            column,
-            severity,
-            message,
-            help,
-        });
+        self.problems.borrow_mut().push(Problem { file, line, column, severity, message, help });
     }
 }
 

@@ -31,9 +31,7 @@ impl Storage {
     pub fn sqlite_file(&self) -> Option<PathBuf> {
         let rest = self.url.expose().strip_prefix("sqlite://")?;
         let path = rest.split_once('?').map_or(rest, |(path, _)| path);
-        Some(PathBuf::from(
-            percent_decode_str(path).decode_utf8().ok()?.into_owned(),
-        ))
+        Some(PathBuf::from(percent_decode_str(path).decode_utf8().ok()?.into_owned()))
     }
 
     /// The URL without what stands before the host: for logs and `doctor`.
@@ -44,10 +42,7 @@ impl Storage {
             Some((scheme, rest)) => {
                 let rest = rest.split_once('?').map_or(rest, |(rest, _)| rest);
                 let end = rest.find('/').unwrap_or(rest.len());
-                let from = rest
-                    .get(..end)
-                    .and_then(|authority| authority.rfind('@'))
-                    .map_or(0, |at| at + 1);
+                let from = rest.get(..end).and_then(|authority| authority.rfind('@')).map_or(0, |at| at + 1);
                 format!("{scheme}://{}", rest.get(from..).unwrap_or_default())
             }
             None => String::new(),
@@ -97,16 +92,10 @@ pub(in crate::config) fn read_keys(mut section: Section<'_>) -> Option<Keys> {
     let text = section.secret("key_encryption_key")?;
     let decoded = BASE64.decode(text.expose().trim().as_bytes()).ok();
     let Some(bytes) = decoded.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) else {
-        section.error(
-            "key_encryption_key",
-            "`keys.key_encryption_key` is not 32 bytes in base64".into(),
-            help,
-        );
+        section.error("key_encryption_key", "`keys.key_encryption_key` is not 32 bytes in base64".into(), help);
         return None;
     };
-    Some(Keys {
-        key_encryption_key: Arc::new(Secret::new(bytes)),
-    })
+    Some(Keys { key_encryption_key: Arc::new(Secret::new(bytes)) })
 }
 
 pub(in crate::config) fn read_storage(mut section: Section<'_>) -> Option<Storage> {
@@ -125,9 +114,7 @@ pub(in crate::config) fn read_storage(mut section: Section<'_>) -> Option<Storag
             section.error("url", "`storage.url` names no file".into(), help);
             return None;
         }
-        return Some(Storage {
-            url: Arc::new(Secret::new(absolute_sqlite(file, section.folder()))),
-        });
+        return Some(Storage { url: Arc::new(Secret::new(absolute_sqlite(file, section.folder()))) });
     }
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         let Ok(parsed) = url::Url::parse(url) else {
@@ -139,15 +126,9 @@ pub(in crate::config) fn read_storage(mut section: Section<'_>) -> Option<Storag
             let help = "write the whole URL to a file and give `url = { file = \"…\" }`, or `{ env = \"…\" }`";
             section.error("url", message, help);
         }
-        return Some(Storage {
-            url: Arc::new(Secret::new(url.to_owned())),
-        });
+        return Some(Storage { url: Arc::new(Secret::new(url.to_owned())) });
     }
-    section.error(
-        "url",
-        "`storage.url` is neither SQLite nor PostgreSQL".into(),
-        help,
-    );
+    section.error("url", "`storage.url` is neither SQLite nor PostgreSQL".into(), help);
     None
 }
 
@@ -155,15 +136,10 @@ pub(in crate::config) fn read_storage(mut section: Section<'_>) -> Option<Storag
 const PATH_SET: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#').add(b' ');
 
 fn absolute_sqlite(file: &str, folder: &Path) -> String {
-    let (path, query) = file
-        .split_once('?')
-        .map_or((file, None), |(path, query)| (path, Some(query)));
+    let (path, query) = file.split_once('?').map_or((file, None), |(path, query)| (path, Some(query)));
     let decoded = percent_decode_str(path).decode_utf8_lossy().into_owned();
     let absolute = folder.join(decoded);
-    let mut url = format!(
-        "sqlite://{}",
-        utf8_percent_encode(&absolute.to_string_lossy(), PATH_SET)
-    );
+    let mut url = format!("sqlite://{}", utf8_percent_encode(&absolute.to_string_lossy(), PATH_SET));
     if let Some(query) = query {
         url.push('?');
         url.push_str(query);
@@ -180,20 +156,12 @@ pub(in crate::config) fn read_audit(mut section: Section<'_>) -> Audit {
         "buffered" => Some(Durability::Buffered),
         _ => None,
     });
-    Audit {
-        requests: requests.unwrap_or_default(),
-    }
+    Audit { requests: requests.unwrap_or_default() }
 }
 
 pub(in crate::config) fn read_policies(mut section: Section<'_>) -> Policies {
-    let dir = section
-        .path("dir")
-        .unwrap_or_else(|| section.folder().join("policies"));
-    let stale_max = section.ttl(
-        "stale_max",
-        Ttl::seconds(60),
-        Ttl::seconds(5)..=Ttl::hours(24),
-    );
+    let dir = section.path("dir").unwrap_or_else(|| section.folder().join("policies"));
+    let stale_max = section.ttl("stale_max", Ttl::seconds(60), Ttl::seconds(5)..=Ttl::hours(24));
     if !dir.is_dir() {
         let message = format!("the policies' folder `{}` is not there", dir.display());
         section.error(
@@ -214,14 +182,9 @@ pub(in crate::config) fn read_telemetry(mut section: Section<'_>) -> Telemetry {
     });
     let listen = listen.unwrap_or(Some(default));
     if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
-        let message = format!(
-            "`telemetry.listen` is {address}: metrics and health are plain HTTP without sign-in"
-        );
-        let help =
-            "listen on loopback, or make sure that only your monitoring reaches that address";
-        section
-            .ledger()
-            .warning(&section.place_of("listen"), message, Some(help.into()));
+        let message = format!("`telemetry.listen` is {address}: metrics and health are plain HTTP without sign-in");
+        let help = "listen on loopback, or make sure that only your monitoring reaches that address";
+        section.ledger().warning(&section.place_of("listen"), message, Some(help.into()));
     }
     Telemetry { listen }
 }

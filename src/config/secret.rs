@@ -27,33 +27,21 @@ pub(in crate::config) fn read(source: &mut Section<'_>) -> Option<Arc<Secret<Str
         (None, Some(variable)) => match source.environment().var(&variable) {
             Some(value) => value.to_owned(),
             None => {
-                let message = format!(
-                    "the secret `{name}` comes from the variable `{variable}`, which is not set"
-                );
-                source.error(
-                    "env",
-                    message,
-                    "set the variable in the environment of the process",
-                );
+                let message = format!("the secret `{name}` comes from the variable `{variable}`, which is not set");
+                source.error("env", message, "set the variable in the environment of the process");
                 return None;
             }
         },
         _ => {
             let message = format!("the secret `{name}` needs one source");
             let help = "write `{ file = \"path\" }` or `{ env = \"VARIABLE\" }`";
-            source
-                .ledger()
-                .error(source.place(), message, Some(help.into()));
+            source.ledger().error(source.place(), message, Some(help.into()));
             return None;
         }
     };
     if text.is_empty() {
         let message = format!("the secret `{name}` is empty");
-        source.error(
-            if source.has("file") { "file" } else { "env" },
-            message,
-            "put the secret there",
-        );
+        source.error(if source.has("file") { "file" } else { "env" }, message, "put the secret there");
         return None;
     }
     Some(Arc::new(Secret::new(text)))
@@ -61,6 +49,7 @@ pub(in crate::config) fn read(source: &mut Section<'_>) -> Option<Arc<Secret<Str
 
 fn from_file(source: &Section<'_>, file: &Path) -> Option<String> {
     let name = source.name();
+    source.note_file(file);
     let read = std::fs::metadata(file).and_then(|metadata| {
         warn_if_open(source.ledger(), &source.place_of("file"), file, &metadata);
         if metadata.len() > SECRET_BYTES_MAX {
@@ -74,15 +63,8 @@ fn from_file(source: &Section<'_>, file: &Path) -> Option<String> {
             Some(text)
         }
         Err(error) => {
-            let message = format!(
-                "the secret `{name}` can't be read from `{}`: {error}",
-                file.display()
-            );
-            source.error(
-                "file",
-                message,
-                "check the path and the rights of the user that runs doorward",
-            );
+            let message = format!("the secret `{name}` can't be read from `{}`: {error}", file.display());
+            source.error("file", message, "check the path and the rights of the user that runs doorward");
             None
         }
     }
@@ -99,22 +81,10 @@ fn cut_line_end(text: &mut String) {
 
 /// A secret that others on the machine may read is worth a warning, not a refusal: orchestrators
 /// mount theirs for a group.
-pub(in crate::config) fn warn_if_open(
-    ledger: &Ledger,
-    place: &Place,
-    file: &Path,
-    metadata: &Metadata,
-) {
+pub(in crate::config) fn warn_if_open(ledger: &Ledger, place: &Place, file: &Path, metadata: &Metadata) {
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        let message = format!(
-            "`{}` holds a secret and has mode {mode:04o}",
-            file.display()
-        );
-        ledger.warning(
-            place,
-            message,
-            Some(format!("chmod 600 {}", file.display())),
-        );
+        let message = format!("`{}` holds a secret and has mode {mode:04o}", file.display());
+        ledger.warning(place, message, Some(format!("chmod 600 {}", file.display())));
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! INVARIANT: nothing in a configuration file is ignored: it is used, or it is an error.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -21,6 +22,8 @@ pub(in crate::config) struct Reading<'a> {
     pub(in crate::config) environment: &'a Environment,
     /// The folder of the configuration file: relative paths start here.
     pub(in crate::config) folder: &'a Path,
+    /// Secrets that came from files, as they are met.
+    pub(in crate::config) secret_files: RefCell<Vec<(String, PathBuf)>>,
 }
 
 /// A table, or its absence.
@@ -43,22 +46,12 @@ impl<'a> Section<'a> {
             Value::Table(entries) => Some(entries),
             other => {
                 let message = format!("`{name}` is {}, where a table is needed", other.kind());
-                reading.ledger.error(
-                    &node.place,
-                    message,
-                    Some(format!("write `[{name}]` and its keys below it")),
-                );
+                reading.ledger.error(&node.place, message, Some(format!("write `[{name}]` and its keys below it")));
                 None
             }
         });
         let place = node.map_or(Place::Whole, |node| node.key_place.clone());
-        Self {
-            reading,
-            name,
-            entries,
-            place,
-            known: Vec::new(),
-        }
+        Self { reading, name, entries, place, known: Vec::new() }
     }
 
     /// The section's place, for what is missing in it.
@@ -72,41 +65,29 @@ impl<'a> Section<'a> {
 
     /// Whether the key is given.
     pub(in crate::config) fn has(&self, key: &str) -> bool {
-        self.entries
-            .is_some_and(|entries| entries.contains_key(key))
+        self.entries.is_some_and(|entries| entries.contains_key(key))
     }
 
     /// Whether the key's value is a plain string in the file.
     pub(in crate::config) fn is_text(&self, key: &str) -> bool {
         let node = self.entries.and_then(|entries| entries.get(key));
-        node.is_some_and(|node| {
-            matches!(
-                (&node.value, &node.place),
-                (Value::Text(_), Place::Offset(_))
-            )
-        })
+        node.is_some_and(|node| matches!((&node.value, &node.place), (Value::Text(_), Place::Offset(_))))
     }
 
     /// Where the key's value stands, else where the section does.
     pub(in crate::config) fn place_of(&self, key: &str) -> Place {
-        self.entries
-            .and_then(|entries| entries.get(key))
-            .map_or_else(|| self.place.clone(), |node| node.place.clone())
+        self.entries.and_then(|entries| entries.get(key)).map_or_else(|| self.place.clone(), |node| node.place.clone())
     }
 
     /// Notes an error at a key.
     pub(in crate::config) fn error(&self, key: &str, message: String, help: &str) {
-        self.reading
-            .ledger
-            .error(&self.place_of(key), message, Some(help.to_owned()));
+        self.reading.ledger.error(&self.place_of(key), message, Some(help.to_owned()));
     }
 
     /// Notes that a key must be given.
     pub(in crate::config) fn missing(&self, key: &str, help: &str) {
         let message = format!("`{}` is missing", self.path_of(key));
-        self.reading
-            .ledger
-            .error(&self.place, message, Some(help.to_owned()));
+        self.reading.ledger.error(&self.place, message, Some(help.to_owned()));
     }
 
     /// The table under a key.
@@ -122,12 +103,7 @@ impl<'a> Section<'a> {
         };
         let name = self.path_of(key);
         let Value::Array(items) = &node.value else {
-            self.wrong_kind(
-                key,
-                node,
-                "a list of tables",
-                &format!("write `[[{name}]]` before the keys of each"),
-            );
+            self.wrong_kind(key, node, "a list of tables", &format!("write `[[{name}]]` before the keys of each"));
             return Vec::new();
         };
         let each = |(index, item)| Section::of(self.reading, format!("{name}.{index}"), Some(item));
@@ -167,39 +143,21 @@ impl<'a> Section<'a> {
         let text = self.text(key)?;
         let value = parse(&text);
         if value.is_none() {
-            let message = format!(
-                "`{}` is `{}`, which is not {form}",
-                self.path_of(key),
-                text.escape_debug()
-            );
+            let message = format!("`{}` is `{}`, which is not {form}", self.path_of(key), text.escape_debug());
             self.error(key, message, &format!("give {form}"));
         }
         value
     }
 
-    pub(in crate::config) fn ttl(
-        &mut self,
-        key: &'static str,
-        default: Ttl,
-        bounds: RangeInclusive<Ttl>,
-    ) -> Ttl {
+    pub(in crate::config) fn ttl(&mut self, key: &'static str, default: Ttl, bounds: RangeInclusive<Ttl>) -> Ttl {
         let form = "a length of time such as `90s`, `15m`, `1h30m` or `1d`";
         let Some(value) = self.parsed(key, form, Ttl::parse) else {
             return default;
         };
-        if self.within(key, value, &bounds) {
-            value
-        } else {
-            default
-        }
+        if self.within(key, value, &bounds) { value } else { default }
     }
 
-    pub(in crate::config) fn count(
-        &mut self,
-        key: &'static str,
-        default: u32,
-        bounds: RangeInclusive<u32>,
-    ) -> u32 {
+    pub(in crate::config) fn count(&mut self, key: &'static str, default: u32, bounds: RangeInclusive<u32>) -> u32 {
         let Some(node) = self.node(key) else {
             return default;
         };
@@ -207,16 +165,8 @@ impl<'a> Section<'a> {
             self.wrong_kind(key, node, "a whole number", "write digits without quotes");
             return default;
         };
-        let within = self.within(
-            key,
-            number,
-            &(i64::from(*bounds.start())..=i64::from(*bounds.end())),
-        );
-        if within {
-            u32::try_from(number).unwrap_or(default)
-        } else {
-            default
-        }
+        let within = self.within(key, number, &(i64::from(*bounds.start())..=i64::from(*bounds.end())));
+        if within { u32::try_from(number).unwrap_or(default) } else { default }
     }
 
     pub(in crate::config) fn flag(&mut self, key: &'static str) -> bool {
@@ -226,12 +176,7 @@ impl<'a> Section<'a> {
         match node.value {
             Value::Boolean(flag) => flag,
             _ => {
-                self.wrong_kind(
-                    key,
-                    node,
-                    "a boolean",
-                    "write `true` or `false` without quotes",
-                );
+                self.wrong_kind(key, node, "a boolean", "write `true` or `false` without quotes");
                 false
             }
         }
@@ -240,11 +185,7 @@ impl<'a> Section<'a> {
     pub(in crate::config) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
         let text = self.text(key)?;
         if text.is_empty() {
-            self.error(
-                key,
-                format!("`{}` is empty", self.path_of(key)),
-                "give a path, or leave the key out",
-            );
+            self.error(key, format!("`{}` is empty", self.path_of(key)), "give a path, or leave the key out");
             return None;
         }
         // A relative path starts at the file that holds it, not where the process happened to start.
@@ -269,26 +210,14 @@ impl<'a> Section<'a> {
     }
 
     pub(in crate::config) fn paths(&mut self, key: &'static str) -> Vec<PathBuf> {
-        self.texts(key)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(text, _)| self.reading.folder.join(text))
-            .collect()
+        self.texts(key).unwrap_or_default().into_iter().map(|(text, _)| self.reading.folder.join(text)).collect()
     }
 
     /// A table of strings to strings, whose keys are the user's own.
-    pub(in crate::config) fn text_map(
-        &mut self,
-        key: &'static str,
-    ) -> Option<BTreeMap<String, String>> {
+    pub(in crate::config) fn text_map(&mut self, key: &'static str) -> Option<BTreeMap<String, String>> {
         let node = self.node(key)?;
         let Value::Table(entries) = &node.value else {
-            self.wrong_kind(
-                key,
-                node,
-                "a table of strings",
-                "write `{ \"theirs\" = \"ours\" }`",
-            );
+            self.wrong_kind(key, node, "a table of strings", "write `{ \"theirs\" = \"ours\" }`");
             return None;
         };
         let mut map = BTreeMap::new();
@@ -324,15 +253,15 @@ impl<'a> Section<'a> {
         match &node.raw {
             Some(raw) => Some(Arc::new(Secret::new(raw.clone()))),
             None => {
-                self.wrong_kind(
-                    key,
-                    node,
-                    "a secret",
-                    "write `{ file = \"path\" }` or `{ env = \"VARIABLE\" }`",
-                );
+                self.wrong_kind(key, node, "a secret", "write `{ file = \"path\" }` or `{ env = \"VARIABLE\" }`");
                 None
             }
         }
+    }
+
+    /// Notes that this secret came from a file.
+    pub(in crate::config) fn note_file(&self, file: &Path) {
+        self.reading.secret_files.borrow_mut().push((self.name.clone(), file.to_path_buf()));
     }
 
     pub(in crate::config) fn environment(&self) -> &'a Environment {
@@ -345,11 +274,7 @@ impl<'a> Section<'a> {
 
     /// The dotted path of a key of this section.
     pub(in crate::config) fn path_of(&self, key: &str) -> String {
-        if self.name.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.name)
-        }
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 
     /// The section's own dotted path.
@@ -362,37 +287,19 @@ impl<'a> Section<'a> {
         self.entries?.get(key)
     }
 
-    fn within<T: PartialOrd + Display>(
-        &self,
-        key: &str,
-        value: T,
-        bounds: &RangeInclusive<T>,
-    ) -> bool {
+    fn within<T: PartialOrd + Display>(&self, key: &str, value: T, bounds: &RangeInclusive<T>) -> bool {
         let within = bounds.contains(&value);
         if !within {
             let (least, most) = (bounds.start(), bounds.end());
-            let message = format!(
-                "`{}` is {value}, outside {least} to {most}",
-                self.path_of(key)
-            );
-            self.error(
-                key,
-                message,
-                &format!("give something from {least} to {most}"),
-            );
+            let message = format!("`{}` is {value}, outside {least} to {most}", self.path_of(key));
+            self.error(key, message, &format!("give something from {least} to {most}"));
         }
         within
     }
 
     fn wrong_kind(&self, key: &str, node: &Node, wanted: &str, help: &str) {
-        let message = format!(
-            "`{}` is {}, where {wanted} is needed",
-            self.path_of(key),
-            node.value.kind()
-        );
-        self.reading
-            .ledger
-            .error(&node.place, message, Some(help.to_owned()));
+        let message = format!("`{}` is {}, where {wanted} is needed", self.path_of(key), node.value.kind());
+        self.reading.ledger.error(&node.place, message, Some(help.to_owned()));
     }
 }
 
@@ -418,21 +325,14 @@ impl Drop for Section<'_> {
                 }
             };
             let message = format!("unknown {what} `{}`{within}", key.escape_debug());
-            self.reading
-                .ledger
-                .error(&node.key_place, message, Some(help));
+            self.reading.ledger.error(&node.key_place, message, Some(help));
         }
     }
 }
 
 /// The known word that is at most a third of its length away.
 pub(in crate::config) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    let word: String = word
-        .chars()
-        .take(64)
-        .collect::<String>()
-        .to_ascii_lowercase()
-        .replace('-', "_");
+    let word: String = word.chars().take(64).collect::<String>().to_ascii_lowercase().replace('-', "_");
     known
         .iter()
         .map(|candidate| (edits(&word, candidate), *candidate))
@@ -450,9 +350,7 @@ fn edits(left: &str, right: &str) -> usize {
         let mut before = index + 1;
         let mut next = vec![before];
         for (r, above) in right.iter().zip(row.iter().skip(1)) {
-            let cost = (diagonal + usize::from(l != *r))
-                .min(above + 1)
-                .min(before + 1);
+            let cost = (diagonal + usize::from(l != *r)).min(above + 1).min(before + 1);
             diagonal = *above;
             before = cost;
             next.push(cost);

@@ -102,38 +102,24 @@ impl Server {
 
 pub(in crate::config) fn read(mut section: Section<'_>) -> Option<Server> {
     let listen = match section.has("listen") {
-        true => section.parsed(
-            "listen",
-            "an address and port such as `0.0.0.0:8443` or `[::]:8443`",
-            |text| text.parse().ok(),
-        ),
+        true => section
+            .parsed("listen", "an address and port such as `0.0.0.0:8443` or `[::]:8443`", |text| text.parse().ok()),
         false => Some(SocketAddr::from(([127, 0, 0, 1], 8443))),
     };
     let form = "a host name in lower case such as `door.example.com`";
     let domain = section.parsed("domain", form, host_name);
     if !section.has("domain") {
-        section.missing(
-            "domain",
-            "give the name under which services are found, such as `internal.example.com`",
-        );
+        section.missing("domain", "give the name under which services are found, such as `internal.example.com`");
     }
     let control_host = match section.has("control_host") {
         true => section.parsed("control_host", form, host_name),
         false => domain.clone(),
     };
-    let public_port = section
-        .has("public_port")
-        .then(|| section.count("public_port", 443, 1..=65535));
-    let threads = section
-        .has("threads")
-        .then(|| section.count("threads", 1, 1..=1024));
+    let public_port = section.has("public_port").then(|| section.count("public_port", 443, 1..=65535));
+    let threads = section.has("threads").then(|| section.count("threads", 1, 1..=1024));
     let drain = section.ttl("drain", Ttl::seconds(30), Ttl::ZERO..=Ttl::hours(1));
-    if section
-        .texts("proxy_protocol_from")
-        .is_some_and(|networks| !networks.is_empty())
-    {
-        let message =
-            "`server.proxy_protocol_from` is not built yet; remove it or leave it empty".to_owned();
+    if section.texts("proxy_protocol_from").is_some_and(|networks| !networks.is_empty()) {
+        let message = "`server.proxy_protocol_from` is not built yet; remove it or leave it empty".to_owned();
         section.error(
             "proxy_protocol_from",
             message,
@@ -158,17 +144,13 @@ fn read_tls(mut section: Section<'_>) -> Option<ServerTls> {
     let certificate = section.path("certificate");
     let key = section.path("key");
     if !section.has("certificate") || !section.has("key") {
-        let missing = if section.has("certificate") {
-            "key"
-        } else {
-            "certificate"
-        };
-        section.missing(missing, "give the PEM files of the door's own certificate and key; `doorward init` makes a pair to start with");
+        let missing = if section.has("certificate") { "key" } else { "certificate" };
+        section.missing(
+            missing,
+            "give the PEM files of the door's own certificate and key; `doorward init` makes a pair to start with",
+        );
     }
-    Some(ServerTls {
-        certificate: certificate?,
-        key: key?,
-    })
+    Some(ServerTls { certificate: certificate?, key: key? })
 }
 
 fn read_limits(mut section: Section<'_>) -> Limits {
@@ -183,35 +165,19 @@ fn read_limits(mut section: Section<'_>) -> Limits {
         ),
         handshake: section.ttl("handshake", default.handshake, times.clone()),
         header: section.ttl("header", default.header, times.clone()),
-        body_idle: section.ttl(
-            "body_idle",
-            default.body_idle,
-            Ttl::seconds(1)..=Ttl::hours(24),
-        ),
+        body_idle: section.ttl("body_idle", default.body_idle, Ttl::seconds(1)..=Ttl::hours(24)),
         body_rate_min: section.count("body_rate_min", default.body_rate_min, 0..=1_000_000),
-        keep_alive: section.ttl(
-            "keep_alive",
-            default.keep_alive,
-            Ttl::seconds(1)..=Ttl::hours(1),
-        ),
+        keep_alive: section.ttl("keep_alive", default.keep_alive, Ttl::seconds(1)..=Ttl::hours(1)),
         head_bytes: section.count("head_bytes", default.head_bytes, 4096..=1024 * 1024),
         headers: section.count("headers", default.headers, 16..=1000),
         http2_streams: section.count("http2_streams", default.http2_streams, 1..=10_000),
-        http2_control_frames: section.count(
-            "http2_control_frames",
-            default.http2_control_frames,
-            100..=1_000_000,
-        ),
+        http2_control_frames: section.count("http2_control_frames", default.http2_control_frames, 100..=1_000_000),
         requests_per_second_per_address: section.count(
             "requests_per_second_per_address",
             default.requests_per_second_per_address,
             1..=1_000_000,
         ),
-        burst_per_address: section.count(
-            "burst_per_address",
-            default.burst_per_address,
-            1..=1_000_000,
-        ),
+        burst_per_address: section.count("burst_per_address", default.burst_per_address, 1..=1_000_000),
     }
 }
 
@@ -219,14 +185,8 @@ fn read_limits(mut section: Section<'_>) -> Limits {
 pub(in crate::config) fn host_name(text: &str) -> Option<String> {
     let label = |label: &str| {
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        (1..=63).contains(&label.len())
-            && label.bytes().all(inner)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
+        (1..=63).contains(&label.len()) && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
     };
-    let numeric_end = text
-        .rsplit('.')
-        .next()
-        .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    let numeric_end = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     (text.len() <= 253 && text.split('.').all(label) && !numeric_end).then(|| text.to_owned())
 }

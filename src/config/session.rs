@@ -39,11 +39,7 @@ pub struct Tokens {
 const DAY: Ttl = Ttl::hours(24);
 
 pub(in crate::config) fn read_session(mut section: Section<'_>) -> SessionSettings {
-    let lifetime = section.ttl(
-        "lifetime",
-        Ttl::hours(12),
-        Ttl::minutes(1)..=Ttl::hours(24 * 30),
-    );
+    let lifetime = section.ttl("lifetime", Ttl::hours(12), Ttl::minutes(1)..=Ttl::hours(24 * 30));
     let given_certificate = section.has("certificate_ttl");
     let given_idle = section.has("idle");
     let mut settings = SessionSettings {
@@ -55,23 +51,14 @@ pub(in crate::config) fn read_session(mut section: Section<'_>) -> SessionSettin
     };
     // What is given must fit; a default follows a shorter lifetime by itself.
     for (key, given, value) in [
-        (
-            "certificate_ttl",
-            given_certificate,
-            &mut settings.certificate_ttl,
-        ),
+        ("certificate_ttl", given_certificate, &mut settings.certificate_ttl),
         ("idle", given_idle, &mut settings.idle),
     ] {
         if *value > lifetime {
             if given {
-                let message = format!(
-                    "`session.{key}` is {value}, longer than `session.lifetime`, which is {lifetime}"
-                );
-                section.error(
-                    key,
-                    message,
-                    "nothing outlives its session: make it shorter, or the lifetime longer",
-                );
+                let message =
+                    format!("`session.{key}` is {value}, longer than `session.lifetime`, which is {lifetime}");
+                section.error(key, message, "nothing outlives its session: make it shorter, or the lifetime longer");
             }
             *value = lifetime;
         }
@@ -81,31 +68,11 @@ pub(in crate::config) fn read_session(mut section: Section<'_>) -> SessionSettin
 
 pub(in crate::config) fn read_tokens(mut section: Section<'_>) -> Tokens {
     let tokens = Tokens {
-        access: section.ttl(
-            "access",
-            Ttl::minutes(15),
-            Ttl::seconds(10)..=Ttl::minutes(15),
-        ),
-        refresh: section.ttl(
-            "refresh",
-            Ttl::hours(12),
-            Ttl::minutes(1)..=Ttl::hours(24 * 30),
-        ),
-        assertion: section.ttl(
-            "assertion",
-            Ttl::seconds(60),
-            Ttl::seconds(5)..=Ttl::seconds(60),
-        ),
-        device_code: section.ttl(
-            "device_code",
-            Ttl::minutes(10),
-            Ttl::minutes(1)..=Ttl::minutes(30),
-        ),
-        key_rotation: section.ttl(
-            "key_rotation",
-            Ttl::hours(24 * 30),
-            Ttl::hours(1)..=Ttl::hours(24 * 366),
-        ),
+        access: section.ttl("access", Ttl::minutes(15), Ttl::seconds(10)..=Ttl::minutes(15)),
+        refresh: section.ttl("refresh", Ttl::hours(12), Ttl::minutes(1)..=Ttl::hours(24 * 30)),
+        assertion: section.ttl("assertion", Ttl::seconds(60), Ttl::seconds(5)..=Ttl::seconds(60)),
+        device_code: section.ttl("device_code", Ttl::minutes(10), Ttl::minutes(1)..=Ttl::minutes(30)),
+        key_rotation: section.ttl("key_rotation", Ttl::hours(24 * 30), Ttl::hours(1)..=Ttl::hours(24 * 366)),
         key_announce: section.ttl("key_announce", DAY, Ttl::minutes(1)..=Ttl::hours(24 * 30)),
     };
     if tokens.key_announce >= tokens.key_rotation {

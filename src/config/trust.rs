@@ -36,51 +36,28 @@ pub struct SpiffeBundle {
 
 pub(in crate::config) fn read(mut section: Section<'_>) -> Option<Trust> {
     let device_ca = section.paths("device_ca");
-    let spiffe = section
-        .sections("spiffe")
-        .into_iter()
-        .filter_map(read_bundle)
-        .collect();
+    let spiffe = section.sections("spiffe").into_iter().filter_map(read_bundle).collect();
     let mut authority = section.section("client_ca");
     authority.not_built("pkcs11");
     let certificate = authority.path("certificate");
     let key = authority.path("key");
     if !authority.has("certificate") || !authority.has("key") {
-        let missing = if authority.has("certificate") {
-            "key"
-        } else {
-            "certificate"
-        };
-        authority.missing(missing, "give the PEM files of the authority that certifies sessions; `doorward init` makes one");
+        let missing = if authority.has("certificate") { "key" } else { "certificate" };
+        authority
+            .missing(missing, "give the PEM files of the authority that certifies sessions; `doorward init` makes one");
     }
-    Some(Trust {
-        client_ca: CertificateAndKey {
-            certificate: certificate?,
-            key: key?,
-        },
-        device_ca,
-        spiffe,
-    })
+    Some(Trust { client_ca: CertificateAndKey { certificate: certificate?, key: key? }, device_ca, spiffe })
 }
 
 fn read_bundle(mut section: Section<'_>) -> Option<SpiffeBundle> {
     // SPIFFE-ID §2.1 allows `_` too; names that are host names as well are all that is met.
-    let trust_domain = section.parsed(
-        "trust_domain",
-        "a trust domain such as `prod.example.com`, without `spiffe://`",
-        host_name,
-    );
+    let trust_domain =
+        section.parsed("trust_domain", "a trust domain such as `prod.example.com`, without `spiffe://`", host_name);
     let bundle = section.path("bundle");
     for key in ["trust_domain", "bundle"] {
         if !section.has(key) {
-            section.missing(
-                key,
-                "each `[[trust.spiffe]]` has a `trust_domain` and a `bundle`",
-            );
+            section.missing(key, "each `[[trust.spiffe]]` has a `trust_domain` and a `bundle`");
         }
     }
-    Some(SpiffeBundle {
-        trust_domain: trust_domain?,
-        bundle: bundle?,
-    })
+    Some(SpiffeBundle { trust_domain: trust_domain?, bundle: bundle? })
 }

@@ -9,9 +9,20 @@
     reason = "a test that panics is a test that fails"
 )]
 
-mod leaf;
+mod canonical;
+mod config;
+mod dev_provider;
+mod dev_upstream;
+mod fake_provider;
+mod guard_h1;
+mod guard_h2;
 mod house;
+mod hygiene;
+mod leaf;
+mod outbound;
+mod policy;
 mod postgres;
+mod provider;
 mod recorder;
 mod revocation;
 mod signing_key;
