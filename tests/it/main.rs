@@ -33,3 +33,6 @@ mod api;
 mod api_house;
 mod oauth;
 mod session;
+mod policy_command;
+mod policy_load;
+mod policy_route;
