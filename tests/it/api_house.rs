@@ -18,9 +18,7 @@ use doorward::identity::certificate::{ClientCertificate, Issuer};
 use doorward::identity::cookie::{CookieValue, SESSION_COOKIE};
 use doorward::identity::directory::Directory;
 use doorward::identity::provider::Providers;
-use doorward::model::{
-    Clock, Entropy, NodeId, Principal, SessionId, SessionKind, Thumbprint, Timestamp, Ttl,
-};
+use doorward::model::{Clock, Entropy, NodeId, Principal, SessionId, SessionKind, Thumbprint, Timestamp, Ttl};
 use doorward::store::{ProviderLink, Recorder, RecorderSettings, Store, StoredSession};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
@@ -206,8 +204,7 @@ impl House {
     }
 
     pub async fn refresh(&self, caller: &Caller, token: &str, more: &[(&str, &str)]) -> Answer {
-        let fields =
-            [("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", "doorward-cli")];
+        let fields = [("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", "doorward-cli")];
         self.form(caller, "/oauth2/token", &merged(&fields, more)).await
     }
 

@@ -5,7 +5,9 @@ use doorward::model::{SessionId, Ttl};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
-use crate::api_house::{Answer, Caller, House, ORIGIN, REDIRECT, VERIFIER, authorize_path, csr, device, query_of, shown};
+use crate::api_house::{
+    Answer, Caller, House, ORIGIN, REDIRECT, VERIFIER, authorize_path, csr, device, query_of, shown,
+};
 use crate::support::databases;
 
 fn session_of(answer: &Value) -> SessionId {
@@ -383,7 +385,10 @@ async fn a_device_is_signed_in_once_its_owner_agrees() {
         house.clock.advance(Ttl::seconds(15));
 
         let asking = page::asking(&house, &user_code.to_lowercase().replace('-', " ")).await.unwrap();
-        assert_eq!((asking.address.to_string().as_str(), asking.agent.as_str()), ("192.0.2.7", "doorward/0.1 build-host-3"));
+        assert_eq!(
+            (asking.address.to_string().as_str(), asking.agent.as_str()),
+            ("192.0.2.7", "doorward/0.1 build-host-3")
+        );
         page::answer(&house, &browser, user_code, Answer::Agree).await.unwrap();
         assert!(page::answer(&house, &browser, user_code, Answer::Refuse).await.is_err(), "it is answered");
         let granted = device_poll(&house, code).await;
@@ -445,7 +450,9 @@ async fn the_metadata_says_what_is_there() {
     assert_eq!(metadata.body["code_challenge_methods_supported"], json!(["S256"]));
     assert_eq!(metadata.body["authorization_response_iss_parameter_supported"], json!(true));
     assert_eq!(metadata.body, house.get(&nobody, "/.well-known/openid-configuration").await.body);
-    for name in ["token_endpoint", "jwks_uri", "revocation_endpoint", "introspection_endpoint", "authorization_endpoint"] {
+    for name in
+        ["token_endpoint", "jwks_uri", "revocation_endpoint", "introspection_endpoint", "authorization_endpoint"]
+    {
         let path = metadata.body[name].as_str().unwrap().strip_prefix(ORIGIN).unwrap().to_owned();
         assert!(doorward::api::ROUTES.iter().any(|route| route.path == path), "{path}");
     }
@@ -499,7 +506,8 @@ async fn what_is_no_grant_of_ours_is_told_so() {
     let long = "x".repeat(70_000);
     assert_refused(&ask(&[("grant_type", &long)]).await, 413, "invalid_request");
     assert_refused(&house.json(&nobody, "/oauth2/token", &json!({})).await, 400, "invalid_request");
-    let basic = Caller { headers: vec![("authorization", "Basic ZG9vcndhcmQtY2xpOg==".to_owned())], ..Caller::default() };
+    let basic =
+        Caller { headers: vec![("authorization", "Basic ZG9vcndhcmQtY2xpOg==".to_owned())], ..Caller::default() };
     assert_refused(&house.form(&basic, "/oauth2/token", &twice[..1]).await, 401, "invalid_client");
 }
 

@@ -214,3 +214,37 @@ async fn sessions_come_newest_first_and_page_by_page() {
         assert_eq!(read, made);
     }
 }
+
+#[tokio::test]
+async fn a_session_that_starts_while_its_sign_in_ends_is_ended_too() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        for _ in 0..10 {
+            let (browser, stored) = house.browser("alice").await;
+            let code = house.code(&browser).await;
+            let link = stored.link.unwrap();
+            let (answer, ended) =
+                tokio::join!(house.exchange(&code, &[]), session::end_by_link(&house.desk, &link, house.now()));
+            assert!(ended.unwrap() >= 1);
+            assert!(house.desk.store.session_list_by_link(&link, house.now()).await.unwrap().is_empty(), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_long_over_is_forgotten_and_what_is_not_stays() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (_, old, _) = house.command_line("alice").await;
+        house.clock.advance(Ttl::hours(20));
+        let (bob, fresh, _) = house.command_line("bob").await;
+        assert_eq!(session::sweep(&house.desk, house.now()).await.unwrap(), 0);
+        house.clock.advance(Ttl::hours(16));
+        // Code, refresh token, cookie, two sessions, one sign-in.
+        assert!(session::sweep(&house.desk, house.now()).await.unwrap() >= 6);
+        let fetch = async |answer| house.desk.store.session_fetch(id_of(answer)).await.unwrap();
+        assert!(fetch(&old).await.is_none());
+        assert!(fetch(&fresh).await.is_some());
+        assert_eq!(house.get(&bob, "/api/v1/whoami").await.status, 401);
+    }
+}
