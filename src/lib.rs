@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod cli;
 pub mod config;
 pub mod console;
 pub mod control;

@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::model::{
-    DecisionId, EventId, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp,
-};
+use crate::model::{DecisionId, EventId, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp};
 
 macro_rules! event_types {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {

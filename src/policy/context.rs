@@ -126,7 +126,7 @@ fn ambient(pairs: &mut Pairs, context: &Ambient<'_>, reads: Reads, zone: &TimeZo
         let address = context.address.to_canonical().to_string();
         pairs.push(("address".to_owned(), RestrictedExpression::new_ip(address)));
     }
-    if reads.clock {
+    if reads.time {
         push(pairs, "time", record(time(context.now, zone)?))?;
     }
     if let Some(session) = context.session.as_ref().filter(|_| reads.session) {

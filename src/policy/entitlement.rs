@@ -98,6 +98,22 @@ impl TicketPattern {
 }
 
 impl Entitlement {
+    /// The command that asks for it; what the asker fills in is in capitals.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let mut command = format!("doorward request {}", self.name);
+        if self.reason_required {
+            command.push_str(" --reason TEXT");
+        }
+        if self.ticket.is_some() {
+            command.push_str(" --ticket TICKET");
+        }
+        for (name, _) in self.parameters.iter().filter(|(_, parameter)| parameter.required) {
+            command.push_str(&format!(" --param {name}=VALUE"));
+        }
+        command
+    }
+
     pub(super) fn parse(service: &ServiceName, name: &str, field: &Field<'_>, actions: &[ActionName]) -> Option<Self> {
         let name = match EntitlementName::new(service.clone(), name) {
             Ok(name) => name,

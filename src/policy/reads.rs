@@ -29,8 +29,6 @@ pub struct Reads {
     pub token: bool,
     /// `context.params`.
     pub params: bool,
-    /// `context.time` itself.
-    pub(super) clock: bool,
 }
 
 impl Reads {
@@ -45,7 +43,6 @@ impl Reads {
         device: true,
         token: true,
         params: true,
-        clock: true,
     };
 
     /// What either reads.
@@ -61,7 +58,6 @@ impl Reads {
             device: self.device | other.device,
             token: self.token | other.token,
             params: self.params | other.params,
-            clock: self.clock | other.clock,
         }
     }
 
@@ -81,10 +77,7 @@ impl Reads {
             "path" => self.path = true,
             "host" => self.host = true,
             "address" => self.address = true,
-            "time" => {
-                self.time = true;
-                self.clock = true;
-            }
+            "time" => self.time = true,
             "session" => {
                 self.session = true;
                 // Only the methods of sign-in and the session's mere presence stand still.

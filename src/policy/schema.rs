@@ -15,9 +15,8 @@ pub(super) const ENTITLEMENT_ACTIONS: [&str; 4] = ["request", "approve", "auto_a
 pub(super) const INSTALLATION_ACTIONS: [&str; 6] =
     ["revoke", "lock", "read_audit", "export_audit", "review", "administer"];
 
-/// Claims of a workload that policies may read, all optional texts: of GitHub Actions, GitLab and
-/// Kubernetes service accounts.
-const CLAIMS: [&str; 28] = [
+/// Claims of a workload that policies may read, all optional texts: of GitHub Actions and GitLab.
+const CLAIMS: [&str; 27] = [
     "iss",
     "sub",
     "aud",
@@ -45,7 +44,6 @@ const CLAIMS: [&str; 28] = [
     "pipeline_source",
     "job_id",
     "user_login",
-    "kubernetes_namespace",
 ];
 
 /// Whether an action's name is taken by a built-in one.
@@ -108,7 +106,7 @@ pub(super) fn generate<'r>(routes: impl IntoIterator<Item = &'r Route>) -> Value
         }
         actions.insert(action.to_owned(), applies(&resources, record(ambient())));
     }
-    json!({ "": { "entityTypes": entity_types(), "actions": actions } })
+    json!({ "": { "commonTypes": common_types(), "entityTypes": entity_types(), "actions": actions } })
 }
 
 fn applies(resources: &[&str], context: Value) -> Value {
@@ -163,14 +161,24 @@ fn optional(mut value: Value) -> Value {
 }
 
 fn ambient() -> Map<String, Value> {
-    let session = fields(&[("age_seconds", long()), ("auth_age_seconds", long()), ("amr", texts())]);
+    let named = |name: &str| json!({ "type": name });
     fields(&[
         ("address", json!({ "type": "Extension", "name": "ipaddr" })),
-        ("time", record(fields(&[("hour", long()), ("weekday", long()), ("unix", long())]))),
-        ("session", optional(record(session))),
-        ("device", optional(record(fields(&[("id", text()), ("trusted", boolean())])))),
-        ("token", optional(record(fields(&[("scope", texts())])))),
+        ("time", named("Time")),
+        ("session", optional(named("Session"))),
+        ("device", optional(named("Device"))),
+        ("token", optional(named("Token"))),
     ])
+}
+
+/// Records that every context has, named so that the schema can be read.
+fn common_types() -> Value {
+    json!({
+        "Time": record(fields(&[("hour", long()), ("weekday", long()), ("unix", long())])),
+        "Session": record(fields(&[("age_seconds", long()), ("auth_age_seconds", long()), ("amr", texts())])),
+        "Device": record(fields(&[("id", text()), ("trusted", boolean())])),
+        "Token": record(fields(&[("scope", texts())])),
+    })
 }
 
 fn entity_types() -> Value {
@@ -184,7 +192,7 @@ fn entity_types() -> Value {
         "Workload": { "memberOfTypes": ["Group", "Entitlement"], "shape": record(workload) },
         "BreakGlass": { "shape": record(breakglass) },
         "Group": { "memberOfTypes": ["Group"] },
-        "Entitlement": { "memberOfTypes": ["Service"] },
+        "Entitlement": {},
         "Service": {},
         "Installation": {},
     })

@@ -73,7 +73,8 @@ pub(super) fn validate(
 fn build(json: &serde_json::Value) -> Result<(Schema, String), String> {
     let failed = |error: String| format!("the schema of this service could not be built: {error}");
     let fragment = SchemaFragment::from_json_value(json.clone()).map_err(|error| failed(error.to_string()))?;
-    let text = fragment.to_cedarschema().map_err(|error| failed(error.to_string()))?;
+    // Nothing here hides a built-in type, so that their short names say the same.
+    let text = fragment.to_cedarschema().map_err(|error| failed(error.to_string()))?.replace("__cedar::", "");
     let schema = Schema::from_schema_fragments([fragment]).map_err(|error| failed(error.to_string()))?;
     Ok((schema, text))
 }

@@ -28,3 +28,6 @@ mod revocation;
 mod signing_key;
 mod store_record;
 mod support;
+mod policy_command;
+mod policy_load;
+mod policy_route;
