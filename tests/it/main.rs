@@ -31,3 +31,7 @@ mod support;
 mod policy_command;
 mod policy_load;
 mod policy_route;
+mod fuzz_replay;
+mod guard_h1;
+mod guard_h2;
+mod hygiene;
