@@ -175,7 +175,6 @@ impl GuardControl {
     /// drop it with the last of the response body: idle time counts only while none is open. (As
     /// nobody wakes the guard for it, a connection ends between one and two idle times after its last
     /// response, exactly one after its last byte if hyper looks for the next request in between.)
-    #[must_use]
     pub fn exchange(&self) -> Exchange {
         self.shared.exchanges.fetch_add(1, Ordering::Relaxed);
         Exchange { shared: Arc::clone(&self.shared) }

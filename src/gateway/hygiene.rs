@@ -48,56 +48,54 @@ impl std::error::Error for Duplicate {}
 /// Hop-by-hop in both directions. `trailer` stays: it announces fields that do travel on.
 const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "http2-settings"];
 
-/// Beginnings of folded names that only proxies and identity servers may write.
+/// Beginnings of folded names that only proxies and identity servers may write: forwarding, identity
+/// as the gateways of this world name it, client certificates. Sorted, none the beginning of another.
 const RESERVED_PREFIXES: [&str; 42] = [
-    "doorward-",
-    "x-doorward",
-    "proxy-",
-    // Forwarding.
-    "forwarded",
-    "x-forwarded",
-    "x-original",
-    "x-rewrite",
-    "x-envoy-",
-    "x-real-",
-    "x-remote-",
-    "x-arr-",
-    "x-accel-",
-    "x-middleware-",
-    "x-azure-",
-    "x-appengine-",
+    "cf-access-",
     "cf-connecting-",
-    "x-cluster-",
+    "client-cert",
+    "doorward-",
     "fastly-client-",
-    // Identity, as the gateways of this world name it.
+    "forwarded",
+    "impersonate-",
+    "proxy-",
     "remote-",
+    "ssl-",
+    "tailscale-",
+    "tls-client-",
+    "x-accel-",
+    "x-amzn-oidc-",
+    "x-appengine-",
+    "x-arr-",
     "x-auth-request-",
     "x-auth-user",
     "x-authenticated-",
-    "x-webauth-",
-    "x-goog-authenticated-",
-    "x-goog-iap-",
-    "x-amzn-oidc-",
-    "x-ms-client-principal",
-    "x-ms-token-",
-    "cf-access-",
-    "tailscale-",
-    "x-pomerium-",
-    "x-vouch-",
-    "x-spiffe-",
-    "impersonate-",
-    // Client certificates.
-    "client-cert",
+    "x-azure-",
     "x-client-cert",
     "x-client-ssl",
     "x-client-verify",
-    "ssl-",
+    "x-cluster-",
+    "x-doorward",
+    "x-envoy-",
+    "x-forwarded",
+    "x-goog-authenticated-",
+    "x-goog-iap-",
+    "x-middleware-",
+    "x-ms-client-principal",
+    "x-ms-token-",
+    "x-original",
+    "x-pomerium-",
+    "x-real-",
+    "x-remote-",
+    "x-rewrite",
+    "x-spiffe-",
     "x-ssl-",
-    "tls-client-",
     "x-tls-",
+    "x-vouch-",
+    "x-webauth-",
 ];
 
-/// Whole folded names of the same kind.
+/// Whole folded names of the same kind, sorted.
 const RESERVED_NAMES: [&str; 45] = [
     "base-url",
     "client-ip",
@@ -149,6 +147,38 @@ const RESERVED_NAMES: [&str; 45] = [
 /// More names of identities: `x-user-…` with one of these; other `x-user-…` names are left to applications.
 const RESERVED_USER_SUFFIXES: [&str; 9] =
     ["dn", "email", "group", "groups", "id", "login", "name", "role", "roles"];
+
+// INVARIANT: the tables are searched by halving.
+const _: () = assert!(are_sorted(&RESERVED_PREFIXES, Nested::Refused) && are_sorted(&RESERVED_NAMES, Nested::Allowed));
+
+/// Whether a name may begin with the one before it.
+#[derive(Clone, Copy)]
+enum Nested {
+    Allowed,
+    Refused,
+}
+
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler only, bounds checked by the loops")]
+const fn are_sorted(names: &[&str], nested: Nested) -> bool {
+    let mut place = 1;
+    while place < names.len() {
+        let (before, after) = (names[place - 1].as_bytes(), names[place].as_bytes());
+        let mut at = 0;
+        while at < before.len() && at < after.len() && before[at] == after[at] {
+            at += 1;
+        }
+        let in_order = if at == before.len() {
+            at < after.len() && matches!(nested, Nested::Allowed)
+        } else {
+            at < after.len() && before[at] < after[at]
+        };
+        if !in_order {
+            return false;
+        }
+        place += 1;
+    }
+    true
+}
 
 /// Whether the client asked for trailers (`TE: trailers`); look before the field is stripped.
 #[must_use]
@@ -265,8 +295,10 @@ fn is_refused_from_clients(name: &str) -> bool {
     }
     let mut buffer = [0_u8; FOLDED_BYTES_MAX];
     let folded = fold(name, &mut buffer);
-    RESERVED_PREFIXES.iter().any(|prefix| folded.starts_with(prefix))
-        || (name.len() <= FOLDED_BYTES_MAX && RESERVED_NAMES.contains(&folded))
+    // A name that has one of the beginnings comes right behind it in the order.
+    let behind = RESERVED_PREFIXES.partition_point(|prefix| *prefix <= folded);
+    behind.checked_sub(1).and_then(|place| RESERVED_PREFIXES.get(place)).is_some_and(|prefix| folded.starts_with(prefix))
+        || (name.len() <= FOLDED_BYTES_MAX && RESERVED_NAMES.binary_search(&folded).is_ok())
         || folded.strip_prefix("x-user-").is_some_and(|suffix| RESERVED_USER_SUFFIXES.contains(&suffix))
 }
 
