@@ -9,6 +9,8 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod api;
+mod api_house;
 mod canonical;
 mod config;
 mod dev_provider;
@@ -20,6 +22,7 @@ mod guard_h2;
 mod house;
 mod hygiene;
 mod leaf;
+mod oauth;
 mod outbound;
 mod policy;
 mod policy_command;
@@ -29,14 +32,7 @@ mod postgres;
 mod provider;
 mod recorder;
 mod revocation;
+mod session;
 mod signing_key;
 mod store_record;
 mod support;
-mod policy;
-mod api;
-mod api_house;
-mod oauth;
-mod session;
-mod policy_command;
-mod policy_load;
-mod policy_route;
