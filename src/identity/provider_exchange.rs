@@ -14,8 +14,8 @@ use openidconnect::core::{
     CoreRevocationErrorResponse, CoreTokenIntrospectionResponse, CoreTokenType,
 };
 use openidconnect::{
-    AccessToken, AsyncHttpClient, AuthType, AuthenticationFlow, HttpRequest, HttpResponse, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken,
-    EmptyAdditionalClaims, EndpointNotSet, EndpointSet, IdToken, IssuerUrl, JsonWebKeySet, LoginHint,
+    AccessToken, AsyncHttpClient, AuthType, AuthenticationFlow, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken,
+    EmptyAdditionalClaims, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, IdToken, IssuerUrl, JsonWebKeySet, LoginHint,
     Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError,
     Scope, StandardErrorResponse, TokenResponse,
 };
@@ -141,11 +141,10 @@ type OidcClient = Client<
     EndpointNotSet,
 >;
 
-/// The outbound client as openidconnect asks for it. A type and not a closure: a closure's future is
-/// not provably `Send` for every lifetime.
-struct Http<'a>(&'a outbound::Client);
+/// Our client as openidconnect asks through it.
+struct Asking<'a>(&'a outbound::Client);
 
-impl<'c> AsyncHttpClient<'c> for Http<'_> {
+impl<'c> AsyncHttpClient<'c> for Asking<'_> {
     type Error = OutboundError;
     type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, OutboundError>> + Send + 'c>>;
 
@@ -241,7 +240,7 @@ impl Provider {
     ) -> Result<Identity, ProviderError> {
         let metadata = self.metadata(now).await?;
         let client = self.oidc(&metadata)?;
-        let http = Http(&self.client);
+        let http = Asking(&self.client);
         let answer = client
             .exchange_code(AuthorizationCode::new(code.to_owned()))
             .set_pkce_verifier(PkceCodeVerifier::new(verifier.expose().clone()))
@@ -272,7 +271,7 @@ impl Provider {
             Err(error) => return unreachable(error),
         };
         let token = RefreshToken::new(refresh_token.expose().clone());
-        let http = Http(&self.client);
+        let http = Asking(&self.client);
         let answer = match client.exchange_refresh_token(&token).request_async(&http).await {
             Ok(answer) => answer,
             Err(error) => {
