@@ -10,6 +10,7 @@
 //! Rooms, and what each may import, are held by `tests/it/house.rs`.
 
 pub mod audit;
+pub mod cli;
 pub mod credential;
 pub mod identity;
 pub mod model;

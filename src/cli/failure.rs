@@ -1,0 +1,107 @@
+//! Why a command did not do what it was asked for: one shape for all commands, so that each is
+//! told to people and to scripts in the same way.
+//!
+//! INVARIANT: what a server sent is carried as it was sent; what went wrong on this side is put
+//! into the same form (RFC 9457), without an HTTP status.
+
+use serde_json::{Map, Value};
+
+use crate::wire::{Problem, Remedy};
+
+use super::exit::Exit;
+
+/// A command that ended badly: the exit code, and what is printed.
+#[derive(Debug)]
+pub struct Failure {
+    /// How the process ends.
+    pub exit: Exit,
+    /// What is told. Its status is 0 where no server said it.
+    pub problem: Box<Problem>,
+}
+
+impl Failure {
+    /// A failure of this side.
+    #[must_use]
+    pub fn new(exit: Exit, reason: &str, detail: impl Into<String>) -> Self {
+        let title = match exit {
+            Exit::Done => "Done",
+            Exit::Failed | Exit::Passed(_) => "It did not work",
+            Exit::Usage => "Wrong usage",
+            Exit::SignedOut => "Not signed in",
+            Exit::Denied => "Denied",
+            Exit::Pending => "Still pending",
+            Exit::Unreachable => "The server could not be reached",
+        };
+        let problem = Problem::new(0, reason, title).with_detail(detail);
+        Self { exit, problem: Box::new(problem) }
+    }
+
+    /// Exit 1.
+    #[must_use]
+    pub fn failed(detail: impl Into<String>) -> Self {
+        Self::new(Exit::Failed, "failed", detail)
+    }
+
+    /// Exit 2.
+    #[must_use]
+    pub fn usage(detail: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "usage", detail)
+    }
+
+    /// Exit 3, with the command that signs in.
+    #[must_use]
+    pub fn signed_out(reason: &str, detail: impl Into<String>, command: &str) -> Self {
+        let mut failure = Self::new(Exit::SignedOut, reason, detail);
+        failure.problem.remedy = Some(Remedy::new("sign_in", Some(command)));
+        failure
+    }
+
+    /// What a server answered.
+    #[must_use]
+    pub fn refused(problem: Problem) -> Self {
+        let exit = match (problem.status, problem.reason.as_str()) {
+            (401, _) | (_, "no_credential" | "bad_credential" | "session_ended") => Exit::SignedOut,
+            (403, _) => Exit::Denied,
+            (400 | 422, "usage" | "invalid" | "invalid_request") => Exit::Usage,
+            (502..=504, _) => Exit::Unreachable,
+            _ => Exit::Failed,
+        };
+        Self { exit, problem: Box::new(problem) }
+    }
+
+    /// The lines for people: what, then what to do.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let problem = &self.problem;
+        let mut lines = Vec::new();
+        match &problem.detail {
+            Some(detail) if problem.status == 0 => lines.push(format!("error: {detail}")),
+            Some(detail) => lines.push(format!("error: {} ({}): {detail}", problem.title, problem.reason)),
+            None => lines.push(format!("error: {} ({})", problem.title, problem.reason)),
+        }
+        if let Some(remedy) = &problem.remedy {
+            if let Some(entitlement) = &remedy.entitlement {
+                lines.push(format!("  `{entitlement}` would allow it"));
+            }
+            if let Some(command) = &remedy.command {
+                lines.push(format!("  to do: {command}"));
+            }
+        }
+        if let Some(decision) = &problem.decision {
+            lines.push(format!("  more:  doorward why {decision}"));
+        }
+        lines
+    }
+
+    /// The same as one line of problem+json. Where no server answered there is no `status`.
+    #[must_use]
+    pub fn json(&self) -> String {
+        let mut value = serde_json::to_value(&self.problem).unwrap_or_else(|_| Value::Object(Map::new()));
+        if let Value::Object(object) = &mut value
+            && self.problem.status == 0
+        {
+            object.remove("status");
+        }
+        value.to_string()
+    }
+}

@@ -1,0 +1,60 @@
+//! Signing in with a browser on another device (RFC 8628).
+
+use std::time::Duration;
+
+use crate::cli::client::{Client, ClientError};
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::model::Ttl;
+use crate::wire::oauth::{CLI_CLIENT_ID, GRANT_DEVICE_CODE};
+use crate::wire::{DeviceAuthorization, TokenAnswer};
+
+use super::signing_in;
+
+/// The pause between two polls when the server names none, and how much longer it gets when it
+/// says `slow_down` (RFC 8628 §3.5).
+const INTERVAL_SECONDS: i64 = 5;
+/// The longest pause: a server can't put a command to sleep.
+const INTERVAL_SECONDS_MAX: i64 = 60;
+
+/// Shows address and code, and asks until somebody has answered there.
+pub async fn sign_in(context: &Context, client: &Client, request: &str) -> Result<TokenAnswer, Failure> {
+    let asked = client.form("/oauth2/device_authorization", &[("client_id", CLI_CLIENT_ID)]).await;
+    let started: DeviceAuthorization = asked.map_err(|error| match error {
+        ClientError::Oauth(error) if error.error == "unauthorized_client" => {
+            Failure::new(Exit::Failed, &error.error, "this installation does not allow sign-in by device code")
+        }
+        other => signing_in(other),
+    })?;
+    context.printer.talk(&format!(
+        "Open {} on any device and type the code\n\n    {}\n\nor open {}",
+        started.verification_uri, started.user_code, started.verification_uri_complete
+    ));
+    let mut interval = if started.interval > 0 { started.interval } else { INTERVAL_SECONDS };
+    let lasts = Ttl::seconds(u32::try_from(started.expires_in.clamp(0, 86_400)).unwrap_or(0));
+    let end = context.clock.now().plus(lasts);
+    let fields = [
+        ("grant_type", GRANT_DEVICE_CODE),
+        ("client_id", CLI_CLIENT_ID),
+        ("device_code", &started.device_code),
+        ("csr", request),
+    ];
+    while !end.is_over(context.clock.now()) {
+        interval = interval.clamp(1, INTERVAL_SECONDS_MAX);
+        tokio::time::sleep(Duration::from_secs(interval.unsigned_abs())).await;
+        match client.form::<TokenAnswer>("/oauth2/token", &fields).await {
+            Ok(answer) => return Ok(answer),
+            Err(ClientError::Oauth(error)) => match error.error.as_str() {
+                "authorization_pending" => {}
+                "slow_down" => interval += INTERVAL_SECONDS,
+                "expired_token" => break,
+                _ => return Err(signing_in(ClientError::Oauth(error))),
+            },
+            // RFC 8628 §3.5: a connection that fails is tried again, less often.
+            Err(ClientError::Slow { .. } | ClientError::Exchange { .. }) => interval *= 2,
+            Err(error) => return Err(signing_in(error)),
+        }
+    }
+    Err(Failure::failed("nobody signed in before the code ended; start again"))
+}

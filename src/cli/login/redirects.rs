@@ -1,0 +1,117 @@
+//! Signing in without a browser, against `doorward dev`: follows the redirects that a browser
+//! would, with a jar of cookies for each origin.
+//!
+//! INVARIANT: it goes nowhere but to the server itself, by https, and to loopback addresses, where
+//! the provider of `dev` speaks plain http. It fills in no form and types no password.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, COOKIE, LOCATION, SET_COOKIE};
+use http::{HeaderMap, Method, StatusCode};
+use url::{Host, Url};
+
+use crate::cli::client::{self, Answer, Client, ClientError};
+use crate::cli::dial;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+
+/// The most redirects of one sign-in: it needs five.
+const REDIRECTS_MAX: usize = 16;
+/// The most cookies that are kept for one origin.
+const COOKIES_MAX: usize = 16;
+
+/// Follows redirects from `path` of the server until one leads to `redirect_uri`; answers the
+/// query of that one.
+pub async fn follow(client: &Client, path: &str, redirect_uri: &str, name: &str) -> Result<String, Failure> {
+    let origin = client.origin().to_string();
+    let wrong = |what: String| Failure::failed(format!("signing in as `{name}`: {what}"));
+    let mut url = Url::parse(&format!("{origin}{path}")).map_err(|error| wrong(error.to_string()))?;
+    let mut jars: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for _ in 0..REDIRECTS_MAX {
+        let jar = jars.entry(url.origin().ascii_serialization()).or_default();
+        let answer = visit(client, &url, jar).await?;
+        keep_cookies(jar, &answer.headers);
+        if !answer.status.is_redirection() {
+            return Err(refusal(&answer, &url, name));
+        }
+        let location = answer.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+        let location = location.ok_or_else(|| wrong(format!("`{}` redirects nowhere", place(&url))))?;
+        let next = url.join(location).map_err(|error| wrong(format!("a redirect leads nowhere: {error}")))?;
+        if let Some(query) = next.as_str().strip_prefix(redirect_uri).and_then(|rest| rest.strip_prefix('?')) {
+            return Ok(query.to_owned());
+        }
+        url = next;
+    }
+    Err(wrong(format!("more than {REDIRECTS_MAX} redirects")))
+}
+
+async fn visit(client: &Client, url: &Url, jar: &BTreeMap<String, String>) -> Result<Answer, Failure> {
+    let path = match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    };
+    let mut headers = vec![(ACCEPT, "text/html, application/json;q=0.9, */*;q=0.5".to_owned())];
+    if !jar.is_empty() {
+        let cookies: Vec<_> = jar.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        headers.push((COOKIE, cookies.join("; ")));
+    }
+    let own = Url::parse(&client.origin().to_string()).is_ok_and(|own| own.origin() == url.origin());
+    if own {
+        return Ok(client.send(Method::GET, &path, &headers, Bytes::new()).await?);
+    }
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => crate::cli::origin::is_localhost(name),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    let (Some(host), Some(port), "http", true) = (url.host_str(), url.port_or_known_default(), url.scheme(), loopback)
+    else {
+        return Err(Failure::usage(format!(
+            "`--as` works against `doorward dev` only: this sign-in goes on at `{}`",
+            place(url)
+        )));
+    };
+    let stream = dial::connect(host, port).await.map_err(ClientError::from)?;
+    let authority = format!("{host}:{port}");
+    Ok(client::exchange(stream, &authority, Method::GET, &path, &headers, Bytes::new()).await?)
+}
+
+fn keep_cookies(jar: &mut BTreeMap<String, String>, headers: &HeaderMap) {
+    for cookie in headers.get_all(SET_COOKIE).iter().filter_map(|value| value.to_str().ok()) {
+        let mut parts = cookie.split(';').map(str::trim);
+        let Some((name, value)) = parts.next().and_then(|pair| pair.split_once('=')) else { continue };
+        let gone = parts.any(|part| part.eq_ignore_ascii_case("max-age=0"));
+        if gone {
+            jar.remove(name);
+        } else if jar.len() < COOKIES_MAX {
+            jar.insert(name.to_owned(), value.to_owned());
+        }
+    }
+}
+
+/// What an answer that is no redirect says.
+fn refusal(answer: &Answer, url: &Url, name: &str) -> Failure {
+    if let Ok(problem) = serde_json::from_slice::<crate::wire::Problem>(&answer.body) {
+        return Failure::refused(problem);
+    }
+    let place = place(url);
+    if answer.status == StatusCode::OK {
+        return Failure::failed(format!(
+            "signing in as `{name}`: `{place}` shows a page instead of going on; where there are several providers name \
+             one with `--provider`"
+        ));
+    }
+    let exit = if answer.status == StatusCode::FORBIDDEN { Exit::Denied } else { Exit::Failed };
+    let text = String::from_utf8_lossy(&answer.body);
+    // A page is for browsers; a line of text is for people.
+    let said = text.lines().next().filter(|line| !line.is_empty() && !line.trim_start().starts_with('<'));
+    let said = said.map(|line| format!(": {}", line.chars().take(200).collect::<String>())).unwrap_or_default();
+    Failure::new(exit, "failed", format!("signing in as `{name}`: `{place}` answers {}{said}", answer.status))
+}
+
+/// A URL without its query, which may hold secrets.
+fn place(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
+}

@@ -1,0 +1,124 @@
+//! The command line: one file a command, over one client, one printer and one table of exit codes.
+//!
+//! What happens when a command runs: [`main`] reads the arguments (`args.rs`), builds the
+//! [`Context`] (flags, environment, profile) and calls the command's file; a command that needs a
+//! session asks `renewal.rs` for one with a fresh certificate and talks to the server through
+//! `client.rs`; it ends in `Ok` or in one [`Failure`], which is printed and gives the exit code.
+
+pub mod ambient;
+pub mod args;
+pub mod client;
+pub mod context;
+pub mod curl;
+pub mod dial;
+pub mod environment;
+pub mod exit;
+pub mod failure;
+pub mod login;
+pub mod logout;
+pub mod origin;
+pub mod pages;
+pub mod printer;
+pub mod profile;
+pub mod proxy;
+pub mod renewal;
+pub mod request;
+pub mod services;
+pub mod sessions;
+pub mod whoami;
+pub mod why;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+
+use self::ambient::{SystemClock, SystemEntropy};
+use self::args::{Arguments, Command, raw_arguments};
+use self::context::Context;
+use self::environment::Environment;
+use self::exit::Exit;
+use self::failure::Failure;
+use self::printer::Printer;
+use crate::wire::Remedy;
+
+/// Reads the process's arguments and runs the command that they name.
+#[must_use]
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Arguments::try_parse_from(raw_arguments(arguments)) {
+        Ok(arguments) => run(arguments).into(),
+        Err(error) => {
+            // Help and version go to standard output, the rest to standard error; a reader that
+            // went away has read enough.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+/// Runs a command and tells how it ended.
+#[must_use]
+pub fn run(arguments: Arguments) -> Exit {
+    let Arguments { global, command } = arguments;
+    let context = Context {
+        printer: Printer::standard(global.output),
+        environment: Environment::of_process(),
+        global,
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+    };
+    match dispatch(&context, command) {
+        Ok(()) => Exit::Done,
+        Err(mut failure) => {
+            if failure.exit == Exit::SignedOut && failure.problem.remedy.is_none() {
+                let command = context.sign_in_command(None);
+                failure.problem.remedy = Some(Remedy::new("sign_in", Some(&command)));
+            }
+            context.printer.failure(&failure);
+            failure.exit
+        }
+    }
+}
+
+fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
+    if context.printer.format() == args::Format::Junit {
+        return Err(Failure::usage("`-o junit` is for `doorward policy test` only; use `-o table` or `-o json`"));
+    }
+    match command {
+        // Those that run or look at an installation.
+        Command::Demo
+        | Command::Dev(_)
+        | Command::Init(_)
+        | Command::Serve(_)
+        | Command::Check(_)
+        | Command::Doctor(_) => Err(Failure::failed("not built yet")),
+
+        // Those of a client.
+        Command::Login(args) => wait_for(login::run(context, &args)),
+        Command::Logout => wait_for(logout::run(context)),
+        Command::Whoami => wait_for(whoami::run(context)),
+        Command::Services => wait_for(services::run(context)),
+        Command::Sessions(args) => wait_for(sessions::run(context, &args)),
+        Command::Revoke(args) => wait_for(sessions::revoke(context, &args)),
+        Command::Curl(args) => wait_for(async { Err(curl::run(context, &args).await) }),
+        Command::Proxy(args) => wait_for(proxy::run(context, &args)),
+        Command::Request(args) => request::run(&args),
+        Command::Why(args) => wait_for(why::run(context, &args)),
+        Command::Completions(args) => pages::completions(&context.printer, &args),
+        Command::Man(args) => pages::man(&context.printer, &args),
+    }
+}
+
+/// Runs a client's command on a runtime of one thread.
+fn wait_for(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("starting: {error}")))?;
+    let ended = runtime.block_on(command);
+    // A resolver that still waits must not keep the process.
+    runtime.shutdown_background();
+    ended
+}

@@ -1,0 +1,217 @@
+//! What commands say: data to standard output, talk to standard error.
+//!
+//! INVARIANTS: a reader that went away (`doorward services | head -1`) ends the printing and is no
+//! error and no panic. Text from servers reaches a terminal without control characters, so that a
+//! service's description can't move the cursor. Nothing is coloured, so `NO_COLOR` has nothing to
+//! turn off but clap's help, which honours it.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+
+use comfy_table::{Cell, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::model::{Timestamp, Ttl};
+
+use super::args::Format;
+use super::failure::Failure;
+
+/// Where data and talk go, and in which form data is wanted.
+pub struct Printer {
+    format: Format,
+    terminal: bool,
+    out: Mutex<Box<dyn Write + Send>>,
+    talk: Mutex<Box<dyn Write + Send>>,
+}
+
+impl Printer {
+    /// A printer on the process's standard output and error.
+    #[must_use]
+    pub fn standard(format: Format) -> Self {
+        let terminal = io::stdout().is_terminal();
+        Self::new(format, terminal, Box::new(io::stdout()), Box::new(io::stderr()))
+    }
+
+    /// A printer on any two writers; `terminal` says whether tables fit themselves to a width.
+    #[must_use]
+    pub fn new(format: Format, terminal: bool, out: Box<dyn Write + Send>, talk: Box<dyn Write + Send>) -> Self {
+        Self { format, terminal, out: Mutex::new(out), talk: Mutex::new(talk) }
+    }
+
+    /// The form that was asked for.
+    #[must_use]
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether standard output is a terminal.
+    #[must_use]
+    pub const fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Writes data as it is.
+    ///
+    /// # Errors
+    /// When it can't be written for another reason than that nobody reads any more.
+    pub fn data(&self, text: &str) -> Result<(), Failure> {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(Failure::failed(format!("writing to standard output: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a line of data.
+    ///
+    /// # Errors
+    /// As [`Printer::data`].
+    pub fn line(&self, text: &str) -> Result<(), Failure> {
+        self.data(&format!("{text}\n"))
+    }
+
+    /// Writes a value as JSON, its keys in the order in which they are declared.
+    ///
+    /// # Errors
+    /// As [`Printer::data`].
+    pub fn json<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
+        let text =
+            serde_json::to_string_pretty(value).map_err(|error| Failure::failed(format!("writing JSON: {error}")))?;
+        self.line(&text)
+    }
+
+    /// Writes JSON text that a server sent, indented, with every key and in the order it was sent.
+    ///
+    /// # Errors
+    /// As [`Printer::data`].
+    pub fn resource(&self, json: &str) -> Result<(), Failure> {
+        self.line(&indented(json))
+    }
+
+    /// Writes rows under a header; off a terminal each row is one line whatever its length.
+    ///
+    /// # Errors
+    /// As [`Printer::data`].
+    pub fn table(&self, header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+        let mut table = self.blank_table();
+        if !header.is_empty() {
+            table.set_header(header.iter().map(Cell::new));
+        }
+        for row in rows {
+            table.add_row(row.iter().map(|text| Cell::new(plain(text))));
+        }
+        self.line(&trimmed(&mut table))
+    }
+
+    /// Writes names and what they stand for, one pair a line.
+    ///
+    /// # Errors
+    /// As [`Printer::data`].
+    pub fn pairs(&self, pairs: &[(&str, String)]) -> Result<(), Failure> {
+        let rows: Vec<_> = pairs.iter().map(|(name, value)| vec![(*name).to_owned(), value.clone()]).collect();
+        self.table(&[], &rows)
+    }
+
+    fn blank_table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_content_arrangement(if self.terminal {
+            ContentArrangement::Dynamic
+        } else {
+            ContentArrangement::Disabled
+        });
+        table
+    }
+
+    /// Says something to the person; where nobody listens it is lost.
+    pub fn talk(&self, text: &str) {
+        let mut talk = self.talk.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = writeln!(talk, "{}", plain(text));
+        let _ = talk.flush();
+    }
+
+    /// Tells a failure: lines for people, problem+json for scripts.
+    pub fn failure(&self, failure: &Failure) {
+        match self.format {
+            Format::Json => self.talk(&failure.json()),
+            Format::Table | Format::Junit => failure.lines().iter().for_each(|line| self.talk(line)),
+        }
+    }
+}
+
+/// Lines without the blanks that fill the last column.
+fn trimmed(table: &mut Table) -> String {
+    let text = table.trim_fmt();
+    // Without borders each line starts with the padding of the first cell.
+    text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
+}
+
+/// The text with every control character shown as a replacement character.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+/// How long from `now` until `end`, as people say it: `42m`, `1h30m`, `3d4h`; `over` when it is past.
+#[must_use]
+pub fn left(end: Timestamp, now: Timestamp) -> String {
+    if end.is_over(now) {
+        return "over".to_owned();
+    }
+    let seconds = end.since(now).as_seconds();
+    // Two units are as much as anyone reads.
+    let rounded = match seconds {
+        ..60 => seconds,
+        60..86_400 => seconds - seconds % 60,
+        86_400.. => seconds - seconds % 3600,
+    };
+    Ttl::parse(&format!("{rounded}s")).map_or_else(|| format!("{rounded}s"), |ttl| ttl.to_string())
+}
+
+/// JSON text with line breaks and two blanks a level; text that is not JSON stays what it is.
+fn indented(json: &str) -> String {
+    if serde_json::from_str::<serde::de::IgnoredAny>(json).is_err() {
+        return json.to_owned();
+    }
+    let mut text = String::with_capacity(json.len() * 2);
+    let (mut depth, mut in_string, mut escaped, mut opened) = (0usize, false, false, false);
+    let line = |text: &mut String, depth: usize| {
+        text.push('\n');
+        text.extend(std::iter::repeat_n("  ", depth));
+    };
+    for c in json.chars() {
+        if in_string {
+            in_string = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+            text.push(c);
+            continue;
+        }
+        if c.is_ascii_whitespace() {
+            continue;
+        }
+        if opened && !matches!(c, '}' | ']') {
+            line(&mut text, depth);
+        }
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                if !opened {
+                    line(&mut text, depth);
+                }
+            }
+            _ => {}
+        }
+        opened = matches!(c, '{' | '[');
+        text.push(c);
+        match c {
+            '"' => in_string = true,
+            ':' => text.push(' '),
+            ',' => line(&mut text, depth),
+            _ => {}
+        }
+    }
+    text
+}

@@ -1,0 +1,98 @@
+//! `doorward why dec_…`: a decision explained from the record.
+
+use crate::model::DecisionId;
+use crate::wire::Decision;
+
+use super::args::{Format, WhyArgs};
+use super::context::Context;
+use super::failure::Failure;
+use super::printer::plain;
+use super::renewal::signed_in;
+
+/// Prints what was decided, about whom and what, by which policies, and what would change it.
+///
+/// # Errors
+/// Exit 2 when the id is none; exit 1 when there is no such decision that the caller may read.
+pub async fn run(context: &Context, args: &WhyArgs) -> Result<(), Failure> {
+    let id = DecisionId::parse(&args.decision)
+        .map_err(|error| Failure::usage(format!("`{}`: {error}", args.decision.escape_debug())))?;
+    let here = signed_in(context).await?;
+    let json = here.client.get(&format!("/api/v1/decisions/{id}")).await?;
+    if context.printer.format() == Format::Json {
+        return context.printer.resource(&json);
+    }
+    let decision: Decision = here.client.read(&json)?;
+    context.printer.data(&told(&decision))
+}
+
+/// The decision in sentences and names, for people.
+#[must_use]
+pub fn told(decision: &Decision) -> String {
+    let who = decision.principal.as_ref().map_or_else(
+        || "a caller who proved no identity".to_owned(),
+        |principal| match principal.name.as_deref().or(principal.email.as_deref()) {
+            Some(name) => format!("{name} ({})", principal.id),
+            None => principal.text(),
+        },
+    );
+    let verb = if decision.outcome == "allow" { "was allowed" } else { "was refused" };
+    let what = match (&decision.action, &decision.service) {
+        (Some(action), Some(service)) => format!(" `{action}` on {service}"),
+        (None, Some(service)) => format!(" at {service}"),
+        _ => String::new(),
+    };
+    let mut text = format!("{}: {who} {verb}{what}.\n", decision.id);
+    if let Some(reason) = &decision.reason {
+        text.push_str(&format!("Because {}.\n", explained(reason)));
+    }
+    text.push('\n');
+    let mut pair = |name: &str, value: &str| text.push_str(&format!("{name:<12}{value}\n"));
+    pair("time", &decision.time.to_string());
+    if let Some(request) = &decision.request {
+        pair("request", &format!("{} https://{}{}", request.method, request.host, request.path));
+    }
+    if let Some(reason) = &decision.reason {
+        pair("reason", reason);
+    }
+    match decision.policies.as_slice() {
+        [] => pair("policies", "none matched"),
+        policies => policies.iter().for_each(|policy| pair("policy", policy)),
+    }
+    decision.errors.iter().for_each(|error| pair("error", error));
+    if let Some(version) = &decision.policy_version {
+        pair("judged by", version);
+    }
+    if let (Some(log), Some(seq)) = (&decision.log, decision.seq) {
+        pair("record", &format!("{log} number {seq}"));
+    }
+    if let Some(remedy) = &decision.remedy {
+        if let Some(entitlement) = &remedy.entitlement {
+            text.push_str(&format!("\nHolding `{entitlement}` would allow it.\n"));
+        }
+        if let Some(command) = &remedy.command {
+            text.push_str(&format!("To do: {command}\n"));
+        }
+    }
+    plain(&text)
+}
+
+/// A reason as half a sentence.
+fn explained(reason: &str) -> &str {
+    match reason {
+        "no_credential" => "no proof of identity came with it",
+        "bad_credential" => "a proof of identity did not hold, or two disagreed",
+        "session_ended" => "the session had ended",
+        "locked" => "the principal is locked",
+        "device_untrusted" => "the device is not one that is trusted",
+        "no_route" => "the service has no route for this method and path",
+        "no_policy_match" => "no policy permits it",
+        "forbidden_by_policy" => "a policy forbids it",
+        "scope_insufficient" => "the token is narrowed to other actions",
+        "rate_limited" => "there were too many requests",
+        "stale" => "this node could not confirm for too long who is revoked",
+        "audit_unavailable" => "the decision could not be recorded",
+        "upstream_unavailable" => "the service behind the door did not answer",
+        "ambiguous_request" => "the request could be read two ways",
+        other => other,
+    }
+}
