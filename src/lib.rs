@@ -10,21 +10,17 @@
 //! Rooms, and what each may import, are held by `tests/it/house.rs`.
 
 pub mod api;
-pub mod cli {
-    pub mod policy;
-}
 pub mod audit;
-pub mod config;
-pub mod control;
 pub mod cli;
+pub mod config;
+pub mod console;
+pub mod control;
 pub mod credential;
 pub mod gateway;
 pub mod identity;
 pub mod model;
-pub mod server;
-pub mod store;
-pub mod policy;
 pub mod outbound;
 pub mod policy;
+pub mod server;
 pub mod store;
 pub mod wire;

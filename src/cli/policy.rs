@@ -8,10 +8,11 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::model::{EntitlementName, ServiceName, Timestamp};
+use super::args::Format;
 use crate::policy::{
     Diagnostic, EntitlementAction, Explanation, InstallationAction, LoadSettings, PolicySet, Question, Scenario, TestOutcome,
     check as check_folder, explain as explain_question, load, run_tests,
@@ -28,26 +29,6 @@ pub struct Printed {
     pub stderr: String,
 }
 
-/// How data is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PolicyOutput {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
-}
-
-/// How test results are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TestOutput {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
-    /// For CI systems.
-    Junit,
-}
-
 /// Check, test and explain policies.
 #[derive(Debug, Clone, Subcommand)]
 pub enum PolicyCommand {
@@ -59,11 +40,14 @@ pub enum PolicyCommand {
     Explain(ExplainArgs),
     /// Print the generated Cedar schema of a service.
     Schema(SchemaArgs),
-    /// Judge past decisions by the policies of this folder.
+    /// Judge past decisions by the policies of this folder (not built yet).
+    #[command(hide = true)]
     Replay(LaterArgs),
-    /// Compare two policy folders.
+    /// Compare two policy folders (not built yet).
+    #[command(hide = true)]
     Diff(LaterArgs),
-    /// Hold a token against the trust rules, claim by claim.
+    /// Hold a token against the trust rules, claim by claim (not built yet).
+    #[command(hide = true)]
     TrustTest(LaterArgs),
 }
 
@@ -84,9 +68,9 @@ pub struct CheckArgs {
     /// Which folder.
     #[command(flatten)]
     pub folder: FolderArgs,
-    /// How to print.
-    #[arg(short, long, value_enum, default_value_t = PolicyOutput::Table)]
-    pub output: PolicyOutput,
+    /// How to print; from the global `-o`.
+    #[arg(skip)]
+    pub output: Format,
 }
 
 /// `policy test`.
@@ -95,9 +79,9 @@ pub struct TestArgs {
     /// Which folder.
     #[command(flatten)]
     pub folder: FolderArgs,
-    /// How to print.
-    #[arg(short, long, value_enum, default_value_t = TestOutput::Table)]
-    pub output: TestOutput,
+    /// How to print; from the global `-o`.
+    #[arg(skip)]
+    pub output: Format,
 }
 
 /// `policy explain`.
@@ -134,9 +118,9 @@ pub struct ExplainArgs {
     /// SERVICE METHOD PATH, or a built-in action and `SERVICE/NAME` or `installation`.
     #[arg(value_name = "QUESTION", required = true, num_args = 2..=3)]
     pub question: Vec<String>,
-    /// How to print.
-    #[arg(short, long, value_enum, default_value_t = PolicyOutput::Table)]
-    pub output: PolicyOutput,
+    /// How to print; from the global `-o`.
+    #[arg(skip)]
+    pub output: Format,
 }
 
 /// `policy schema`.
@@ -147,9 +131,9 @@ pub struct SchemaArgs {
     pub folder: FolderArgs,
     /// The service.
     pub service: String,
-    /// How to print.
-    #[arg(short, long, value_enum, default_value_t = PolicyOutput::Table)]
-    pub output: PolicyOutput,
+    /// How to print; from the global `-o`.
+    #[arg(skip)]
+    pub output: Format,
 }
 
 /// A command that is not built yet takes whatever comes.
@@ -162,8 +146,15 @@ pub struct LaterArgs {
 
 /// Runs one of them. `now` is the time of a question that names none.
 #[must_use]
-pub fn run(command: &PolicyCommand, now: Timestamp) -> Printed {
-    match command {
+pub fn run(mut command: PolicyCommand, format: Format, now: Timestamp) -> Printed {
+    match &mut command {
+        PolicyCommand::Check(args) => args.output = format,
+        PolicyCommand::Test(args) => args.output = format,
+        PolicyCommand::Explain(args) => args.output = format,
+        PolicyCommand::Schema(args) => args.output = format,
+        PolicyCommand::Replay(_) | PolicyCommand::Diff(_) | PolicyCommand::TrustTest(_) => {}
+    }
+    match &command {
         PolicyCommand::Check(args) => check(args),
         PolicyCommand::Test(args) => test(args),
         PolicyCommand::Explain(args) => explain(args, now),
@@ -212,7 +203,7 @@ fn listed(found: &[Diagnostic]) -> String {
 pub fn check(args: &CheckArgs) -> Printed {
     let checked = check_folder(&args.folder.dir, &settings(&args.folder));
     let code = if checked.failed() { 2 } else { 0 };
-    if args.output == PolicyOutput::Json {
+    if args.output == Format::Json {
         let items: Vec<Value> = checked.diagnostics.iter().map(diagnostic_json).collect();
         return printed(code, pretty(&json!({ "items": items, "next": null })));
     }
@@ -261,12 +252,12 @@ pub fn test(args: &TestArgs) -> Printed {
     };
     let code = u8::from(outcomes.iter().any(|outcome| !outcome.problems.is_empty()));
     printed(code, match args.output {
-        TestOutput::Table => tests_table(&outcomes),
-        TestOutput::Json => {
+        Format::Table => tests_table(&outcomes),
+        Format::Json => {
             let items: Vec<Value> = outcomes.iter().map(test_json).collect();
             pretty(&json!({ "items": items, "next": null }))
         }
-        TestOutput::Junit => junit(&outcomes),
+        Format::Junit => junit(&outcomes),
     })
 }
 
@@ -370,8 +361,8 @@ pub fn explain(args: &ExplainArgs, now: Timestamp) -> Printed {
         Err(error) => return failed(2, error),
     };
     printed(0, match args.output {
-        PolicyOutput::Table => explanation_text(&explanation),
-        PolicyOutput::Json => pretty(&explanation_json(&explanation, &question)),
+        Format::Table | Format::Junit => explanation_text(&explanation),
+        Format::Json => pretty(&explanation_json(&explanation, &question)),
     })
 }
 
@@ -497,7 +488,7 @@ pub fn schema(args: &SchemaArgs) -> Printed {
         return failed(2, format!("there is no service `{}`; there are: {known}", args.service.escape_debug()));
     };
     printed(0, match args.output {
-        PolicyOutput::Table => format!("{}\n", service.schema().trim_end()),
-        PolicyOutput::Json => pretty(&json!({ "service": service.name.as_str(), "schema": service.schema() })),
+        Format::Table | Format::Junit => format!("{}\n", service.schema().trim_end()),
+        Format::Json => pretty(&json!({ "service": service.name.as_str(), "schema": service.schema() })),
     })
 }

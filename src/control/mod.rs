@@ -5,14 +5,18 @@
 //! ORDER: the directory is updated after the commit and before the operation answers, so that an
 //! answer means that this node obeys, and nothing is obeyed that was not committed.
 
+pub mod browser;
 pub mod caller;
 pub mod decision;
 pub mod desk;
 pub mod lock;
 pub mod oauth;
+pub mod recheck;
 pub mod record;
+pub mod return_to;
 pub mod service;
 pub mod session;
+pub mod sign_in;
 pub mod signing_key;
 mod signing_key_file;
 

@@ -11,3 +11,4 @@ mod provider_claims;
 mod provider_exchange;
 mod provider_metadata;
 pub mod token;
+mod provider_diagnosis;

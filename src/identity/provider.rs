@@ -342,7 +342,10 @@ impl Providers {
     /// Fetches keys that are wanted or old, of providers whose tokens are taken as bearer tokens. A
     /// task of the server calls it every few seconds and when [`Providers::wanted`] returns.
     pub async fn tend(&self, now: Timestamp) {
-        for provider in self.list.iter().filter(|provider| !provider.settings.bearer_audiences.is_empty()) {
+        for provider in &self.list {
+            if provider.settings.bearer_audiences.is_empty() {
+                continue;
+            }
             if let Err(error) = provider.tend(now).await {
                 tracing::warn!(provider = %provider.name, %error, "the keys of a provider could not be fetched");
             }

@@ -139,6 +139,12 @@ impl KeySet {
         &self.json
     }
 
+    /// How many keys can be used.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Whether a key of that name is in the set.
     #[must_use]
     pub fn has(&self, kid: &str) -> bool {

@@ -151,7 +151,9 @@ fn node_id(config: &Config, now: Timestamp, entropy: &dyn Entropy) -> Result<Nod
     }
 }
 
-fn provider_settings(config: &Config) -> Vec<ProviderSettings> {
+/// The providers of a configuration.
+#[must_use]
+pub fn provider_settings(config: &Config) -> Vec<ProviderSettings> {
     let of = |provider: &crate::config::Provider| ProviderSettings {
         name: provider.name.clone(),
         issuer: provider.issuer.clone(),

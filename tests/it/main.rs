@@ -9,22 +9,25 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod canonical;
 mod config;
 mod dev_provider;
 mod dev_upstream;
-mod leaf;
+mod fake_provider;
+mod guard_h1;
+mod guard_h2;
 mod house;
+mod hygiene;
+mod leaf;
+mod outbound;
+mod policy;
 mod postgres;
+mod provider;
 mod recorder;
 mod revocation;
 mod signing_key;
 mod store_record;
 mod support;
-mod policy;
 mod policy_command;
 mod policy_load;
 mod policy_route;
-mod canonical;
-mod hygiene;
-mod guard_h1;
-mod guard_h2;

@@ -2,5 +2,6 @@
 //! needed: an OpenID provider with four people and a sample upstream.
 
 mod accept;
+pub mod door;
 pub mod provider;
 pub mod upstream;
