@@ -18,13 +18,6 @@ pub mod environment;
 pub mod exit;
 pub mod failure;
 pub mod init;
-pub mod client;
-pub mod context;
-pub mod curl;
-pub mod dial;
-pub mod environment;
-pub mod exit;
-pub mod failure;
 pub mod login;
 pub mod logout;
 pub mod origin;
@@ -98,7 +91,6 @@ pub fn run(arguments: Arguments) -> Exit {
 fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
     let tests = matches!(command, Command::Policy(policy::PolicyCommand::Test(_)));
     if context.printer.format() == args::Format::Junit && !tests {
-    if context.printer.format() == args::Format::Junit {
         return Err(Failure::usage("`-o junit` is for `doorward policy test` only; use `-o table` or `-o json`"));
     }
     match command {
@@ -110,12 +102,6 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::run(context, &args),
         Command::Doctor(args) => wait_for(doctor::run(context, &args)),
         Command::Policy(command) => policies(context, command),
-        Command::Demo
-        | Command::Dev(_)
-        | Command::Init(_)
-        | Command::Serve(_)
-        | Command::Check(_)
-        | Command::Doctor(_) => Err(Failure::failed("not built yet")),
 
         // Those of a client.
         Command::Login(args) => wait_for(login::run(context, &args)),
