@@ -7,8 +7,8 @@ use axum::http::header::{AUTHORIZATION, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Method};
 
-use crate::control::caller::{Caller, ConnectionFacts, Evidence, Provenance, Shown, prove};
 use crate::control::Desk;
+use crate::control::caller::{Caller, ConnectionFacts, Evidence, Provenance, Shown, prove};
 use crate::identity::cookie::{self, Presented};
 use crate::model::Timestamp;
 

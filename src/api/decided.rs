@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -77,9 +77,13 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
             response.headers_mut().insert(axum::http::header::ALLOW, allow);
         }
     }
+    let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
-        response.headers_mut().insert(DECISION_HEADER, value);
+        headers.insert(DECISION_HEADER, value);
     }
+    // What is about a person or decided for one is kept by nobody, unless a route says otherwise.
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -137,18 +141,15 @@ fn written(desk: &Desk, refused: Refused, status: StatusCode, decision: Decision
     let decision = Some(decision.to_string());
     let mut response = match refused.form {
         Form::Problem { title, detail, remedy } => {
-            let problem =
-                Problem { detail, decision, remedy, ..Problem::new(status.as_u16(), refused.reason, title) };
+            let problem = Problem { detail, decision, remedy, ..Problem::new(status.as_u16(), refused.reason, title) };
             json(status, PROBLEM_MEDIA_TYPE, &problem)
         }
         Form::Oauth { description } => {
-            let error =
-                OauthError { error: refused.reason.to_owned(), error_description: Some(description), decision };
+            let error = OauthError { error: refused.reason.to_owned(), error_description: Some(description), decision };
             json(status, "application/json", &error)
         }
     };
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if status == StatusCode::UNAUTHORIZED {
         let metadata = format!("{}/.well-known/oauth-protected-resource", desk.settings.origin);
         let error = if refused.reason == "no_credential" { "" } else { ", error=\"invalid_token\"" };

@@ -80,12 +80,7 @@ fn refused(
 
 /// Sends the browser to the client with an answer, the client's own `state`, and who answers
 /// (RFC 9207). The redirect URI is a loopback one without a query.
-fn back_to_client(
-    desk: &Desk,
-    redirect_uri: &str,
-    state: &str,
-    answer: &[(&str, &str)],
-) -> Result<Response, ApiError> {
+fn back_to_client(desk: &Desk, redirect_uri: &str, state: &str, answer: &[(&str, &str)]) -> Result<Response, ApiError> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(answer);
     if !state.is_empty() {
@@ -107,7 +102,8 @@ fn sign_in(uri: &axum::http::Uri, fields: &Fields) -> Result<Response, ApiError>
 }
 
 fn see_other(location: &str) -> Result<Response, ApiError> {
-    let location = HeaderValue::from_str(location).map_err(|_| ApiError::Invalid("`state` can't be sent".to_owned()))?;
+    let location =
+        HeaderValue::from_str(location).map_err(|_| ApiError::Invalid("`state` can't be sent".to_owned()))?;
     let mut response = StatusCode::SEE_OTHER.into_response();
     let headers = response.headers_mut();
     headers.insert(LOCATION, location);

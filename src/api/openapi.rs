@@ -34,13 +34,17 @@ fn words(path: &str) -> (&'static str, Option<Value>, Option<Value>) {
     let form = |fields: &[&str]| {
         let properties: Map<String, Value> =
             fields.iter().map(|name| ((*name).to_owned(), json!({ "type": "string" }))).collect();
-        Some(json!({ "application/x-www-form-urlencoded": { "schema": { "type": "object", "properties": properties } } }))
+        Some(
+            json!({ "application/x-www-form-urlencoded": { "schema": { "type": "object", "properties": properties } } }),
+        )
     };
     match path {
         "/api/v1/whoami" => ("The caller: principal, session, groups, grants", shape("Whoami"), None),
         "/api/v1/services" => ("All services, and what the caller may do with each", page("Service"), None),
         "/api/v1/entitlements" => ("What may be asked for", page("Entitlement"), None),
-        "/api/v1/sessions" => ("Live sessions: one's own, or with `all` those that one may revoke", page("Session"), None),
+        "/api/v1/sessions" => {
+            ("Live sessions: one's own, or with `all` those that one may revoke", page("Session"), None)
+        }
         "/api/v1/sessions/{id}/revoke" => (
             "Ends a session; one that is over is answered the same",
             shape("Session"),
@@ -52,14 +56,25 @@ fn words(path: &str) -> (&'static str, Option<Value>, Option<Value>) {
         "/oauth2/token" => (
             "Tokens and a certificate for a code, a refresh token or a device code",
             shape("TokenAnswer"),
-            form(&["grant_type", "client_id", "code", "redirect_uri", "code_verifier", "refresh_token", "device_code", "csr"]),
+            form(&[
+                "grant_type",
+                "client_id",
+                "code",
+                "redirect_uri",
+                "code_verifier",
+                "refresh_token",
+                "device_code",
+                "csr",
+            ]),
         ),
         "/oauth2/device_authorization" => (
             "Begins the sign-in of a device without a browser (RFC 8628)",
             shape("DeviceAuthorization"),
             form(&["client_id"]),
         ),
-        "/oauth2/introspect" => ("Whether a token of one's own is good (RFC 7662)", shape("Introspection"), form(&["token"])),
+        "/oauth2/introspect" => {
+            ("Whether a token of one's own is good (RFC 7662)", shape("Introspection"), form(&["token"]))
+        }
         "/oauth2/revoke" => (
             "Signs out: withdraws a refresh token and ends its session (RFC 7009)",
             None,
@@ -150,9 +165,7 @@ fn security(needs: Needs) -> Value {
 }
 
 fn parameters(path: &str) -> Vec<Value> {
-    let parameter = |name: &str, place: &str, required: &str| {
-        json!({ "name": name, "in": place, "required": required == "required", "schema": { "type": "string" } })
-    };
+    let parameter = |name: &str, place: &str, required: &str| json!({ "name": name, "in": place, "required": required == "required", "schema": { "type": "string" } });
     match path {
         "/api/v1/sessions" => vec![parameter("all", "query", "optional"), parameter("cursor", "query", "optional")],
         "/oauth2/authorize" => {

@@ -28,8 +28,8 @@ pub async fn list(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven)
 /// All entitlements, with whether the caller may ask for each.
 pub async fn entitlements(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Response {
     let found = service::entitlements(&desk, &caller, now);
-    let items = found.iter().map(|(definition, may)| {
-        shape::entitlement(definition, if *may { Requestable::Yes } else { Requestable::No })
-    });
+    let items = found
+        .iter()
+        .map(|(definition, may)| shape::entitlement(definition, if *may { Requestable::Yes } else { Requestable::No }));
     json(StatusCode::OK, JSON, &Page::whole(items.collect()))
 }

@@ -328,10 +328,7 @@ pub(super) fn read_token(
         None => None,
         // A confirmation that we don't know is one that we can't check.
         Some(cnf) => Some(
-            cnf.get("x5t#S256")
-                .and_then(Value::as_str)
-                .and_then(Thumbprint::parse)
-                .ok_or(Unproven::BadCredential)?,
+            cnf.get("x5t#S256").and_then(Value::as_str).and_then(Thumbprint::parse).ok_or(Unproven::BadCredential)?,
         ),
     };
     Ok(AccessToken { session, principal, bound_to, verified })

@@ -11,7 +11,7 @@ use crate::credential::token::SigningKey;
 use crate::identity::directory::Directory;
 use crate::identity::provider::Providers;
 use crate::identity::token::KeySet;
-use crate::model::{Clock, Entropy, EntitlementName, EventId, Secret, Session, Timestamp, Ttl};
+use crate::model::{Clock, EntitlementName, Entropy, EventId, Secret, Session, Timestamp, Ttl};
 use crate::policy::{Facts, PolicySet, Subject};
 use crate::store::{Recorder, Store};
 

@@ -6,9 +6,7 @@
 use std::sync::Arc;
 
 use crate::model::{ActionName, EntitlementName, Timestamp};
-use crate::policy::{
-    Entitlement, EntitlementAction, Methods, PolicySet, RequestContext, Route, Service, Subject,
-};
+use crate::policy::{Entitlement, EntitlementAction, Methods, PolicySet, RequestContext, Route, Service, Subject};
 
 use super::caller::Caller;
 use super::desk::Desk;

@@ -35,6 +35,7 @@ pub enum Upgrade {
 
 /// A request that can be read in one way only.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::manual_non_exhaustive, reason = "the rest of this crate must not make one either")]
 pub struct Canonical {
     /// Its method, upper case.
     pub method: Method,
@@ -277,14 +278,16 @@ pub fn canonical_path(path: &str, rules: PathRules) -> Result<String, Ambiguity>
     if bytes.next() != Some(b'/') {
         return Err(Ambiguity::PathStart);
     }
+    if path.bytes().all(is_plain) {
+        check_segments(path)?;
+        return Ok(path.to_owned());
+    }
     let mut normal = String::with_capacity(path.len());
     normal.push('/');
     let mut encoded = false;
     while let Some(byte) = bytes.next() {
         match byte {
-            b'/' | b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b','
-            | b'=' | b':' | b'@' => normal.push(char::from(byte)),
-            _ if byte.is_ascii_alphanumeric() => normal.push(char::from(byte)),
+            _ if is_plain(byte) => normal.push(char::from(byte)),
             b'%' => {
                 let value = match (bytes.next().and_then(hex_value), bytes.next().and_then(hex_value)) {
                     (Some(high), Some(low)) => high << 4 | low,
@@ -337,19 +340,24 @@ fn check_segments(normal: &str) -> Result<(), Ambiguity> {
             }
             return Ok(());
         }
-        for part in segment.split("%2F") {
-            if part.is_empty() {
-                return Err(Ambiguity::EmptySegment);
-            }
-            if part == "." || part == ".." {
-                return Err(Ambiguity::DotSegment);
-            }
-            if part.ends_with('.') || part.ends_with("%20") || part.starts_with("%20") {
-                return Err(Ambiguity::TrimmedSegment);
-            }
+        if segment.contains('%') {
+            segment.split("%2F").try_for_each(check_segment)?;
+        } else {
+            check_segment(segment)?;
         }
     }
     Ok(())
+}
+
+fn check_segment(segment: &str) -> Result<(), Ambiguity> {
+    match segment {
+        "" => Err(Ambiguity::EmptySegment),
+        "." | ".." => Err(Ambiguity::DotSegment),
+        _ if segment.ends_with('.') || segment.ends_with("%20") || segment.starts_with("%20") => {
+            Err(Ambiguity::TrimmedSegment)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the encodings of a path in normal form decode to: UTF-8 (so nothing overlong) without
@@ -384,6 +392,12 @@ fn is_lookalike(character: char) -> bool {
             | '\u{180b}'..='\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffd}'
             | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// What a path may have unencoded: pchar of RFC 3986 without `;`, and the slash.
+const fn is_plain(byte: u8) -> bool {
+    is_unreserved(byte)
+        || matches!(byte, b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
 }
 
 const fn is_unreserved(byte: u8) -> bool {
@@ -458,6 +472,9 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
 /// Whether `Connection` has that option.
 fn connection_names(headers: &HeaderMap, option: &str) -> bool {
     headers.get_all(header::CONNECTION).iter().any(|value| {
-        value.as_bytes().split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|name| name.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
     })
 }

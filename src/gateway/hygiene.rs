@@ -48,56 +48,54 @@ impl std::error::Error for Duplicate {}
 /// Hop-by-hop in both directions. `trailer` stays: it announces fields that do travel on.
 const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "http2-settings"];
 
-/// Beginnings of folded names that only proxies and identity servers may write.
+/// Beginnings of folded names that only proxies and identity servers may write: forwarding, identity
+/// as the gateways of this world name it, client certificates. Sorted, none the beginning of another.
 const RESERVED_PREFIXES: [&str; 42] = [
-    "doorward-",
-    "x-doorward",
-    "proxy-",
-    // Forwarding.
-    "forwarded",
-    "x-forwarded",
-    "x-original",
-    "x-rewrite",
-    "x-envoy-",
-    "x-real-",
-    "x-remote-",
-    "x-arr-",
-    "x-accel-",
-    "x-middleware-",
-    "x-azure-",
-    "x-appengine-",
+    "cf-access-",
     "cf-connecting-",
-    "x-cluster-",
+    "client-cert",
+    "doorward-",
     "fastly-client-",
-    // Identity, as the gateways of this world name it.
+    "forwarded",
+    "impersonate-",
+    "proxy-",
     "remote-",
+    "ssl-",
+    "tailscale-",
+    "tls-client-",
+    "x-accel-",
+    "x-amzn-oidc-",
+    "x-appengine-",
+    "x-arr-",
     "x-auth-request-",
     "x-auth-user",
     "x-authenticated-",
-    "x-webauth-",
-    "x-goog-authenticated-",
-    "x-goog-iap-",
-    "x-amzn-oidc-",
-    "x-ms-client-principal",
-    "x-ms-token-",
-    "cf-access-",
-    "tailscale-",
-    "x-pomerium-",
-    "x-vouch-",
-    "x-spiffe-",
-    "impersonate-",
-    // Client certificates.
-    "client-cert",
+    "x-azure-",
     "x-client-cert",
     "x-client-ssl",
     "x-client-verify",
-    "ssl-",
+    "x-cluster-",
+    "x-doorward",
+    "x-envoy-",
+    "x-forwarded",
+    "x-goog-authenticated-",
+    "x-goog-iap-",
+    "x-middleware-",
+    "x-ms-client-principal",
+    "x-ms-token-",
+    "x-original",
+    "x-pomerium-",
+    "x-real-",
+    "x-remote-",
+    "x-rewrite",
+    "x-spiffe-",
     "x-ssl-",
-    "tls-client-",
     "x-tls-",
+    "x-vouch-",
+    "x-webauth-",
 ];
 
-/// Whole folded names of the same kind.
+/// Whole folded names of the same kind, sorted.
 const RESERVED_NAMES: [&str; 45] = [
     "base-url",
     "client-ip",
@@ -147,8 +145,39 @@ const RESERVED_NAMES: [&str; 45] = [
 ];
 
 /// More names of identities: `x-user-…` with one of these; other `x-user-…` names are left to applications.
-const RESERVED_USER_SUFFIXES: [&str; 9] =
-    ["dn", "email", "group", "groups", "id", "login", "name", "role", "roles"];
+const RESERVED_USER_SUFFIXES: [&str; 9] = ["dn", "email", "group", "groups", "id", "login", "name", "role", "roles"];
+
+// INVARIANT: the tables are searched by halving.
+const _: () = assert!(are_sorted(&RESERVED_PREFIXES, Nested::Refused) && are_sorted(&RESERVED_NAMES, Nested::Allowed));
+
+/// Whether a name may begin with the one before it.
+#[derive(Clone, Copy)]
+enum Nested {
+    Allowed,
+    Refused,
+}
+
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler only, bounds checked by the loops")]
+const fn are_sorted(names: &[&str], nested: Nested) -> bool {
+    let mut place = 1;
+    while place < names.len() {
+        let (before, after) = (names[place - 1].as_bytes(), names[place].as_bytes());
+        let mut at = 0;
+        while at < before.len() && at < after.len() && before[at] == after[at] {
+            at += 1;
+        }
+        let in_order = if at == before.len() {
+            at < after.len() && matches!(nested, Nested::Allowed)
+        } else {
+            at < after.len() && before[at] < after[at]
+        };
+        if !in_order {
+            return false;
+        }
+        place += 1;
+    }
+    true
+}
 
 /// Whether the client asked for trailers (`TE: trailers`); look before the field is stripped.
 #[must_use]
@@ -164,7 +193,9 @@ pub fn strip_client_headers(headers: &mut HeaderMap, authorization: PassAuthoriz
     remove_connection_options(headers);
     let mut doomed: Vec<HeaderName> = Vec::new();
     for name in headers.keys() {
-        if is_refused_from_clients(name.as_str()) || (authorization == PassAuthorization::Withhold && name == header::AUTHORIZATION) {
+        if is_refused_from_clients(name.as_str())
+            || (authorization == PassAuthorization::Withhold && name == header::AUTHORIZATION)
+        {
             doomed.push(name.clone());
         }
     }
@@ -206,8 +237,20 @@ fn strip_trailers(trailers: &mut HeaderMap, refused: fn(&str) -> bool) {
     for name in trailers.keys() {
         let head_only = matches!(
             name.as_str(),
-            "authorization" | "cookie" | "set-cookie" | "host" | "content-length" | "content-type" | "content-encoding"
-                | "content-range" | "trailer" | "origin" | "cache-control" | "max-forwards" | "range" | "www-authenticate"
+            "authorization"
+                | "cookie"
+                | "set-cookie"
+                | "host"
+                | "content-length"
+                | "content-type"
+                | "content-encoding"
+                | "content-range"
+                | "trailer"
+                | "origin"
+                | "cache-control"
+                | "max-forwards"
+                | "range"
+                | "www-authenticate"
         );
         if head_only || refused(name.as_str()) {
             doomed.push(name.clone());
@@ -265,8 +308,13 @@ fn is_refused_from_clients(name: &str) -> bool {
     }
     let mut buffer = [0_u8; FOLDED_BYTES_MAX];
     let folded = fold(name, &mut buffer);
-    RESERVED_PREFIXES.iter().any(|prefix| folded.starts_with(prefix))
-        || (name.len() <= FOLDED_BYTES_MAX && RESERVED_NAMES.contains(&folded))
+    // A name that has one of the beginnings comes right behind it in the order.
+    let behind = RESERVED_PREFIXES.partition_point(|prefix| *prefix <= folded);
+    behind
+        .checked_sub(1)
+        .and_then(|place| RESERVED_PREFIXES.get(place))
+        .is_some_and(|prefix| folded.starts_with(prefix))
+        || (name.len() <= FOLDED_BYTES_MAX && RESERVED_NAMES.binary_search(&folded).is_ok())
         || folded.strip_prefix("x-user-").is_some_and(|suffix| RESERVED_USER_SUFFIXES.contains(&suffix))
 }
 
@@ -280,19 +328,45 @@ fn is_refused_from_upstreams(name: &str) -> bool {
 fn is_plain(name: &str) -> bool {
     matches!(
         name,
-        "host" | "user-agent" | "accept" | "accept-encoding" | "accept-language" | "content-type" | "content-length"
-            | "cookie" | "origin" | "referer" | "authorization" | "cache-control" | "pragma" | "traceparent"
-            | "tracestate" | "sec-fetch-dest" | "sec-fetch-mode" | "sec-fetch-site" | "sec-fetch-user" | "sec-ch-ua"
-            | "sec-ch-ua-mobile" | "sec-ch-ua-platform" | "priority" | "if-none-match" | "if-modified-since"
-            | "upgrade-insecure-requests" | "range"
+        "host"
+            | "user-agent"
+            | "accept"
+            | "accept-encoding"
+            | "accept-language"
+            | "content-type"
+            | "content-length"
+            | "cookie"
+            | "origin"
+            | "referer"
+            | "authorization"
+            | "cache-control"
+            | "pragma"
+            | "traceparent"
+            | "tracestate"
+            | "sec-fetch-dest"
+            | "sec-fetch-mode"
+            | "sec-fetch-site"
+            | "sec-fetch-user"
+            | "sec-ch-ua"
+            | "sec-ch-ua-mobile"
+            | "sec-ch-ua-platform"
+            | "priority"
+            | "if-none-match"
+            | "if-modified-since"
+            | "upgrade-insecure-requests"
+            | "range"
     )
 }
 
-/// A name with everything but letters and digits turned into `-`; `HeaderName` is lower case already.
-fn fold<'a>(name: &str, buffer: &'a mut [u8; FOLDED_BYTES_MAX]) -> &'a str {
+/// A name with everything but letters and digits turned into `-`; `HeaderName` is lower case already,
+/// so most names are their own folded form.
+fn fold<'a>(name: &'a str, buffer: &'a mut [u8; FOLDED_BYTES_MAX]) -> &'a str {
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return name;
+    }
     let mut length = 0;
     for (slot, byte) in buffer.iter_mut().zip(name.bytes()) {
-        *slot = if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+        *slot = if byte.is_ascii_alphanumeric() { byte } else { b'-' };
         length += 1;
     }
     buffer.get(..length).and_then(|folded| std::str::from_utf8(folded).ok()).unwrap_or_default()
@@ -330,7 +404,9 @@ fn strip_own_cookies(headers: &mut HeaderMap) {
         kept.extend_from_slice(crumb);
     }
     headers.remove(header::COOKIE);
-    if !kept.is_empty() && let Ok(mut value) = HeaderValue::from_bytes(&kept) {
+    if !kept.is_empty()
+        && let Ok(mut value) = HeaderValue::from_bytes(&kept)
+    {
         value.set_sensitive(true);
         headers.insert(header::COOKIE, value);
     }

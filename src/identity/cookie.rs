@@ -61,6 +61,22 @@ impl CookieValue {
         format!("{name}={}; Path=/; Secure; HttpOnly; SameSite=Lax", BASE64URL_NOPAD.encode(&self.0))
     }
 
+    /// As [`CookieValue::set`], but the browser forgets it after so many seconds.
+    #[must_use]
+    pub fn set_for(&self, name: &str, seconds: i64) -> String {
+        format!("{}; Max-Age={seconds}", self.set(name))
+    }
+
+    /// What a form of ours carries to show that it came from a page that this cookie was shown: it
+    /// follows from the cookie, and the cookie can't be found from it.
+    #[must_use]
+    pub fn form_token(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(b"doorward form 1\0");
+        hash.update(self.0);
+        BASE64URL_NOPAD.encode(&hash.finalize())
+    }
+
     /// The text itself, for the one line where it leaves.
     #[must_use]
     pub fn expose(&self) -> String {

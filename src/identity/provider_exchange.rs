@@ -3,6 +3,7 @@
 //! `identity/token.rs`, like all tokens.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use openidconnect::core::{
     CoreRevocationErrorResponse, CoreTokenIntrospectionResponse, CoreTokenType,
 };
 use openidconnect::{
-    AccessToken, AuthType, AuthenticationFlow, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken,
-    EmptyAdditionalClaims, EndpointNotSet, EndpointSet, IdToken, IssuerUrl, JsonWebKeySet, LoginHint,
+    AccessToken, AsyncHttpClient, AuthType, AuthenticationFlow, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken,
+    EmptyAdditionalClaims, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, IdToken, IssuerUrl, JsonWebKeySet, LoginHint,
     Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError,
     Scope, StandardErrorResponse, TokenResponse,
 };
@@ -27,7 +28,7 @@ use super::provider_claims::{self, Identity};
 use super::provider_metadata::Metadata;
 use super::token::{self, Expected, TokenError};
 use crate::model::{Secret, Timestamp};
-use crate::outbound::OutboundError;
+use crate::outbound::{self, OutboundError};
 
 /// The longest OAuth error code that is repeated to anybody, in characters.
 const ERROR_CODE_CHARACTERS_MAX: usize = 64;
@@ -140,6 +141,18 @@ type OidcClient = Client<
     EndpointNotSet,
 >;
 
+/// Our client as openidconnect asks through it.
+struct Asking<'a>(&'a outbound::Client);
+
+impl<'c> AsyncHttpClient<'c> for Asking<'_> {
+    type Error = OutboundError;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, OutboundError>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(self.0.send(request))
+    }
+}
+
 impl Provider {
     fn oidc(&self, metadata: &Metadata) -> Result<OidcClient, ProviderError> {
         let metadata_error =
@@ -227,7 +240,7 @@ impl Provider {
     ) -> Result<Identity, ProviderError> {
         let metadata = self.metadata(now).await?;
         let client = self.oidc(&metadata)?;
-        let http = |request| self.client.send(request);
+        let http = Asking(&self.client);
         let answer = client
             .exchange_code(AuthorizationCode::new(code.to_owned()))
             .set_pkce_verifier(PkceCodeVerifier::new(verifier.expose().clone()))
@@ -258,7 +271,7 @@ impl Provider {
             Err(error) => return unreachable(error),
         };
         let token = RefreshToken::new(refresh_token.expose().clone());
-        let http = |request| self.client.send(request);
+        let http = Asking(&self.client);
         let answer = match client.exchange_refresh_token(&token).request_async(&http).await {
             Ok(answer) => answer,
             Err(error) => {

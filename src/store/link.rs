@@ -26,8 +26,7 @@ pub struct ProviderLink {
 
 const LINK_INSERT: &str = "insert into provider_link (id, provider, subject, sid, sealed, next_check_at, created_at) \
                            values ($1, $2, $3, $4, $5, $6, $7)";
-const LINK_FETCH: &str =
-    "select id, provider, subject, sid, sealed, next_check_at from provider_link where id = $1";
+const LINK_FETCH: &str = "select id, provider, subject, sid, sealed, next_check_at from provider_link where id = $1";
 const LINK_DUE: &str = "select id, provider, subject, sid, sealed, next_check_at from provider_link \
                         where next_check_at is not null and next_check_at <= $1 and exists \
                         (select 1 from session where session.link = provider_link.id \
@@ -36,12 +35,10 @@ const LINK_DUE: &str = "select id, provider, subject, sid, sealed, next_check_at
 const LINK_CLAIM: &str =
     "update provider_link set next_check_at = $3 where id = $1 and next_check_at = $2 returning id";
 const LINK_UPDATE: &str = "update provider_link set sealed = $2, next_check_at = $3 where id = $1";
-const LINK_SESSIONS_BY_SID: &str =
-    "select session.id from session join provider_link on session.link = provider_link.id \
+const LINK_SESSIONS_BY_SID: &str = "select session.id from session join provider_link on session.link = provider_link.id \
      where provider_link.provider = $1 and provider_link.sid = $2 \
      and session.ended_at is null and session.expires_at > $3 order by session.id";
-const LINK_SESSIONS_BY_SUBJECT: &str =
-    "select session.id from session join provider_link on session.link = provider_link.id \
+const LINK_SESSIONS_BY_SUBJECT: &str = "select session.id from session join provider_link on session.link = provider_link.id \
      where provider_link.provider = $1 and provider_link.subject = $2 \
      and session.ended_at is null and session.expires_at > $3 order by session.id";
 
@@ -82,8 +79,7 @@ impl Store {
     /// # Errors
     /// When the database is away.
     pub async fn link_fetch(&self, id: &str) -> Result<Option<ProviderLink>, StoreError> {
-        let row: Option<LinkRow> =
-            sqlx::query_as(LINK_FETCH).bind(id.to_owned()).fetch_optional(self.pool()).await?;
+        let row: Option<LinkRow> = sqlx::query_as(LINK_FETCH).bind(id.to_owned()).fetch_optional(self.pool()).await?;
         Ok(row.map(ProviderLink::from))
     }
 
@@ -92,8 +88,7 @@ impl Store {
     /// # Errors
     /// When the database is away.
     pub async fn link_due(&self, now: Timestamp, limit: i64) -> Result<Vec<ProviderLink>, StoreError> {
-        let rows: Vec<LinkRow> =
-            sqlx::query_as(LINK_DUE).bind(now.millis()).bind(limit).fetch_all(self.pool()).await?;
+        let rows: Vec<LinkRow> = sqlx::query_as(LINK_DUE).bind(now.millis()).bind(limit).fetch_all(self.pool()).await?;
         Ok(rows.into_iter().map(ProviderLink::from).collect())
     }
 

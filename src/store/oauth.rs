@@ -113,8 +113,7 @@ const REFRESH_INSERT: &str = "insert into refresh_token (hash, session, client_i
                               values ($1, $2, $3, $4, $5)";
 const REFRESH_USE: &str = "update refresh_token set used_at = $2 where hash = $1 and used_at is null and expires_at > $2 \
                            returning hash, session, client_id, expires_at, used_at";
-const REFRESH_FETCH: &str =
-    "select hash, session, client_id, expires_at, used_at from refresh_token where hash = $1";
+const REFRESH_FETCH: &str = "select hash, session, client_id, expires_at, used_at from refresh_token where hash = $1";
 
 const DEVICE_INSERT: &str = concat!(
     "insert into device_code (",
@@ -135,10 +134,12 @@ const DEVICE_REDEEM: &str = concat!(
     device_columns!()
 );
 
+/// Rows that one sweep takes of each kind at most.
+const SWEEP_MAX: i64 = 500;
 const SWEEP: [&str; 3] = [
-    "delete from oauth_code where expires_at <= $1",
-    "delete from device_code where expires_at <= $1",
-    "delete from refresh_token where expires_at <= $1",
+    "delete from oauth_code where hash in (select hash from oauth_code where expires_at <= $1 limit $2)",
+    "delete from device_code where hash in (select hash from device_code where expires_at <= $1 limit $2)",
+    "delete from refresh_token where hash in (select hash from refresh_token where expires_at <= $1 limit $2)",
 ];
 
 #[derive(FromRow)]
@@ -450,7 +451,8 @@ impl Tx {
     pub async fn oauth_sweep(&mut self, before: Timestamp) -> Result<u64, StoreError> {
         let mut gone = 0;
         for statement in SWEEP {
-            gone += sqlx::query(statement).bind(before.millis()).execute(self.connection()).await?.rows_affected();
+            let query = sqlx::query(statement).bind(before.millis()).bind(SWEEP_MAX);
+            gone += query.execute(self.connection()).await?.rows_affected();
         }
         Ok(gone)
     }

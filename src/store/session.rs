@@ -76,8 +76,11 @@ const SESSION_LIST_OF: &str = concat!(
     " from session where principal_kind = $1 and principal_id = $2 and ended_at is null and expires_at > $3 \
      and id < $4 order by id desc limit $5"
 );
-const SESSION_LIST_BY_LINK: &str =
-    concat!("select ", columns!(), " from session where link = $1 and ended_at is null and expires_at > $2 order by id");
+const SESSION_LIST_BY_LINK: &str = concat!(
+    "select ",
+    columns!(),
+    " from session where link = $1 and ended_at is null and expires_at > $2 order by id"
+);
 const SESSION_END: &str = concat!(
     "update session set ended_at = $2, end_reason = $3, version = version + 1 \
      where id = $1 and ended_at is null and expires_at > $2 returning ",
@@ -93,6 +96,11 @@ const SESSION_REGROUP: &str = concat!(
      where id = $1 and ended_at is null and expires_at > $3 and member_of <> $2 returning ",
     columns!()
 );
+/// An update that changes nothing: it waits for who changes the row, and makes others wait.
+const SESSION_HOLD: &str = concat!(
+    "update session set version = version where id = $1 and ended_at is null and expires_at > $2 returning ",
+    columns!()
+);
 /// Sorts after every id of a session, which is base32hex.
 const AFTER_ALL: &str = "ses_z";
 
@@ -100,6 +108,21 @@ const COOKIE_INSERT: &str =
     "insert into session_cookie (hash, session, host, created_at, expires_at) values ($1, $2, $3, $4, $5)";
 const COOKIE_FETCH: &str = "select hash, session, host, expires_at from session_cookie where hash = $1";
 const COOKIE_DELETE: &str = "delete from session_cookie where hash = $1";
+
+/// Rows that one sweep takes at most.
+const SWEEP_MAX: i64 = 500;
+/// What a row that is still there rests on stays too.
+const SWEEP: [&str; 3] = [
+    "delete from session_cookie where hash in (select hash from session_cookie where expires_at <= $1 limit $2)",
+    "delete from session where id in (select id from session where expires_at <= $1 \
+     and not exists (select 1 from session_cookie where session_cookie.session = session.id) \
+     and not exists (select 1 from refresh_token where refresh_token.session = session.id) \
+     and not exists (select 1 from oauth_code where oauth_code.parent = session.id or oauth_code.issued = session.id) \
+     and not exists (select 1 from device_code where device_code.parent = session.id or device_code.issued = session.id) \
+     and not exists (select 1 from service_handover where service_handover.session = session.id) limit $2)",
+    "delete from provider_link where id in (select id from provider_link where created_at <= $1 \
+     and not exists (select 1 from session where session.link = provider_link.id) limit $2)",
+];
 
 #[derive(FromRow)]
 struct SessionRow {
@@ -307,6 +330,17 @@ impl Tx {
         row.map(StoredSession::try_from).transpose()
     }
 
+    /// The session of that id if it is live at `now`, and until this transaction ends nobody ends
+    /// or changes it.
+    ///
+    /// # Errors
+    /// When the database is away or the row is inconsistent.
+    pub async fn session_hold(&mut self, id: SessionId, now: Timestamp) -> Result<Option<StoredSession>, StoreError> {
+        let query = sqlx::query_as(SESSION_HOLD).bind(id.to_string()).bind(now.millis());
+        let row: Option<SessionRow> = query.fetch_optional(self.connection()).await?;
+        row.map(StoredSession::try_from).transpose()
+    }
+
     /// Ends a session that is live at `now`; `None` when it was over already.
     ///
     /// # Errors
@@ -380,5 +414,19 @@ impl Tx {
     pub async fn session_cookie_delete(&mut self, hash: &[u8; 32]) -> Result<(), StoreError> {
         sqlx::query(COOKIE_DELETE).bind(hash.to_vec()).execute(self.connection()).await?;
         Ok(())
+    }
+
+    /// Forgets cookies and sessions that have been over since `before`, and sign-ins that none
+    /// rests on. A small batch at a time; gives how many rows went.
+    ///
+    /// # Errors
+    /// When the database refused.
+    pub async fn session_sweep(&mut self, before: Timestamp) -> Result<u64, StoreError> {
+        let mut gone = 0;
+        for statement in SWEEP {
+            let query = sqlx::query(statement).bind(before.millis()).bind(SWEEP_MAX);
+            gone += query.execute(self.connection()).await?.rows_affected();
+        }
+        Ok(gone)
     }
 }

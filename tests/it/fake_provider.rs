@@ -132,7 +132,7 @@ impl FakeProvider {
             .route("/token", post(token))
             .route("/userinfo", get(userinfo))
             .with_state(this.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        tokio::spawn(serve(listener, router));
         this
     }
 
@@ -299,4 +299,14 @@ async fn token(
         }
         json_answer(200, &answer)
     })
+}
+
+/// Serves a router over plain HTTP/1.1 until the test is over.
+pub async fn serve(listener: tokio::net::TcpListener, router: Router) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = hyper_util::service::TowerToHyperService::new(router.clone());
+        let io = hyper_util::rt::TokioIo::new(stream);
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+    }
 }

@@ -95,7 +95,7 @@ async fn a49_urls_that_lead_to_this_machine_by_a_trick_are_refused() {
 async fn server(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    tokio::spawn(crate::fake_provider::serve(listener, router));
     origin
 }
 
@@ -138,7 +138,8 @@ async fn a_server_that_says_nothing_is_left_after_ten_seconds() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
     let started = tokio::time::Instant::now();
-    let (error, _connection) = tokio::join!(client(true).get(&origin, None), listener.accept());
+    let client = client(true);
+    let (error, _connection) = tokio::join!(client.get(&origin, None), listener.accept());
     let error = error.unwrap_err();
     assert!(matches!(error, OutboundError::Timeout { .. }), "{error}");
     assert_eq!(started.elapsed().as_secs(), 10);

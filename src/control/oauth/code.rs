@@ -16,7 +16,7 @@ use crate::store::{OauthCode, StoreError, StoredSession};
 use super::super::caller::{Caller, ConnectionFacts, Proof};
 use super::super::desk::{Desk, Token, hash_of};
 use super::super::session::{self, NewSession};
-use super::{CLIENT_ID, Granted, GrantError, end_reused, issue_tokens, known_client};
+use super::{CLIENT_ID, GrantError, Granted, end_reused, issue_tokens, known_client};
 
 /// How long a code is good.
 const CODE_TTL: Ttl = Ttl::seconds(60);
@@ -188,8 +188,8 @@ pub async fn exchange(
         session::obey(desk, ended.iter());
         return Err(GrantError::InvalidGrant);
     };
-    let parent = tx.session_fetch(code.parent).await?;
-    let Some(parent) = parent.filter(|parent| fits(&code, request) && parent.session.is_live(now)) else {
+    let parent = tx.session_hold(code.parent, now).await?;
+    let Some(parent) = parent.filter(|_| fits(&code, request)) else {
         // The code is burned: whoever holds it isn't the one who asked for it.
         let mut event = Event::new(desk.event_id(now), now, EventType::TokenRevoked, Outcome::Denied);
         event.actor.address = Some(connection.address);

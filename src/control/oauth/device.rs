@@ -13,7 +13,7 @@ use super::super::caller::{Caller, ConnectionFacts, Proof};
 use super::super::desk::{Desk, Token, hash_of};
 use super::super::session;
 use super::code::{SECRET_BYTES_MAX, from_browser};
-use super::{CLIENT_ID, Granted, GrantError, end_reused, issue_tokens, known_client};
+use super::{CLIENT_ID, GrantError, Granted, end_reused, issue_tokens, known_client};
 
 /// How long device and user code are good.
 pub const DEVICE_TTL: Ttl = Ttl::minutes(10);
@@ -107,7 +107,8 @@ fn draw(desk: &Desk) -> String {
     while letters.len() < USER_CODE_LENGTH {
         for byte in desk.entropy.bytes_32() {
             // 240 is the largest multiple of 20 in a byte: above it the letters would not be even.
-            if byte < 240 && letters.len() < USER_CODE_LENGTH
+            if byte < 240
+                && letters.len() < USER_CODE_LENGTH
                 && let Some(letter) = USER_CODE_LETTERS.get(usize::from(byte) % USER_CODE_LETTERS.len())
             {
                 letters.push(char::from(*letter));
@@ -264,8 +265,7 @@ pub async fn poll(
             return Err(GrantError::AuthorizationPending);
         }
     };
-    let parent = tx.session_fetch(agreed).await?.filter(|parent| parent.session.is_live(now));
-    let parent = parent.ok_or(GrantError::InvalidGrant)?;
+    let parent = tx.session_hold(agreed, now).await?.ok_or(GrantError::InvalidGrant)?;
     let new = from_browser(&parent, connection.device(now));
     let started = session::start_within(desk, &mut tx, new, request.csr.as_deref(), connection, now).await?;
     // No row: another poll was first, and this one's session is rolled back with it.

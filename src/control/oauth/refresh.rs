@@ -13,7 +13,7 @@ use super::super::caller::ConnectionFacts;
 use super::super::desk::{Desk, hash_of};
 use super::super::session::{self, Started};
 use super::code::SECRET_BYTES_MAX;
-use super::{Granted, GrantError, end_reused, issue_tokens, known_client};
+use super::{GrantError, Granted, end_reused, issue_tokens, known_client};
 
 /// What the client brings (RFC 6749 §6).
 #[derive(Debug, Clone, Default)]
@@ -74,11 +74,7 @@ pub async fn refresh(
 }
 
 /// Whether the connection's certificate is the session's. One of another session is not passed over.
-fn connection_speaks(
-    stored: &StoredSession,
-    connection: &ConnectionFacts,
-    now: Timestamp,
-) -> Result<bool, GrantError> {
+fn connection_speaks(stored: &StoredSession, connection: &ConnectionFacts, now: Timestamp) -> Result<bool, GrantError> {
     match connection.certificate.as_ref().filter(|certificate| certificate.issuer == Issuer::Ours) {
         Some(certificate) if certificate.session != Some(stored.session.id) => Err(GrantError::InvalidClient),
         Some(certificate) => Ok(certificate.is_current(now)),

@@ -131,12 +131,7 @@ pub struct Told {
 ///
 /// # Errors
 /// When the database is away.
-pub async fn introspect(
-    desk: &Desk,
-    caller: &Caller,
-    token: &str,
-    now: Timestamp,
-) -> Result<Option<Told>, StoreError> {
+pub async fn introspect(desk: &Desk, caller: &Caller, token: &str, now: Timestamp) -> Result<Option<Told>, StoreError> {
     if caller.proof() != Proof::Certificate {
         return Ok(None);
     }
