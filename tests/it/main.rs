@@ -9,8 +9,11 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod api;
+mod api_house;
 mod canonical;
 mod config;
+mod console;
 mod dev_provider;
 mod dev_upstream;
 mod fake_provider;
@@ -20,6 +23,7 @@ mod guard_h2;
 mod house;
 mod hygiene;
 mod leaf;
+mod oauth;
 mod outbound;
 mod policy;
 mod policy_command;
@@ -28,15 +32,11 @@ mod policy_route;
 mod postgres;
 mod provider;
 mod recorder;
+mod return_to;
 mod revocation;
+mod session;
+mod sign_in;
+mod sign_in_scene;
 mod signing_key;
 mod store_record;
 mod support;
-mod policy;
-mod api;
-mod api_house;
-mod oauth;
-mod session;
-mod policy_command;
-mod policy_load;
-mod policy_route;
