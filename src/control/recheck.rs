@@ -76,12 +76,20 @@ impl From<SealError> for RecheckError {
 /// When the database is away. A check that fails by itself is logged and comes again.
 pub async fn recheck_due(desk: &Desk, now: Timestamp) -> Result<usize, StoreError> {
     let due = desk.store.link_due(now, CHECKS_MAX).await?;
-    let checked = join_all(due.iter().map(|link| async move {
+    // A loop and not a closure: the compiler can't prove a borrowing closure's future `Send` for all lifetimes.
+    let mut checks = Vec::with_capacity(due.len());
+    for link in &due {
+        checks.push(recheck_or_tell(desk, link, now));
+    }
+    Ok(join_all(checks).await.len())
+}
+
+fn recheck_or_tell<'a>(desk: &'a Desk, link: &'a ProviderLink, now: Timestamp) -> futures_util::future::BoxFuture<'a, ()> {
+    Box::pin(async move {
         if let Err(error) = recheck(desk, link, now).await {
             tracing::warn!(link = link.id, provider = link.provider, %error, "a session could not be checked");
         }
-    }));
-    Ok(checked.await.len())
+    })
 }
 
 async fn recheck(desk: &Desk, link: &ProviderLink, now: Timestamp) -> Result<(), RecheckError> {
@@ -90,7 +98,8 @@ async fn recheck(desk: &Desk, link: &ProviderLink, now: Timestamp) -> Result<(),
     let ours = tx.link_claim(&link.id, seen, now.plus(CLAIM)).await?;
     tx.commit().await?;
     let Some(sealed) = link.sealed.as_ref().filter(|_| ours) else { return Ok(()) };
-    let Some(provider) = desk.providers.get(&link.provider) else {
+    let provider = desk.providers.get(&link.provider).cloned();
+    let Some(provider) = provider else {
         // A provider that the configuration dropped can't vouch for anybody any more.
         session::end_by_link(desk, &link.id, now).await?;
         return Ok(keep(desk, link, None, None).await?);

@@ -353,7 +353,9 @@ fn check_segment(segment: &str) -> Result<(), Ambiguity> {
     match segment {
         "" => Err(Ambiguity::EmptySegment),
         "." | ".." => Err(Ambiguity::DotSegment),
-        _ if segment.ends_with('.') || segment.ends_with("%20") || segment.starts_with("%20") => Err(Ambiguity::TrimmedSegment),
+        _ if segment.ends_with('.') || segment.ends_with("%20") || segment.starts_with("%20") => {
+            Err(Ambiguity::TrimmedSegment)
+        }
         _ => Ok(()),
     }
 }
@@ -470,6 +472,9 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
 /// Whether `Connection` has that option.
 fn connection_names(headers: &HeaderMap, option: &str) -> bool {
     headers.get_all(header::CONNECTION).iter().any(|value| {
-        value.as_bytes().split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|name| name.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
     })
 }

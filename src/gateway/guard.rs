@@ -92,7 +92,12 @@ impl WireRefusal {
             Self::Malformed { .. } | Self::NotImplemented { .. } => 0x1,
             Self::FrameTooLarge => 0x6,
             Self::Idle => 0x0,
-            Self::HeadTooLarge | Self::TooManyHeaders | Self::HeadTimeout | Self::BodyTooSlow | Self::WriteStalled | Self::Flood { .. } => 0xb,
+            Self::HeadTooLarge
+            | Self::TooManyHeaders
+            | Self::HeadTimeout
+            | Self::BodyTooSlow
+            | Self::WriteStalled
+            | Self::Flood { .. } => 0xb,
         };
         // Length 8, type 7, no flags, stream 0; any stream may have been worked on.
         [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, code]
@@ -157,7 +162,10 @@ impl GuardControl {
     /// response was under way when it came.
     #[must_use]
     pub fn may_answer(&self) -> bool {
-        self.shared.refusal.get().is_some_and(|(refusal, standing)| refusal.is_answered() && *standing == Standing::Clear)
+        self.shared
+            .refusal
+            .get()
+            .is_some_and(|(refusal, standing)| refusal.is_answered() && *standing == Standing::Clear)
     }
 
     /// The answer to an upgrade is 101: from now on bytes pass unread.
@@ -216,7 +224,10 @@ impl GuardControl {
 
 impl fmt::Debug for GuardControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GuardControl").field("refusal", &self.refusal()).field("open_exchanges", &self.open_exchanges()).finish()
+        f.debug_struct("GuardControl")
+            .field("refusal", &self.refusal())
+            .field("open_exchanges", &self.open_exchanges())
+            .finish()
     }
 }
 
@@ -285,7 +296,10 @@ impl Pace {
         }
         if self.credit < self.limits.credit_max {
             let micros = (bytes as u64).saturating_mul(1_000_000) / u64::from(self.limits.bytes_per_second.max(1));
-            self.credit = self.credit.saturating_add(Duration::from_micros(micros)).min(self.limits.credit_max.max(self.limits.grace));
+            self.credit = self
+                .credit
+                .saturating_add(Duration::from_micros(micros))
+                .min(self.limits.credit_max.max(self.limits.grace));
         }
     }
 

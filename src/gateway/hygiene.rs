@@ -145,8 +145,7 @@ const RESERVED_NAMES: [&str; 45] = [
 ];
 
 /// More names of identities: `x-user-…` with one of these; other `x-user-…` names are left to applications.
-const RESERVED_USER_SUFFIXES: [&str; 9] =
-    ["dn", "email", "group", "groups", "id", "login", "name", "role", "roles"];
+const RESERVED_USER_SUFFIXES: [&str; 9] = ["dn", "email", "group", "groups", "id", "login", "name", "role", "roles"];
 
 // INVARIANT: the tables are searched by halving.
 const _: () = assert!(are_sorted(&RESERVED_PREFIXES, Nested::Refused) && are_sorted(&RESERVED_NAMES, Nested::Allowed));
@@ -194,7 +193,9 @@ pub fn strip_client_headers(headers: &mut HeaderMap, authorization: PassAuthoriz
     remove_connection_options(headers);
     let mut doomed: Vec<HeaderName> = Vec::new();
     for name in headers.keys() {
-        if is_refused_from_clients(name.as_str()) || (authorization == PassAuthorization::Withhold && name == header::AUTHORIZATION) {
+        if is_refused_from_clients(name.as_str())
+            || (authorization == PassAuthorization::Withhold && name == header::AUTHORIZATION)
+        {
             doomed.push(name.clone());
         }
     }
@@ -236,8 +237,20 @@ fn strip_trailers(trailers: &mut HeaderMap, refused: fn(&str) -> bool) {
     for name in trailers.keys() {
         let head_only = matches!(
             name.as_str(),
-            "authorization" | "cookie" | "set-cookie" | "host" | "content-length" | "content-type" | "content-encoding"
-                | "content-range" | "trailer" | "origin" | "cache-control" | "max-forwards" | "range" | "www-authenticate"
+            "authorization"
+                | "cookie"
+                | "set-cookie"
+                | "host"
+                | "content-length"
+                | "content-type"
+                | "content-encoding"
+                | "content-range"
+                | "trailer"
+                | "origin"
+                | "cache-control"
+                | "max-forwards"
+                | "range"
+                | "www-authenticate"
         );
         if head_only || refused(name.as_str()) {
             doomed.push(name.clone());
@@ -297,7 +310,10 @@ fn is_refused_from_clients(name: &str) -> bool {
     let folded = fold(name, &mut buffer);
     // A name that has one of the beginnings comes right behind it in the order.
     let behind = RESERVED_PREFIXES.partition_point(|prefix| *prefix <= folded);
-    behind.checked_sub(1).and_then(|place| RESERVED_PREFIXES.get(place)).is_some_and(|prefix| folded.starts_with(prefix))
+    behind
+        .checked_sub(1)
+        .and_then(|place| RESERVED_PREFIXES.get(place))
+        .is_some_and(|prefix| folded.starts_with(prefix))
         || (name.len() <= FOLDED_BYTES_MAX && RESERVED_NAMES.binary_search(&folded).is_ok())
         || folded.strip_prefix("x-user-").is_some_and(|suffix| RESERVED_USER_SUFFIXES.contains(&suffix))
 }
@@ -312,19 +328,45 @@ fn is_refused_from_upstreams(name: &str) -> bool {
 fn is_plain(name: &str) -> bool {
     matches!(
         name,
-        "host" | "user-agent" | "accept" | "accept-encoding" | "accept-language" | "content-type" | "content-length"
-            | "cookie" | "origin" | "referer" | "authorization" | "cache-control" | "pragma" | "traceparent"
-            | "tracestate" | "sec-fetch-dest" | "sec-fetch-mode" | "sec-fetch-site" | "sec-fetch-user" | "sec-ch-ua"
-            | "sec-ch-ua-mobile" | "sec-ch-ua-platform" | "priority" | "if-none-match" | "if-modified-since"
-            | "upgrade-insecure-requests" | "range"
+        "host"
+            | "user-agent"
+            | "accept"
+            | "accept-encoding"
+            | "accept-language"
+            | "content-type"
+            | "content-length"
+            | "cookie"
+            | "origin"
+            | "referer"
+            | "authorization"
+            | "cache-control"
+            | "pragma"
+            | "traceparent"
+            | "tracestate"
+            | "sec-fetch-dest"
+            | "sec-fetch-mode"
+            | "sec-fetch-site"
+            | "sec-fetch-user"
+            | "sec-ch-ua"
+            | "sec-ch-ua-mobile"
+            | "sec-ch-ua-platform"
+            | "priority"
+            | "if-none-match"
+            | "if-modified-since"
+            | "upgrade-insecure-requests"
+            | "range"
     )
 }
 
-/// A name with everything but letters and digits turned into `-`; `HeaderName` is lower case already.
-fn fold<'a>(name: &str, buffer: &'a mut [u8; FOLDED_BYTES_MAX]) -> &'a str {
+/// A name with everything but letters and digits turned into `-`; `HeaderName` is lower case already,
+/// so most names are their own folded form.
+fn fold<'a>(name: &'a str, buffer: &'a mut [u8; FOLDED_BYTES_MAX]) -> &'a str {
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return name;
+    }
     let mut length = 0;
     for (slot, byte) in buffer.iter_mut().zip(name.bytes()) {
-        *slot = if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+        *slot = if byte.is_ascii_alphanumeric() { byte } else { b'-' };
         length += 1;
     }
     buffer.get(..length).and_then(|folded| std::str::from_utf8(folded).ok()).unwrap_or_default()
@@ -362,7 +404,9 @@ fn strip_own_cookies(headers: &mut HeaderMap) {
         kept.extend_from_slice(crumb);
     }
     headers.remove(header::COOKIE);
-    if !kept.is_empty() && let Ok(mut value) = HeaderValue::from_bytes(&kept) {
+    if !kept.is_empty()
+        && let Ok(mut value) = HeaderValue::from_bytes(&kept)
+    {
         value.set_sensitive(true);
         headers.insert(header::COOKIE, value);
     }

@@ -342,7 +342,7 @@ impl Providers {
     /// Fetches keys that are wanted or old, of providers whose tokens are taken as bearer tokens. A
     /// task of the server calls it every few seconds and when [`Providers::wanted`] returns.
     pub async fn tend(&self, now: Timestamp) {
-        for provider in &self.list {
+        for provider in self.list.clone() {
             if provider.settings.bearer_audiences.is_empty() {
                 continue;
             }

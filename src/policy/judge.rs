@@ -7,22 +7,35 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use cedar_policy::{
-    ActionConstraint, Authorizer, Context, Decision, Entities, EntityUid, Policy, PolicyId,
-    PolicySet, Request,
+    ActionConstraint, Authorizer, Context, Decision, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, Request,
 };
 
 use super::cedar_file::Statement;
 use super::context::Unbuilt;
 use super::kinds::Kinds;
 use super::reads::Reads;
+use super::subject::Subject;
 use super::verdict::{DenyReason, Verdict};
+use crate::model::PrincipalKind;
 
-/// What is prepared for one action.
+/// What is prepared for one action: per kind of principal the policies whose scope admits both.
 #[derive(Debug)]
 pub(super) struct Bench {
     action: EntityUid,
-    policies: PolicySet,
+    user: PolicySet,
+    workload: PolicySet,
+    breakglass: PolicySet,
     reads: Reads,
+}
+
+impl Bench {
+    const fn policies(&self, kind: PrincipalKind) -> &PolicySet {
+        match kind {
+            PrincipalKind::User => &self.user,
+            PrincipalKind::Workload => &self.workload,
+            PrincipalKind::BreakGlass => &self.breakglass,
+        }
+    }
 }
 
 /// A policy set, by action.
@@ -44,13 +57,16 @@ impl Judge {
         let mut benches = BTreeMap::new();
         for name in actions {
             let action = kinds.action(&name);
-            let mut policies = PolicySet::new();
-            let mut reads = Reads::default();
-            for statement in statements.clone().filter(|statement| could_match(&statement.policy, &action)) {
-                policies.add(statement.policy.clone()).ok()?;
-                reads = reads.and(Reads::of(&statement.policy));
-            }
-            benches.insert(name, Bench { action, policies, reads });
+            let admitting = statements.clone().filter(|statement| could_match(&statement.policy, &action));
+            let reads = admitting.clone().fold(Reads::default(), |reads, s| reads.and(Reads::of(&s.policy)));
+            let of = |kind| {
+                let policies = admitting.clone().map(|statement| &statement.policy).filter(|p| admits_kind(p, kind));
+                PolicySet::from_policies(policies.cloned()).ok()
+            };
+            let user = of(PrincipalKind::User)?;
+            let workload = of(PrincipalKind::Workload)?;
+            let breakglass = of(PrincipalKind::BreakGlass)?;
+            benches.insert(name, Bench { user, workload, breakglass, reads, action: action.clone() });
         }
         let names = statements.map(|statement| (statement.policy.id().clone(), statement.name.clone())).collect();
         Some(Self { authorizer: Authorizer::new(), benches, names })
@@ -64,10 +80,9 @@ impl Judge {
     /// Judges. The context is built for what the action's policies read.
     pub(super) fn decide(
         &self,
-        principal: &EntityUid,
+        subject: &Subject,
         action: &str,
         resource: &EntityUid,
-        entities: &Entities,
         context: impl FnOnce(Reads) -> Result<Context, Unbuilt>,
     ) -> Verdict {
         let Some(bench) = self.benches.get(action) else {
@@ -78,11 +93,12 @@ impl Judge {
             Err(Unbuilt(error)) => return Verdict::unjudged(format!("the context could not be built: {error}")),
         };
         // Without a schema nothing is checked here: policies were validated when they were loaded.
-        let request = match Request::new(principal.clone(), bench.action.clone(), resource.clone(), context, None) {
+        let principal = subject.uid().clone();
+        let request = match Request::new(principal, bench.action.clone(), resource.clone(), context, None) {
             Ok(request) => request,
             Err(error) => return Verdict::unjudged(error.to_string()),
         };
-        let response = self.authorizer.is_authorized(&request, &bench.policies, entities);
+        let response = self.authorizer.is_authorized(&request, bench.policies(subject.principal().kind()), subject.entities());
         let diagnostics = response.diagnostics();
         let permitted = response.decision() == Decision::Allow;
         let mut policies: Vec<Arc<str>> = diagnostics.reason().map(|id| self.name(id)).collect();
@@ -110,5 +126,20 @@ pub(super) fn could_match(policy: &Policy, action: &EntityUid) -> bool {
         ActionConstraint::Any => true,
         ActionConstraint::In(actions) => actions.contains(action),
         ActionConstraint::Eq(only) => only == *action,
+    }
+}
+
+/// Whether the policy's scope admits principals of that kind.
+fn admits_kind(policy: &Policy, kind: PrincipalKind) -> bool {
+    match policy.principal_constraint() {
+        PrincipalConstraint::Any => true,
+        PrincipalConstraint::Is(entity_type) | PrincipalConstraint::IsIn(entity_type, _) => {
+            entity_type.to_string() == kind.name()
+        }
+        PrincipalConstraint::Eq(uid) => uid.type_name().to_string() == kind.name(),
+        // Who is on the emergency path is in nothing but themself.
+        PrincipalConstraint::In(uid) => {
+            kind != PrincipalKind::BreakGlass || uid.type_name().to_string() == kind.name()
+        }
     }
 }

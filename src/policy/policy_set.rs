@@ -172,7 +172,7 @@ impl PolicySet {
     #[must_use]
     pub fn installation_decide(&self, subject: &Subject, action: InstallationAction, ambient: &Ambient<'_>) -> Verdict {
         let build = |reads| context::of_builtin(ambient, reads, &TimeZone::UTC);
-        self.installation.decide(subject.uid(), action.name(), &self.installation_uid, subject.entities(), build)
+        self.installation.decide(subject, action.name(), &self.installation_uid, build)
     }
 
     /// Judges a built-in action on an entitlement, by its service's policies. One that no service

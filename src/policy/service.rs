@@ -141,7 +141,7 @@ impl Service {
     #[must_use]
     pub fn decide(&self, subject: &Subject, action: &ActionName, context: &RequestContext<'_>) -> Verdict {
         let build = |reads| context::of_request(context, reads, &self.time_zone);
-        self.engine.requests.decide(subject.uid(), action.as_str(), &self.engine.uid, subject.entities(), build)
+        self.engine.requests.decide(subject, action.as_str(), &self.engine.uid, build)
     }
 
     /// Judges a built-in action on one of its entitlements.
@@ -153,7 +153,7 @@ impl Service {
         ambient: &Ambient<'_>,
     ) -> Verdict {
         let build = |reads| context::of_builtin(ambient, reads, &self.time_zone);
-        self.engine.desk.decide(subject.uid(), action.name(), resource, subject.entities(), build)
+        self.engine.desk.decide(subject, action.name(), resource, build)
     }
 
     /// Entitlements that would turn a refusal of this request: the principal may `request` them,

@@ -1,8 +1,6 @@
 //! One reading of a request: host, path, query and upgrade.
 
-use doorward::gateway::canonical::{
-    Ambiguity, PathRules, Upgrade, canonical, canonical_path, host_of, parse_host,
-};
+use doorward::gateway::canonical::{Ambiguity, PathRules, Upgrade, canonical, canonical_path, host_of, parse_host};
 use http::{Method, Request, Version};
 use proptest::prelude::*;
 
@@ -16,8 +14,22 @@ fn get(target: &str, host: &str) -> Request<()> {
 #[test]
 fn ordinary_paths_stay_as_they_are() {
     for path in [
-        "/", "/a", "/a/", "/a/b.c", "/.well-known/jwks.json", "/~alice/x", "/a:b@c", "/a!$&'()*+,=b",
-        "/v1/deployments/prod", "/caf%C3%A9", "/a%20b", "/%E2%82%AC", "/a..b", "/..a", "/x%2By", "/%40me",
+        "/",
+        "/a",
+        "/a/",
+        "/a/b.c",
+        "/.well-known/jwks.json",
+        "/~alice/x",
+        "/a:b@c",
+        "/a!$&'()*+,=b",
+        "/v1/deployments/prod",
+        "/caf%C3%A9",
+        "/a%20b",
+        "/%E2%82%AC",
+        "/a..b",
+        "/..a",
+        "/x%2By",
+        "/%40me",
         "/%E3%83%8E%E3%83%BC%E3%83%88",
     ] {
         assert_eq!(canonical_path(path, STRICT).as_deref(), Ok(path), "{path}");
@@ -42,12 +54,22 @@ fn equal_encodings_become_one() {
 #[test]
 fn a06_dot_segments_are_refused_in_every_spelling() {
     for path in [
-        "/a/../admin", "/..", "/.", "/./", "/a/.", "/a/./b", "/%2e%2e/admin", "/.%2e/", "/%2E./x", "/a/%2e",
+        "/a/../admin",
+        "/..",
+        "/.",
+        "/./",
+        "/a/.",
+        "/a/./b",
+        "/%2e%2e/admin",
+        "/.%2e/",
+        "/%2E./x",
+        "/a/%2e",
         "/public/%2e%2E/admin",
     ] {
         assert_eq!(canonical_path(path, STRICT), Err(Ambiguity::DotSegment), "{path}");
     }
-    for path in ["/public/..%2fadmin", "/..%5cadmin", "/..;/admin", "/..%00/admin", "/...", "/public/.../x", "/..%20/x"] {
+    for path in ["/public/..%2fadmin", "/..%5cadmin", "/..;/admin", "/..%00/admin", "/...", "/public/.../x", "/..%20/x"]
+    {
         assert!(canonical_path(path, STRICT).is_err(), "{path}");
     }
     for path in ["/public/..%2Fadmin", "/public%2F..%2Fadmin", "/a%2f.", "/a%2F%2e%2e/b"] {
@@ -197,9 +219,41 @@ fn a16_hosts_that_are_no_hosts_are_refused() {
         assert_eq!(parse_host(text.as_bytes()), Ok((host.to_owned(), port)), "{text}");
     }
     for text in [
-        "", ".", "a..b", ".a", "a..", "a@b", "a:b@c", "a:", "a:0", "a:080", "a:65536", "a:+80", "a:80:80", "a b", "a,b",
-        "a/b", "a\\b", "a?b", "a#b", "a%2eb", "::1", "[::1", "[::1]x", "[::1%25eth0]", "[fe80::1%eth0]", "[127.0.0.1]",
-        "caf\u{e9}", "a\u{ff0e}b", "a\tb", "a\0b", "*.a", "a;b", "[]", "a: 80", " a",
+        "",
+        ".",
+        "a..b",
+        ".a",
+        "a..",
+        "a@b",
+        "a:b@c",
+        "a:",
+        "a:0",
+        "a:080",
+        "a:65536",
+        "a:+80",
+        "a:80:80",
+        "a b",
+        "a,b",
+        "a/b",
+        "a\\b",
+        "a?b",
+        "a#b",
+        "a%2eb",
+        "::1",
+        "[::1",
+        "[::1]x",
+        "[::1%25eth0]",
+        "[fe80::1%eth0]",
+        "[127.0.0.1]",
+        "caf\u{e9}",
+        "a\u{ff0e}b",
+        "a\tb",
+        "a\0b",
+        "*.a",
+        "a;b",
+        "[]",
+        "a: 80",
+        " a",
     ] {
         assert!(parse_host(text.as_bytes()).is_err(), "{text}");
     }
@@ -241,16 +295,31 @@ fn a17_only_a_whole_websocket_handshake_is_one() {
     assert_eq!(upgrade(&[("connection", "upgrade")]), Ok(None));
     assert_eq!(upgrade(&[]), Ok(None));
     for (index, value) in [
-        (0, "keep-alive"), (0, "upgraded"), (1, "websocket, h2c"), (1, ""), (2, "12"), (2, "13, 13"), (2, "013"),
-        (3, ""), (3, "dGhlIHNhbXBsZSBub25jZQ"), (3, "dGhl"), (3, "!!!!"),
+        (0, "keep-alive"),
+        (0, "upgraded"),
+        (1, "websocket, h2c"),
+        (1, ""),
+        (2, "12"),
+        (2, "13, 13"),
+        (2, "013"),
+        (3, ""),
+        (3, "dGhlIHNhbXBsZSBub25jZQ"),
+        (3, "dGhl"),
+        (3, "!!!!"),
     ] {
         let mut broken = whole;
         broken[index].1 = value;
         assert_eq!(upgrade(&broken), Err(Ambiguity::UpgradeForm), "{broken:?}");
     }
     for extra in [
-        (":method", "POST"), (":version", "1.0"), (":version", "2"), ("upgrade", "websocket"), ("content-length", "5"),
-        ("transfer-encoding", "chunked"), ("sec-websocket-version", "13"), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        (":method", "POST"),
+        (":version", "1.0"),
+        (":version", "2"),
+        ("upgrade", "websocket"),
+        ("content-length", "5"),
+        ("transfer-encoding", "chunked"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ] {
         let mut broken = whole.to_vec();
         broken.push(extra);
@@ -299,7 +368,9 @@ fn as_a_strict_upstream(path: &str) -> Vec<String> {
     if path.is_empty() {
         return Vec::new();
     }
-    path.split('/').map(|segment| percent_encoding::percent_decode_str(segment).decode_utf8().unwrap().into_owned()).collect()
+    path.split('/')
+        .map(|segment| percent_encoding::percent_decode_str(segment).decode_utf8().unwrap().into_owned())
+        .collect()
 }
 
 fn hostile_path() -> impl Strategy<Value = String> {

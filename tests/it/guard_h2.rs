@@ -236,7 +236,10 @@ fn what_is_not_http2_is_refused() {
             let _cut_off = writer.write_all(&bytes).await;
             (server.await.unwrap(), control.refusal())
         });
-        assert!(matches!(refusal, Some(WireRefusal::Malformed { .. } | WireRefusal::FrameTooLarge)), "{name}: {refusal:?}");
+        assert!(
+            matches!(refusal, Some(WireRefusal::Malformed { .. } | WireRefusal::FrameTooLarge)),
+            "{name}: {refusal:?}"
+        );
         assert_eq!(served, 0, "{name}");
     }
 }
@@ -259,7 +262,10 @@ fn a23_an_opening_a_frame_and_idleness_have_their_time() {
             server.await.unwrap();
             assert_eq!(control.refusal(), Some(expected), "{name}");
             let waited = start.elapsed();
-            assert!(waited >= Duration::from_secs(seconds) && waited < Duration::from_secs(seconds + 1), "{name}: {waited:?}");
+            assert!(
+                waited >= Duration::from_secs(seconds) && waited < Duration::from_secs(seconds + 1),
+                "{name}: {waited:?}"
+            );
         });
     }
 }
@@ -288,8 +294,12 @@ fn a23_an_h2_client_that_takes_nothing_is_cut_off() {
         let control = GuardControl::new();
         let guard = GuardH2::new(server, H2Limits::default(), control.clone());
         let task = tokio::spawn(async move {
-            let service = service_fn(|_: Request<Incoming>| async { Ok::<_, io::Error>(Response::new(Full::new(Bytes::from(vec![0; 1 << 20])))) });
-            let _ended = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(guard), service).await;
+            let service = service_fn(|_: Request<Incoming>| async {
+                Ok::<_, io::Error>(Response::new(Full::new(Bytes::from(vec![0; 1 << 20]))))
+            });
+            let _ended = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(guard), service)
+                .await;
         });
         let (_unread, mut writer) = tokio::io::split(client);
         let window = frame(8, 0, 0, &[0x10, 0, 0, 0]);
@@ -307,12 +317,19 @@ fn a_real_client_does_not_notice_the_guard() {
     run(async {
         let (client, server, control) = connect(H2Limits::default());
         let (mut sender, connection) =
-            hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(client)).await.unwrap();
+            hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(client))
+                .await
+                .unwrap();
         let driver = tokio::spawn(connection);
         let mut answers = Vec::new();
         for place in 0..3000_usize {
             let body = Bytes::from(vec![b'x'; place % 50 * 1000]);
-            let request = Request::builder().method("POST").uri("https://a/x").header("cookie", "a=b").body(Full::new(body)).unwrap();
+            let request = Request::builder()
+                .method("POST")
+                .uri("https://a/x")
+                .header("cookie", "a=b")
+                .body(Full::new(body))
+                .unwrap();
             sender.ready().await.unwrap();
             answers.push((place, tokio::spawn(sender.send_request(request))));
             if answers.len() == 20 {

@@ -20,6 +20,7 @@ mod fake_provider;
 mod fuzz_replay;
 mod guard_h1;
 mod guard_h2;
+mod cli;
 mod house;
 mod hygiene;
 mod leaf;

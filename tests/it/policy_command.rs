@@ -2,31 +2,22 @@
 
 use std::path::Path;
 
-use clap::{Parser, Subcommand};
-use doorward::cli::policy::{self as command, PolicyCommand, Printed};
+use clap::Parser;
+use doorward::cli::args::{Arguments, Command};
+use doorward::cli::policy::{self as command, Printed};
 use doorward::model::Timestamp;
 use serde_json::Value;
 
 use crate::policy::folder;
 
-#[derive(Parser)]
-struct Line {
-    #[command(subcommand)]
-    room: Room,
-}
-
-#[derive(Subcommand)]
-enum Room {
-    #[command(subcommand)]
-    Policy(PolicyCommand),
-}
-
 const NOW: Timestamp = Timestamp::from_seconds(1_795_608_000);
 
+/// Runs a line as the binary reads it.
 fn run(words: &[&str]) -> Printed {
-    let line = Line::try_parse_from(["doorward", "policy"].iter().chain(words)).unwrap_or_else(|error| panic!("{error}"));
-    let Room::Policy(command) = line.room;
-    command::run(&command, NOW)
+    let line = ["doorward", "policy"].iter().chain(words);
+    let arguments = Arguments::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
+    let Command::Policy(command) = arguments.command else { panic!("another command") };
+    command::run(command, arguments.global.output, NOW)
 }
 
 fn examples() -> String {

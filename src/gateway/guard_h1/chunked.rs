@@ -11,12 +11,25 @@ const SIZE_DIGITS_MAX: u8 = 15;
 /// Where in a chunked body the reading stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    Size { value: u64, digits: u8 },
+    Size {
+        value: u64,
+        digits: u8,
+    },
     /// After `;` or `=`, where a token must begin.
-    ExtensionStart { size: u64, in_value: bool },
-    Extension { size: u64, in_value: bool },
-    SizeLf { size: u64 },
-    Data { left: u64 },
+    ExtensionStart {
+        size: u64,
+        in_value: bool,
+    },
+    Extension {
+        size: u64,
+        in_value: bool,
+    },
+    SizeLf {
+        size: u64,
+    },
+    Data {
+        left: u64,
+    },
     DataCr,
     DataLf,
     TrailerStart,
@@ -96,7 +109,9 @@ impl Chunked {
                 self.count_extension()?;
                 Place::Extension { size, in_value }
             }
-            (Place::ExtensionStart { .. } | Place::Extension { .. }, _) => return Err("a chunk extension is not `;name=value`"),
+            (Place::ExtensionStart { .. } | Place::Extension { .. }, _) => {
+                return Err("a chunk extension is not `;name=value`");
+            }
             (Place::SizeLf { size: 0 }, b'\n') => Place::TrailerStart,
             (Place::SizeLf { size }, b'\n') => Place::Data { left: size },
             (Place::Data { left }, _) => Place::Data { left },
@@ -109,7 +124,9 @@ impl Chunked {
                 Place::TrailerName
             }
             (Place::TrailerName, b':') => Place::TrailerValue,
-            (Place::TrailerStart | Place::TrailerName, _) => return Err("a trailer field has a forbidden character in its name"),
+            (Place::TrailerStart | Place::TrailerName, _) => {
+                return Err("a trailer field has a forbidden character in its name");
+            }
             (Place::TrailerValue, b'\r') => Place::TrailerLf,
             (Place::TrailerValue, b'\t' | b' '..=b'~' | 0x80..=0xff) => {
                 self.count_trailer()?;
@@ -118,7 +135,9 @@ impl Chunked {
             (Place::TrailerValue, _) => return Err("a trailer field has a forbidden character in its value"),
             (Place::TrailerLf, b'\n') => Place::TrailerStart,
             (Place::EndLf, b'\n') => return Ok(None),
-            (Place::SizeLf { .. } | Place::TrailerLf | Place::EndLf, _) => return Err("a line of the chunked body does not end in CRLF"),
+            (Place::SizeLf { .. } | Place::TrailerLf | Place::EndLf, _) => {
+                return Err("a line of the chunked body does not end in CRLF");
+            }
         };
         Ok(Some(place))
     }
@@ -137,5 +156,8 @@ impl Chunked {
 /// tchar of RFC 9110 §5.6.2.
 const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
-        || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
 }

@@ -69,7 +69,9 @@ impl Framing {
                             Follows::Chunked => State::Chunked(Chunked::new()),
                             Follows::Verdict if length < rest.len() => {
                                 // Who sends on before the answer wants some reader to take it for a request.
-                                State::Refused(WireRefusal::Malformed { what: "there are bytes behind a request with `Upgrade`" })
+                                State::Refused(WireRefusal::Malformed {
+                                    what: "there are bytes behind a request with `Upgrade`",
+                                })
                             }
                             Follows::Verdict => State::Hold,
                         };
@@ -137,7 +139,8 @@ impl Framing {
         if bytes.first().is_some_and(|first| *first == b'\r' || *first == b'\n') {
             return Err(WireRefusal::Malformed { what: "there is an empty line before the request" });
         }
-        while let Some(offset) = bytes.get(self.scanned..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n')) {
+        while let Some(offset) = bytes.get(self.scanned..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))
+        {
             let place = self.scanned + offset;
             let line_end = bytes.get(..=place).unwrap_or_default();
             if !line_end.ends_with(b"\r\n") {

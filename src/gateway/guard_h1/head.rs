@@ -137,7 +137,9 @@ fn check_fields(headers: &[httparse::Header<'_>], version: u8) -> Result<Follows
                     return Err(malformed("there is more than one `Transfer-Encoding`"));
                 }
                 if !header.value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(WireRefusal::NotImplemented { what: "a transfer coding other than `chunked` is not offered" });
+                    return Err(WireRefusal::NotImplemented {
+                        what: "a transfer coding other than `chunked` is not offered",
+                    });
                 }
                 chunked = true;
             }

@@ -246,7 +246,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardH1<S> {
         this.writes.judge(cx, &this.control, outcome, |taken| *taken)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
         this.writes.judge(cx, &this.control, outcome, |taken| *taken)

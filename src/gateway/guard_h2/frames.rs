@@ -68,7 +68,8 @@ impl Frames {
     /// Before the first byte.
     #[must_use]
     pub const fn new(limits: H2Limits) -> Self {
-        const NONE: Counts = Counts { control: 0, opened: 0, resets: 0, window_updates: 0, empty_data: 0, bytes_written: 0 };
+        const NONE: Counts =
+            Counts { control: 0, opened: 0, resets: 0, window_updates: 0, empty_data: 0, bytes_written: 0 };
         Self {
             place: Place::Preface { matched: 0 },
             limits,
@@ -122,7 +123,9 @@ impl Frames {
                     if same == expected.len() {
                         self.place = Place::Header { bytes: [0; 9], length: 0 };
                     } else if same < rest.len() {
-                        self.place = Place::Refused(WireRefusal::Malformed { what: "the connection does not begin with the HTTP/2 preface" });
+                        self.place = Place::Refused(WireRefusal::Malformed {
+                            what: "the connection does not begin with the HTTP/2 preface",
+                        });
                     }
                 }
                 Place::Refused(_) => return passed,
@@ -148,7 +151,9 @@ impl Frames {
         match (self.block, kind) {
             (Some((bytes, frames)), CONTINUATION) => return self.account_block(bytes, frames, length, flags),
             (Some(_), _) => return Err(WireRefusal::Malformed { what: "another frame is inside a header block" }),
-            (None, CONTINUATION) => return Err(WireRefusal::Malformed { what: "a CONTINUATION frame is outside a header block" }),
+            (None, CONTINUATION) => {
+                return Err(WireRefusal::Malformed { what: "a CONTINUATION frame is outside a header block" });
+            }
             (None, _) => {}
         }
         let limits = &self.limits;

@@ -218,7 +218,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardH2<S> {
         this.writes.judge(cx, &this.control, outcome, |taken| *taken)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
         this.note(&outcome, slices.iter().map(|slice| slice.len()).sum());

@@ -4,7 +4,9 @@ use doorward::gateway::canonical::{PathRules, canonical, canonical_path, parse_h
 use doorward::gateway::guard::WireRefusal;
 use doorward::gateway::guard_h1::{Framing, H1Limits, Stage};
 use doorward::gateway::guard_h2::{Frames, H2Limits};
-use doorward::gateway::hygiene::{PassAuthorization, SESSION_COOKIE, own_cookie, strip_client_headers, strip_response_headers};
+use doorward::gateway::hygiene::{
+    PassAuthorization, SESSION_COOKIE, own_cookie, strip_client_headers, strip_response_headers,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 /// Feeds a stream in pieces as the guard does; gives the bytes that passed and where it stands.
@@ -56,8 +58,14 @@ pub fn guard_h1(data: &[u8]) {
 pub fn guard_h2(data: &[u8]) {
     let Some((cut, bytes)) = data.split_first() else { return };
     let limits = H2Limits {
-        control_frames_max: 8, resets_max: 2, window_updates_max: 4, empty_data_max: 2, header_block_bytes_max: 256,
-        header_block_frames_max: 3, frame_bytes_max: 1024, ..H2Limits::default()
+        control_frames_max: 8,
+        resets_max: 2,
+        window_updates_max: 4,
+        empty_data_max: 2,
+        header_block_bytes_max: 256,
+        header_block_frames_max: 3,
+        frame_bytes_max: 1024,
+        ..H2Limits::default()
     };
     let now = tokio::time::Instant::now();
     let mut whole = Frames::new(limits);
@@ -89,11 +97,20 @@ pub fn canonical_target(data: &[u8]) {
         let rules = PathRules { encoded_slash };
         if let Ok(path) = canonical_path(text, rules) {
             assert_eq!(canonical_path(&path, rules).as_deref(), Ok(path.as_str()));
-            assert!(path.starts_with('/') && !path.contains("//") && !path.contains("/../") && !path.contains(['\\', ';', '?', '#']));
+            assert!(
+                path.starts_with('/')
+                    && !path.contains("//")
+                    && !path.contains("/../")
+                    && !path.contains(['\\', ';', '?', '#'])
+            );
         }
         let Ok(request) = Request::builder().uri(text).header("host", "a").body(()) else { continue };
         if let Ok(first) = canonical(&request, rules) {
-            let sent = Request::builder().uri(first.target()).header("host", "a").body(()).expect("what is accepted can be sent");
+            let sent = Request::builder()
+                .uri(first.target())
+                .header("host", "a")
+                .body(())
+                .expect("what is accepted can be sent");
             assert_eq!(sent.uri().path(), first.path);
             assert_eq!(canonical(&sent, rules).as_ref(), Ok(&first));
         }
@@ -117,7 +134,12 @@ pub fn hygiene(data: &[u8]) {
     assert_eq!(own_cookie(&headers, SESSION_COOKIE), Ok(None));
     for name in headers.keys() {
         let folded = name.as_str().replace(|character: char| !character.is_ascii_alphanumeric(), "-");
-        assert!(!name.as_str().contains('_') && !folded.starts_with("x-forwarded") && !folded.starts_with("doorward-") && folded != "remote-user");
+        assert!(
+            !name.as_str().contains('_')
+                && !folded.starts_with("x-forwarded")
+                && !folded.starts_with("doorward-")
+                && folded != "remote-user"
+        );
     }
     let once = headers.clone();
     strip_client_headers(&mut headers, PassAuthorization::Withhold);

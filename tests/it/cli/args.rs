@@ -1,0 +1,129 @@
+//! The command line as it is read.
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, Parser};
+use doorward::cli::args::{Arguments, Command, Format, raw_arguments};
+
+fn parse(line: &[&str]) -> Result<Arguments, clap::Error> {
+    let line = std::iter::once("doorward").chain(line.iter().copied()).map(OsString::from);
+    Arguments::try_parse_from(raw_arguments(line))
+}
+
+#[test]
+fn the_definition_of_the_command_line_is_sound() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn wrong_usage_ends_with_two_and_help_with_zero() {
+    let table: &[(&[&str], i32)] = &[
+        (&[], 2),
+        (&["approve"], 2),
+        (&["whoami", "--nonsense"], 2),
+        (&["whoami", "extra"], 2),
+        (&["-o", "yaml", "whoami"], 2),
+        (&["login", "--as", "alice", "--device-code"], 2),
+        (&["login", "--print-url", "--device-code"], 2),
+        (&["login", "--as", "alice", "--print-url"], 2),
+        (&["why"], 2),
+        (&["revoke", "ses_x"], 2),
+        (&["revoke", "ses_x", "--reason", "  "], 2),
+        (&["request"], 2),
+        (&["request", "ops-api/deploy-prod"], 2),
+        (&["request", "no-slash", "--reason", "x"], 2),
+        (&["request", "ops-api/x", "--reason", "x", "--for", "soon"], 2),
+        (&["request", "ops-api/x", "--reason", "x", "--param", "novalue"], 2),
+        (&["request", "ops-api/x", "--reason", "x", "--start", "tomorrow"], 2),
+        (&["request", "ops-api/x", "--reason", "x", "--timeout", "1m"], 2),
+        (&["sessions", "--mine", "--all"], 2),
+        (&["proxy", "--listen", "127.0.0.1:0", "--socket", "s"], 2),
+        (&["completions", "tcsh-not"], 2),
+        (&["--help"], 0),
+        (&["login", "--help"], 0),
+        (&["help", "curl"], 0),
+        (&["--version"], 0),
+    ];
+    for (line, code) in table {
+        let error = parse(line).expect_err(&format!("{line:?}"));
+        assert_eq!(error.exit_code(), *code, "{line:?}: {error}");
+    }
+}
+
+#[test]
+fn a_request_takes_every_flag_of_the_contract() {
+    let line = "request ops-api/deploy-prod --reason hotfix --for 30m --ticket OPS-1 --start 2026-11-22T10:15:00Z \
+                --param env=prod --param a=b=c --emergency --dry-run --wait --timeout 10m -o json";
+    let arguments = parse(&line.split_whitespace().collect::<Vec<_>>()).unwrap();
+    let Command::Request(request) = arguments.command else { panic!("another command") };
+    assert_eq!(request.entitlement.to_string(), "ops-api/deploy-prod");
+    assert_eq!(request.length.unwrap().to_string(), "30m");
+    assert_eq!(request.params, [("env".to_owned(), "prod".to_owned()), ("a".to_owned(), "b=c".to_owned())]);
+    assert!(request.emergency && request.dry_run && request.wait);
+    assert_eq!(request.timeout.unwrap().to_string(), "10m");
+}
+
+#[test]
+fn flags_of_all_commands_stand_before_or_after_the_command() {
+    for line in [
+        &["-o", "json", "services"][..],
+        &["services", "-o", "json"],
+        &["services", "-ojson"],
+        &["--output=json", "services"],
+        &["why", "dec_x", "-o", "json"],
+        &["why", "-o", "json", "dec_x"],
+    ] {
+        assert_eq!(parse(line).unwrap().global.output, Format::Json, "{line:?}");
+    }
+    let arguments = parse(&["whoami", "--profile", "work", "--server", "https://a.example"]).unwrap();
+    assert_eq!(arguments.global.profile.as_deref(), Some("work"));
+    assert_eq!(arguments.global.server.as_deref(), Some("https://a.example"));
+    assert_eq!(arguments.global.output, Format::Table);
+}
+
+#[test]
+fn what_follows_curl_is_curls() {
+    let raw: &[&str] = &["-o", "out.json", "--profile", "theirs", "--help", "-X", "POST", "--", "https://a.example", "-"];
+    let mut line = vec!["--profile", "ours", "-o", "json", "curl"];
+    line.extend(raw);
+    let arguments = parse(&line).unwrap();
+    assert_eq!(arguments.global.profile.as_deref(), Some("ours"));
+    assert_eq!(arguments.global.output, Format::Json);
+    let Command::Curl(curl) = arguments.command else { panic!("another command") };
+    assert_eq!(curl.arguments, raw.iter().map(OsString::from).collect::<Vec<_>>());
+    let arguments = parse(&["curl"]).unwrap();
+    let Command::Curl(curl) = arguments.command else { panic!("another command") };
+    assert!(curl.arguments.is_empty());
+}
+
+#[test]
+fn a_profile_named_curl_is_not_the_command() {
+    let arguments = parse(&["--profile", "curl", "whoami"]).unwrap();
+    assert_eq!(arguments.global.profile.as_deref(), Some("curl"));
+    let Command::Login(login) = parse(&["login", "--as", "curl"]).unwrap().command else { panic!("another command") };
+    assert_eq!(login.sign_in_as.as_deref(), Some("curl"));
+}
+
+#[test]
+fn a72_only_loopback_can_be_listened_on() {
+    for address in ["0.0.0.0:0", "[::]:0", "10.0.0.1:3128", "localhost:1", "3128"] {
+        assert_eq!(parse(&["proxy", "--listen", address]).expect_err(address).exit_code(), 2);
+    }
+    for address in ["127.0.0.1:0", "127.9.9.9:3128", "[::1]:3128"] {
+        assert!(parse(&["proxy", "--listen", address]).is_ok(), "{address}");
+    }
+}
+
+#[test]
+fn help_begins_with_examples_and_lists_nothing_that_is_not_there() {
+    let mut command = Arguments::command();
+    let help = command.render_long_help().to_string();
+    assert!(help.starts_with("Examples:"), "{help}");
+    for later in ["approve", "breakglass", "audit", "grants", "token", "lock", "withdraw", "junit"] {
+        assert!(!help.contains(&format!("\n  {later}")), "{later} is listed:\n{help}");
+    }
+    for command in command.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+        let help = command.render_long_help().to_string();
+        assert!(help.starts_with("Example"), "{}", command.get_name());
+    }
+}

@@ -1,0 +1,106 @@
+//! What is printed, and how.
+
+use doorward::cli::args::Format;
+use doorward::cli::exit::Exit;
+use doorward::cli::failure::Failure;
+use doorward::cli::printer::{Printer, left};
+use doorward::model::{Timestamp, Ttl};
+use doorward::wire::{Problem, Remedy};
+
+use super::Written;
+
+fn printer(format: Format) -> (Printer, Written, Written) {
+    let (out, talk) = (Written::default(), Written::default());
+    (Printer::new(format, false, Box::new(out.clone()), Box::new(talk.clone())), out, talk)
+}
+
+#[test]
+fn a_servers_text_can_not_move_the_cursor() {
+    let (printer, out, talk) = printer(Format::Table);
+    printer.table(&["NAME"], &[vec!["a\u{1b}[2Jb\rc\u{9b}d".to_owned()]]).unwrap();
+    printer.talk("x\u{1b}]0;y\u{7}");
+    for text in [out.text(), talk.text()] {
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    }
+}
+
+#[test]
+fn off_a_terminal_a_row_is_one_line() {
+    let (printer, out, _) = printer(Format::Table);
+    printer.table(&["A", "B"], &[vec!["x".repeat(300), "y".to_owned()], vec!["1".to_owned(), "2".to_owned()]]).unwrap();
+    assert_eq!(out.text().lines().count(), 3);
+    assert!(out.text().lines().all(|line| !line.starts_with(' ') && !line.ends_with(' ')), "{}", out.text());
+}
+
+#[test]
+fn a_resource_is_indented_and_keeps_order_and_unknown_keys() {
+    let (printer, out, _) = printer(Format::Json);
+    printer.resource(r#"{"z":1,"a":[ ],"t":"a,\"{[\\","l":[1,{"new":null}],"e":{}}"#).unwrap();
+    let expected = "{\n  \"z\": 1,\n  \"a\": [],\n  \"t\": \"a,\\\"{[\\\\\",\n  \"l\": [\n    1,\n    {\n      \"new\": null\n    }\n  ],\n  \"e\": {}\n}\n";
+    assert_eq!(out.text(), expected);
+}
+
+#[test]
+fn a_refusal_is_told_with_its_remedy_and_as_problem_json() {
+    let mut problem = Problem::new(403, "no_policy_match", "Not allowed").with_detail("no policy permits `deploy`");
+    problem.decision = Some("dec_1".to_owned());
+    problem.remedy = Some(Remedy {
+        kind: "request_access".to_owned(),
+        entitlement: Some("ops-api/deploy-prod".to_owned()),
+        command: Some("doorward request ops-api/deploy-prod --reason TEXT".to_owned()),
+    });
+    let failure = Failure::refused(problem);
+    assert_eq!(failure.exit, Exit::Denied);
+    let (printer_, _, talk) = printer(Format::Table);
+    printer_.failure(&failure);
+    let text = talk.text();
+    for part in ["no policy permits", "no_policy_match", "doorward request ops-api/deploy-prod", "doorward why dec_1"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let (printer_, out, talk) = printer(Format::Json);
+    printer_.failure(&failure);
+    assert_eq!(out.text(), "");
+    let json: serde_json::Value = serde_json::from_str(&talk.text()).unwrap();
+    assert_eq!(json["type"], "urn:doorward:problem:no_policy_match");
+    assert_eq!(json["status"], 403);
+    assert_eq!(json["remedy"]["entitlement"], "ops-api/deploy-prod");
+}
+
+#[test]
+fn a_failure_of_this_side_is_problem_json_without_a_status() {
+    let (printer, _, talk) = printer(Format::Json);
+    printer.failure(&Failure::usage("which server?"));
+    let json: serde_json::Value = serde_json::from_str(&talk.text()).unwrap();
+    assert_eq!(json["reason"], "usage");
+    assert!(json.get("status").is_none(), "{json}");
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_failure() {
+    struct Gone;
+    impl std::io::Write for Gone {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let printer = Printer::new(Format::Table, false, Box::new(Gone), Box::new(Gone));
+    printer.line("nobody reads this").unwrap();
+    printer.talk("nor this");
+}
+
+#[test]
+fn what_is_left_is_said_in_two_units() {
+    let now = Timestamp::from_seconds(1_000_000);
+    for (ttl, text) in [
+        (Ttl::seconds(42), "42s"),
+        (Ttl::seconds(42 * 60 + 7), "42m"),
+        (Ttl::seconds(90 * 60 + 59), "1h30m"),
+        (Ttl::hours(76), "3d4h"),
+        (Ttl::ZERO, "over"),
+    ] {
+        assert_eq!(left(now.plus(ttl), now), text);
+    }
+}
