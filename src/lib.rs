@@ -9,10 +9,18 @@
 //!
 //! Rooms, and what each may import, are held by `tests/it/house.rs`.
 
+pub mod api;
 pub mod audit;
 pub mod cli;
+pub mod config;
+pub mod console;
+pub mod control;
 pub mod credential;
+pub mod gateway;
 pub mod identity;
 pub mod model;
+pub mod outbound;
+pub mod policy;
+pub mod server;
 pub mod store;
 pub mod wire;

@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::model::{
-    DecisionId, EventId, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp,
-};
+use crate::model::{DecisionId, EventId, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp};
 
 macro_rules! event_types {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -103,10 +101,21 @@ impl Outcome {
             Self::Failed => "failed",
         }
     }
+
+    /// The outcome of that name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "success" => Some(Self::Success),
+            "denied" => Some(Self::Denied),
+            "failed" => Some(Self::Failed),
+            _ => None,
+        }
+    }
 }
 
-/// Who did it, as far as it is known. The first three are personal: the leaf holds commitments to
-/// them and a pseudonym.
+/// Who did it, as far as it is known. Principal, address, e-mail and device are personal: the leaf
+/// holds commitments to them, and a pseudonym (`audit/leaf.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Actor {
     /// The principal; none before anyone is identified, and for the system itself.
@@ -151,6 +160,9 @@ pub struct Event {
     pub action: Option<Arc<str>>,
     /// What it was done to (`Service::"ops-api"`, `ses_…`).
     pub resource: Option<Arc<str>>,
+    /// To whom it was done, where that is someone: the owner of an ended session, the principal who
+    /// was barred. Personal like the actor; `resource` and `data` never name a person.
+    pub subject: Option<Principal>,
     /// The service, where it was about one.
     pub service: Option<ServiceName>,
     /// How it came out.
@@ -182,6 +194,7 @@ impl Event {
             actor: Actor::default(),
             action: None,
             resource: None,
+            subject: None,
             service: None,
             outcome,
             reason: None,

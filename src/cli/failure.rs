@@ -36,6 +36,18 @@ impl Failure {
         Self { exit, problem: Box::new(problem) }
     }
 
+    /// An end of which everything has been said already.
+    #[must_use]
+    pub fn silent(exit: Exit) -> Self {
+        Self { exit, problem: Box::new(Problem::new(0, "", "")) }
+    }
+
+    /// Whether there is nothing left to say.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.problem.reason.is_empty() && self.problem.title.is_empty()
+    }
+
     /// Exit 1.
     #[must_use]
     pub fn failed(detail: impl Into<String>) -> Self {

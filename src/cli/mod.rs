@@ -7,6 +7,17 @@
 
 pub mod ambient;
 pub mod args;
+pub mod check;
+pub mod client;
+pub mod context;
+pub mod curl;
+pub mod dev;
+pub mod dial;
+pub mod doctor;
+pub mod environment;
+pub mod exit;
+pub mod failure;
+pub mod init;
 pub mod client;
 pub mod context;
 pub mod curl;
@@ -18,11 +29,13 @@ pub mod login;
 pub mod logout;
 pub mod origin;
 pub mod pages;
+pub mod policy;
 pub mod printer;
 pub mod profile;
 pub mod proxy;
 pub mod renewal;
 pub mod request;
+pub mod serve;
 pub mod services;
 pub mod sessions;
 pub mod whoami;
@@ -83,11 +96,20 @@ pub fn run(arguments: Arguments) -> Exit {
 }
 
 fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
+    let tests = matches!(command, Command::Policy(policy::PolicyCommand::Test(_)));
+    if context.printer.format() == args::Format::Junit && !tests {
     if context.printer.format() == args::Format::Junit {
         return Err(Failure::usage("`-o junit` is for `doorward policy test` only; use `-o table` or `-o json`"));
     }
     match command {
         // Those that run or look at an installation.
+        Command::Demo => Err(Failure::failed("not built yet")),
+        Command::Dev(args) => dev::run(context, &args),
+        Command::Init(args) => init::run(context, &args),
+        Command::Serve(args) => serve::run(context, &args),
+        Command::Check(args) => check::run(context, &args),
+        Command::Doctor(args) => wait_for(doctor::run(context, &args)),
+        Command::Policy(command) => policies(context, command),
         Command::Demo
         | Command::Dev(_)
         | Command::Init(_)
@@ -108,6 +130,24 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Why(args) => wait_for(why::run(context, &args)),
         Command::Completions(args) => pages::completions(&context.printer, &args),
         Command::Man(args) => pages::man(&context.printer, &args),
+    }
+}
+
+/// Prints what a policy command found, where it wants it.
+fn policies(context: &Context, command: policy::PolicyCommand) -> Result<(), Failure> {
+    let printed = policy::run(command, context.printer.format(), context.clock.now());
+    context.printer.data(&printed.stdout)?;
+    match (printed.code, printed.stderr.trim_end()) {
+        (0, talk) => {
+            if !talk.is_empty() {
+                context.printer.talk(talk);
+            }
+            Ok(())
+        }
+        (2, "") => Err(Failure::silent(Exit::Usage)),
+        (_, "") => Err(Failure::silent(Exit::Failed)),
+        (2, talk) => Err(Failure::usage(talk)),
+        (_, talk) => Err(Failure::failed(talk)),
     }
 }
 

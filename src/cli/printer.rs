@@ -134,6 +134,9 @@ impl Printer {
 
     /// Tells a failure: lines for people, problem+json for scripts.
     pub fn failure(&self, failure: &Failure) {
+        if failure.is_silent() {
+            return;
+        }
         match self.format {
             Format::Json => self.talk(&failure.json()),
             Format::Table | Format::Junit => failure.lines().iter().for_each(|line| self.talk(line)),

@@ -8,9 +8,8 @@
 use std::fmt;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::OffsetDateTime;
@@ -129,10 +128,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(AuthorityError::Issue)?;
-        Ok(IssuedWithKey {
-            certificate: issued(&certificate, not_after),
-            key_pem: key.serialize_pem(),
-        })
+        Ok(IssuedWithKey { certificate: issued(&certificate, not_after), key_pem: key.serialize_pem() })
     }
 
     /// Takes an authority's certificate and PKCS#8 key, both PEM, and sees that they belong together.
@@ -141,30 +137,19 @@ impl Authority {
     /// When one can't be read, the certificate is none of an authority, or they are no pair.
     pub fn load(certificate_pem: &str, key_pem: &str) -> Result<Self, AuthorityError> {
         let wrong = |what: String| AuthorityError::Authority(what);
-        let key =
-            KeyPair::from_pem(key_pem).map_err(|e| wrong(format!("its key can't be read: {e}")))?;
+        let key = KeyPair::from_pem(key_pem).map_err(|e| wrong(format!("its key can't be read: {e}")))?;
         let (_, block) = parse_x509_pem(certificate_pem.as_bytes())
             .map_err(|e| wrong(format!("its certificate is not PEM: {e}")))?;
-        let parsed = block
-            .parse_x509()
-            .map_err(|e| wrong(format!("its certificate can't be read: {e}")))?;
+        let parsed = block.parse_x509().map_err(|e| wrong(format!("its certificate can't be read: {e}")))?;
         if !parsed.is_ca() {
-            return Err(wrong(
-                "its certificate is not that of an authority (`CA:TRUE` is missing)".to_owned(),
-            ));
+            return Err(wrong("its certificate is not that of an authority (`CA:TRUE` is missing)".to_owned()));
         }
         if parsed.public_key().raw != key.subject_public_key_info().as_slice() {
-            return Err(wrong(
-                "its key does not belong to its certificate".to_owned(),
-            ));
+            return Err(wrong("its key does not belong to its certificate".to_owned()));
         }
         let der = CertificateDer::from(block.contents.clone());
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| wrong(e.to_string()))?;
-        Ok(Self {
-            issuer,
-            pem: certificate_pem.to_owned(),
-            der,
-        })
+        Ok(Self { issuer, pem: certificate_pem.to_owned(), der })
     }
 
     /// The authority's certificate in PEM.
@@ -195,12 +180,8 @@ impl Authority {
             return Err(AuthorityError::Request("it is longer than 8 KiB"));
         }
         let mut asked = match std::str::from_utf8(request) {
-            Ok(text) if text.trim_start().starts_with("-----BEGIN") => {
-                CertificateSigningRequestParams::from_pem(text)
-            }
-            _ => CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(
-                request,
-            )),
+            Ok(text) if text.trim_start().starts_with("-----BEGIN") => CertificateSigningRequestParams::from_pem(text),
+            _ => CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request)),
         }
         .map_err(|_| AuthorityError::Request("it can't be read or its signature does not hold"))?;
         if asked.public_key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 {
@@ -210,8 +191,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = named(&session.to_string());
         let uri = format!("{CERTIFICATE_URI_PREFIX}{session}");
-        params.subject_alt_names =
-            vec![SanType::URI(uri.try_into().map_err(AuthorityError::Issue)?)];
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().map_err(AuthorityError::Issue)?)];
         params.not_before = moment(now.minus(BACKDATE));
         params.not_after = moment(not_after);
         params.serial_number = Some(serial(entropy));
@@ -220,9 +200,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         asked.params = params;
-        let certificate = asked
-            .signed_by(&self.issuer)
-            .map_err(AuthorityError::Issue)?;
+        let certificate = asked.signed_by(&self.issuer).map_err(AuthorityError::Issue)?;
         Ok(issued(&certificate, not_after))
     }
 
@@ -248,12 +226,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().map_err(AuthorityError::Issue)?;
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .map_err(AuthorityError::Issue)?;
-        Ok(IssuedWithKey {
-            certificate: issued(&certificate, not_after),
-            key_pem: key.serialize_pem(),
-        })
+        let certificate = params.signed_by(&key, &self.issuer).map_err(AuthorityError::Issue)?;
+        Ok(IssuedWithKey { certificate: issued(&certificate, not_after), key_pem: key.serialize_pem() })
     }
 }

@@ -2,4 +2,6 @@
 //! one, and stores nothing.
 
 pub mod authority;
+pub mod seal;
+pub mod signing_key;
 pub mod token;

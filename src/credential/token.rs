@@ -27,11 +27,7 @@ impl SigningKey {
     /// A key from its PKCS#8 DER and uncompressed public point.
     #[must_use]
     pub fn new(kid: String, pkcs8: &Secret<Vec<u8>>, public_point: Vec<u8>) -> Self {
-        Self {
-            kid,
-            encoding: EncodingKey::from_ec_der(pkcs8.expose()),
-            public_point,
-        }
+        Self { kid, encoding: EncodingKey::from_ec_der(pkcs8.expose()), public_point }
     }
 
     /// Its name in the key set.
@@ -44,11 +40,7 @@ impl SigningKey {
     ///
     /// # Errors
     /// When the claims can't be written as JSON or the key can't sign.
-    pub fn sign<T: Serialize>(
-        &self,
-        typ: &str,
-        claims: &T,
-    ) -> Result<String, jsonwebtoken::errors::Error> {
+    pub fn sign<T: Serialize>(&self, typ: &str, claims: &T) -> Result<String, jsonwebtoken::errors::Error> {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = Some(typ.to_owned());
         header.kid = Some(self.kid.clone());
@@ -65,7 +57,6 @@ impl SigningKey {
 /// The JWK of an uncompressed P-256 point.
 #[must_use]
 pub fn public_jwk(kid: &str, public_point: &[u8]) -> Value {
-    let coordinate =
-        |from: usize| BASE64URL_NOPAD.encode(public_point.get(from..from + 32).unwrap_or_default());
+    let coordinate = |from: usize| BASE64URL_NOPAD.encode(public_point.get(from..from + 32).unwrap_or_default());
     json!({ "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": kid, "x": coordinate(1), "y": coordinate(33) })
 }

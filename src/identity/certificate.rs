@@ -56,14 +56,11 @@ impl ClientCertificate {
     /// # Errors
     /// When it can't be read or names nobody.
     pub fn read(der: &[u8], issuer: Issuer) -> Result<Self, CertificateError> {
-        let (rest, parsed) =
-            X509Certificate::from_der(der).map_err(|_| CertificateError::Unreadable)?;
+        let (rest, parsed) = X509Certificate::from_der(der).map_err(|_| CertificateError::Unreadable)?;
         if !rest.is_empty() {
             return Err(CertificateError::Unreadable);
         }
-        let names = parsed
-            .subject_alternative_name()
-            .map_err(|_| CertificateError::Unreadable)?;
+        let names = parsed.subject_alternative_name().map_err(|_| CertificateError::Unreadable)?;
         let uris: Vec<&str> = names
             .iter()
             .flat_map(|extension| &extension.value.general_names)
@@ -87,18 +84,11 @@ impl ClientCertificate {
         };
         let spiffe_id = match issuer {
             Issuer::Spiffe => Some(
-                only_uri
-                    .filter(|uri| uri.starts_with("spiffe://"))
-                    .ok_or(CertificateError::NoSpiffeId)?
-                    .to_owned(),
+                only_uri.filter(|uri| uri.starts_with("spiffe://")).ok_or(CertificateError::NoSpiffeId)?.to_owned(),
             ),
             Issuer::Ours | Issuer::Device => None,
         };
-        let common_name = parsed
-            .subject()
-            .iter_common_name()
-            .next()
-            .and_then(|name| name.as_str().ok());
+        let common_name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
         let validity = parsed.validity();
         Ok(Self {
             issuer,
@@ -120,9 +110,6 @@ impl ClientCertificate {
     /// The device that a device authority's certificate names.
     #[must_use]
     pub fn device(&self) -> Option<Device> {
-        (self.issuer == Issuer::Device).then(|| Device {
-            id: self.common_name.clone(),
-            certificate: self.thumbprint,
-        })
+        (self.issuer == Issuer::Device).then(|| Device { id: self.common_name.clone(), certificate: self.thumbprint })
     }
 }

@@ -60,26 +60,15 @@ impl Directory {
         let sessions = self.sessions.pin();
         let ends = session.ended.is_some();
         let outcome = sessions.compute(session.id, |known| match known {
-            Some((_, known))
-                if known.session.version >= session.version || known.session.ended.is_some() =>
-            {
+            Some((_, known)) if known.session.version >= session.version || known.session.ended.is_some() => {
                 Operation::<_, ()>::Abort(())
             }
             known => {
-                let streams =
-                    known.map_or_else(CancellationToken::new, |(_, known)| known.streams.clone());
-                Operation::Insert(Arc::new(LiveSession {
-                    session: session.clone(),
-                    streams,
-                }))
+                let streams = known.map_or_else(CancellationToken::new, |(_, known)| known.streams.clone());
+                Operation::Insert(Arc::new(LiveSession { session: session.clone(), streams }))
             }
         });
-        if ends
-            && let Compute::Inserted(_, entry)
-            | Compute::Updated {
-                new: (_, entry), ..
-            } = outcome
-        {
+        if ends && let Compute::Inserted(_, entry) | Compute::Updated { new: (_, entry), .. } = outcome {
             entry.streams.cancel();
         }
     }
@@ -98,15 +87,8 @@ impl Directory {
     /// Sessions that this node knows and that are live at `now`, of one principal.
     #[must_use]
     pub fn sessions_of(&self, principal: &Principal, now: Timestamp) -> Vec<Arc<LiveSession>> {
-        let of_them = |entry: &Arc<LiveSession>| {
-            entry.session.principal == *principal && entry.session.is_live(now)
-        };
-        self.sessions
-            .pin()
-            .values()
-            .filter(|entry| of_them(entry))
-            .cloned()
-            .collect()
+        let of_them = |entry: &Arc<LiveSession>| entry.session.principal == *principal && entry.session.is_live(now);
+        self.sessions.pin().values().filter(|entry| of_them(entry)).cloned().collect()
     }
 
     /// Enters a cookie.
@@ -125,18 +107,12 @@ impl Directory {
         self.locks.pin().insert(principal.clone(), ());
         self.epoch.fetch_add(1, Ordering::Release);
         let sessions = self.sessions.pin();
-        let theirs: Vec<SessionId> = sessions
-            .iter()
-            .filter(|(_, entry)| entry.session.principal == *principal)
-            .map(|(id, _)| *id)
-            .collect();
+        let theirs: Vec<SessionId> =
+            sessions.iter().filter(|(_, entry)| entry.session.principal == *principal).map(|(id, _)| *id).collect();
         for id in theirs {
             sessions.update(id, |entry| {
                 entry.streams.cancel();
-                Arc::new(LiveSession {
-                    session: entry.session.clone(),
-                    streams: CancellationToken::new(),
-                })
+                Arc::new(LiveSession { session: entry.session.clone(), streams: CancellationToken::new() })
             });
         }
     }
@@ -180,8 +156,6 @@ impl Directory {
             !over
         });
         let sessions = self.sessions.pin();
-        self.cookies
-            .pin()
-            .retain(|_, cookie| sessions.contains_key(&cookie.session));
+        self.cookies.pin().retain(|_, cookie| sessions.contains_key(&cookie.session));
     }
 }

@@ -2,5 +2,13 @@
 //! of what this node knows about sessions and locks at this moment.
 
 pub mod certificate;
+pub mod cookie;
 pub mod directory;
+pub mod groups;
+pub mod logout_token;
+pub mod provider;
+mod provider_claims;
+mod provider_exchange;
+mod provider_metadata;
 pub mod token;
+mod provider_diagnosis;

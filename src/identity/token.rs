@@ -139,6 +139,12 @@ impl KeySet {
         &self.json
     }
 
+    /// How many keys can be used.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Whether a key of that name is in the set.
     #[must_use]
     pub fn has(&self, kid: &str) -> bool {
@@ -214,16 +220,29 @@ pub fn verify(
     expected: &Expected<'_>,
     now: Timestamp,
 ) -> Result<Verified, TokenError> {
+    claims_hold(signed_claims(token, keys, expected.types)?, expected, now)
+}
+
+/// The claims of a token of one of these `types` whose signature holds. Nothing is said of the
+/// claims: for kinds of tokens that lack what [`verify`] asks for.
+///
+/// # Errors
+/// When form, header or signature do not hold.
+pub(in crate::identity) fn signed_claims(
+    token: &str,
+    keys: &KeySet,
+    types: &[&str],
+) -> Result<Map<String, Value>, TokenError> {
     if token.len() > TOKEN_BYTES_MAX || token.bytes().filter(|b| *b == b'.').count() != 2 {
         return Err(TokenError::Malformed);
     }
-    header_is_plain(token, expected.types)?;
+    header_is_plain(token, types)?;
     let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
     let candidates = keys.candidates(&header);
     if candidates.is_empty() {
         return Err(TokenError::UnknownKey);
     }
-    let claims = candidates
+    let verified = candidates
         .iter()
         .find_map(|key| {
             let mut validation = Validation::new(header.alg);
@@ -235,9 +254,8 @@ pub fn verify(
             validation.required_spec_claims.clear();
             jsonwebtoken::decode::<Map<String, Value>>(token, &key.decoding, &validation).ok()
         })
-        .ok_or(TokenError::Signature)?
-        .claims;
-    claims_hold(claims, expected, now)
+        .ok_or(TokenError::Signature)?;
+    Ok(verified.claims)
 }
 
 /// Looks at the header's JSON itself, since the library drops what it does not know.
@@ -269,7 +287,7 @@ fn header_is_plain(token: &str, types: &[&str]) -> Result<(), TokenError> {
 }
 
 /// A time claim: whole or fractional seconds (RFC 7519 §2), within what a calendar can hold.
-fn time_claim(
+pub(in crate::identity) fn time_claim(
     claims: &Map<String, Value>,
     name: &'static str,
 ) -> Result<Option<Timestamp>, TokenError> {

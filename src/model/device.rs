@@ -31,12 +31,7 @@ impl Thumbprint {
     /// Reads base64url without padding.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        BASE64URL_NOPAD
-            .decode(text.as_bytes())
-            .ok()?
-            .try_into()
-            .ok()
-            .map(Self)
+        BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
     }
 }
 

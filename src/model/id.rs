@@ -30,10 +30,9 @@ impl fmt::Display for IdError {
             Self::Prefix { expected } => {
                 write!(f, "an id that starts with `{expected}` is needed here")
             }
-            Self::Tail { expected } => write!(
-                f,
-                "an id is `{expected}` and {TAIL_LENGTH} characters of `0-9a-v`; copy it whole"
-            ),
+            Self::Tail { expected } => {
+                write!(f, "an id is `{expected}` and {TAIL_LENGTH} characters of `0-9a-v`; copy it whole")
+            }
         }
     }
 }
@@ -49,16 +48,12 @@ fn encode(prefix: &str, bytes: &[u8; 16]) -> String {
 }
 
 fn decode(prefix: &'static str, text: &str) -> Result<[u8; 16], IdError> {
-    let tail = text
-        .strip_prefix(prefix)
-        .ok_or(IdError::Prefix { expected: prefix })?;
+    let tail = text.strip_prefix(prefix).ok_or(IdError::Prefix { expected: prefix })?;
     let malformed = IdError::Tail { expected: prefix };
     if tail.len() != TAIL_LENGTH || tail.bytes().any(|b| b.is_ascii_uppercase()) {
         return Err(malformed);
     }
-    let bytes = BASE32HEX_NOPAD
-        .decode(tail.to_ascii_uppercase().as_bytes())
-        .map_err(|_| malformed.clone())?;
+    let bytes = BASE32HEX_NOPAD.decode(tail.to_ascii_uppercase().as_bytes()).map_err(|_| malformed.clone())?;
     bytes.try_into().map_err(|_| malformed)
 }
 
@@ -67,9 +62,7 @@ fn fresh(now: Timestamp, entropy: &dyn Entropy) -> [u8; 16] {
     let mut random = [0u8; 10];
     entropy.fill(&mut random);
     let millis = u64::try_from(now.millis()).unwrap_or(0);
-    Builder::from_unix_timestamp_millis(millis, &random)
-        .into_uuid()
-        .into_bytes()
+    Builder::from_unix_timestamp_millis(millis, &random).into_uuid().into_bytes()
 }
 
 macro_rules! ids {

@@ -15,8 +15,7 @@ pub mod time;
 pub use device::{Device, Thumbprint};
 pub use entropy::Entropy;
 pub use id::{
-    DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId, RequestId,
-    SessionId, UserRef,
+    DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId, RequestId, SessionId, UserRef,
 };
 pub use principal::{Principal, PrincipalKind};
 pub use secret::Secret;

@@ -54,19 +54,14 @@ impl Principal {
     pub fn user(provider: &str, subject: &str) -> Option<Self> {
         let plain = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
         let fits = provider.len() + subject.len() < PRINCIPAL_ID_BYTES_MAX;
-        (plain(provider) && plain(subject) && !provider.contains('|') && fits).then(|| Self {
-            kind: PrincipalKind::User,
-            id: format!("{provider}|{subject}").into(),
-        })
+        (plain(provider) && plain(subject) && !provider.contains('|') && fits)
+            .then(|| Self { kind: PrincipalKind::User, id: format!("{provider}|{subject}").into() })
     }
 
     /// A principal as stored: kind and whole id.
     #[must_use]
     pub fn stored(kind: PrincipalKind, id: &str) -> Option<Self> {
-        (!id.is_empty() && id.len() <= PRINCIPAL_ID_BYTES_MAX).then(|| Self {
-            kind,
-            id: id.into(),
-        })
+        (!id.is_empty() && id.len() <= PRINCIPAL_ID_BYTES_MAX).then(|| Self { kind, id: id.into() })
     }
 
     /// Reads the text form, `User::"<provider>|<subject>"`, or for a user the bare id.
@@ -95,17 +90,13 @@ impl Principal {
     /// The local name of the provider that vouches for a user.
     #[must_use]
     pub fn provider(&self) -> &str {
-        self.id
-            .split_once('|')
-            .map_or(&*self.id, |(provider, _)| provider)
+        self.id.split_once('|').map_or(&*self.id, |(provider, _)| provider)
     }
 
     /// A user's subject at the provider.
     #[must_use]
     pub fn subject(&self) -> &str {
-        self.id
-            .split_once('|')
-            .map_or(&*self.id, |(_, subject)| subject)
+        self.id.split_once('|').map_or(&*self.id, |(_, subject)| subject)
     }
 }
 

@@ -28,15 +28,11 @@ impl std::error::Error for NameError {}
 fn checked(kind: &'static str, text: &str) -> Result<Arc<str>, NameError> {
     let mut bytes = text.bytes();
     let starts = bytes.next().is_some_and(|b| b.is_ascii_lowercase());
-    let goes_on =
-        bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+    let goes_on = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
     if starts && goes_on && text.len() <= 63 {
         Ok(text.into())
     } else {
-        Err(NameError {
-            kind,
-            text: text.chars().take(80).collect(),
-        })
+        Err(NameError { kind, text: text.chars().take(80).collect() })
     }
 }
 
@@ -96,10 +92,7 @@ impl EntitlementName {
     /// # Errors
     /// When `name` is not a name.
     pub fn new(service: ServiceName, name: &str) -> Result<Self, NameError> {
-        Ok(Self {
-            service,
-            name: checked("an entitlement", name)?,
-        })
+        Ok(Self { service, name: checked("an entitlement", name)? })
     }
 
     /// Reads `<service>/<name>`.
@@ -107,10 +100,8 @@ impl EntitlementName {
     /// # Errors
     /// When either half is missing or not a name.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let whole = || NameError {
-            kind: "an entitlement (`<service>/<name>`)",
-            text: text.chars().take(120).collect(),
-        };
+        let whole =
+            || NameError { kind: "an entitlement (`<service>/<name>`)", text: text.chars().take(120).collect() };
         let (service, name) = text.split_once('/').ok_or_else(whole)?;
         Self::new(ServiceName::parse(service)?, name)
     }

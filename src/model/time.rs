@@ -61,9 +61,7 @@ impl Timestamp {
     /// Reads RFC 3339 (`2026-11-22T10:15:00.000Z`).
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        text.parse::<jiff::Timestamp>()
-            .ok()
-            .map(|t| Self(t.as_millisecond()))
+        text.parse::<jiff::Timestamp>().ok().map(|t| Self(t.as_millisecond()))
     }
 }
 
@@ -172,13 +170,7 @@ impl fmt::Display for Ttl {
             return f.write_str("0s");
         }
         let mut rest = self.0;
-        for (unit, name) in [
-            (86_400_000, "d"),
-            (3_600_000, "h"),
-            (60_000, "m"),
-            (1000, "s"),
-            (1, "ms"),
-        ] {
+        for (unit, name) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms")] {
             if rest >= unit {
                 write!(f, "{}{name}", rest / unit)?;
                 rest %= unit;

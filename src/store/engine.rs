@@ -5,11 +5,14 @@
 //! deadlock half-way. INVARIANT: a transaction that is dropped is rolled back.
 
 use std::fmt;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::log::Desk;
 
 /// Connections that one node opens to its database at most.
 const CONNECTIONS_MAX: u32 = 8;
@@ -27,6 +30,8 @@ pub enum StoreError {
     Database(sqlx::Error),
     /// The migrations could not be applied.
     Migration(sqlx::migrate::MigrateError),
+    /// An event was to be kept before this node opened its log (`Store::log_open`).
+    NoLog,
     /// A row does not say what its table promises. It is never skipped.
     Inconsistent {
         table: &'static str,
@@ -51,6 +56,9 @@ impl fmt::Display for StoreError {
                 f,
                 "the database's tables could not be brought up to date: {error}"
             ),
+            Self::NoLog => {
+                f.write_str("an event can't be kept before this node has opened its log")
+            }
             Self::Inconsistent { table, column, row } => {
                 write!(
                     f,
@@ -66,7 +74,7 @@ impl std::error::Error for StoreError {
         match self {
             Self::Database(error) => Some(error),
             Self::Migration(error) => Some(error),
-            Self::Url { .. } | Self::Inconsistent { .. } => None,
+            Self::Url { .. } | Self::NoLog | Self::Inconsistent { .. } => None,
         }
     }
 }
@@ -98,6 +106,10 @@ pub struct Store {
     pool: AnyPool,
     engine: Engine,
     url: Arc<str>,
+    desk: Arc<OnceLock<Desk>>,
+    /// SQLite has one writer at a time. Ours take turns here, in the order of their coming: its
+    /// own way is to sleep and ask again, which is slow and starves the unlucky.
+    writer: Arc<Semaphore>,
 }
 
 impl Store {
@@ -157,6 +169,8 @@ impl Store {
             pool,
             engine,
             url: url.into(),
+            desk: Arc::new(OnceLock::new()),
+            writer: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -185,11 +199,27 @@ impl Store {
     /// # Errors
     /// When no connection is to be had in time.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        let inner = match self.engine {
-            Engine::Sqlite => self.pool.begin_with("begin immediate").await?,
-            Engine::Postgres => self.pool.begin().await?,
+        let (turn, inner) = match self.engine {
+            Engine::Sqlite => {
+                let turn = Arc::clone(&self.writer).acquire_owned();
+                let turn = tokio::time::timeout(ACQUIRE_TIMEOUT, turn)
+                    .await
+                    .map_err(|_| sqlx::Error::PoolTimedOut)?
+                    .map_err(|_| sqlx::Error::PoolClosed)?;
+                (Some(turn), self.pool.begin_with("begin immediate").await?)
+            }
+            Engine::Postgres => (None, self.pool.begin().await?),
         };
-        Ok(Tx { inner })
+        Ok(Tx {
+            inner,
+            desk: Arc::clone(&self.desk),
+            _turn: turn,
+        })
+    }
+
+    /// What this node seals events with and where it numbers them, once its log is open.
+    pub(in crate::store) fn desk(&self) -> &OnceLock<Desk> {
+        &self.desk
     }
 
     /// The pool, for reads outside a transaction.
@@ -215,6 +245,9 @@ impl Store {
 /// One transaction. Dropped, it is as if it had never been.
 pub struct Tx {
     inner: Transaction<'static, Any>,
+    desk: Arc<OnceLock<Desk>>,
+    // ORDER: after `inner`, so that a roll-back is on its way when the next writer's turn comes.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Tx {
@@ -229,5 +262,10 @@ impl Tx {
     /// The connection for a statement of one of this room's files.
     pub(in crate::store) fn connection(&mut self) -> &mut AnyConnection {
         &mut self.inner
+    }
+
+    /// What this node seals events with and where it numbers them.
+    pub(in crate::store) fn desk(&self) -> Result<Desk, StoreError> {
+        self.desk.get().cloned().ok_or(StoreError::NoLog)
     }
 }

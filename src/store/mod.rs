@@ -1,6 +1,28 @@
 //! The shelves: all SQL of the house, one file a noun. One text serves SQLite and PostgreSQL;
 //! only `engine.rs` knows which of them is behind it.
 
+mod audit_event;
 mod engine;
+mod link;
+mod oauth;
+mod session;
+mod lock;
+mod sign_in;
+mod log;
+mod recorder;
+mod refusal_count;
+mod revocation;
+mod signing_key;
 
+pub use audit_event::{EVENT_PAGE_MAX, EventFilter, Recorded};
 pub use engine::{Store, StoreError, Tx};
+pub use link::ProviderLink;
+pub use oauth::{DeviceCode, DeviceState, OauthCode, RefreshToken, SecretHash};
+pub use session::{SESSION_PAGE_MAX, SessionCertificate, StoredCookie, StoredSession};
+pub use lock::Lock;
+pub use log::Log;
+pub use sign_in::{ServiceHandover, SignInFlow};
+pub use recorder::{Recorder, RecorderSettings, RecorderState, Submitted, Unrecorded};
+pub use refusal_count::RefusalRates;
+pub use revocation::{REVOCATION_PAGE_MAX, Revocation, RevocationKind};
+pub use signing_key::SealedKey;

@@ -77,11 +77,7 @@ impl Remedy {
     /// Help of this kind, with the command that does it.
     #[must_use]
     pub fn new(kind: &str, command: Option<&str>) -> Self {
-        Self {
-            kind: kind.to_owned(),
-            entitlement: None,
-            command: command.map(str::to_owned),
-        }
+        Self { kind: kind.to_owned(), entitlement: None, command: command.map(str::to_owned) }
     }
 }
 

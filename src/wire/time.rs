@@ -37,8 +37,8 @@ impl Serialize for Time {
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Timestamp::parse(&text).map(Self).ok_or_else(|| {
-            de::Error::custom("a time is written like `2026-11-22T10:15:00.000Z`")
-        })
+        Timestamp::parse(&text)
+            .map(Self)
+            .ok_or_else(|| de::Error::custom("a time is written like `2026-11-22T10:15:00.000Z`"))
     }
 }

@@ -9,7 +9,31 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod api;
+mod api_house;
+mod canonical;
+mod config;
+mod dev_provider;
+mod dev_upstream;
+mod fake_provider;
+mod fuzz_replay;
+mod guard_h1;
+mod guard_h2;
 mod cli;
 mod house;
+mod hygiene;
+mod leaf;
+mod oauth;
+mod outbound;
+mod policy;
+mod policy_command;
+mod policy_load;
+mod policy_route;
 mod postgres;
+mod provider;
+mod recorder;
+mod revocation;
+mod session;
+mod signing_key;
+mod store_record;
 mod support;

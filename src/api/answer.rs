@@ -1,0 +1,274 @@
+//! What a request is answered when it isn't answered what it asked for: one enum for the API, one
+//! for OAuth endpoints, and one translation of each.
+//!
+//! A refusal leaves its handler without a body, as a [`Refused`] in the response's extensions:
+//! `decided.rs` knows the decision's id and writes it.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use crate::audit::Actor;
+use crate::control::caller::Unproven;
+use crate::control::decision::DecisionError;
+use crate::control::oauth::GrantError;
+use crate::control::session::RevokeError;
+use crate::wire::Remedy;
+
+/// Why the API does not do what it was asked.
+#[derive(Debug)]
+pub enum ApiError {
+    /// Nobody is proven.
+    Unproven(Unproven),
+    /// There is no such thing, or the caller may not know.
+    NotFound(&'static str),
+    /// No policy lets the caller do it.
+    Denied(String),
+    /// The request is not what it must be.
+    Invalid(String),
+    /// The body is too long.
+    TooLarge,
+    /// The body is of another kind.
+    MediaType(&'static str),
+    /// There is no such route.
+    NoRoute,
+    /// The route has no such method.
+    Method,
+    /// The database is away.
+    Unavailable(String),
+    /// The server is put together wrongly.
+    Internal(&'static str),
+}
+
+/// What `decided.rs` makes an answer of.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// The reason as scripts read it.
+    pub reason: &'static str,
+    /// In which form it is written.
+    pub form: Form,
+    /// Who was refused, as far as it is known.
+    pub actor: Option<Box<Actor>>,
+    /// Whether it is put on record.
+    pub recorded: bool,
+    /// What is for the operator's log alone.
+    pub cause: Option<String>,
+}
+
+/// In which form a refusal is written.
+#[derive(Debug, Clone)]
+pub enum Form {
+    /// RFC 9457.
+    Problem {
+        /// The reason in words.
+        title: &'static str,
+        /// This occurrence in words.
+        detail: Option<String>,
+        /// What would help.
+        remedy: Option<Remedy>,
+    },
+    /// RFC 6749 §5.2.
+    Oauth {
+        /// For people.
+        description: String,
+    },
+}
+
+impl From<Unproven> for ApiError {
+    fn from(error: Unproven) -> Self {
+        Self::Unproven(error)
+    }
+}
+
+impl From<crate::control::StoreError> for ApiError {
+    fn from(error: crate::control::StoreError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl From<RevokeError> for ApiError {
+    fn from(error: RevokeError) -> Self {
+        match error {
+            RevokeError::NotFound => Self::NotFound("there is no such session"),
+            RevokeError::Denied => Self::Denied(error.to_string()),
+            RevokeError::Reason => Self::Invalid(error.to_string()),
+            RevokeError::Store(error) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<DecisionError> for ApiError {
+    fn from(error: DecisionError) -> Self {
+        match error {
+            DecisionError::NotFound => Self::NotFound("there is no such decision"),
+            DecisionError::Store(error) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+const SIGN_IN: &str = "doorward login";
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unproven(Unproven::NoCredential | Unproven::BadCredential | Unproven::SessionEnded(_)) => {
+                StatusCode::UNAUTHORIZED
+            }
+            Self::Unproven(Unproven::Locked(_) | Unproven::CrossSite(_)) | Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotFound(_) | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn refused(self) -> Refused {
+        let problem = |reason, title, detail: Option<String>, remedy| Refused {
+            reason,
+            form: Form::Problem { title, detail, remedy },
+            actor: None,
+            recorded: true,
+            cause: None,
+        };
+        let sign_in = || Some(Remedy::new("sign_in", Some(SIGN_IN)));
+        let retry = || Some(Remedy::new("retry", None));
+        match self {
+            Self::Unproven(unproven) => {
+                let detail = Some(unproven.to_string());
+                match unproven {
+                    Unproven::NoCredential => problem("no_credential", "Nobody is signed in", detail, sign_in()),
+                    Unproven::BadCredential => problem("bad_credential", "A credential is not good", detail, sign_in()),
+                    Unproven::SessionEnded(actor) => {
+                        let refused = problem("session_ended", "The session is over", detail, sign_in());
+                        Refused { actor: Some(actor), ..refused }
+                    }
+                    Unproven::Locked(actor) => {
+                        let refused = problem("locked", "The principal is locked", detail, None);
+                        Refused { actor: Some(actor), ..refused }
+                    }
+                    Unproven::CrossSite(actor) => {
+                        let title = "The request came from another site";
+                        Refused { actor: Some(actor), ..problem("forbidden_by_policy", title, detail, None) }
+                    }
+                    Unproven::Store(error) => Self::Unavailable(error.to_string()).refused(),
+                }
+            }
+            Self::NotFound(what) => problem("not_found", "Not found", Some(what.to_owned()), None),
+            Self::Denied(detail) => problem("no_policy_match", "No policy allows it", Some(detail), None),
+            Self::Invalid(detail) => problem("invalid_request", "The request is not right", Some(detail), None),
+            Self::TooLarge => problem("invalid_request", "The body is too long", None, None),
+            Self::MediaType(expected) => {
+                let detail = format!("send the body as `{expected}`");
+                problem("invalid_request", "The body is of another kind", Some(detail), None)
+            }
+            Self::NoRoute => problem("no_route", "There is nothing here", None, None),
+            Self::Method => problem("no_route", "The method is not for this path", None, None),
+            Self::Unavailable(cause) => {
+                let detail = "the database is away; what is open goes on, nothing new is granted".to_owned();
+                let refused = problem("unavailable", "The control plane can't answer now", Some(detail), retry());
+                Refused { recorded: false, cause: Some(cause), ..refused }
+            }
+            Self::Internal(cause) => {
+                let refused = problem("internal", "The request could not be answered", None, None);
+                Refused { cause: Some(cause.to_owned()), ..refused }
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.status().into_response();
+        response.extensions_mut().insert(self.refused());
+        response
+    }
+}
+
+/// Why an OAuth endpoint does not do what it was asked.
+#[derive(Debug)]
+pub enum OauthFailure {
+    /// A grant gives nothing.
+    Grant(GrantError),
+    /// The body is not a form that can be read.
+    Form(&'static str),
+    /// The body is too long.
+    TooLarge,
+    /// There is no such grant here.
+    UnsupportedGrantType(&'static str),
+    /// Such tokens can't be withdrawn.
+    UnsupportedTokenType(&'static str),
+    /// The server is put together wrongly.
+    Internal(&'static str),
+}
+
+impl From<GrantError> for OauthFailure {
+    fn from(error: GrantError) -> Self {
+        Self::Grant(error)
+    }
+}
+
+impl OauthFailure {
+    /// The error word (RFC 6749 §5.2, RFC 7009 §2.2.1, RFC 8628 §3.5) and its status.
+    fn word(&self) -> (&'static str, StatusCode) {
+        let bad = StatusCode::BAD_REQUEST;
+        match self {
+            Self::Grant(error) => match error {
+                GrantError::InvalidRequest(_) | GrantError::Certificate(_) => ("invalid_request", bad),
+                GrantError::InvalidClient => ("invalid_client", StatusCode::UNAUTHORIZED),
+                GrantError::InvalidGrant => ("invalid_grant", bad),
+                GrantError::UnauthorizedClient(_) => ("unauthorized_client", bad),
+                GrantError::AccessDenied => ("access_denied", bad),
+                GrantError::AuthorizationPending => ("authorization_pending", bad),
+                GrantError::SlowDown => ("slow_down", bad),
+                GrantError::ExpiredToken => ("expired_token", bad),
+                GrantError::Signing(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
+                GrantError::Store(_) => ("temporarily_unavailable", StatusCode::SERVICE_UNAVAILABLE),
+            },
+            Self::Form(_) => ("invalid_request", bad),
+            Self::TooLarge => ("invalid_request", StatusCode::PAYLOAD_TOO_LARGE),
+            Self::UnsupportedGrantType(_) => ("unsupported_grant_type", bad),
+            Self::UnsupportedTokenType(_) => ("unsupported_token_type", bad),
+            Self::Internal(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+
+    fn description(&self) -> String {
+        match self {
+            Self::Grant(error) => error.to_string(),
+            Self::Form(what) | Self::UnsupportedGrantType(what) | Self::UnsupportedTokenType(what) => {
+                (*what).to_owned()
+            }
+            Self::TooLarge => "the body is too long".to_owned(),
+            Self::Internal(_) => "the request could not be answered".to_owned(),
+        }
+    }
+
+    fn cause(&self) -> Option<String> {
+        match self {
+            Self::Grant(GrantError::Store(error)) => Some(error.to_string()),
+            Self::Grant(GrantError::Signing(error)) => Some(error.clone()),
+            Self::Internal(cause) => Some((*cause).to_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl IntoResponse for OauthFailure {
+    fn into_response(self) -> Response {
+        let (reason, status) = self.word();
+        // A device that waits is not refused; a database that is away can't keep the event.
+        let waits = matches!(self, Self::Grant(GrantError::AuthorizationPending | GrantError::SlowDown));
+        let refused = Refused {
+            reason,
+            form: Form::Oauth { description: self.description() },
+            actor: None,
+            recorded: !waits && !status.is_server_error(),
+            cause: self.cause(),
+        };
+        let mut response = status.into_response();
+        response.extensions_mut().insert(refused);
+        response
+    }
+}

@@ -1,0 +1,171 @@
+//! Around every answer of the control host: it gets the id of its decision, refusals are written
+//! out, and refusals are put on record so that `doorward why` finds them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts};
+use crate::control::decision::DATA_REMEDY;
+use crate::control::{ConnectionFacts, Desk};
+use crate::model::{DecisionId, EventId, Timestamp};
+use crate::wire::problem::PROBLEM_MEDIA_TYPE;
+use crate::wire::{OauthError, Problem};
+
+use super::answer::{ApiError, Form, Refused};
+
+/// Names the decision in every answer.
+pub const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision");
+/// How long a refusal waits for its place in the record: longer than the recorder may take for it.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest path that goes into the record.
+const PATH_BYTES_MAX: usize = 1024;
+
+/// Who called, noted by the extractor for the record of what was refused later.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trail(Arc<Mutex<Option<Actor>>>);
+
+impl Trail {
+    pub fn note(&self, actor: Actor) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(actor);
+    }
+
+    fn taken(&self) -> Option<Actor> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Wraps the routes of the control host. Those that are wrapped already stay as they are.
+#[must_use]
+pub fn decided(router: Router, desk: Arc<Desk>) -> Router {
+    router
+        .fallback(async || ApiError::NoRoute)
+        .method_not_allowed_fallback(async || ApiError::Method)
+        .layer(from_fn_with_state(desk, decide))
+}
+
+async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next) -> Response {
+    let now = desk.clock.now();
+    let decision = DecisionId::fresh(now, &*desk.entropy);
+    let trail = Trail::default();
+    request.extensions_mut().insert(trail.clone());
+    let connection = request.extensions().get::<Arc<ConnectionFacts>>().cloned();
+    let facts = facts(&desk, &request);
+    let mut response = next.run(request).await;
+    if response.headers().contains_key(&DECISION_HEADER) {
+        return response;
+    }
+    if let Some(refused) = response.extensions_mut().remove::<Refused>() {
+        let status = response.status();
+        if let Some(cause) = &refused.cause {
+            tracing::warn!(%decision, cause, "a control request could not be answered");
+        }
+        if refused.recorded {
+            let actor = refused.actor.clone().map(|actor| *actor).or_else(|| trail.taken());
+            record(&desk, &refused, actor, connection.as_deref(), facts, decision, now).await;
+        }
+        let allow = response.headers_mut().remove(axum::http::header::ALLOW);
+        response = written(&desk, refused, status, decision);
+        if let Some(allow) = allow {
+            response.headers_mut().insert(axum::http::header::ALLOW, allow);
+        }
+    }
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
+        headers.insert(DECISION_HEADER, value);
+    }
+    // What is about a person or decided for one is kept by nobody, unless a route says otherwise.
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn facts(desk: &Desk, request: &Request) -> RequestFacts {
+    // A path that is longer has no route here, and its beginning says enough.
+    let path: String = request.uri().path().chars().take(PATH_BYTES_MAX).collect();
+    RequestFacts {
+        method: method_name(request.method()).into(),
+        host: desk.settings.host().into(),
+        path: path.into(),
+        protocol: if request.version() == Version::HTTP_2 { "h2" } else { "http/1.1" },
+    }
+}
+
+/// A method of the standard by its name; what a client made up is not worth keeping.
+fn method_name(method: &Method) -> &str {
+    const KNOWN: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
+    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("OTHER")
+}
+
+async fn record(
+    desk: &Desk,
+    refused: &Refused,
+    actor: Option<Actor>,
+    connection: Option<&ConnectionFacts>,
+    facts: RequestFacts,
+    decision: DecisionId,
+    now: Timestamp,
+) {
+    let id = EventId::from_bytes(*decision.bytes());
+    let mut event = Event::new(id, now, EventType::DecisionDeny, Outcome::Denied);
+    event.decision = Some(decision);
+    event.reason = Some(refused.reason.into());
+    event.request = Some(facts);
+    event.policy_version = Some(Arc::clone(desk.policies.load().version()));
+    if let Form::Problem { remedy: Some(remedy), .. } = &refused.form
+        && let Ok(remedy) = serde_json::to_value(remedy)
+    {
+        event = event.with(DATA_REMEDY, remedy);
+    }
+    let identified = actor.is_some();
+    event.actor = actor.unwrap_or_else(|| Actor {
+        address: connection.map(|connection| connection.address),
+        certificate: connection.and_then(|it| it.certificate.as_ref()).map(|certificate| certificate.thumbprint),
+        ..Actor::default()
+    });
+    let submitted = if identified { desk.recorder.submit(event) } else { desk.recorder.refused_anonymous(event) };
+    // What is refused stays refused, on record or not: the recorder counts what it could not keep.
+    if !matches!(tokio::time::timeout(RECORD_TIMEOUT, submitted).await, Ok(Ok(()))) {
+        tracing::warn!(%decision, "a refusal of the control host is not on record");
+    }
+}
+
+fn written(desk: &Desk, refused: Refused, status: StatusCode, decision: DecisionId) -> Response {
+    let decision = Some(decision.to_string());
+    let mut response = match refused.form {
+        Form::Problem { title, detail, remedy } => {
+            let problem = Problem { detail, decision, remedy, ..Problem::new(status.as_u16(), refused.reason, title) };
+            json(status, PROBLEM_MEDIA_TYPE, &problem)
+        }
+        Form::Oauth { description } => {
+            let error = OauthError { error: refused.reason.to_owned(), error_description: Some(description), decision };
+            json(status, "application/json", &error)
+        }
+    };
+    let headers = response.headers_mut();
+    if status == StatusCode::UNAUTHORIZED {
+        let metadata = format!("{}/.well-known/oauth-protected-resource", desk.settings.origin);
+        let error = if refused.reason == "no_credential" { "" } else { ", error=\"invalid_token\"" };
+        let challenge = format!("Bearer realm=\"doorward\", resource_metadata=\"{metadata}\"{error}");
+        if let Ok(challenge) = HeaderValue::from_str(&challenge) {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
+    }
+    response
+}
+
+/// A JSON answer of this media type. Our shapes can always be written.
+pub(super) fn json<T: Serialize>(status: StatusCode, media_type: &'static str, body: &T) -> Response {
+    let text = serde_json::to_vec(body).unwrap_or_default();
+    (status, [(CONTENT_TYPE, HeaderValue::from_static(media_type))], text).into_response()
+}

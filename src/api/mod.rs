@@ -1,0 +1,107 @@
+//! The control API and the OAuth endpoints: HTTP in front of the operations of `control/`.
+//!
+//! INVARIANTS: handlers decide nothing, they read the request, call one operation and write its
+//! answer; every answer passes `decided.rs`, which names the decision, writes refusals and puts
+//! them on record; every route stands in one table, from which router, OpenAPI document and the
+//! access test are made.
+
+mod answer;
+mod caller;
+mod decided;
+mod decision;
+mod discovery;
+mod fields;
+mod oauth;
+pub mod openapi;
+mod service;
+mod session;
+mod shape;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{MethodRouter, get, post};
+
+use crate::control::Desk;
+
+pub use decided::{DECISION_HEADER, decided};
+
+/// What a route needs of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: public, or it checks what is in the request itself.
+    Nobody,
+    /// A browser that is signed in, else it is sent to sign in.
+    Browser,
+    /// A session, proven.
+    Session,
+    /// A session, proven by its certificate.
+    Certificate,
+}
+
+/// One route of the control host.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// `GET` or `POST`.
+    pub method: &'static str,
+    /// With `{parameters}`, as axum and OpenAPI both write them.
+    pub path: &'static str,
+    /// What it needs of its caller.
+    pub needs: Needs,
+}
+
+macro_rules! routes {
+    ($($method:ident $path:literal $needs:ident => $handler:path;)*) => {
+        /// Every route of this room.
+        pub const ROUTES: &[Route] = &[
+            $(Route { method: method!($method), path: $path, needs: Needs::$needs },)*
+        ];
+
+        fn table() -> Vec<(&'static str, MethodRouter<Arc<Desk>>)> {
+            vec![$(($path, $method($handler)),)*]
+        }
+    };
+}
+macro_rules! method {
+    (get) => {
+        "GET"
+    };
+    (post) => {
+        "POST"
+    };
+}
+
+routes! {
+    get "/api/v1/whoami" Session => session::whoami;
+    get "/api/v1/services" Session => service::list;
+    get "/api/v1/entitlements" Session => service::entitlements;
+    get "/api/v1/sessions" Session => session::list;
+    post "/api/v1/sessions/{id}/revoke" Session => session::revoke;
+    get "/api/v1/decisions/{id}" Session => decision::fetch;
+    get "/api/v1/openapi.json" Nobody => openapi::document;
+    get "/oauth2/authorize" Browser => oauth::authorize;
+    post "/oauth2/token" Nobody => oauth::token;
+    post "/oauth2/device_authorization" Nobody => oauth::device_authorization;
+    post "/oauth2/introspect" Certificate => oauth::introspect;
+    post "/oauth2/revoke" Nobody => oauth::revoke;
+    get "/oauth2/jwks" Nobody => discovery::jwks;
+    get "/.well-known/oauth-authorization-server" Nobody => discovery::server;
+    get "/.well-known/openid-configuration" Nobody => discovery::server;
+    get "/.well-known/oauth-protected-resource" Nobody => discovery::resource;
+}
+
+/// This room's routes, to be merged with pages and wrapped by [`decided`].
+#[must_use]
+pub fn routes(desk: Arc<Desk>) -> Router {
+    let mut router = Router::new();
+    for (path, handler) in table() {
+        router = router.route(path, handler);
+    }
+    router.with_state(desk)
+}
+
+/// The whole control host without pages.
+#[must_use]
+pub fn router(desk: Arc<Desk>) -> Router {
+    decided(routes(Arc::clone(&desk)), desk)
+}

@@ -1,0 +1,260 @@
+//! `/oauth2/*`: what the operations of `control/oauth/` look like over HTTP.
+//!
+//! INVARIANT: a browser is sent only to a redirect URI that was checked; answers with tokens are
+//! kept by nobody (`no-store`).
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION, PRAGMA, REFERRER_POLICY, USER_AGENT};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use data_encoding::{BASE64, BASE64URL_NOPAD};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
+
+use crate::control::Desk;
+use crate::control::caller::{Proof, Unproven};
+use crate::control::oauth::code::{self, AuthorizeError, AuthorizeRequest, CodeRequest};
+use crate::control::oauth::device::{self, DEVICE_INTERVAL, DEVICE_TTL, DeviceRequest};
+use crate::control::oauth::refresh::{self, RefreshRequest};
+use crate::control::oauth::{GrantError, Granted, token as tokens};
+use crate::wire::oauth::{GRANT_DEVICE_CODE, GRANT_TOKEN_EXCHANGE};
+use crate::wire::{DeviceAuthorization, Introspection};
+
+use super::answer::{ApiError, OauthFailure};
+use super::caller::{Connection, proven};
+use super::decided::json;
+use super::fields::{Fields, Form};
+use super::shape;
+
+/// The longest `state` that is given back.
+const STATE_BYTES_MAX: usize = 512;
+
+/// `GET /oauth2/authorize`: a browser that is signed in gets a code, another is sent to sign in.
+pub async fn authorize(State(desk): State<Arc<Desk>>, request: Request) -> Result<Response, ApiError> {
+    let now = desk.clock.now();
+    let (parts, _) = request.into_parts();
+    let fields = Fields::query(parts.uri.query()).map_err(|what| ApiError::Invalid(what.to_owned()))?;
+    let asked = AuthorizeRequest {
+        response_type: fields.text("response_type"),
+        client_id: fields.text("client_id"),
+        redirect_uri: fields.text("redirect_uri"),
+        code_challenge: fields.text("code_challenge"),
+        code_challenge_method: fields.text("code_challenge_method"),
+    };
+    let state = fields.get("state").unwrap_or_default();
+    if state.len() > STATE_BYTES_MAX {
+        return Err(ApiError::Invalid(format!("`state` is longer than {STATE_BYTES_MAX} bytes")));
+    }
+    let back = |answer: &[(&str, &str)]| back_to_client(&desk, &asked.redirect_uri, state, answer);
+    if let Err(error) = code::check(&asked) {
+        return refused(error, back);
+    }
+    let caller = match proven(&desk, &parts, now).await? {
+        Ok(caller) => caller,
+        // Whatever a browser holds that is no good, signing in anew replaces it.
+        Err(Unproven::NoCredential | Unproven::BadCredential | Unproven::SessionEnded(_)) => {
+            return sign_in(&parts.uri, &fields);
+        }
+        Err(unproven) => return Err(unproven.into()),
+    };
+    match code::authorize(&desk, &caller, &asked, now).await {
+        Ok(code) => back(&[("code", code.expose())]),
+        Err(AuthorizeError::NoBrowserSession) => sign_in(&parts.uri, &fields),
+        Err(error) => refused(error, back),
+    }
+}
+
+fn refused(
+    error: AuthorizeError,
+    back: impl Fn(&[(&str, &str)]) -> Result<Response, ApiError>,
+) -> Result<Response, ApiError> {
+    match error {
+        AuthorizeError::Asked(word, description) => back(&[("error", word), ("error_description", description)]),
+        AuthorizeError::Untrusted(what) => Err(ApiError::Invalid(what.to_owned())),
+        AuthorizeError::NoBrowserSession => Err(ApiError::Invalid(error.to_string())),
+        AuthorizeError::Store(error) => Err(error.into()),
+    }
+}
+
+/// Sends the browser to the client with an answer, the client's own `state`, and who answers
+/// (RFC 9207). The redirect URI is a loopback one without a query.
+fn back_to_client(desk: &Desk, redirect_uri: &str, state: &str, answer: &[(&str, &str)]) -> Result<Response, ApiError> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(answer);
+    if !state.is_empty() {
+        query.append_pair("state", state);
+    }
+    query.append_pair("iss", &desk.settings.origin);
+    see_other(&format!("{redirect_uri}?{}", query.finish()))
+}
+
+fn sign_in(uri: &axum::http::Uri, fields: &Fields) -> Result<Response, ApiError> {
+    let here = uri.path_and_query().map_or("/oauth2/authorize", |path| path.as_str());
+    let mut location = format!("/signin?return_to={}", utf8_percent_encode(here, NON_ALPHANUMERIC));
+    for name in ["login_hint", "provider"] {
+        if let Some(value) = fields.get(name) {
+            location.push_str(&format!("&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
+        }
+    }
+    see_other(&location)
+}
+
+fn see_other(location: &str) -> Result<Response, ApiError> {
+    let location =
+        HeaderValue::from_str(location).map_err(|_| ApiError::Invalid("`state` can't be sent".to_owned()))?;
+    let mut response = StatusCode::SEE_OTHER.into_response();
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, location);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    Ok(response)
+}
+
+/// Our clients are public: one that authenticates takes itself for another.
+fn is_public(headers: &HeaderMap) -> Result<(), OauthFailure> {
+    if headers.contains_key(AUTHORIZATION) { Err(GrantError::InvalidClient.into()) } else { Ok(()) }
+}
+
+/// A signing request: PEM, or base64 of DER.
+fn signing_request(fields: &Fields) -> Result<Option<Vec<u8>>, OauthFailure> {
+    let Some(text) = fields.get("csr").map(str::trim) else { return Ok(None) };
+    if text.starts_with("-----BEGIN") {
+        return Ok(Some(text.as_bytes().to_vec()));
+    }
+    let plain = text.trim_end_matches('=');
+    let decoded = BASE64.decode(text.as_bytes()).or_else(|_| BASE64URL_NOPAD.decode(plain.as_bytes()));
+    let wrong = OauthFailure::Form("`csr` must be a PKCS#10 request, PEM or base64 of its DER");
+    decoded.map(Some).map_err(|_| wrong)
+}
+
+fn unkept(mut response: Response) -> Response {
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// `POST /oauth2/token`
+pub async fn token(
+    State(desk): State<Arc<Desk>>,
+    connection: Result<Connection, ApiError>,
+    headers: HeaderMap,
+    Form(fields): Form,
+) -> Result<Response, OauthFailure> {
+    let now = desk.clock.now();
+    let connection = facts(connection)?;
+    is_public(&headers)?;
+    let csr = signing_request(&fields)?;
+    let client_id = fields.text("client_id");
+    let granted: Granted = match fields.get("grant_type") {
+        Some("authorization_code") => {
+            let request = CodeRequest {
+                code: fields.text("code"),
+                client_id,
+                redirect_uri: fields.text("redirect_uri"),
+                code_verifier: fields.text("code_verifier"),
+                csr,
+            };
+            code::exchange(&desk, &request, &connection.0, now).await?
+        }
+        Some("refresh_token") => {
+            let request = RefreshRequest { refresh_token: fields.text("refresh_token"), client_id, csr };
+            refresh::refresh(&desk, &request, &connection.0, now).await?
+        }
+        Some(GRANT_DEVICE_CODE) => {
+            let request = DeviceRequest { device_code: fields.text("device_code"), client_id, csr };
+            device::poll(&desk, &request, &connection.0, now).await?
+        }
+        Some(GRANT_TOKEN_EXCHANGE) => {
+            return Err(OauthFailure::UnsupportedGrantType("tokens can't be exchanged at this installation yet"));
+        }
+        Some(_) => return Err(OauthFailure::UnsupportedGrantType("this `grant_type` is not known here")),
+        None => return Err(OauthFailure::Form("`grant_type` is needed")),
+    };
+    let authority = desk.authority.load();
+    Ok(unkept(json(StatusCode::OK, "application/json", &shape::token_answer(granted, authority.pem(), now))))
+}
+
+fn facts(connection: Result<Connection, ApiError>) -> Result<Connection, OauthFailure> {
+    connection.map_err(|_| OauthFailure::Internal("the listener did not note the connection's facts"))
+}
+
+/// `POST /oauth2/device_authorization`
+pub async fn device_authorization(
+    State(desk): State<Arc<Desk>>,
+    connection: Result<Connection, ApiError>,
+    headers: HeaderMap,
+    Form(fields): Form,
+) -> Result<Response, OauthFailure> {
+    let now = desk.clock.now();
+    let connection = facts(connection)?;
+    is_public(&headers)?;
+    let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let started = device::start(&desk, &fields.text("client_id"), agent, &connection.0, now).await?;
+    let page = format!("{}/device", desk.settings.origin);
+    let body = DeviceAuthorization {
+        device_code: started.device_code.expose().to_owned(),
+        verification_uri_complete: format!("{page}?user_code={}", started.user_code),
+        user_code: started.user_code,
+        verification_uri: page,
+        expires_in: DEVICE_TTL.as_seconds(),
+        interval: DEVICE_INTERVAL.as_seconds(),
+    };
+    Ok(unkept(json(StatusCode::OK, "application/json", &body)))
+}
+
+/// `POST /oauth2/revoke`: signs out. An access token can't be withdrawn alone; it ends soon, and
+/// with its session at once.
+pub async fn revoke(
+    State(desk): State<Arc<Desk>>,
+    connection: Result<Connection, ApiError>,
+    headers: HeaderMap,
+    Form(fields): Form,
+) -> Result<Response, OauthFailure> {
+    let now = desk.clock.now();
+    let connection = facts(connection)?;
+    is_public(&headers)?;
+    let Some(token) = fields.get("token") else { return Err(OauthFailure::Form("`token` is needed")) };
+    if token.contains('.') {
+        return Err(OauthFailure::UnsupportedTokenType("only refresh tokens can be withdrawn; that ends the session"));
+    }
+    tokens::revoke(&desk, token, &fields.text("client_id"), &connection.0, now).await?;
+    Ok(unkept(StatusCode::OK.into_response()))
+}
+
+/// `POST /oauth2/introspect`: a session asks of its person's own tokens.
+pub async fn introspect(State(desk): State<Arc<Desk>>, request: Request) -> Result<Response, OauthFailure> {
+    let now = desk.clock.now();
+    let (parts, body) = request.into_parts();
+    let caller = match proven(&desk, &parts, now).await {
+        Ok(Ok(caller)) if caller.proof() == Proof::Certificate => caller,
+        Ok(Err(Unproven::Store(error))) => return Err(GrantError::Store(error).into()),
+        Ok(_) => return Err(GrantError::InvalidClient.into()),
+        Err(_) => return Err(OauthFailure::Internal("the listener did not note the connection's facts")),
+    };
+    let Form(fields) = Form::read(Request::from_parts(parts, body)).await?;
+    let Some(token) = fields.get("token") else { return Err(OauthFailure::Form("`token` is needed")) };
+    let told = tokens::introspect(&desk, &caller, token, now).await.map_err(GrantError::Store)?;
+    let body = told.map_or_else(Introspection::default, |told| introspection(&told.claims));
+    Ok(unkept(json(StatusCode::OK, "application/json", &body)))
+}
+
+fn introspection(claims: &Map<String, Value>) -> Introspection {
+    let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
+    let number = |name: &str| claims.get(name).and_then(Value::as_i64);
+    Introspection {
+        active: true,
+        scope: text("scope"),
+        client_id: text("client_id"),
+        token_type: Some("Bearer".to_owned()),
+        exp: number("exp"),
+        iat: number("iat"),
+        sub: text("sub"),
+        aud: text("aud"),
+        iss: text("iss"),
+        jti: text("jti"),
+        sid: text("sid"),
+        cnf: claims.get("cnf").cloned(),
+    }
+}

@@ -1,0 +1,65 @@
+//! `whoami`, `sessions`, `sessions/{id}/revoke`.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use crate::control::session::{self, Whose};
+use crate::control::{Desk, service};
+use crate::model::SessionId;
+use crate::wire::{Page, Revoke, Whoami};
+
+use super::answer::ApiError;
+use super::caller::Proven;
+use super::decided::json;
+use super::fields::{Fields, Json};
+use super::shape;
+
+const JSON: &str = "application/json";
+
+/// What Doorward knows of the caller.
+pub async fn whoami(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Response {
+    let shown = shape::session(caller.stored(), caller.session().id, now);
+    let body = Whoami {
+        principal: shape::person(caller.session()),
+        expires_at: shown.expires_at,
+        session: shown,
+        groups: service::groups(&desk, &caller),
+        grants: Vec::new(),
+    };
+    json(StatusCode::OK, JSON, &body)
+}
+
+/// `?all=true&cursor=…`
+pub async fn list(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let fields = Fields::query(query.as_deref()).map_err(|what| ApiError::Invalid(what.to_owned()))?;
+    let whose = match fields.get("all") {
+        None | Some("false") => Whose::Own,
+        Some("true") => Whose::All,
+        Some(_) => return Err(ApiError::Invalid("`all` is `true` or `false`".to_owned())),
+    };
+    let before = fields.get("cursor").map(SessionId::parse).transpose();
+    let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;
+    let (found, next) = session::list(&desk, &caller, whose, before, now).await?;
+    let items = found.iter().map(|stored| shape::session(stored, caller.session().id, now)).collect();
+    Ok(json(StatusCode::OK, JSON, &Page { items, next: next.map(|id| id.to_string()) }))
+}
+
+/// Ends a session; one that is over is answered the same.
+pub async fn revoke(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    Path(id): Path<String>,
+    Json(body): Json<Revoke>,
+) -> Result<Response, ApiError> {
+    // What can't be an id names no session.
+    let id = SessionId::parse(&id).map_err(|_| ApiError::NotFound("there is no such session"))?;
+    let ended = session::revoke(&desk, &caller, id, &body.reason, now).await?;
+    Ok(json(StatusCode::OK, JSON, &shape::session(&ended, caller.session().id, now)))
+}

@@ -1,0 +1,609 @@
+//! The exact bytes under which an event is kept: leaf version 1.
+//!
+//! A leaf is one JSON object without white space:
+//!
+//! ```text
+//! {"v":1,"log":"nod_…","seq":7,"time":"2026-11-22T10:00:00.000Z","type":"decision.allow",
+//!  "service":"ops-api","outcome":"success","body":"…","personal":{"address":"…","principal":"…"}}
+//! ```
+//!
+//! (`service` is left out where there is none). Up to `outcome` it is the clear part. `body` and
+//! each entry of `personal` are commitments: base64url without padding of
+//! SHA-256(salt ‖ name ‖ 0x00 ‖ value), with a salt of 16 random bytes for each, `body` the name
+//! of the body, and the value in UTF-8 as stored. The salts are kept beside the leaf, first the
+//! body's, then those of the personal fields by name; whoever is shown a value and its salt can
+//! check it, and whoever is not learns nothing, even of a value with few possibilities.
+//!
+//! Personal is what names or places a person: see [`PersonalField`]. Session, certificate and
+//! pseudonym stay in the body: they say that two events are of one person, not of whom.
+//!
+//! INVARIANT: the same sealed event, log and number give the same bytes, always.
+
+use std::fmt;
+use std::sync::Arc;
+
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::event::{Event, EventType, Outcome};
+use super::json::{self, Object};
+use super::pseudonym::Pseudonyms;
+use crate::model::{Entropy, EventId, GrantId, NodeId, ServiceName, SessionId, Timestamp, UserRef};
+
+/// Bytes of one salt.
+const SALT_BYTES: usize = 16;
+/// Personal fields that there are.
+const PERSONAL_FIELDS: usize = 6;
+/// What the body is called in its commitment.
+const BODY: &str = "body";
+
+/// What of an event is personal. In the order of their names, which is the order of their salts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PersonalField {
+    /// Where the connection came from.
+    Address,
+    /// The device: its name is often its owner's.
+    Device,
+    /// The actor's e-mail.
+    Email,
+    /// The path of the request: often a person's name or number is in it.
+    Path,
+    /// The actor: `User::"<provider>|<subject>"`.
+    Principal,
+    /// To whom it was done.
+    Subject,
+}
+
+impl PersonalField {
+    /// All of them, by name.
+    pub const ALL: [Self; PERSONAL_FIELDS] = [
+        Self::Address,
+        Self::Device,
+        Self::Email,
+        Self::Path,
+        Self::Principal,
+        Self::Subject,
+    ];
+
+    /// Its name in the leaf.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Device => "device",
+            Self::Email => "email",
+            Self::Path => "path",
+            Self::Principal => "principal",
+            Self::Subject => "subject",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|field| field.name() == name)
+    }
+}
+
+/// What it takes to seal events: pseudonyms and a source of salts.
+pub struct Sealing {
+    pseudonyms: Pseudonyms,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl Sealing {
+    /// Sealing with these pseudonyms and salts from `entropy`.
+    #[must_use]
+    pub fn new(pseudonyms: Pseudonyms, entropy: Arc<dyn Entropy>) -> Self {
+        Self {
+            pseudonyms,
+            entropy,
+        }
+    }
+
+    /// The pseudonyms of this installation.
+    #[must_use]
+    pub const fn pseudonyms(&self) -> &Pseudonyms {
+        &self.pseudonyms
+    }
+
+    /// Where salts, and ids of the record's own events, come from.
+    #[must_use]
+    pub fn entropy(&self) -> &dyn Entropy {
+        &*self.entropy
+    }
+
+    /// Divides `event` into its clear part, its body and its personal fields, and commits to them.
+    #[must_use]
+    pub fn seal(&self, event: &Event) -> Sealed {
+        let actor = event
+            .actor
+            .principal
+            .as_ref()
+            .map(|p| self.pseudonyms.of(p));
+        let subject = event.subject.as_ref().map(|p| self.pseudonyms.of(p));
+        let personal = personal_of(event);
+        let mut salts = [0u8; SALT_BYTES * (1 + PERSONAL_FIELDS)];
+        let used = salts
+            .get_mut(..SALT_BYTES * (1 + personal.len()))
+            .unwrap_or_default();
+        self.entropy.fill(used);
+        let salts = used.to_vec();
+        Sealed::assemble(
+            Clear {
+                id: event.id,
+                time: event.time,
+                kind: event.kind,
+                service: event.service.clone(),
+                outcome: event.outcome,
+                actor,
+                session: event.actor.session,
+                grant: event.grant,
+            },
+            body_of(event, actor, subject),
+            personal,
+            salts,
+        )
+    }
+}
+
+/// What of an event stands in columns of its own. `actor`, `session` and `grant` are in the body
+/// too, which is what the leaf commits to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clear {
+    /// The event's id.
+    pub id: EventId,
+    /// When.
+    pub time: Timestamp,
+    /// What.
+    pub kind: EventType,
+    /// About which service.
+    pub service: Option<ServiceName>,
+    /// How it came out.
+    pub outcome: Outcome,
+    /// The actor's pseudonym.
+    pub actor: Option<UserRef>,
+    /// The actor's session.
+    pub session: Option<SessionId>,
+    /// The grant that it belongs to.
+    pub grant: Option<GrantId>,
+}
+
+/// An event that is ready to be kept and lacks only its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    clear: Clear,
+    body: String,
+    personal: Vec<(PersonalField, String)>,
+    salts: Vec<u8>,
+    commitments: Vec<[u8; 32]>,
+}
+
+impl Sealed {
+    /// Puts together what was stored. The commitments are made anew.
+    ///
+    /// # Errors
+    /// When `personal` is not an object of the fields that there are, or salts are missing.
+    pub fn stored(
+        clear: Clear,
+        body: String,
+        personal: &str,
+        salts: Vec<u8>,
+    ) -> Result<Self, LeafError> {
+        let personal = read_personal(personal)?;
+        if salts.len() != SALT_BYTES * (1 + personal.len()) {
+            return Err(LeafError::Salts);
+        }
+        Ok(Self::assemble(clear, body, personal, salts))
+    }
+
+    fn assemble(
+        clear: Clear,
+        body: String,
+        personal: Vec<(PersonalField, String)>,
+        salts: Vec<u8>,
+    ) -> Self {
+        let mut commitments = Vec::with_capacity(1 + personal.len());
+        {
+            let mut salt = salts.chunks_exact(SALT_BYTES);
+            commitments.push(commitment(salt.next().unwrap_or_default(), BODY, &body));
+            for (field, value) in &personal {
+                commitments.push(commitment(
+                    salt.next().unwrap_or_default(),
+                    field.name(),
+                    value,
+                ));
+            }
+        }
+        Self {
+            clear,
+            body,
+            personal,
+            salts,
+            commitments,
+        }
+    }
+
+    /// What stands in columns of its own.
+    #[must_use]
+    pub const fn clear(&self) -> &Clear {
+        &self.clear
+    }
+
+    /// Everything that is neither clear nor personal, as JSON.
+    #[must_use]
+    pub fn body(&self) -> &str {
+        &self.body
+    }
+
+    /// The personal fields by name.
+    #[must_use]
+    pub fn personal(&self) -> &[(PersonalField, String)] {
+        &self.personal
+    }
+
+    /// The personal fields as one JSON object, as they are stored.
+    #[must_use]
+    pub fn personal_json(&self) -> String {
+        let size: usize = self
+            .personal
+            .iter()
+            .map(|(_, value)| value.len() + 16)
+            .sum();
+        let mut out = String::with_capacity(2 + size);
+        let mut object = Object::open(&mut out);
+        for (field, value) in &self.personal {
+            object.whole(field.name(), value);
+        }
+        object.close();
+        out
+    }
+
+    /// The salts: the body's, then those of the personal fields by name, 16 bytes each.
+    #[must_use]
+    pub fn salts(&self) -> &[u8] {
+        &self.salts
+    }
+
+    /// The leaf at place `seq` of the log `log`.
+    #[must_use]
+    pub fn leaf(&self, log: &NodeId, seq: i64) -> Vec<u8> {
+        let mut out = String::with_capacity(256 + 64 * self.commitments.len());
+        let mut leaf = Object::open(&mut out);
+        leaf.key("v").push('1');
+        leaf.plain("log", log);
+        leaf.key("seq").push_str(&seq.to_string());
+        leaf.plain("time", self.clear.time);
+        leaf.text("type", self.clear.kind.name());
+        leaf.text_if(
+            "service",
+            self.clear.service.as_ref().map(ServiceName::as_str),
+        );
+        leaf.text("outcome", self.clear.outcome.name());
+        let mut commitments = self.commitments.iter();
+        if let Some(body) = commitments.next() {
+            push_commitment(leaf.key(BODY), body);
+        }
+        let mut personal = Object::open(leaf.key("personal"));
+        for ((field, _), commitment) in self.personal.iter().zip(commitments) {
+            push_commitment(personal.key(field.name()), commitment);
+        }
+        personal.close();
+        leaf.close();
+        out.into_bytes()
+    }
+}
+
+/// A leaf that was read: what anyone can see of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    /// Whose log.
+    pub log: NodeId,
+    /// At which place.
+    pub seq: i64,
+    /// When.
+    pub time: Timestamp,
+    /// What.
+    pub kind: EventType,
+    /// About which service.
+    pub service: Option<ServiceName>,
+    /// How it came out.
+    pub outcome: Outcome,
+    body: [u8; 32],
+    personal: Vec<(PersonalField, [u8; 32])>,
+}
+
+impl Leaf {
+    /// Reads the bytes of a leaf of version 1. Only the exact form is taken.
+    ///
+    /// # Errors
+    /// When the bytes are of no leaf, of another version, or of the same meaning in another form.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
+        let value: Value = serde_json::from_slice(bytes).map_err(|_| LeafError::Form)?;
+        let leaf = Self::from_value(&value).ok_or(LeafError::Form)?;
+        // INVARIANT: one meaning, one form; else two different leaves could be called the same.
+        if leaf.bytes() == bytes {
+            Ok(leaf)
+        } else {
+            Err(LeafError::Form)
+        }
+    }
+
+    fn from_value(value: &Value) -> Option<Self> {
+        let text = |key: &str| value.get(key).and_then(Value::as_str);
+        if value.get("v")?.as_u64()? != 1 {
+            return None;
+        }
+        let service = match value.get("service") {
+            Some(name) => Some(ServiceName::parse(name.as_str()?).ok()?),
+            None => None,
+        };
+        let personal = value
+            .get("personal")?
+            .as_object()?
+            .iter()
+            .map(|(name, commitment)| {
+                Some((
+                    PersonalField::parse(name)?,
+                    read_commitment(commitment.as_str()?)?,
+                ))
+            })
+            .collect::<Option<Vec<_>>>()?;
+        Some(Self {
+            log: NodeId::parse(text("log")?).ok()?,
+            seq: value.get("seq")?.as_i64()?,
+            time: Timestamp::parse(text("time")?)?,
+            kind: EventType::parse(text("type")?)?,
+            service,
+            outcome: Outcome::parse(text("outcome")?)?,
+            body: read_commitment(text(BODY)?)?,
+            personal: in_order(personal),
+        })
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut commitments = vec![self.body];
+        commitments.extend(self.personal.iter().map(|(_, commitment)| *commitment));
+        let whole = Sealed {
+            clear: Clear {
+                id: EventId::from_bytes([0; 16]),
+                time: self.time,
+                kind: self.kind,
+                service: self.service.clone(),
+                outcome: self.outcome,
+                actor: None,
+                session: None,
+                grant: None,
+            },
+            body: String::new(),
+            personal: self
+                .personal
+                .iter()
+                .map(|(field, _)| (*field, String::new()))
+                .collect(),
+            salts: Vec::new(),
+            commitments,
+        };
+        whole.leaf(&self.log, self.seq)
+    }
+
+    /// Whether this leaf commits to `body`.
+    #[must_use]
+    pub fn holds_body(&self, salt: &[u8], body: &str) -> bool {
+        commitment(salt, BODY, body) == self.body
+    }
+
+    /// Whether this leaf commits to `value` in this field.
+    #[must_use]
+    pub fn holds_personal(&self, field: PersonalField, salt: &[u8], value: &str) -> bool {
+        let found = self.personal.iter().find(|(name, _)| *name == field);
+        found.is_some_and(|(name, expected)| commitment(salt, name.name(), value) == *expected)
+    }
+
+    /// Compares everything that is kept beside a leaf with it: clear part, body, each personal
+    /// field and its salt.
+    ///
+    /// # Errors
+    /// Names the first thing that is not what the leaf commits to.
+    pub fn verify(&self, sealed: &Sealed) -> Result<(), LeafError> {
+        let clear = &sealed.clear;
+        if (clear.time, clear.kind, clear.outcome) != (self.time, self.kind, self.outcome)
+            || clear.service != self.service
+        {
+            return Err(LeafError::Altered {
+                what: "the clear part",
+            });
+        }
+        if !sealed.columns_agree() {
+            return Err(LeafError::Altered {
+                what: "id, actor, session or grant",
+            });
+        }
+        let mut commitments = sealed.commitments.iter();
+        if commitments.next() != Some(&self.body) {
+            return Err(LeafError::Altered { what: BODY });
+        }
+        if sealed.personal.len() != self.personal.len() {
+            return Err(LeafError::Altered { what: "personal" });
+        }
+        for ((field, _), (committed, expected)) in sealed.personal.iter().zip(&self.personal) {
+            if field != committed || commitments.next() != Some(expected) {
+                return Err(LeafError::Altered {
+                    what: committed.name(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sealed {
+    /// Whether the columns that repeat what the body says repeat it truly.
+    fn columns_agree(&self) -> bool {
+        let Ok(body) = serde_json::from_str::<Value>(&self.body) else {
+            return false;
+        };
+        let text = |pointer: &str| {
+            body.pointer(pointer)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
+        text("/id") == Some(self.clear.id.to_string())
+            && text("/actor/id") == self.clear.actor.map(|id| id.to_string())
+            && text("/actor/session") == self.clear.session.map(|id| id.to_string())
+            && text("/grant") == self.clear.grant.map(|id| id.to_string())
+    }
+}
+
+/// Why a leaf, or what is kept beside it, is not as it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeafError {
+    /// The bytes are not those of a leaf of version 1.
+    Form,
+    /// The personal fields are not an object of known names.
+    Personal,
+    /// There are not as many salts as commitments.
+    Salts,
+    /// The leaf commits to something else.
+    Altered { what: &'static str },
+}
+
+impl fmt::Display for LeafError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Form => f.write_str("the bytes are not those of an audit leaf of version 1"),
+            Self::Personal => f.write_str("the personal fields of an audit event can't be read"),
+            Self::Salts => f.write_str("salts of an audit event are missing"),
+            Self::Altered { what } => {
+                write!(
+                    f,
+                    "`{what}` of an audit event is not what its leaf commits to: it was altered"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for LeafError {}
+
+fn commitment(salt: &[u8], name: &str, value: &str) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(salt);
+    hash.update(name.as_bytes());
+    hash.update([0]);
+    hash.update(value.as_bytes());
+    hash.finalize().into()
+}
+
+fn push_commitment(out: &mut String, commitment: &[u8; 32]) {
+    out.push('"');
+    BASE64URL_NOPAD.encode_append(commitment, out);
+    out.push('"');
+}
+
+fn read_commitment(text: &str) -> Option<[u8; 32]> {
+    BASE64URL_NOPAD
+        .decode(text.as_bytes())
+        .ok()?
+        .try_into()
+        .ok()
+}
+
+fn in_order<T>(mut fields: Vec<(PersonalField, T)>) -> Vec<(PersonalField, T)> {
+    fields.sort_unstable_by_key(|(field, _)| *field);
+    fields
+}
+
+fn read_personal(text: &str) -> Result<Vec<(PersonalField, String)>, LeafError> {
+    let Ok(Value::Object(map)) = serde_json::from_str(text) else {
+        return Err(LeafError::Personal);
+    };
+    let fields = map
+        .into_iter()
+        .map(|(name, value)| match (PersonalField::parse(&name), value) {
+            (Some(field), Value::String(value)) => Ok((field, value)),
+            _ => Err(LeafError::Personal),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(in_order(fields))
+}
+
+fn personal_of(event: &Event) -> Vec<(PersonalField, String)> {
+    let actor = &event.actor;
+    let mut fields = Vec::with_capacity(PERSONAL_FIELDS);
+    let mut add = |field, value: String| fields.push((field, value));
+    if let Some(address) = actor.address {
+        add(PersonalField::Address, address.to_string());
+    }
+    if let Some(device) = &actor.device {
+        add(PersonalField::Device, json::capped(device).into_owned());
+    }
+    if let Some(email) = &actor.email {
+        add(PersonalField::Email, json::capped(email).into_owned());
+    }
+    if let Some(request) = &event.request {
+        add(
+            PersonalField::Path,
+            json::capped(&request.path).into_owned(),
+        );
+    }
+    if let Some(principal) = &actor.principal {
+        add(PersonalField::Principal, principal.to_string());
+    }
+    if let Some(subject) = &event.subject {
+        add(PersonalField::Subject, subject.to_string());
+    }
+    fields
+}
+
+/// Everything that is neither clear nor personal, keys in their order.
+fn body_of(event: &Event, actor: Option<UserRef>, subject: Option<UserRef>) -> String {
+    let mut out = String::with_capacity(640);
+    let mut body = Object::open(&mut out);
+    body.text_if("action", event.action.as_deref());
+    {
+        let mut object = Object::open(body.key("actor"));
+        if let Some(certificate) = &event.actor.certificate {
+            object.plain("certificate", certificate);
+        }
+        if let Some(actor) = actor {
+            object.plain("id", actor);
+        }
+        object.text_if(
+            "kind",
+            event.actor.principal.as_ref().map(|p| p.kind().name()),
+        );
+        if let Some(session) = event.actor.session {
+            object.plain("session", session);
+        }
+        object.close();
+    }
+    if !event.data.is_empty() {
+        json::push_data(body.key("data"), &event.data);
+    }
+    if let Some(decision) = event.decision {
+        body.plain("decision", decision);
+    }
+    if let Some(grant) = event.grant {
+        body.plain("grant", grant);
+    }
+    body.plain("id", event.id);
+    body.text_if("policy_version", event.policy_version.as_deref());
+    body.text_if("reason", event.reason.as_deref());
+    if let Some(request) = &event.request {
+        let mut object = Object::open(body.key("request"));
+        object.text("host", &request.host);
+        object.text("method", &request.method);
+        object.text("protocol", request.protocol);
+        object.close();
+    }
+    body.text_if("resource", event.resource.as_deref());
+    if let (Some(subject), Some(principal)) = (subject, &event.subject) {
+        let mut object = Object::open(body.key("subject"));
+        object.plain("id", subject);
+        object.text("kind", principal.kind().name());
+        object.close();
+    }
+    body.text_if("trace_id", event.trace_id.as_deref());
+    body.close();
+    out
+}

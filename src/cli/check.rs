@@ -1,0 +1,24 @@
+//! `doorward check`: everything that `serve` would refuse, with its place and what to do.
+
+use crate::config::Environment;
+use crate::server::material;
+
+use super::args::ConfigArgs;
+use super::context::Context;
+use super::failure::Failure;
+use super::serve::configuration;
+
+/// Checks configuration, certificates and policies without asking anything outside.
+///
+/// # Errors
+/// Exit 2 with every problem.
+pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
+    let config = configuration(&args.config, &Environment::of_process())?;
+    let material = material::read(&config).map_err(|error| Failure::usage(error.to_string()))?;
+    for warning in &material.warnings {
+        context.printer.talk(warning);
+    }
+    let services = material.policies.services().count();
+    context.printer.talk(&format!("{} is good: {services} services, {} warnings", args.config.display(), material.warnings.len()));
+    Ok(())
+}

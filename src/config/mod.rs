@@ -1,0 +1,155 @@
+//! `doorward.toml` and the environment, read once into typed, checked settings.
+//!
+//! 1. `document` parses the file and lays `DOORWARD__SECTION__KEY` over it; every value keeps its place.
+//! 2. Each section's file takes its keys out of a `section::Section`, with bounds and defaults.
+//! 3. `check` compares what can only be judged together: names with certificates, keys with their
+//!    certificates, lifetimes with each other, the development provider with the address.
+//!
+//! INVARIANT: nothing that is written in the file is ignored. A key is used, or unknown, or not
+//! built yet, and the last two are errors. All problems are reported at once.
+
+pub mod certificate;
+pub mod check;
+pub mod doctor;
+mod document;
+mod identity;
+mod init;
+mod problem;
+mod record;
+mod secret;
+mod section;
+mod server;
+mod session;
+mod trust;
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+pub use certificate::{CertificateError, authorities_of, chain_of, covers, names_of, pair_of};
+pub use check::check_hosts;
+pub use document::Environment;
+pub use identity::{Identity, Provider};
+pub use init::{InitError, InitKeys, InitOptions, InitProvider, write_installation};
+pub use problem::{Problem, Severity};
+pub use record::{Audit, Durability, Keys, Policies, Storage, Telemetry};
+pub use server::{Limits, Server, ServerTls};
+pub use session::{SessionSettings, Tokens};
+pub use trust::{CertificateAndKey, SpiffeBundle, Trust};
+
+use problem::{Ledger, Place};
+use section::{Reading, Section};
+
+/// The largest configuration file that is read.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Everything that an installation is told. All paths are absolute.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file that it was read from.
+    pub path: PathBuf,
+    /// `[server]`: where it listens and under which names.
+    pub server: Server,
+    /// `[trust]`: whose client certificates count.
+    pub trust: Trust,
+    /// `[identity]`: who vouches for people.
+    pub identity: Identity,
+    /// `[session]`: how long a sign-in lasts.
+    pub session: SessionSettings,
+    /// `[tokens]`: how long tokens and the keys that sign them last.
+    pub tokens: Tokens,
+    /// `[keys]`: what seals the signing keys.
+    pub keys: Keys,
+    /// `[storage]`: the database.
+    pub storage: Storage,
+    /// `[audit]`: how the record is kept.
+    pub audit: Audit,
+    /// `[policies]`: where they are.
+    pub policies: Policies,
+    /// `[telemetry]`: the plain listener for metrics and health.
+    pub telemetry: Telemetry,
+    /// Secrets that came from files: the key's dotted path and the file.
+    pub secret_files: Vec<(String, PathBuf)>,
+    /// What is worth a look and no reason to refuse.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads and checks a configuration.
+///
+/// # Errors
+/// Every problem that was found, warnings among them, in the order of the file; at least one of
+/// them is an error.
+pub fn load(path: &Path, environment: &Environment) -> Result<Config, Vec<Problem>> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let text = read(&path).map_err(|problem| vec![problem])?;
+    let ledger = Ledger::new(&path, &text);
+    let config = understand(&path, &text, environment, &ledger);
+    let problems = ledger.into_problems();
+    match config {
+        Some(config) if !problems.iter().any(Problem::is_error) => Ok(Config { warnings: problems, ..config }),
+        _ => Err(problems),
+    }
+}
+
+/// Everything that `serve` would refuse, and the warnings. Empty when all is well. Policies are
+/// checked by `policy::load`.
+#[must_use]
+pub fn check(path: &Path, environment: &Environment) -> Vec<Problem> {
+    match load(path, environment) {
+        Ok(config) => config.warnings,
+        Err(problems) => problems,
+    }
+}
+
+fn read(path: &Path) -> Result<String, Problem> {
+    let wrong = |error: &dyn std::fmt::Display, help: &str| {
+        Problem::in_file(path, format!("the configuration can't be read: {error}"), help)
+    };
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| wrong(&error, "make one with `doorward init`, or name it with `--config`"))?;
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(wrong(&"it is larger than 1 MiB", "name a `doorward.toml` with `--config`"));
+    }
+    std::fs::read_to_string(path).map_err(|error| wrong(&error, "it must be a readable UTF-8 text file"))
+}
+
+fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledger) -> Option<Config> {
+    let mut document = document::parse(text, ledger)?;
+    document::apply_overrides(&mut document, environment.vars(), ledger);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let reading = Reading { ledger, environment, folder, secret_files: RefCell::default() };
+    let mut root = Section::root(&reading, &document);
+    for key in ["breakglass", "notify"] {
+        root.not_built(key);
+    }
+    let server = server::read(root.section("server"));
+    let trust = trust::read(root.section("trust"));
+    let identity = identity::read(root.section("identity"));
+    let session = session::read_session(root.section("session"));
+    let tokens = session::read_tokens(root.section("tokens"));
+    let keys = record::read_keys(root.section("keys"));
+    let storage = record::read_storage(root.section("storage"));
+    let audit = record::read_audit(root.section("audit"));
+    let policies = record::read_policies(root.section("policies"));
+    let telemetry = record::read_telemetry(root.section("telemetry"));
+    drop(root);
+    let config = Config {
+        path: path.to_path_buf(),
+        server: server?,
+        trust: trust?,
+        identity,
+        session,
+        tokens,
+        keys: keys?,
+        storage: storage?,
+        audit,
+        policies,
+        telemetry,
+        secret_files: reading.secret_files.take(),
+        warnings: Vec::new(),
+    };
+    check::whole(&config, &|dotted| document::place_of(&document, dotted), ledger);
+    Some(config)
+}
+
+/// Finds the place of a dotted path.
+type Places<'a> = &'a dyn Fn(&str) -> Place;

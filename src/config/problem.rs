@@ -1,0 +1,131 @@
+//! What is wrong with a configuration, where, and what to do about it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Whether `serve` would refuse it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Works, and is worth a look.
+    Warning,
+    /// Is refused.
+    Error,
+}
+
+/// One thing that is wrong. Prints as `file:line:column: message` and a line `help: …`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file, or the name of the environment variable that holds the value.
+    pub file: PathBuf,
+    /// Counted from 1.
+    pub line: Option<usize>,
+    /// In characters, counted from 1.
+    pub column: Option<usize>,
+    /// Error or warning.
+    pub severity: Severity,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl Problem {
+    /// An error about a whole file.
+    #[must_use]
+    pub fn in_file(file: &Path, message: String, help: &str) -> Self {
+        Self {
+            file: file.to_path_buf(),
+            line: None,
+            column: None,
+            severity: Severity::Error,
+            message,
+            help: Some(help.to_owned()),
+        }
+    }
+
+    /// Whether `serve` would refuse it.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+            if let Some(column) = self.column {
+                write!(f, ":{column}")?;
+            }
+        }
+        let word = if self.is_error() { "" } else { "warning: " };
+        write!(f, ": {word}{}", self.message)?;
+        if let Some(help) = &self.help {
+            write!(f, "\n  help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::config) enum Place {
+    /// So many bytes into the file.
+    Offset(usize),
+    /// An environment variable of this name.
+    Variable(Arc<str>),
+    /// The file as a whole: something that isn't in it.
+    Whole,
+}
+
+/// Collects problems while a document is read, and turns places into lines and columns.
+pub(in crate::config) struct Ledger {
+    file: PathBuf,
+    text: String,
+    problems: std::cell::RefCell<Vec<Problem>>,
+}
+
+impl Ledger {
+    pub(in crate::config) fn new(file: &Path, text: &str) -> Self {
+        Self { file: file.to_path_buf(), text: text.to_owned(), problems: std::cell::RefCell::default() }
+    }
+
+    pub(in crate::config) fn error(&self, place: &Place, message: String, help: Option<String>) {
+        self.add(place, Severity::Error, message, help);
+    }
+
+    pub(in crate::config) fn warning(&self, place: &Place, message: String, help: Option<String>) {
+        self.add(place, Severity::Warning, message, help);
+    }
+
+    /// The problems in the order of their places.
+    pub(in crate::config) fn into_problems(self) -> Vec<Problem> {
+        let mut problems = self.problems.into_inner();
+        problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        problems.dedup();
+        problems
+    }
+
+    fn add(&self, place: &Place, severity: Severity, message: String, help: Option<String>) {
+        let (file, line, column) = match place {
+            Place::Offset(offset) => {
+                let (line, column) = line_and_column(&self.text, *offset);
+                (self.file.clone(), Some(line), Some(column))
+            }
+            Place::Variable(name) => (PathBuf::from(&**name), None, None),
+            Place::Whole => (self.file.clone(), None, None),
+        };
+        self.problems.borrow_mut().push(Problem { file, line, column, severity, message, help });
+    }
+}
+
+/// Both from 1; the column counts characters, as editors do.
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    let column = before.get(start..).map_or(0, |rest| rest.chars().count()) + 1;
+    (line, column)
+}

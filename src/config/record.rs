@@ -1,0 +1,190 @@
+//! `[keys]`, `[storage]`, `[audit]`, `[policies]` and `[telemetry]`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use data_encoding::BASE64;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+use crate::model::{Secret, Ttl};
+
+use super::section::Section;
+
+/// What seals the signing keys.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// `key_encryption_key`: 32 bytes, given in base64.
+    pub key_encryption_key: Arc<Secret<[u8; 32]>>,
+}
+
+/// The database.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// `url`: `sqlite:///absolute/path` or `postgres://…`. May hold a password.
+    pub url: Arc<Secret<String>>,
+}
+
+impl Storage {
+    /// The file of an SQLite database.
+    #[must_use]
+    pub fn sqlite_file(&self) -> Option<PathBuf> {
+        let rest = self.url.expose().strip_prefix("sqlite://")?;
+        let path = rest.split_once('?').map_or(rest, |(path, _)| path);
+        Some(PathBuf::from(percent_decode_str(path).decode_utf8().ok()?.into_owned()))
+    }
+
+    /// The URL without what stands before the host: for logs and `doctor`.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let url = self.url.expose();
+        match url.split_once("://") {
+            Some((scheme, rest)) => {
+                let rest = rest.split_once('?').map_or(rest, |(rest, _)| rest);
+                let end = rest.find('/').unwrap_or(rest.len());
+                let from = rest.get(..end).and_then(|authority| authority.rfind('@')).map_or(0, |at| at + 1);
+                format!("{scheme}://{}", rest.get(from..).unwrap_or_default())
+            }
+            None => String::new(),
+        }
+    }
+}
+
+/// When a decision may be acted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Once it is on disk.
+    #[default]
+    Durable,
+    /// At once; at most a second of decisions can be lost, and what is lost is counted.
+    Buffered,
+}
+
+/// How the record is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// `requests`: for services that say nothing of their own. Default `durable`.
+    pub requests: Durability,
+}
+
+/// Where policies are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policies {
+    /// `dir`. Default `policies` beside the configuration.
+    pub dir: PathBuf,
+    /// `stale_max`: without news of revocations for so long, ordinary callers are refused. Default 60 s.
+    pub stale_max: Ttl,
+}
+
+/// The plain listener for metrics and health.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telemetry {
+    /// `listen`: default `127.0.0.1:9464`; `off` for none.
+    pub listen: Option<SocketAddr>,
+}
+
+pub(in crate::config) fn read_keys(mut section: Section<'_>) -> Option<Keys> {
+    section.not_built("pkcs11");
+    let help = "32 random bytes in base64: `openssl rand -base64 32 > FILE`, mode 0600; `doorward init` makes one";
+    if !section.has("key_encryption_key") {
+        section.missing("key_encryption_key", help);
+    }
+    let text = section.secret("key_encryption_key")?;
+    let decoded = BASE64.decode(text.expose().trim().as_bytes()).ok();
+    let Some(bytes) = decoded.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) else {
+        section.error("key_encryption_key", "`keys.key_encryption_key` is not 32 bytes in base64".into(), help);
+        return None;
+    };
+    Some(Keys { key_encryption_key: Arc::new(Secret::new(bytes)) })
+}
+
+pub(in crate::config) fn read_storage(mut section: Section<'_>) -> Option<Storage> {
+    let help = "write `sqlite://doorward.db` or `postgres://user@host/database`; with a password, `{ file = \"…\" }` or `{ env = \"…\" }`";
+    if !section.has("url") {
+        section.missing("url", help);
+        return None;
+    }
+    let text = match section.is_text("url") {
+        true => Arc::new(Secret::new(section.text("url")?)),
+        false => section.secret("url")?,
+    };
+    let url = text.expose().trim();
+    if let Some(file) = url.strip_prefix("sqlite://") {
+        if file.is_empty() || file.starts_with(":memory:") {
+            section.error("url", "`storage.url` names no file".into(), help);
+            return None;
+        }
+        return Some(Storage { url: Arc::new(Secret::new(absolute_sqlite(file, section.folder()))) });
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let Ok(parsed) = url::Url::parse(url) else {
+            section.error("url", "`storage.url` is not a URL".into(), help);
+            return None;
+        };
+        if section.is_text("url") && parsed.password().is_some() {
+            let message = "`storage.url` has a password and stands in the file itself".to_owned();
+            let help = "write the whole URL to a file and give `url = { file = \"…\" }`, or `{ env = \"…\" }`";
+            section.error("url", message, help);
+        }
+        return Some(Storage { url: Arc::new(Secret::new(url.to_owned())) });
+    }
+    section.error("url", "`storage.url` is neither SQLite nor PostgreSQL".into(), help);
+    None
+}
+
+/// What a path in an SQLite URL must not say plainly: the driver decodes `%`, and `?` ends the path.
+const PATH_SET: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#').add(b' ');
+
+fn absolute_sqlite(file: &str, folder: &Path) -> String {
+    let (path, query) = file.split_once('?').map_or((file, None), |(path, query)| (path, Some(query)));
+    let decoded = percent_decode_str(path).decode_utf8_lossy().into_owned();
+    let absolute = folder.join(decoded);
+    let mut url = format!("sqlite://{}", utf8_percent_encode(&absolute.to_string_lossy(), PATH_SET));
+    if let Some(query) = query {
+        url.push('?');
+        url.push_str(query);
+    }
+    url
+}
+
+pub(in crate::config) fn read_audit(mut section: Section<'_>) -> Audit {
+    for key in ["spool", "witnesses", "retention"] {
+        section.not_built(key);
+    }
+    let requests = section.parsed("requests", "`durable` or `buffered`", |text| match text {
+        "durable" => Some(Durability::Durable),
+        "buffered" => Some(Durability::Buffered),
+        _ => None,
+    });
+    Audit { requests: requests.unwrap_or_default() }
+}
+
+pub(in crate::config) fn read_policies(mut section: Section<'_>) -> Policies {
+    let dir = section.path("dir").unwrap_or_else(|| section.folder().join("policies"));
+    let stale_max = section.ttl("stale_max", Ttl::seconds(60), Ttl::seconds(5)..=Ttl::hours(24));
+    if !dir.is_dir() {
+        let message = format!("the policies' folder `{}` is not there", dir.display());
+        section.error(
+            "dir",
+            message,
+            "give the folder that has one folder for each service; `doorward init` makes examples",
+        );
+    }
+    Policies { dir, stale_max }
+}
+
+pub(in crate::config) fn read_telemetry(mut section: Section<'_>) -> Telemetry {
+    let default = SocketAddr::from(([127, 0, 0, 1], 9464));
+    let form = "an address and port such as `127.0.0.1:9464`, or `off`";
+    let listen = section.parsed("listen", form, |text| match text {
+        "off" => Some(None),
+        address => address.parse::<SocketAddr>().ok().map(Some),
+    });
+    let listen = listen.unwrap_or(Some(default));
+    if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
+        let message = format!("`telemetry.listen` is {address}: metrics and health are plain HTTP without sign-in");
+        let help = "listen on loopback, or make sure that only your monitoring reaches that address";
+        section.ledger().warning(&section.place_of("listen"), message, Some(help.into()));
+    }
+    Telemetry { listen }
+}

@@ -1,0 +1,121 @@
+//! The pages of the control host: signing in and out, one's sessions and services, devices.
+//!
+//! INVARIANTS: pages load nothing from anywhere and run no script; what changes state is a POST from
+//! a page of ours, shown by `Origin` and by a form token that follows from the cookie; every answer
+//! names its decision, and a refusal is on record before it is answered. The API can do all that the
+//! pages can.
+
+mod device;
+mod form;
+mod home;
+mod page;
+mod refusal;
+mod sign_in;
+mod visit;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+use crate::control::{ConnectionFacts, Desk};
+use crate::model::DecisionId;
+
+use refusal::{PageError, Refused};
+
+/// Names the decision in every answer.
+const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision");
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+const CSS: &str = include_str!("console.css");
+const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// What a page needs of its visitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    Nobody,
+    /// A browser that is signed in, else it is sent to sign in.
+    Browser,
+}
+
+/// Every route of this room: method, path, what it needs.
+pub const ROUTES: &[(&str, &str, Needs)] = &[
+    ("GET", "/", Needs::Browser),
+    ("GET", "/console.css", Needs::Nobody),
+    ("GET", "/signin", Needs::Nobody),
+    ("GET", "/signin/callback", Needs::Nobody),
+    ("GET", "/signin/service", Needs::Browser),
+    ("GET", "/signed-in", Needs::Nobody),
+    ("GET", "/signed-out", Needs::Nobody),
+    ("POST", "/signout", Needs::Browser),
+    ("POST", "/sessions/end", Needs::Browser),
+    ("GET", "/device", Needs::Browser),
+    ("POST", "/device", Needs::Browser),
+    ("POST", "/oauth2/backchannel_logout", Needs::Nobody),
+];
+
+/// The pages, to be merged with the API's router, which answers for all other paths.
+#[must_use]
+pub fn router(desk: Arc<Desk>) -> Router {
+    let mut router = Router::new()
+        .route("/", get(home::home))
+        .route("/console.css", get(css))
+        .route("/signin", get(sign_in::sign_in))
+        .route("/signin/callback", get(sign_in::callback))
+        .route("/signin/service", get(sign_in::service))
+        .route("/signed-in", get(sign_in::signed_in))
+        .route("/signed-out", get(sign_in::signed_out))
+        .route("/signout", post(home::sign_out))
+        .route("/sessions/end", post(home::end_session))
+        .route("/oauth2/backchannel_logout", post(sign_in::backchannel_logout));
+    if desk.settings.device_code {
+        router = router.route("/device", get(device::ask).post(device::answer));
+    }
+    router
+        .method_not_allowed_fallback(async || PageError::Method)
+        .layer(from_fn_with_state(Arc::clone(&desk), around))
+        .with_state(desk)
+}
+
+async fn css() -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("text/css; charset=utf-8"))], CSS).into_response()
+}
+
+/// Around every answer: the decision's id, refusals written out and recorded, and the headers that
+/// keep a page to itself.
+async fn around(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Response {
+    let now = desk.clock.now();
+    let decision = DecisionId::fresh(now, &*desk.entropy);
+    let connection = request.extensions().get::<Arc<ConnectionFacts>>().cloned();
+    let facts = refusal::facts(&desk, &request);
+    let mut response = next.run(request).await;
+    if let Some(refused) = response.extensions_mut().remove::<Refused>() {
+        refused.record(&desk, connection.as_deref(), facts, decision, now).await;
+        let status = response.status();
+        let mut written = page::refusal(&refused, decision);
+        *written.status_mut() = status;
+        response = written;
+    }
+    if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
+        response.headers_mut().insert(DECISION_HEADER, value);
+    }
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        // Not `no-referrer`: with that a browser says `Origin: null` of our own forms.
+        (REFERRER_POLICY, "same-origin"),
+        (OPENER_POLICY, "same-origin"),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

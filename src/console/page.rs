@@ -1,0 +1,173 @@
+//! The templates and what is put into them.
+
+use askama::Template;
+use axum::http::header::{LOCATION, SET_COOKIE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
+
+use crate::model::{DecisionId, Timestamp};
+
+use super::refusal::Refused;
+
+/// A provider that one can sign in at.
+pub struct ProviderLink {
+    /// Its local name.
+    pub name: String,
+    /// Where signing in at it begins.
+    pub href: String,
+}
+
+/// `/signin`, where there is a choice.
+#[derive(Template)]
+#[template(path = "sign_in.html", config = "src/console/askama.toml")]
+pub struct SignInPage {
+    /// The choice.
+    pub providers: Vec<ProviderLink>,
+}
+
+/// A session of the visitor.
+pub struct SessionLine {
+    /// `ses_…`
+    pub id: String,
+    /// Browser or command line.
+    pub kind: &'static str,
+    /// The device that was shown.
+    pub device: Option<String>,
+    /// Since when.
+    pub since: String,
+    /// Until when.
+    pub until: String,
+    /// Whether it is this one.
+    pub current: bool,
+}
+
+/// A service as the visitor may use it.
+pub struct ServiceLine {
+    /// Its name.
+    pub name: String,
+    /// What its owner says of it.
+    pub description: String,
+    /// Where a browser gets in; none where a client certificate is needed.
+    pub href: Option<String>,
+    /// Its host.
+    pub host: String,
+    /// `allowed`, `can be asked for` or `denied`.
+    pub access: &'static str,
+    /// What may be asked for.
+    pub entitlements: Vec<String>,
+}
+
+/// `/`
+#[derive(Template)]
+#[template(path = "home.html", config = "src/console/askama.toml")]
+pub struct HomePage {
+    /// How the visitor is called.
+    pub name: String,
+    /// Who that is.
+    pub principal: String,
+    /// The e-mail that the provider told.
+    pub email: Option<String>,
+    /// The visitor's groups.
+    pub groups: Vec<String>,
+    /// The visitor's sessions.
+    pub sessions: Vec<SessionLine>,
+    /// All services.
+    pub services: Vec<ServiceLine>,
+    /// What forms carry.
+    pub form_token: String,
+}
+
+/// `/device` before a code is typed.
+#[derive(Template)]
+#[template(path = "device_code.html", config = "src/console/askama.toml")]
+pub struct DeviceCodePage;
+
+/// `/device` with a code.
+#[derive(Template)]
+#[template(path = "device.html", config = "src/console/askama.toml")]
+pub struct DevicePage {
+    /// The code as it is typed.
+    pub user_code: String,
+    /// Where the device asked from.
+    pub address: String,
+    /// What it calls itself.
+    pub agent: String,
+    /// When it asked.
+    pub asked_at: String,
+    /// Who would be signed in.
+    pub name: String,
+    /// What forms carry.
+    pub form_token: String,
+}
+
+/// A page with a sentence.
+#[derive(Template)]
+#[template(path = "said.html", config = "src/console/askama.toml")]
+pub struct SaidPage {
+    /// In a few words.
+    pub title: &'static str,
+    /// In a sentence.
+    pub detail: &'static str,
+    /// Where to go next.
+    pub link: Option<(&'static str, &'static str)>,
+}
+
+#[derive(Template)]
+#[template(path = "refusal.html", config = "src/console/askama.toml")]
+struct RefusalPage<'a> {
+    title: &'a str,
+    detail: &'a str,
+    reason: &'a str,
+    command: Option<&'a str>,
+    decision: &'a str,
+}
+
+/// Writes a page.
+pub fn render(page: &impl Template) -> Response {
+    match page.render() {
+        Ok(text) => Html(text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a page could not be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// Writes the page of a refusal.
+pub fn refusal(refused: &Refused, decision: DecisionId) -> Response {
+    let decision = decision.to_string();
+    render(&RefusalPage {
+        title: refused.title,
+        detail: &sentence(&refused.detail),
+        reason: refused.reason,
+        command: refused.command,
+        decision: &decision,
+    })
+}
+
+/// Messages are lower-case and without a full stop, since others go on behind them; a page does not.
+fn sentence(message: &str) -> String {
+    let mut characters = message.chars();
+    let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", characters.as_str())
+}
+
+/// Sends a browser on by GET, with cookies.
+pub fn see_other(location: &str, cookies: &[String]) -> Response {
+    let Ok(location) = HeaderValue::from_str(location) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let mut response = StatusCode::SEE_OTHER.into_response();
+    response.headers_mut().insert(LOCATION, location);
+    for cookie in cookies.iter().filter_map(|cookie| HeaderValue::from_str(cookie).ok()) {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// A time as people read it, to the minute.
+pub fn moment(at: Timestamp) -> String {
+    let text = at.to_string();
+    let minute: String = text.chars().take("2026-11-22T10:15".len()).collect();
+    format!("{} UTC", minute.replace('T', " "))
+}

@@ -1,0 +1,278 @@
+//! What a page says instead of what was asked for: one enum, one exhaustive translation, on record
+//! under the decision that the page names.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, Version};
+use axum::response::{IntoResponse, Response};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts};
+use crate::control::browser::OfferError;
+use crate::control::caller::Unproven;
+use crate::control::oauth::device::AnswerError;
+use crate::control::session::RevokeError;
+use crate::control::sign_in::SignInError;
+use crate::control::{ConnectionFacts, Desk, StoreError};
+use crate::identity::provider::ProviderError;
+use crate::model::{DecisionId, EventId, Timestamp};
+
+use super::page;
+
+/// How long a refusal waits for its place in the record.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest path that goes into the record, in characters.
+const PATH_CHARACTERS_MAX: usize = 1024;
+
+/// Why a page is another than was asked for.
+#[derive(Debug)]
+pub enum PageError {
+    /// Signing in comes first.
+    SignIn { return_to: String },
+    /// Nobody is proven, and signing in would not help.
+    Unproven(Unproven),
+    /// The caller is proven, but no browser with a cookie.
+    NoBrowser,
+    /// The form is none of our pages'.
+    Form(Box<Actor>),
+    /// The request is not what it must be.
+    Invalid(&'static str),
+    /// There is nothing here.
+    NotFound(&'static str),
+    /// The method is not for this path.
+    Method,
+    /// A sign-in did not begin or end well. It is on record already.
+    Failed(SignInError),
+    /// The browser can't be handed over to a service.
+    Offer(OfferError),
+    /// A session was not ended.
+    Revoke(RevokeError),
+    /// A device was not answered.
+    Device(AnswerError),
+    /// The database is away.
+    Unavailable(StoreError),
+    /// The server is put together wrongly.
+    Internal,
+}
+
+impl From<Unproven> for PageError {
+    fn from(error: Unproven) -> Self {
+        Self::Unproven(error)
+    }
+}
+
+impl From<StoreError> for PageError {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+/// What is written on the page.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// In a few words.
+    pub title: &'static str,
+    /// In a sentence, with what to do.
+    pub detail: String,
+    /// As scripts read it.
+    pub reason: &'static str,
+    /// A command that helps.
+    pub command: Option<&'static str>,
+    actor: Option<Box<Actor>>,
+    recorded: bool,
+}
+
+impl PageError {
+    fn refused(self) -> (StatusCode, Refused) {
+        let page = |status, title, detail: String, reason| {
+            (status, Refused { title, detail, reason, command: None, actor: None, recorded: true })
+        };
+        match self {
+            // Answered by a redirect; this is what it would say.
+            Self::SignIn { .. } => {
+                page(StatusCode::UNAUTHORIZED, "Sign in first", "nobody is signed in".to_owned(), "no_credential")
+            }
+            Self::Unproven(unproven) => unproven_page(unproven),
+            Self::NoBrowser => {
+                let detail = "these pages are for browsers that are signed in; the command line has the same".to_owned();
+                let (status, refused) = page(StatusCode::FORBIDDEN, "This is for browsers", detail, "bad_credential");
+                (status, Refused { command: Some("doorward whoami"), ..refused })
+            }
+            Self::Form(actor) => {
+                let detail = "the form was not sent by a page of ours, or is an old one; open the page again".to_owned();
+                let (status, refused) =
+                    page(StatusCode::FORBIDDEN, "This form is not good any more", detail, "forbidden_by_policy");
+                (status, Refused { actor: Some(actor), ..refused })
+            }
+            Self::Invalid(what) => {
+                page(StatusCode::BAD_REQUEST, "The request is not right", what.to_owned(), "invalid_request")
+            }
+            Self::NotFound(what) => page(StatusCode::NOT_FOUND, "Not found", what.to_owned(), "not_found"),
+            Self::Method => {
+                let detail = "this address is for something else".to_owned();
+                page(StatusCode::METHOD_NOT_ALLOWED, "Not this way", detail, "no_route")
+            }
+            Self::Failed(error) => sign_in_page(&error),
+            Self::Offer(error) => match error {
+                OfferError::NoSuchHost => {
+                    page(StatusCode::NOT_FOUND, "No such service for browsers", error.to_string(), "no_route")
+                }
+                OfferError::Binding => {
+                    page(StatusCode::BAD_REQUEST, "The link is not whole", error.to_string(), "invalid_request")
+                }
+                OfferError::NoBrowserSession => Self::NoBrowser.refused(),
+                OfferError::Store(error) => Self::Unavailable(error).refused(),
+            },
+            Self::Revoke(error) => match error {
+                RevokeError::NotFound => {
+                    page(StatusCode::NOT_FOUND, "No such session", error.to_string(), "not_found")
+                }
+                RevokeError::Denied => page(StatusCode::FORBIDDEN, "Not yours", error.to_string(), "no_policy_match"),
+                RevokeError::Reason => {
+                    page(StatusCode::BAD_REQUEST, "A reason is needed", error.to_string(), "invalid_request")
+                }
+                RevokeError::Store(error) => Self::Unavailable(error).refused(),
+            },
+            Self::Device(error) => match error {
+                AnswerError::Unknown => {
+                    page(StatusCode::NOT_FOUND, "No device waits with this code", error.to_string(), "not_found")
+                }
+                AnswerError::NoBrowserSession => Self::NoBrowser.refused(),
+                AnswerError::Store(error) => Self::Unavailable(error).refused(),
+            },
+            Self::Unavailable(error) => {
+                tracing::warn!(%error, "a page could not be answered");
+                let detail = "the database is away; what is open goes on. Try again in a moment".to_owned();
+                let (status, refused) =
+                    page(StatusCode::SERVICE_UNAVAILABLE, "Not available just now", detail, "unavailable");
+                (status, Refused { recorded: false, ..refused })
+            }
+            Self::Internal => {
+                tracing::error!("the listener did not note the facts of a connection");
+                let detail = "the request could not be answered".to_owned();
+                page(StatusCode::INTERNAL_SERVER_ERROR, "Something is wrong here", detail, "internal")
+            }
+        }
+    }
+}
+
+fn unproven_page(unproven: Unproven) -> (StatusCode, Refused) {
+    let detail = unproven.to_string();
+    let page = |status, title, reason, actor| {
+        (status, Refused { title, detail, reason, command: None, actor, recorded: true })
+    };
+    match unproven {
+        Unproven::NoCredential => page(StatusCode::UNAUTHORIZED, "Sign in first", "no_credential", None),
+        Unproven::BadCredential => {
+            page(StatusCode::UNAUTHORIZED, "What this browser shows does not hold", "bad_credential", None)
+        }
+        Unproven::SessionEnded(actor) => {
+            page(StatusCode::UNAUTHORIZED, "The session is over", "session_ended", Some(actor))
+        }
+        Unproven::Locked(actor) => page(StatusCode::FORBIDDEN, "You are locked out", "locked", Some(actor)),
+        Unproven::CrossSite(actor) => {
+            page(StatusCode::FORBIDDEN, "The request came from another site", "forbidden_by_policy", Some(actor))
+        }
+        Unproven::Store(error) => PageError::Unavailable(error).refused(),
+    }
+}
+
+fn sign_in_page(error: &SignInError) -> (StatusCode, Refused) {
+    tracing::warn!(%error, reason = error.reason(), "a sign-in failed");
+    let (status, title) = match error {
+        SignInError::NoProvider => (StatusCode::SERVICE_UNAVAILABLE, "Nobody can sign in yet"),
+        SignInError::UnknownProvider => (StatusCode::NOT_FOUND, "No such identity provider"),
+        SignInError::NotBegun => (StatusCode::BAD_REQUEST, "This sign-in can't be completed"),
+        SignInError::Declined { .. } => (StatusCode::FORBIDDEN, "You were not signed in"),
+        SignInError::Malformed => (StatusCode::BAD_REQUEST, "The identity provider's answer is of no use"),
+        SignInError::Provider(ProviderError::Unreachable { .. } | ProviderError::AskedJustNow { .. }) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "The identity provider can't be reached")
+        }
+        SignInError::Provider(_) => (StatusCode::BAD_GATEWAY, "The identity provider's answer does not hold"),
+        SignInError::Start(_) => (StatusCode::FORBIDDEN, "No session was started"),
+        SignInError::Seal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Something is wrong here"),
+        SignInError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "Not available just now"),
+    };
+    // What exactly did not hold is for the operator's log.
+    let detail = match error {
+        SignInError::Provider(ProviderError::Unreachable { provider, .. }) => format!(
+            "the identity provider `{provider}` does not answer; try again in a moment. Sessions that are open go on"
+        ),
+        SignInError::Provider(ProviderError::Token { provider, .. } | ProviderError::Metadata { provider, .. }) => {
+            format!("what the identity provider `{provider}` says can't be taken; its operator finds why in our log")
+        }
+        SignInError::Seal(_) | SignInError::Store(_) => "the sign-in could not be stored; try again".to_owned(),
+        other => other.to_string(),
+    };
+    let command = matches!(error, SignInError::Provider(_)).then_some("doorward doctor");
+    // `sign_in::complete` has put it on record itself.
+    (status, Refused { title, detail, reason: error.reason(), command, actor: None, recorded: false })
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        if let Self::SignIn { return_to } = &self {
+            let return_to = utf8_percent_encode(return_to, NON_ALPHANUMERIC);
+            return page::see_other(&format!("/signin?return_to={return_to}"), &[]);
+        }
+        let (status, refused) = self.refused();
+        let mut response = status.into_response();
+        response.extensions_mut().insert(refused);
+        response
+    }
+}
+
+impl Refused {
+    /// Puts the refusal on record.
+    pub async fn record(
+        &self,
+        desk: &Desk,
+        connection: Option<&ConnectionFacts>,
+        facts: RequestFacts,
+        decision: DecisionId,
+        now: Timestamp,
+    ) {
+        if !self.recorded {
+            return;
+        }
+        let id = EventId::from_bytes(*decision.bytes());
+        let mut event = Event::new(id, now, EventType::DecisionDeny, Outcome::Denied);
+        event.decision = Some(decision);
+        event.reason = Some(self.reason.into());
+        event.request = Some(facts);
+        event.policy_version = Some(Arc::clone(desk.policies.load().version()));
+        let submitted = match &self.actor {
+            Some(actor) => {
+                event.actor = (**actor).clone();
+                desk.recorder.submit(event)
+            }
+            None => {
+                event.actor.address = connection.map(|connection| connection.address);
+                desk.recorder.refused_anonymous(event)
+            }
+        };
+        // What is refused stays refused, on record or not: the recorder counts what it could not keep.
+        if !matches!(tokio::time::timeout(RECORD_TIMEOUT, submitted).await, Ok(Ok(()))) {
+            tracing::warn!(%decision, "a refusal of a page is not on record");
+        }
+    }
+}
+
+/// The request as the record names it, before it is taken apart.
+pub fn facts(desk: &Desk, request: &Request) -> RequestFacts {
+    let path: String = request.uri().path().chars().take(PATH_CHARACTERS_MAX).collect();
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        _ => "OTHER",
+    };
+    RequestFacts {
+        method: method.into(),
+        host: desk.settings.host().into(),
+        path: path.into(),
+        protocol: if request.version() == Version::HTTP_2 { "h2" } else { "http/1.1" },
+    }
+}

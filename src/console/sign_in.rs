@@ -1,0 +1,151 @@
+//! Signing in and out, the way to a service host, and a provider's word that somebody left.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use crate::control::recheck::{self, LogoutError};
+use crate::control::return_to::ReturnTo;
+use crate::control::sign_in::{self as control, Callback, FLOW_TTL, SignInError};
+use crate::control::{Desk, browser};
+use crate::identity::cookie::{FLOW_COOKIE, Presented, SESSION_COOKIE};
+use crate::identity::provider::ProviderError;
+
+use super::form::Fields;
+use super::page::{ProviderLink, SaidPage, SignInPage, render, see_other};
+use super::refusal::PageError;
+use super::visit::Visit;
+
+/// Where the browser goes afterwards, as the query says.
+fn return_to(fields: &Fields) -> Result<ReturnTo, PageError> {
+    match fields.get("return_to") {
+        None => Ok(ReturnTo::root()),
+        Some(text) => ReturnTo::parse(text)
+            .ok_or(PageError::Invalid("the link names a place to return to that is no path of this site")),
+    }
+}
+
+/// `GET /signin?return_to&login_hint&provider`
+pub async fn sign_in(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response, PageError> {
+    let to = return_to(&visit.query)?;
+    let hint = visit.query.get("login_hint");
+    let named = match visit.query.get("provider") {
+        Some(name) => name.to_owned(),
+        None => {
+            let mut providers = desk.providers.iter();
+            match (providers.next(), providers.next()) {
+                (None, _) => return Err(PageError::Failed(SignInError::NoProvider)),
+                (Some(only), None) => only.name().to_string(),
+                (Some(_), Some(_)) => return Ok(choice(&desk, &to, hint)),
+            }
+        }
+    };
+    let binding = match visit.flow {
+        Presented::One(value) => Some(value),
+        Presented::Absent | Presented::Bad => None,
+    };
+    let begun = control::begin(&desk, &named, &to, hint, binding, visit.now).await.map_err(PageError::Failed)?;
+    let cookie = begun.binding.set_for(FLOW_COOKIE, FLOW_TTL.as_seconds());
+    Ok(see_other(&begun.location, &[cookie]))
+}
+
+fn choice(desk: &Desk, to: &ReturnTo, hint: Option<&str>) -> Response {
+    let link = |name: &str| {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("provider", name).append_pair("return_to", to.as_str());
+        if let Some(hint) = hint {
+            query.append_pair("login_hint", hint);
+        }
+        format!("/signin?{}", query.finish())
+    };
+    let providers = desk.providers.iter().map(|it| ProviderLink { name: it.name().to_string(), href: link(it.name()) });
+    render(&SignInPage { providers: providers.collect() })
+}
+
+/// `GET /signin/callback?code&state[&iss]`
+pub async fn callback(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response, PageError> {
+    let field = |name: &str| visit.query.get(name).map(str::to_owned);
+    let callback = Callback {
+        state: field("state").unwrap_or_default(),
+        code: field("code"),
+        iss: field("iss"),
+        error: field("error"),
+    };
+    let former = match &visit.session {
+        Presented::One(value) => Some(value.hash()),
+        Presented::Absent | Presented::Bad => None,
+    };
+    let signed_in =
+        control::complete(&desk, &callback, visit.binding(), former.as_ref(), &visit.connection, visit.now)
+            .await
+            .map_err(PageError::Failed)?;
+    Ok(see_other(signed_in.return_to.as_str(), &[signed_in.cookie.set(SESSION_COOKIE)]))
+}
+
+/// `GET /signin/service?host&return_to&binding`
+pub async fn service(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response, PageError> {
+    let to = return_to(&visit.query)?;
+    let host = visit.query.get("host").ok_or(PageError::Invalid("the link names no host"))?;
+    let binding = visit.query.get("binding").ok_or(PageError::Invalid("the link is not bound to a browser"))?;
+    let visitor = visit.visitor(&desk).await?;
+    let location =
+        browser::offer(&desk, &visitor.caller, host, &to, binding, visit.now).await.map_err(PageError::Offer)?;
+    Ok(see_other(&location, &[]))
+}
+
+/// `GET /signed-in`
+pub async fn signed_in() -> Response {
+    render(&SaidPage {
+        title: "You are signed in",
+        detail: "You may close this window and go back to your terminal.",
+        link: None,
+    })
+}
+
+/// `GET /signed-out`
+pub async fn signed_out() -> Response {
+    render(&SaidPage {
+        title: "You are signed out",
+        detail: "The session is over here and at every service. Your identity provider may still know you.",
+        link: Some(("/", "Sign in again")),
+    })
+}
+
+/// `POST /oauth2/backchannel_logout` (OIDC Back-Channel Logout 1.0 §2.5–2.8)
+pub async fn backchannel_logout(State(desk): State<Arc<Desk>>, request: Request) -> Response {
+    let now = desk.clock.now();
+    let told = match Fields::form(request).await {
+        Ok(form) => form.get("logout_token").map(str::to_owned),
+        Err(_) => None,
+    };
+    let Some(token) = told else {
+        return refused(StatusCode::BAD_REQUEST, "send `logout_token` as a form");
+    };
+    match recheck::logout(&desk, &token, now).await {
+        Ok(ended) => {
+            tracing::info!(ended, "a provider ended sessions");
+            StatusCode::OK.into_response()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a logout token was not obeyed");
+            match error {
+                LogoutError::Store(_)
+                | LogoutError::Provider(ProviderError::Unreachable { .. } | ProviderError::AskedJustNow { .. }) => {
+                    refused(StatusCode::SERVICE_UNAVAILABLE, "try again in a moment")
+                }
+                // What exactly is wrong is for our log: the sender may be anybody.
+                LogoutError::Unknown | LogoutError::Provider(_) | LogoutError::Replayed => {
+                    refused(StatusCode::BAD_REQUEST, "the logout token is not good")
+                }
+            }
+        }
+    }
+}
+
+fn refused(status: StatusCode, description: &'static str) -> Response {
+    let body = serde_json::json!({ "error": "invalid_request", "error_description": description });
+    (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.to_string()).into_response()
+}

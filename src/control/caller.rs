@@ -1,0 +1,351 @@
+//! Who calls the control host, proven: by a session's certificate, the control host's cookie, or a
+//! token of ours (CONTRACT §4).
+//!
+//! INVARIANTS: a [`Caller`] is only made by [`prove`]. Every credential that is present must hold,
+//! and all must name one session; one that doesn't hold is never passed over for another. A
+//! certificate of our authority is good while the session that it names lives and it is current
+//! itself: which of the session's certificates it is doesn't matter, since only the authority can
+//! have made it for that session and it ends within `certificate_ttl`. The session is read from the
+//! database each time, so what was ended by another node is over here at once.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::Value;
+use subtle::ConstantTimeEq;
+
+use crate::audit::Actor;
+use crate::identity::certificate::{ClientCertificate, Issuer};
+use crate::identity::directory::{CookieEntry, CookieHash};
+use crate::identity::token::{Expected, Verified, verify};
+use crate::model::{Device, Principal, Session, SessionId, Thumbprint, Timestamp};
+use crate::policy::{Ambient, DeviceContext, InstallationAction, SessionContext};
+use crate::store::{StoreError, StoredSession};
+
+use super::desk::Desk;
+
+/// The media type of our access tokens (RFC 9068 §2.1).
+pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
+
+/// What the handshake and the socket say of a connection to the control host.
+#[derive(Debug, Clone)]
+pub struct ConnectionFacts {
+    /// Where it came from.
+    pub address: IpAddr,
+    /// The client certificate whose chain was verified, if one was shown.
+    pub certificate: Option<ClientCertificate>,
+}
+
+impl ConnectionFacts {
+    /// The device that is shown, if its certificate is current.
+    #[must_use]
+    pub fn device(&self, now: Timestamp) -> Option<Device> {
+        self.certificate.as_ref().filter(|certificate| certificate.is_current(now))?.device()
+    }
+
+    /// The thumbprint of the certificate that is shown and current.
+    #[must_use]
+    pub fn thumbprint(&self, now: Timestamp) -> Option<Thumbprint> {
+        self.certificate.as_ref().filter(|certificate| certificate.is_current(now)).map(|it| it.thumbprint)
+    }
+}
+
+/// One kind of credential as a request shows it.
+#[derive(Debug)]
+pub enum Shown<T> {
+    /// Not at all.
+    Absent,
+    /// Once, in the right form.
+    One(T),
+    /// Several times, or in a form that can't be ours.
+    Bad,
+}
+
+/// What a request says of where it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provenance {
+    /// It changes nothing (GET, HEAD).
+    Safe,
+    /// `Origin` is ours.
+    OurPage,
+    /// No browser says anything of it: neither `Origin` nor `Sec-Fetch-Site`.
+    NoPage,
+    /// A page of another origin.
+    OtherPage,
+}
+
+/// What a request shows.
+#[derive(Debug)]
+pub struct Evidence<'a> {
+    /// Its connection.
+    pub connection: &'a Arc<ConnectionFacts>,
+    /// The session cookie, hashed.
+    pub cookie: Shown<CookieHash>,
+    /// The bearer token.
+    pub bearer: Shown<&'a str>,
+    /// Where it was made.
+    pub provenance: Provenance,
+}
+
+/// Which credential spoke for the caller; the first that is present, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// The session's client certificate.
+    Certificate,
+    /// A token of ours.
+    Bearer,
+    /// The control host's cookie.
+    Cookie,
+}
+
+/// Why nobody was proven.
+#[derive(Debug)]
+pub enum Unproven {
+    /// Nothing was shown.
+    NoCredential,
+    /// Something does not hold or disagrees.
+    BadCredential,
+    /// The session is over.
+    SessionEnded(Box<Actor>),
+    /// The principal is barred.
+    Locked(Box<Actor>),
+    /// A page of another site made the request.
+    CrossSite(Box<Actor>),
+    /// It could not be looked up.
+    Store(StoreError),
+}
+
+impl fmt::Display for Unproven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoCredential => f.write_str("the request shows no credential; sign in"),
+            Self::BadCredential => f.write_str("a credential of the request does not hold; sign in again"),
+            Self::SessionEnded(_) => f.write_str("the session is over; sign in again"),
+            Self::Locked(_) => f.write_str("the principal is locked; ask whoever set the lock"),
+            Self::CrossSite(_) => f.write_str("the request was made by a page of another site"),
+            Self::Store(error) => write!(f, "the session could not be looked up: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Unproven {}
+
+impl From<StoreError> for Unproven {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A caller of the control host, proven.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    stored: StoredSession,
+    connection: Arc<ConnectionFacts>,
+    proof: Proof,
+}
+
+impl Caller {
+    /// The session, live when it was proven.
+    #[must_use]
+    pub const fn session(&self) -> &Session {
+        &self.stored.session
+    }
+
+    /// The session with what only the control plane needs.
+    #[must_use]
+    pub const fn stored(&self) -> &StoredSession {
+        &self.stored
+    }
+
+    /// Who.
+    #[must_use]
+    pub const fn principal(&self) -> &Principal {
+        &self.stored.session.principal
+    }
+
+    /// Over which connection.
+    #[must_use]
+    pub const fn connection(&self) -> &Arc<ConnectionFacts> {
+        &self.connection
+    }
+
+    /// By what.
+    #[must_use]
+    pub const fn proof(&self) -> Proof {
+        self.proof
+    }
+
+    /// The caller as the record names them.
+    #[must_use]
+    pub fn actor(&self) -> Actor {
+        actor_of(self.session(), &self.connection)
+    }
+
+    /// The circumstances of a question to the policies.
+    #[must_use]
+    pub fn ambient(&self, now: Timestamp) -> Ambient<'_> {
+        let session = self.session();
+        Ambient {
+            address: self.connection.address,
+            now,
+            session: Some(SessionContext {
+                created_at: session.created_at,
+                authenticated_at: session.authenticated_at,
+                amr: &session.amr,
+            }),
+            device: session.device.as_ref().map(|device| DeviceContext { id: &device.id, trusted: true }),
+            token_scope: None,
+        }
+    }
+
+    /// Whether the policies let the caller do this to the installation.
+    #[must_use]
+    pub fn may(&self, desk: &Desk, action: InstallationAction, now: Timestamp) -> bool {
+        let policies = desk.policies.load();
+        let subject = desk.subject(&policies, self.session(), &[]);
+        policies.installation_decide(&subject, action, &self.ambient(now)).allow
+    }
+}
+
+/// The person of a session, at a connection, as the record names them.
+#[must_use]
+pub fn actor_of(session: &Session, connection: &ConnectionFacts) -> Actor {
+    Actor {
+        principal: Some(session.principal.clone()),
+        address: Some(connection.address),
+        email: session.email.as_deref().map(Arc::from),
+        session: Some(session.id),
+        device: session.device.as_ref().map(|device| device.id.as_str().into()),
+        certificate: connection.certificate.as_ref().map(|certificate| certificate.thumbprint),
+    }
+}
+
+/// Finds out who calls.
+///
+/// # Errors
+/// When nobody is proven; the person is named in it as far as the record may know.
+pub async fn prove(desk: &Desk, evidence: Evidence<'_>, now: Timestamp) -> Result<Caller, Unproven> {
+    let certificate = certificate_session(evidence.connection, now)?;
+    let bearer = match evidence.bearer {
+        Shown::Absent => None,
+        Shown::One(token) => Some(read_token(desk, token, &[&desk.settings.origin], now)?),
+        Shown::Bad => return Err(Unproven::BadCredential),
+    };
+    let cookie = match evidence.cookie {
+        Shown::Absent => None,
+        Shown::One(hash) => Some(cookie_session(desk, &hash, now).await?),
+        Shown::Bad => return Err(Unproven::BadCredential),
+    };
+    let named = [certificate, bearer.as_ref().map(|token| token.session), cookie];
+    let mut sessions = named.into_iter().flatten();
+    let Some(id) = sessions.next() else { return Err(Unproven::NoCredential) };
+    if sessions.any(|other| other != id) || is_foreign(evidence.connection) {
+        return Err(Unproven::BadCredential);
+    }
+    let stored = desk.store.session_fetch(id).await?.ok_or(Unproven::BadCredential)?;
+    if let Some(token) = &bearer {
+        token_fits(token, &stored.session, evidence.connection, now)?;
+    }
+    let proof = match (certificate, &bearer) {
+        (Some(_), _) => Proof::Certificate,
+        (None, Some(_)) => Proof::Bearer,
+        (None, None) => Proof::Cookie,
+    };
+    let caller = Caller { stored, connection: Arc::clone(evidence.connection), proof };
+    // The feed may have told this node what the read just missed.
+    let ended_here = desk.directory.session(id).is_some_and(|known| known.session.ended.is_some());
+    if ended_here || !caller.session().is_live(now) {
+        return Err(Unproven::SessionEnded(Box::new(caller.actor())));
+    }
+    if desk.directory.is_locked(caller.principal()) {
+        return Err(Unproven::Locked(Box::new(caller.actor())));
+    }
+    // A browser attaches cookies and certificates by itself, so only a token shows intent.
+    let by_itself = bearer.is_none();
+    let refused = match evidence.provenance {
+        Provenance::Safe | Provenance::OurPage => false,
+        Provenance::NoPage => by_itself && cookie.is_some(),
+        Provenance::OtherPage => by_itself,
+    };
+    if refused {
+        return Err(Unproven::CrossSite(Box::new(caller.actor())));
+    }
+    Ok(caller)
+}
+
+/// The session that the connection's certificate names, if it is one of ours.
+fn certificate_session(connection: &ConnectionFacts, now: Timestamp) -> Result<Option<SessionId>, Unproven> {
+    match &connection.certificate {
+        Some(certificate) if certificate.issuer == Issuer::Ours => {
+            if !certificate.is_current(now) {
+                return Err(Unproven::BadCredential);
+            }
+            certificate.session.map(Some).ok_or(Unproven::BadCredential)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A workload's certificate never goes together with a person's session.
+fn is_foreign(connection: &ConnectionFacts) -> bool {
+    connection.certificate.as_ref().is_some_and(|certificate| certificate.issuer == Issuer::Spiffe)
+}
+
+async fn cookie_session(desk: &Desk, hash: &CookieHash, now: Timestamp) -> Result<SessionId, Unproven> {
+    let cookie = desk.store.session_cookie_fetch(hash).await?.ok_or(Unproven::BadCredential)?;
+    if cookie.host != desk.settings.host() || cookie.expires_at.is_over(now) {
+        return Err(Unproven::BadCredential);
+    }
+    let entry = CookieEntry { session: cookie.session, host: cookie.host.into() };
+    desk.directory.cookie_insert(*hash, entry);
+    Ok(cookie.session)
+}
+
+/// An access token of ours whose signature, audience and times hold.
+#[derive(Debug)]
+pub(super) struct AccessToken {
+    pub session: SessionId,
+    pub principal: Principal,
+    pub bound_to: Option<Thumbprint>,
+    pub verified: Verified,
+}
+
+/// Reads an access token of ours.
+pub(super) fn read_token(
+    desk: &Desk,
+    token: &str,
+    audiences: &[&str],
+    now: Timestamp,
+) -> Result<AccessToken, Unproven> {
+    let keys = desk.keys.load();
+    let expected = Expected { issuer: &desk.settings.origin, audiences, types: &[ACCESS_TOKEN_TYPE] };
+    let verified = verify(token, &keys.public, &expected, now).map_err(|_| Unproven::BadCredential)?;
+    let text = |name: &str| verified.claims.get(name).and_then(Value::as_str);
+    let session = text("sid").and_then(|id| SessionId::parse(id).ok()).ok_or(Unproven::BadCredential)?;
+    let principal = text("principal").and_then(Principal::parse).ok_or(Unproven::BadCredential)?;
+    let bound_to = match verified.claims.get("cnf") {
+        None => None,
+        // A confirmation that we don't know is one that we can't check.
+        Some(cnf) => Some(
+            cnf.get("x5t#S256").and_then(Value::as_str).and_then(Thumbprint::parse).ok_or(Unproven::BadCredential)?,
+        ),
+    };
+    Ok(AccessToken { session, principal, bound_to, verified })
+}
+
+/// RFC 8705 §3: a bound token is only good over the certificate that it names, and a session that
+/// has a certificate has no tokens but bound ones.
+fn token_fits(
+    token: &AccessToken,
+    session: &Session,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<(), Unproven> {
+    let fits = match (token.bound_to, connection.thumbprint(now)) {
+        (Some(bound), Some(shown)) => bool::from(bound.bytes().ct_eq(shown.bytes())),
+        (Some(_), None) => false,
+        (None, _) => session.certificate.is_none(),
+    };
+    if fits && token.principal == session.principal { Ok(()) } else { Err(Unproven::BadCredential) }
+}

@@ -1,0 +1,137 @@
+//! Decisions read back from the record, for `doorward why`.
+//!
+//! INVARIANTS: everyone reads decisions about themselves; those of others only who may read the
+//! audit, and that reading is recorded before it is answered. To everyone else they don't exist.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::audit::{Event, EventType, Outcome, PersonalField};
+use crate::model::{DecisionId, NodeId, Principal, Timestamp};
+use crate::policy::InstallationAction;
+use crate::store::{Recorded, StoreError};
+
+use super::caller::Caller;
+use super::desk::Desk;
+
+/// Keys of a decision event's `data`, for whoever writes one: the policies that decided, what went
+/// wrong in evaluating them, and what would have helped (`{kind, entitlement, command}`).
+pub const DATA_POLICIES: &str = "policies";
+/// See [`DATA_POLICIES`].
+pub const DATA_ERRORS: &str = "errors";
+/// See [`DATA_POLICIES`].
+pub const DATA_REMEDY: &str = "remedy";
+
+/// Why no decision is told of.
+#[derive(Debug)]
+pub enum DecisionError {
+    /// There is none, or the caller may not know that there is.
+    NotFound,
+    /// The database did not do it.
+    Store(StoreError),
+}
+
+impl fmt::Display for DecisionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("there is no such decision"),
+            Self::Store(error) => write!(f, "the decision could not be read: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for DecisionError {}
+
+impl From<StoreError> for DecisionError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A decision as the record remembers it.
+#[derive(Debug, Clone)]
+pub struct Explained {
+    /// Which.
+    pub id: DecisionId,
+    /// When.
+    pub time: Timestamp,
+    /// Whether it was allowed.
+    pub allowed: bool,
+    /// Why it was refused.
+    pub reason: Option<String>,
+    /// Whose request.
+    pub principal: Option<Principal>,
+    /// Their e-mail at that time.
+    pub email: Option<String>,
+    /// What the route stands for.
+    pub action: Option<String>,
+    /// Which service.
+    pub service: Option<String>,
+    /// Method, host and path of the request.
+    pub request: Option<(String, String, String)>,
+    /// Which policies were in force.
+    pub policy_version: Option<String>,
+    /// The policies that decided.
+    pub policies: Vec<String>,
+    /// What went wrong while they were evaluated.
+    pub errors: Vec<String>,
+    /// What would have helped, as it was answered then.
+    pub remedy: Option<Value>,
+    /// The log that holds it.
+    pub log: NodeId,
+    /// Its number there.
+    pub seq: Option<i64>,
+}
+
+/// The decision of that id, if the caller may know of it.
+///
+/// # Errors
+/// When there is none for the caller, or the database is away.
+pub async fn fetch(desk: &Desk, caller: &Caller, id: DecisionId, now: Timestamp) -> Result<Explained, DecisionError> {
+    let found = desk.store.decision_fetch(&id).await?.ok_or(DecisionError::NotFound)?;
+    let explained = explain(id, &found);
+    if explained.principal.as_ref() != Some(caller.principal()) {
+        if !caller.may(desk, InstallationAction::ReadAudit, now) {
+            return Err(DecisionError::NotFound);
+        }
+        let mut event = Event::new(desk.event_id(now), now, EventType::AuditRead, Outcome::Success);
+        event.actor = caller.actor();
+        event.action = Some(InstallationAction::ReadAudit.name().into());
+        event.resource = Some(id.to_string().into());
+        event.subject.clone_from(&explained.principal);
+        let mut tx = desk.store.begin().await?;
+        tx.event_append(&event).await?;
+        tx.commit().await?;
+    }
+    Ok(explained)
+}
+
+fn explain(id: DecisionId, found: &Recorded) -> Explained {
+    let text = |pointer: &str| found.text(pointer).map(str::to_owned);
+    let texts = |key: &str| {
+        let listed = found.body.pointer(&format!("/data/{key}")).and_then(Value::as_array);
+        listed.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let request = match (text("/request/method"), text("/request/host"), found.personal(PersonalField::Path)) {
+        (Some(method), Some(host), Some(path)) => Some((method, host, path.to_owned())),
+        _ => None,
+    };
+    Explained {
+        id,
+        time: found.clear().time,
+        allowed: found.clear().kind == EventType::DecisionAllow,
+        reason: text("/reason"),
+        principal: found.personal(PersonalField::Principal).and_then(Principal::parse),
+        email: found.personal(PersonalField::Email).map(str::to_owned),
+        action: text("/action"),
+        service: found.clear().service.as_ref().map(|name| name.as_str().to_owned()),
+        request,
+        policy_version: text("/policy_version"),
+        policies: texts(DATA_POLICIES),
+        errors: texts(DATA_ERRORS),
+        remedy: found.body.pointer(&format!("/data/{DATA_REMEDY}")).cloned(),
+        log: found.log,
+        seq: found.seq,
+    }
+}

@@ -1,0 +1,145 @@
+//! Access tokens of ours: minted (RFC 9068), told of (RFC 7662), withdrawn (RFC 7009).
+//!
+//! INVARIANTS: a token has one audience, lasts a quarter of an hour at most and no longer than its
+//! session and the certificate that it is bound to; a session that has a certificate has no unbound
+//! tokens (CONTRACT §4).
+
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::{Map, Value, json};
+
+use crate::audit::{Event, EventType, Outcome};
+use crate::model::{Session, SessionEnd, Thumbprint, Timestamp};
+use crate::store::{StoreError, StoredSession};
+
+use super::super::caller::{ACCESS_TOKEN_TYPE, Caller, ConnectionFacts, Proof, actor_of, read_token};
+use super::super::desk::{ACCESS_TTL_MAX, Desk, hash_of};
+use super::super::session;
+use super::code::SECRET_BYTES_MAX;
+use super::{CLIENT_ID, GrantError, known_client};
+
+/// A token that was minted.
+pub struct Minted {
+    /// The JWT.
+    pub text: String,
+    /// Its own id.
+    pub id: String,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// The certificate that it is bound to.
+    pub bound_to: Option<Thumbprint>,
+}
+
+/// Mints a token for the control API.
+pub(super) fn mint(
+    desk: &Desk,
+    stored: &StoredSession,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<Minted, GrantError> {
+    let session = &stored.session;
+    let bound = match (session.certificate, stored.certificate_expires_at) {
+        (Some(thumbprint), Some(end)) => Some((thumbprint, end)),
+        _ => connection
+            .certificate
+            .as_ref()
+            .filter(|certificate| certificate.is_current(now))
+            .map(|certificate| (certificate.thumbprint, certificate.not_after)),
+    };
+    let ttl = desk.settings.access_ttl.min(ACCESS_TTL_MAX);
+    let end = now.plus(ttl).min(session.expires_at);
+    // A certificate that is over can't be shown, so it doesn't shorten: the token is of no use then.
+    let end = bound.filter(|(_, end)| !end.is_over(now)).map_or(end, |(_, certificate_end)| end.min(certificate_end));
+    let mut id = [0u8; 16];
+    desk.entropy.fill(&mut id);
+    let id = BASE64URL_NOPAD.encode(&id);
+    let mut claims = Map::new();
+    let mut claim = |name: &str, value: Value| claims.insert(name.to_owned(), value);
+    claim("iss", desk.settings.origin.clone().into());
+    claim("sub", session.principal.id().into());
+    claim("aud", desk.settings.origin.clone().into());
+    claim("client_id", CLIENT_ID.into());
+    claim("iat", now.seconds().into());
+    claim("exp", end.seconds().into());
+    claim("jti", id.clone().into());
+    claim("sid", session.id.to_string().into());
+    claim("principal", session.principal.to_string().into());
+    if let Some((thumbprint, _)) = bound {
+        claim("cnf", json!({ "x5t#S256": thumbprint.to_string() }));
+    }
+    let keys = desk.keys.load();
+    let text = keys.signing.sign(ACCESS_TOKEN_TYPE, &claims).map_err(|error| GrantError::Signing(error.to_string()))?;
+    let expires_at = Timestamp::from_seconds(end.seconds());
+    Ok(Minted { text, id, expires_at, bound_to: bound.map(|(thumbprint, _)| thumbprint) })
+}
+
+/// The event of a token: its id and end, never itself.
+pub(super) fn issued_event(
+    desk: &Desk,
+    session: &Session,
+    connection: &ConnectionFacts,
+    minted: &Minted,
+    now: Timestamp,
+) -> Event {
+    let mut event = Event::new(desk.event_id(now), now, EventType::TokenIssued, Outcome::Success);
+    event.actor = actor_of(session, connection);
+    event.resource = Some(session.id.to_string().into());
+    let event = event
+        .with("jti", minted.id.clone())
+        .with("audience", desk.settings.origin.clone())
+        .with("expires_at", minted.expires_at.to_string());
+    match minted.bound_to {
+        Some(thumbprint) => event.with("bound_to", thumbprint.to_string()),
+        None => event,
+    }
+}
+
+/// Withdraws a refresh token on its holder's word: its whole session ends, since both are one
+/// sign-out. A token that is unknown or over is withdrawn already (RFC 7009 §2.2).
+///
+/// # Errors
+/// When the client is not ours or the database refused.
+pub async fn revoke(
+    desk: &Desk,
+    token: &str,
+    client_id: &str,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<(), GrantError> {
+    known_client(client_id)?;
+    if token.is_empty() || token.len() > SECRET_BYTES_MAX {
+        return Ok(());
+    }
+    let mut tx = desk.store.begin().await?;
+    let Some(found) = tx.refresh_fetch(&hash_of(token)).await? else { return Ok(()) };
+    let Some(stored) = tx.session_fetch(found.session).await? else { return Ok(()) };
+    let actor = actor_of(&stored.session, connection);
+    let ended = session::end_within(desk, &mut tx, found.session, SessionEnd::Logout, &actor, None, now).await?;
+    tx.commit().await?;
+    session::obey(desk, ended.iter());
+    Ok(())
+}
+
+/// What a token says, to the person whose it is.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// All claims.
+    pub claims: Map<String, Value>,
+}
+
+/// Tells what an access token says, if it is good now and the caller's own. `None` for every other
+/// (RFC 7662 §2.2): a caller learns nothing of tokens of others.
+///
+/// # Errors
+/// When the database is away.
+pub async fn introspect(desk: &Desk, caller: &Caller, token: &str, now: Timestamp) -> Result<Option<Told>, StoreError> {
+    if caller.proof() != Proof::Certificate {
+        return Ok(None);
+    }
+    let Ok(token) = read_token(desk, token, &[&desk.settings.origin], now) else { return Ok(None) };
+    if token.principal != *caller.principal() {
+        return Ok(None);
+    }
+    let stored = desk.store.session_fetch(token.session).await?;
+    let live = stored.is_some_and(|stored| stored.session.is_live(now));
+    Ok(live.then_some(Told { claims: token.verified.claims }))
+}

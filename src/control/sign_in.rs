@@ -1,0 +1,336 @@
+//! Signing a browser in at a provider.
+//!
+//! 1. [`begin`] writes a row that is good once and for ten minutes: which provider, which browser
+//!    (by the hash of a cookie), and, sealed, what the answer must match. The browser goes to the
+//!    provider. 2. The provider sends it back with a code; [`complete`] takes the row out, so that no
+//!    answer is good twice. 3. The provider turns the code into a person. 4. Link, session, cookie
+//!    and event commit together. INVARIANTS: an answer counts only in the browser that began (login
+//!    CSRF, ATTACKS A40, A42); the cookie's value is new, whatever the browser had before; a browser
+//!    that signs in anew leaves its former session ended.
+
+use std::fmt;
+
+use crate::audit::{Actor, Event, EventType, Outcome};
+use crate::credential::seal::SealError;
+use crate::identity::cookie::CookieValue;
+use crate::identity::directory::CookieHash;
+use crate::identity::provider::{FlowSecrets, Identity, ProviderError};
+use crate::model::{FlowId, Secret, Session, SessionEnd, SessionKind, Timestamp, Ttl};
+use crate::store::{ProviderLink, SignInFlow, StoreError};
+
+use super::caller::{ConnectionFacts, actor_of};
+use super::desk::{Desk, hash_of};
+use super::return_to::ReturnTo;
+use super::session::{self, NewSession, StartError, Started};
+
+/// How long a person may take at the provider.
+pub const FLOW_TTL: Ttl = Ttl::minutes(10);
+/// What nonce and verifier are sealed for.
+const FLOW_PURPOSE: &str = "sign_in_flow";
+/// What a provider's refresh token is sealed for.
+pub(super) const REFRESH_PURPOSE: &str = "provider_refresh_token";
+/// The longest code that a provider may send, in bytes.
+const CODE_BYTES_MAX: usize = 4096;
+/// The longest `login_hint` that is passed on, in bytes.
+const HINT_BYTES_MAX: usize = 256;
+/// What is kept of a provider's error code, in characters.
+const ERROR_CHARACTERS_MAX: usize = 64;
+
+/// A sign-in that began: where the browser goes, and the cookie that it takes along.
+#[derive(Debug)]
+pub struct Begun {
+    /// The provider's address for it.
+    pub location: String,
+    /// What binds the answer to this browser.
+    pub binding: CookieValue,
+}
+
+/// What came back with the browser.
+#[derive(Debug, Default)]
+pub struct Callback {
+    /// `state`
+    pub state: String,
+    /// `code`, where the provider agreed.
+    pub code: Option<String>,
+    /// `iss` (RFC 9207).
+    pub iss: Option<String>,
+    /// `error`, where it did not.
+    pub error: Option<String>,
+}
+
+/// A sign-in that is done.
+#[derive(Debug)]
+pub struct SignedIn {
+    /// The session.
+    pub session: Session,
+    /// Its cookie at the control host.
+    pub cookie: CookieValue,
+    /// Where the browser wanted to go.
+    pub return_to: ReturnTo,
+}
+
+/// Why a sign-in did not begin or end well.
+#[derive(Debug)]
+pub enum SignInError {
+    /// No provider is configured.
+    NoProvider,
+    /// There is no provider of that name.
+    UnknownProvider,
+    /// The answer belongs to no sign-in of this browser, or to one that is over.
+    NotBegun,
+    /// The provider or the person said no, with this error code.
+    Declined { error: String },
+    /// The answer has neither code nor error, or one that is too long.
+    Malformed,
+    /// The provider did not vouch for anybody.
+    Provider(ProviderError),
+    /// No session was started.
+    Start(StartError),
+    /// Something could not be sealed or opened.
+    Seal(SealError),
+    /// The database did not do it.
+    Store(StoreError),
+}
+
+impl fmt::Display for SignInError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoProvider => f.write_str("no identity provider is configured; add an `[[identity.provider]]`"),
+            Self::UnknownProvider => f.write_str("there is no identity provider of that name"),
+            Self::NotBegun => f.write_str(
+                "this sign-in was not begun in this browser, took longer than ten minutes, or is done already; begin again",
+            ),
+            Self::Declined { error } => write!(f, "the identity provider did not sign you in: `{error}`"),
+            Self::Malformed => f.write_str("the identity provider's answer has no code that can be used"),
+            Self::Provider(error) => error.fmt(f),
+            Self::Start(error) => error.fmt(f),
+            Self::Seal(error) => error.fmt(f),
+            Self::Store(error) => write!(f, "the sign-in could not be stored: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for SignInError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Provider(error) => Some(error),
+            Self::Start(error) => Some(error),
+            Self::Seal(error) => Some(error),
+            Self::Store(error) => Some(error),
+            Self::NoProvider
+            | Self::UnknownProvider
+            | Self::NotBegun
+            | Self::Declined { .. }
+            | Self::Malformed => None,
+        }
+    }
+}
+
+impl From<StoreError> for SignInError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<SealError> for SignInError {
+    fn from(error: SealError) -> Self {
+        Self::Seal(error)
+    }
+}
+
+impl SignInError {
+    /// One word for the record and the page.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NoProvider | Self::UnknownProvider => "no_provider",
+            Self::NotBegun => "flow_unknown",
+            Self::Declined { .. } => "provider_declined",
+            Self::Malformed => "answer_malformed",
+            Self::Provider(ProviderError::Unreachable { .. } | ProviderError::AskedJustNow { .. }) => {
+                "provider_unreachable"
+            }
+            Self::Provider(ProviderError::Metadata { .. }) => "provider_metadata",
+            Self::Provider(ProviderError::Refused { .. }) => "provider_refused",
+            Self::Provider(ProviderError::Token { .. }) => "provider_token",
+            Self::Provider(ProviderError::MixUp { .. }) => "provider_mix_up",
+            Self::Start(StartError::Locked) => "locked",
+            Self::Start(StartError::Ended) => "session_ended",
+            Self::Start(StartError::Certificate(_)) => "certificate",
+            Self::Start(StartError::Store(_)) | Self::Store(_) => "unavailable",
+            Self::Seal(_) => "sealed",
+        }
+    }
+}
+
+/// Begins a sign-in. `binding` is the browser's flow cookie, if it has one already: another tab
+/// that is on its way stays good.
+///
+/// # Errors
+/// When there is no such provider, it can't be asked for its description, or the database refused.
+pub async fn begin(
+    desk: &Desk,
+    provider: &str,
+    return_to: &ReturnTo,
+    login_hint: Option<&str>,
+    binding: Option<CookieValue>,
+    now: Timestamp,
+) -> Result<Begun, SignInError> {
+    let provider = desk.providers.get(provider).ok_or(SignInError::UnknownProvider)?;
+    let text = || Secret::new(desk.token().expose().to_owned());
+    let secrets = FlowSecrets { state: text(), nonce: text(), verifier: text() };
+    let hint = login_hint.filter(|hint| hint.len() <= HINT_BYTES_MAX && !hint.chars().any(char::is_control));
+    let location = provider.authorize_url(&secrets, hint, now).await.map_err(SignInError::Provider)?;
+    let binding = binding.unwrap_or_else(|| CookieValue::fresh(&*desk.entropy));
+    let id = FlowId::fresh(now, &*desk.entropy);
+    let both = Secret::new(format!("{}.{}", secrets.nonce.expose(), secrets.verifier.expose()));
+    let flow = SignInFlow {
+        id,
+        state_hash: hash_of(secrets.state.expose()),
+        binding_hash: binding.hash(),
+        provider: provider.name().to_string(),
+        sealed: desk.sealer.seal(FLOW_PURPOSE, id.bytes(), both.expose().as_bytes(), &*desk.entropy)?,
+        return_to: return_to.to_string(),
+        created_at: now,
+        expires_at: now.plus(FLOW_TTL),
+    };
+    let mut tx = desk.store.begin().await?;
+    tx.flow_insert(&flow).await?;
+    tx.commit().await?;
+    Ok(Begun { location, binding })
+}
+
+/// Ends a sign-in: a session for the browser that began it. `former` is the cookie of the session
+/// that the browser has until now.
+///
+/// # Errors
+/// When the answer is none of this browser's, or nobody is vouched for. It is on record then.
+pub async fn complete(
+    desk: &Desk,
+    callback: &Callback,
+    binding: Option<&CookieValue>,
+    former: Option<&CookieHash>,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<SignedIn, SignInError> {
+    let outcome = try_complete(desk, callback, binding, former, connection, now).await;
+    if let Err(error) = &outcome {
+        let mut event = Event::new(desk.event_id(now), now, EventType::SignInFailed, Outcome::Failed);
+        event.actor = Actor { address: Some(connection.address), ..Actor::default() };
+        event.reason = Some(error.reason().into());
+        // Anybody can make this happen, so it is counted where it comes in floods; what is refused
+        // stays refused, on record or not.
+        let _ = desk.recorder.refused_anonymous(event);
+    }
+    outcome
+}
+
+async fn try_complete(
+    desk: &Desk,
+    callback: &Callback,
+    binding: Option<&CookieValue>,
+    former: Option<&CookieHash>,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<SignedIn, SignInError> {
+    let binding = binding.ok_or(SignInError::NotBegun)?;
+    let flow = take(desk, &callback.state, binding, now).await?;
+    let provider = desk.providers.get(&flow.provider).ok_or(SignInError::UnknownProvider)?;
+    provider.is_answer_of(callback.iss.as_deref(), now).await.map_err(SignInError::Provider)?;
+    if let Some(error) = &callback.error {
+        let error = error.chars().filter(char::is_ascii_graphic).take(ERROR_CHARACTERS_MAX).collect();
+        return Err(SignInError::Declined { error });
+    }
+    let code = callback.code.as_deref().filter(|code| !code.is_empty() && code.len() <= CODE_BYTES_MAX);
+    let code = code.ok_or(SignInError::Malformed)?;
+    let (nonce, verifier) = opened(desk, &flow)?;
+    let identity = provider.exchange(code, &verifier, &nonce, now).await.map_err(SignInError::Provider)?;
+    let return_to = ReturnTo::parse(&flow.return_to).unwrap_or_else(ReturnTo::root);
+    start(desk, flow.id, identity, former, connection, return_to, now).await
+}
+
+/// Takes the row of a sign-in out, so that its answer is good once.
+async fn take(
+    desk: &Desk,
+    state: &str,
+    binding: &CookieValue,
+    now: Timestamp,
+) -> Result<SignInFlow, SignInError> {
+    let mut tx = desk.store.begin().await?;
+    let flow = tx.flow_take(&hash_of(state), &binding.hash()).await?;
+    tx.commit().await?;
+    flow.filter(|flow| !flow.expires_at.is_over(now)).ok_or(SignInError::NotBegun)
+}
+
+fn opened(desk: &Desk, flow: &SignInFlow) -> Result<(Secret<String>, Secret<String>), SignInError> {
+    let both = desk.sealer.open(FLOW_PURPOSE, flow.id.bytes(), &flow.sealed)?;
+    let halves = std::str::from_utf8(both.expose()).ok().and_then(|text| text.split_once('.'));
+    let (nonce, verifier) = halves.ok_or(SealError::Closed { purpose: FLOW_PURPOSE })?;
+    Ok((Secret::new(nonce.to_owned()), Secret::new(verifier.to_owned())))
+}
+
+/// Link, session, cookie and event in one transaction.
+async fn start(
+    desk: &Desk,
+    flow: FlowId,
+    identity: Identity,
+    former: Option<&CookieHash>,
+    connection: &ConnectionFacts,
+    return_to: ReturnTo,
+    now: Timestamp,
+) -> Result<SignedIn, SignInError> {
+    // A flow is completed once, so its id names its sign-in from here on.
+    let link = flow.to_string();
+    let sealed = match &identity.refresh_token {
+        Some(token) => {
+            let sealed =
+                desk.sealer.seal(REFRESH_PURPOSE, link.as_bytes(), token.expose().as_bytes(), &*desk.entropy)?;
+            Some(sealed)
+        }
+        None => None,
+    };
+    let cookie = CookieValue::fresh(&*desk.entropy);
+    let former = match former {
+        Some(hash) => desk.store.session_cookie_fetch(hash).await?.map(|cookie| cookie.session),
+        None => None,
+    };
+    let mut tx = desk.store.begin().await?;
+    let kept = ProviderLink {
+        id: link.clone(),
+        provider: identity.provider.to_string(),
+        subject: identity.subject,
+        sid: identity.sid,
+        next_check_at: sealed.as_ref().map(|_| now.plus(desk.settings.recheck)),
+        sealed,
+    };
+    tx.link_insert(&kept, now).await?;
+    let new = NewSession {
+        kind: SessionKind::Browser,
+        principal: identity.principal,
+        email: identity.email,
+        email_verified: identity.email_verified,
+        name: identity.name,
+        groups: identity.groups,
+        authenticated_at: identity.authenticated_at.unwrap_or(now),
+        amr: identity.amr,
+        device: connection.device(now),
+        link: Some(link),
+        ends_by: None,
+        cookie: Some((cookie.hash(), desk.settings.host().to_owned())),
+    };
+    let started =
+        session::start_within(desk, &mut tx, new, None, connection, now).await.map_err(SignInError::Start)?;
+    let ended = match former {
+        Some(former) => {
+            let actor = actor_of(&started.stored.session, connection);
+            let why = Some("signed in anew");
+            session::end_within(desk, &mut tx, former, SessionEnd::Logout, &actor, why, now).await?
+        }
+        None => None,
+    };
+    tx.commit().await?;
+    session::obey(desk, ended.iter());
+    session::enter(desk, &started);
+    let Started { stored, .. } = started;
+    Ok(SignedIn { session: stored.session, cookie, return_to })
+}

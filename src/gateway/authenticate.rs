@@ -1,0 +1,446 @@
+//! Who is asking, from all that was shown: certificate, token, cookie.
+//!
+//! INVARIANTS: every credential that is present is checked, and all of them must name one principal
+//! and one session; one that does not hold is a refusal, never a reason to look at the next. What
+//! can end in the life of a connection (certificate, session, authorities, locks) is asked here on
+//! each request.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, Method};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use crate::identity::certificate::Issuer;
+use crate::identity::directory::{CookieHash, LiveSession};
+use crate::identity::token::{Expected, Verified, claimed, verify};
+use crate::model::{Principal, PrincipalKind, SessionId, Thumbprint, Timestamp};
+use crate::policy::{ClientCertificate, Facts, Subject};
+
+use super::canonical::Canonical;
+use super::handshake::Channel;
+use super::hygiene::{SESSION_COOKIE, own_cookie};
+use super::refusal::Refusal;
+use super::route::Routed;
+use super::snapshot::Snapshot;
+use super::worker::{BuiltSubject, Worker};
+
+/// Where a token comes when `Authorization` is the upstream's.
+pub const TOKEN_HEADER: HeaderName = HeaderName::from_static("doorward-token");
+
+/// A person as a provider's bearer token names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BearerIdentity {
+    /// Who.
+    pub principal: Principal,
+    /// The e-mail that the provider told.
+    pub email: Option<String>,
+    /// Whether it is verified.
+    pub email_verified: bool,
+    /// The name.
+    pub name: Option<String>,
+    /// Groups under the provider's map.
+    pub groups: Vec<String>,
+    /// The certificate that the token is bound to.
+    pub bound_to: Option<Thumbprint>,
+    /// When the token ends.
+    pub expires_at: Timestamp,
+}
+
+/// Providers whose tokens may be used as bearer tokens. It never waits: an unknown key is a
+/// refusal now and a fetch in the background.
+pub trait BearerIssuers: Send + Sync {
+    /// Whose token it is; `None` when no provider made it for us, or it does not hold.
+    fn identify(&self, token: &str, now: Timestamp) -> Option<BearerIdentity>;
+}
+
+/// A token that was verified, with what is asked of it at each use.
+#[derive(Debug)]
+pub struct VerifiedToken {
+    /// SHA-256 of the token.
+    pub hash: [u8; 32],
+    /// Who.
+    pub principal: Principal,
+    /// The session that it belongs to; none for a provider's.
+    pub session: Option<SessionId>,
+    /// Actions that it is good for; none for all.
+    pub scope: Option<Vec<String>>,
+    /// The certificate that it is bound to (RFC 8705 §3.1).
+    pub bound_to: Option<Thumbprint>,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// The keys that verified it.
+    keys_version: u64,
+    /// What a provider's token says of the person.
+    identity: Option<BearerIdentity>,
+}
+
+/// Who is asking, proven. Only [`authenticate`] makes one.
+pub struct Caller {
+    /// Who.
+    pub principal: Principal,
+    /// Under which session; none for a provider's bearer token.
+    pub session: Option<Arc<LiveSession>>,
+    /// Their Cedar entities.
+    pub subject: Rc<Subject>,
+    /// The e-mail, for the record.
+    pub email: Option<Arc<str>>,
+    /// The token, if one was shown.
+    pub token: Option<Rc<VerifiedToken>>,
+    /// The earliest end of certificate, session and token.
+    pub ends_at: Timestamp,
+    /// Cancelled when open streams must end.
+    pub streams: CancellationToken,
+    _proof: (),
+}
+
+/// The names and principals that the shown credentials claim; they must be one.
+#[derive(Default)]
+struct Claims {
+    session: Option<SessionId>,
+    shown: u8,
+}
+
+impl Claims {
+    /// Adds what one credential names.
+    fn session(&mut self, id: SessionId) -> Result<(), Refusal> {
+        self.shown += 1;
+        match self.session {
+            Some(other) if other != id => Err(Refusal::BadCredential("credentials name different sessions")),
+            _ => {
+                self.session = Some(id);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whether a request changes something, as its method says (RFC 9110 §9.2.1).
+fn is_unsafe(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Checks everything that was shown and says who it is.
+///
+/// # Errors
+/// `NoCredential` when nothing names anybody; else what does not hold.
+pub async fn authenticate(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    channel: &Channel,
+    routed: &Routed,
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> Result<Caller, Refusal> {
+    let service = &routed.entry.service;
+    let mut claims = Claims::default();
+    let mut ends_at = Timestamp::from_millis(i64::MAX);
+
+    let certificate = channel.certificate.as_ref();
+    if let Some(certificate) = certificate {
+        if !certificate.is_current(now) {
+            return Err(Refusal::BadCredential("the client certificate has ended"));
+        }
+        if !channel.still_trusted(&snapshot.tls.trust, snapshot.trust_epoch, now) {
+            return Err(Refusal::BadCredential("the client certificate's authority is no longer trusted"));
+        }
+        ends_at = ends_at.min(certificate.not_after);
+        match (certificate.issuer, certificate.session) {
+            (Issuer::Ours, Some(session)) => claims.session(session)?,
+            (Issuer::Ours, None) => return Err(Refusal::BadCredential("a certificate of ours that names no session")),
+            // A device is shown at sign-in and names nobody here; a workload's certificate names
+            // one only by a trust rule.
+            (Issuer::Device | Issuer::Spiffe, _) => {}
+        }
+    }
+
+    let cookie = own_cookie(headers, SESSION_COOKIE).map_err(|_| Refusal::BadCredential("two session cookies"))?;
+    if let Some(value) = cookie {
+        claims.session(cookie_session(worker, value, &routed.canonical.host).await?)?;
+    }
+
+    let token = match presented_token(headers, service.pass_authorization)? {
+        None => None,
+        Some(text) => Some(verified_token(worker, snapshot, routed, text, now)?),
+    };
+    if let Some(token) = &token {
+        bound_here(token, certificate.map(|c| c.thumbprint), service.client_certificate, service.unbound_bearer)?;
+        ends_at = ends_at.min(token.expires_at);
+        if let Some(session) = token.session {
+            claims.session(session)?;
+        }
+    }
+
+    let caller = match (claims.session, token) {
+        (Some(id), token) => session_caller(worker, snapshot, id, token, ends_at, now).await?,
+        (None, Some(token)) => bearer_caller(snapshot, token, ends_at)?,
+        (None, None) => return Err(Refusal::NoCredential),
+    };
+    if worker.shared.directory.is_locked(&caller.principal) {
+        return Err(Refusal::Locked);
+    }
+    if caller.token.is_none() {
+        not_cross_site(worker, routed, headers)?;
+    }
+    Ok(caller)
+}
+
+/// The session of a cookie of this host.
+async fn cookie_session(worker: &Worker, value: &str, host: &str) -> Result<SessionId, Refusal> {
+    let unknown = Refusal::BadCredential("an unknown session cookie");
+    if value.len() != 43 {
+        return Err(unknown);
+    }
+    let hash: CookieHash = Sha256::digest(value.as_bytes()).into();
+    let directory = &worker.shared.directory;
+    let entry = match directory.cookie(&hash) {
+        Some(entry) => entry,
+        None => {
+            worker.shared.lookup.cookie(hash).await;
+            directory.cookie(&hash).ok_or_else(|| unknown.clone())?
+        }
+    };
+    if *entry.host == *host { Ok(entry.session) } else { Err(unknown) }
+}
+
+/// The token that was shown, if one was. `Authorization` is the door's unless the service passes
+/// it on; what is in it and is no bearer token is a credential that does not hold.
+fn presented_token(headers: &HeaderMap, pass_authorization: bool) -> Result<Option<&str>, Refusal> {
+    let one = |name: &HeaderName| -> Result<Option<&str>, Refusal> {
+        let mut values = headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Ok(None),
+            (Some(value), None) => {
+                value.to_str().map(Some).map_err(|_| Refusal::BadCredential("a credential that is no text"))
+            }
+            (Some(_), Some(_)) => Err(Refusal::BadCredential("two credentials of one kind")),
+        }
+    };
+    let own = one(&TOKEN_HEADER)?.map(str::trim);
+    if pass_authorization {
+        return Ok(own);
+    }
+    let bearer = match one(&AUTHORIZATION)? {
+        None => None,
+        Some(value) => match value.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim()),
+            _ => return Err(Refusal::BadCredential("an `Authorization` that is no bearer token")),
+        },
+    };
+    match (own, bearer) {
+        (Some(own), Some(bearer)) if own != bearer => Err(Refusal::BadCredential("two different tokens")),
+        (Some(token), _) | (None, Some(token)) => Ok(Some(token)),
+        (None, None) => Ok(None),
+    }
+}
+
+/// A token of ours for this service, or of a provider; verified once and remembered by its hash.
+fn verified_token(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    routed: &Routed,
+    text: &str,
+    now: Timestamp,
+) -> Result<Rc<VerifiedToken>, Refusal> {
+    let hash: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+    let key = (hash, routed.entry.service.name.clone());
+    if let Some(known) = worker.tokens.borrow_mut().get(&key) {
+        if known.keys_version == snapshot.keys.version && !known.expires_at.is_over(now) {
+            return Ok(Rc::clone(known));
+        }
+    }
+    let bad = Refusal::BadCredential("a token that does not hold");
+    let (_, issuer) = claimed(text).ok_or_else(|| bad.clone())?;
+    let made = if issuer == worker.shared.settings.origin {
+        let audience: &str = &routed.entry.audience;
+        let expected = Expected { issuer: &worker.shared.settings.origin, audiences: &[audience], types: &["at+jwt"] };
+        let verified = verify(text, &snapshot.keys.public, &expected, now).map_err(|_| bad.clone())?;
+        own_token(hash, snapshot.keys.version, verified).ok_or(bad)?
+    } else {
+        let identity = worker.shared.bearer.identify(text, now).ok_or(bad)?;
+        VerifiedToken {
+            hash,
+            principal: identity.principal.clone(),
+            session: None,
+            scope: None,
+            bound_to: identity.bound_to,
+            expires_at: identity.expires_at,
+            keys_version: snapshot.keys.version,
+            identity: Some(identity),
+        }
+    };
+    let made = Rc::new(made);
+    worker.tokens.borrow_mut().put(key, Rc::clone(&made));
+    Ok(made)
+}
+
+/// What a token of ours says (RFC 9068 §2.2, and `sid`, `principal` of ours).
+fn own_token(hash: [u8; 32], keys_version: u64, verified: Verified) -> Option<VerifiedToken> {
+    let text = |name: &str| verified.claims.get(name).and_then(Value::as_str);
+    let bound_to = match verified.claims.get("cnf") {
+        None => None,
+        Some(cnf) => Some(Thumbprint::parse(cnf.get("x5t#S256")?.as_str()?)?),
+    };
+    let scope = match verified.claims.get("scope") {
+        None => None,
+        Some(scope) => Some(scope.as_str()?.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect()),
+    };
+    Some(VerifiedToken {
+        hash,
+        principal: Principal::parse(text("principal")?)?,
+        session: Some(SessionId::parse(text("sid")?).ok()?),
+        scope,
+        bound_to,
+        expires_at: verified.expires_at,
+        keys_version,
+        identity: None,
+    })
+}
+
+/// A bound token is good on a connection with its certificate only; an unbound one not where a
+/// certificate is demanded, unless the service takes it.
+fn bound_here(
+    token: &VerifiedToken,
+    shown: Option<Thumbprint>,
+    demanded: ClientCertificate,
+    unbound_bearer: bool,
+) -> Result<(), Refusal> {
+    match (token.bound_to, shown) {
+        (Some(bound), Some(shown)) if bound == shown => Ok(()),
+        (Some(_), _) => Err(Refusal::BadCredential("a token that is bound to another certificate")),
+        (None, Some(_)) if token.session.is_some() && !unbound_bearer => {
+            Err(Refusal::BadCredential("an unbound token over a certificate"))
+        }
+        (None, _) if demanded == ClientCertificate::Required && !unbound_bearer => {
+            Err(Refusal::BadCredential("an unbound token where a certificate is demanded"))
+        }
+        (None, _) => Ok(()),
+    }
+}
+
+async fn session_caller(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    id: SessionId,
+    token: Option<Rc<VerifiedToken>>,
+    ends_at: Timestamp,
+    now: Timestamp,
+) -> Result<Caller, Refusal> {
+    let directory = &worker.shared.directory;
+    let live = match directory.session(id) {
+        Some(live) => live,
+        None => {
+            worker.shared.lookup.session(id).await;
+            directory.session(id).ok_or(Refusal::BadCredential("an unknown session"))?
+        }
+    };
+    if !live.session.is_live(now) {
+        return Err(Refusal::SessionEnded);
+    }
+    if token.as_ref().is_some_and(|token| token.principal != live.session.principal) {
+        return Err(Refusal::BadCredential("token and session name different principals"));
+    }
+    Ok(Caller {
+        principal: live.session.principal.clone(),
+        subject: subject_of(worker, snapshot, &live),
+        email: live.session.email.as_deref().map(Into::into),
+        ends_at: ends_at.min(live.session.expires_at),
+        streams: live.streams.clone(),
+        session: Some(live),
+        token,
+        _proof: (),
+    })
+}
+
+/// The session's Cedar entities, built once per change of session or policies.
+fn subject_of(worker: &Worker, snapshot: &Snapshot, live: &LiveSession) -> Rc<Subject> {
+    let session = &live.session;
+    let mut subjects = worker.subjects.borrow_mut();
+    if let Some(built) = subjects.get(&session.id) {
+        if built.generation == snapshot.generation && built.version == session.version {
+            return Rc::clone(&built.subject);
+        }
+    }
+    let subject = Rc::new(snapshot.policies.subject(&Facts {
+        principal: &session.principal,
+        email: session.email.as_deref(),
+        email_verified: session.email_verified,
+        name: session.name.as_deref(),
+        groups: &session.groups,
+        entitlements: &[],
+        claims: None,
+        breakglass: None,
+    }));
+    let built =
+        BuiltSubject { generation: snapshot.generation, version: session.version, subject: Rc::clone(&subject) };
+    subjects.put(session.id, built);
+    subject
+}
+
+/// A caller by a provider's token alone.
+fn bearer_caller(snapshot: &Snapshot, token: Rc<VerifiedToken>, ends_at: Timestamp) -> Result<Caller, Refusal> {
+    let identity = token.identity.as_ref().ok_or(Refusal::BadCredential("a token of no session"))?;
+    debug_assert!(identity.principal.kind() == PrincipalKind::User, "providers name users");
+    let subject = snapshot.policies.subject(&Facts {
+        principal: &identity.principal,
+        email: identity.email.as_deref(),
+        email_verified: identity.email_verified,
+        name: identity.name.as_deref(),
+        groups: &identity.groups,
+        entitlements: &[],
+        claims: None,
+        breakglass: None,
+    });
+    Ok(Caller {
+        principal: identity.principal.clone(),
+        session: None,
+        subject: Rc::new(subject),
+        email: identity.email.as_deref().map(Into::into),
+        ends_at,
+        // Nothing revokes a provider's token but its end and a lock, which `Directory::lock` can't
+        // cut by session: the stream's bound is the token's own.
+        streams: CancellationToken::new(),
+        token: Some(token),
+        _proof: (),
+    })
+}
+
+/// A browser sends cookie and certificate by itself, also for another site's page: then an unsafe
+/// method or an upgrade is refused unless the service lists the origin.
+fn not_cross_site(worker: &Worker, routed: &Routed, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Canonical { method, host, upgrade, .. } = &routed.canonical;
+    if !is_unsafe(method) && upgrade.is_none() {
+        return Ok(());
+    }
+    let origins = headers.get_all(http::header::ORIGIN);
+    let mut listed = false;
+    for origin in &origins {
+        let own = is_own_origin(origin.as_bytes(), host, worker.shared.settings.public_port);
+        listed = routed.entry.service.origins.iter().any(|o| o.as_bytes() == origin.as_bytes());
+        if !own && !listed {
+            return Err(Refusal::CrossSite);
+        }
+    }
+    for site in &headers.get_all("sec-fetch-site") {
+        if !listed && !matches!(site.as_bytes(), b"same-origin" | b"none") {
+            return Err(Refusal::CrossSite);
+        }
+    }
+    Ok(())
+}
+
+/// `https://HOST` with our port, or without one where it is 443.
+fn is_own_origin(origin: &[u8], host: &str, port: u16) -> bool {
+    let Some(rest) = std::str::from_utf8(origin).ok().and_then(|text| text.strip_prefix("https://")) else {
+        return false;
+    };
+    match rest.rsplit_once(':') {
+        Some((name, digits)) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            name.eq_ignore_ascii_case(host) && digits.parse() == Ok(port)
+        }
+        _ => rest.eq_ignore_ascii_case(host) && port == 443,
+    }
+}

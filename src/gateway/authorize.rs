@@ -1,0 +1,164 @@
+//! What the policy says, asked on every request and remembered where it can't have changed.
+//!
+//! A decision is remembered under everything that its policies read: session and version, policies,
+//! service, action, parameters, and method, path, host or address where a policy looks at them.
+//! Where a policy reads the time or the age of a session, or a token narrows the scope, nothing is
+//! remembered. Refusals are never remembered: something may have changed that would help.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::model::{ActionName, ServiceName, SessionId, Timestamp};
+use crate::policy::{Ambient, DenyReason, DeviceContext, RequestContext, SessionContext, Verdict};
+
+use super::authenticate::Caller;
+use super::handshake::Channel;
+use super::refusal::Refusal;
+use super::route::Routed;
+use super::snapshot::Snapshot;
+use super::worker::Worker;
+
+/// Everything that a remembered decision was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DecisionKey {
+    generation: u64,
+    session: SessionId,
+    version: i64,
+    service: ServiceName,
+    action: ActionName,
+    params: Vec<(Arc<str>, String)>,
+    method: Option<String>,
+    path: Option<String>,
+    host: Option<String>,
+    address: Option<IpAddr>,
+}
+
+/// A request that a policy permits. Only [`authorize`] makes one.
+pub struct Permitted {
+    /// The action that the route stands for.
+    pub action: ActionName,
+    /// What the policies said.
+    pub verdict: Rc<Verdict>,
+    _proof: (),
+}
+
+/// Asks the service's policies.
+///
+/// # Errors
+/// When there is no route, the token's scope is too narrow, or the policies do not permit it.
+pub fn authorize(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    channel: &Channel,
+    routed: &Routed,
+    caller: &Caller,
+    now: Timestamp,
+) -> Result<Permitted, Refused> {
+    let Some(matched) = &routed.matched else {
+        return Err(Refused { refusal: Refusal::NoRoute, verdict: None });
+    };
+    let action = &matched.action;
+    let scope = caller.token.as_ref().and_then(|token| token.scope.as_deref());
+    if scope.is_some_and(|scope| !scope.iter().any(|name| name == action.as_str())) {
+        let refusal = Refusal::ScopeInsufficient { action: action.as_str().into() };
+        return Err(Refused { refusal, verdict: None });
+    }
+    let key = decision_key(snapshot, channel, routed, caller, action);
+    if let Some(key) = &key {
+        if let Some(verdict) = worker.decisions.borrow_mut().get(key) {
+            worker.shared.metrics.decisions_remembered.inc();
+            return Ok(Permitted { action: action.clone(), verdict: Rc::clone(verdict), _proof: () });
+        }
+    }
+    let session = caller.session.as_ref().map(|live| &live.session);
+    let device = session.and_then(|session| session.device.as_ref());
+    let context = RequestContext {
+        method: routed.canonical.method.as_str(),
+        path: &routed.canonical.path,
+        host: &routed.canonical.host,
+        params: &matched.params,
+        ambient: Ambient {
+            address: channel.peer.ip().to_canonical(),
+            now,
+            session: session.map(|session| SessionContext {
+                created_at: session.created_at,
+                authenticated_at: session.authenticated_at,
+                amr: &session.amr,
+            }),
+            device: device.map(|device| DeviceContext { id: &device.id, trusted: true }),
+            token_scope: scope,
+        },
+    };
+    let service = &routed.entry.service;
+    let verdict = service.decide(&caller.subject, action, &context);
+    if verdict.allow {
+        let verdict = Rc::new(verdict);
+        if let Some(key) = key {
+            worker.decisions.borrow_mut().put(key, Rc::clone(&verdict));
+        }
+        return Ok(Permitted { action: action.clone(), verdict, _proof: () });
+    }
+    let refusal = refusal_of(snapshot, routed, caller, action, context, &verdict);
+    Err(Refused { refusal, verdict: Some(verdict) })
+}
+
+/// A refusal with what the policies said, for the record.
+pub struct Refused {
+    /// The refusal.
+    pub refusal: Refusal,
+    /// The verdict, where policies were asked at all.
+    pub verdict: Option<Verdict>,
+}
+
+/// Why, and what would help: a trusted device, or an entitlement that may be asked for.
+fn refusal_of(
+    snapshot: &Snapshot,
+    routed: &Routed,
+    caller: &Caller,
+    action: &ActionName,
+    mut context: RequestContext<'_>,
+    verdict: &Verdict,
+) -> Refusal {
+    let service = &routed.entry.service;
+    let remedies = service.remedy(&snapshot.policies, &caller.subject, action, &context);
+    if remedies.is_empty() && context.ambient.device.is_none() && service.reads(action).device {
+        context.ambient.device = Some(DeviceContext { id: "", trusted: true });
+        if service.decide(&caller.subject, action, &context).allow {
+            return Refusal::DeviceUntrusted;
+        }
+    }
+    match verdict.reason {
+        DenyReason::ForbiddenByPolicy => Refusal::Forbidden,
+        DenyReason::NoPolicyMatch => Refusal::NoPolicyMatch { remedies },
+    }
+}
+
+/// The key under which the decision may be remembered; none where it may not be.
+fn decision_key(
+    snapshot: &Snapshot,
+    channel: &Channel,
+    routed: &Routed,
+    caller: &Caller,
+    action: &ActionName,
+) -> Option<DecisionKey> {
+    let service = &routed.entry.service;
+    let reads = service.reads(action);
+    let session = &caller.session.as_ref()?.session;
+    if reads.time || reads.session || (reads.token && caller.token.is_some()) {
+        return None;
+    }
+    let canonical = &routed.canonical;
+    Some(DecisionKey {
+        generation: snapshot.generation,
+        session: session.id,
+        version: session.version,
+        service: service.name.clone(),
+        action: action.clone(),
+        params: routed.matched.as_ref()?.params.clone(),
+        method: reads.method.then(|| canonical.method.to_string()),
+        path: reads.path.then(|| canonical.path.clone()),
+        host: reads.host.then(|| canonical.host.clone()),
+        address: reads.address.then(|| channel.peer.ip().to_canonical()),
+    })
+}

@@ -1,0 +1,267 @@
+//! Bodies on their way through: counted, bounded, timed, and cut when the permit ends.
+//!
+//! INVARIANT: nothing flows through a [`Relay`] after its permit has ended: it is asked on every
+//! frame, and an idle stream is woken by the permit's cancellation or its end, whichever is first.
+//! Timers and cancellation are armed only when a stream actually waits, so that a short answer
+//! that is already there costs neither.
+
+use std::cell::Cell;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::model::{Clock, Timestamp, Ttl};
+
+/// Why a body ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyError {
+    /// The permit ended: session, lock, token, grant.
+    Cut,
+    /// Nothing came for too long.
+    Idle,
+    /// More came than may.
+    TooLarge,
+    /// The peer broke off.
+    Peer,
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cut => "the permit ended while the body was under way",
+            Self::Idle => "the body stood still for too long",
+            Self::TooLarge => "the body is longer than it may be",
+            Self::Peer => "the body broke off",
+        })
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+/// How long what is open may stay open.
+#[derive(Clone)]
+pub struct Permit {
+    /// Cancelled at a revocation or lock.
+    pub streams: CancellationToken,
+    /// The earliest end of session, certificate, token and grant.
+    pub ends_at: Timestamp,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Permit {
+    /// Whether it is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.streams.is_cancelled() || self.ends_at.is_over(self.clock.now())
+    }
+
+    /// How long it may still last, for a timer.
+    #[must_use]
+    pub fn remaining(&self) -> std::time::Duration {
+        self.ends_at.since(self.clock.now()).duration()
+    }
+}
+
+/// What has passed through a body so far; shared with whoever reports it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of data.
+    pub bytes: Cell<u64>,
+    /// It came to its end.
+    pub finished: Cell<bool>,
+    /// It ended early, and why.
+    pub failed: Cell<Option<BodyError>>,
+    /// When the last frame passed; none before the first.
+    pub last: Cell<Option<Instant>>,
+}
+
+/// What is to happen once the relay is gone, whether it came to its end or not.
+pub trait Ending {
+    /// Called once, with what passed.
+    fn ended(&mut self, progress: &Progress);
+}
+
+/// A body that passes through.
+pub struct Relay {
+    inner: Incoming,
+    permit: Permit,
+    idle: Ttl,
+    bytes_max: u64,
+    progress: Rc<Progress>,
+    ending: Option<Box<dyn Ending>>,
+    waiting: Option<Waiting>,
+    trailers: fn(&mut http::HeaderMap),
+}
+
+/// Armed only while the body waits.
+struct Waiting {
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Relay {
+    /// A relay of `inner` under `permit`, at most `bytes_max` long, that may stand still for `idle`.
+    /// `trailers` cleans the trailer section.
+    #[must_use]
+    pub fn new(inner: Incoming, permit: Permit, idle: Ttl, bytes_max: u64, trailers: fn(&mut http::HeaderMap)) -> Self {
+        Self { inner, permit, idle, bytes_max, progress: Rc::default(), ending: None, waiting: None, trailers }
+    }
+
+    /// What has passed so far.
+    #[must_use]
+    pub fn progress(&self) -> Rc<Progress> {
+        Rc::clone(&self.progress)
+    }
+
+    /// Reports to `ending` when the relay is gone.
+    #[must_use]
+    pub fn reporting_to(mut self, ending: Box<dyn Ending>) -> Self {
+        if self.inner.is_end_stream() {
+            self.progress.finished.set(true);
+        }
+        self.ending = Some(ending);
+        self
+    }
+
+    fn fail(&self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.progress.failed.set(Some(error));
+        Poll::Ready(Some(Err(error)))
+    }
+
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let limit = self.idle.duration().min(self.permit.remaining());
+            Waiting {
+                cut: Box::pin(self.permit.streams.clone().cancelled_owned()),
+                timer: Box::pin(tokio::time::sleep(limit)),
+            }
+        });
+        if waiting.cut.as_mut().poll(context).is_ready() {
+            return self.fail(BodyError::Cut);
+        }
+        if waiting.timer.as_mut().poll(context).is_ready() {
+            let why = if self.permit.is_over() { BodyError::Cut } else { BodyError::Idle };
+            return self.fail(why);
+        }
+        Poll::Pending
+    }
+}
+
+impl HttpBody for Relay {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if this.permit.is_over() {
+            return this.fail(BodyError::Cut);
+        }
+        match Pin::new(&mut this.inner).poll_frame(context) {
+            Poll::Pending => this.wait(context),
+            Poll::Ready(None) => {
+                this.progress.finished.set(true);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(_))) => this.fail(BodyError::Peer),
+            Poll::Ready(Some(Ok(frame))) => {
+                this.waiting = None;
+                this.progress.last.set(Some(Instant::now()));
+                let frame = match frame.into_data() {
+                    Ok(data) => {
+                        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                        let bytes = this.progress.bytes.get().saturating_add(length);
+                        if bytes > this.bytes_max {
+                            return this.fail(BodyError::TooLarge);
+                        }
+                        this.progress.bytes.set(bytes);
+                        Frame::data(data)
+                    }
+                    Err(frame) => match frame.into_trailers() {
+                        Ok(mut trailers) => {
+                            (this.trailers)(&mut trailers);
+                            Frame::trailers(trailers)
+                        }
+                        Err(other) => other,
+                    },
+                };
+                if this.inner.is_end_stream() {
+                    this.progress.finished.set(true);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(mut ending) = self.ending.take() {
+            ending.ended(&self.progress);
+        }
+    }
+}
+
+/// What the gateway answers with.
+pub enum Body {
+    /// Bytes of our own; `None` once they are taken.
+    Full(Option<Bytes>),
+    /// The upstream's answer, passing through.
+    Relay(Relay),
+}
+
+impl Body {
+    /// A body of these bytes.
+    #[must_use]
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self::Full(Some(bytes.into()).filter(|bytes| !bytes.is_empty()))
+    }
+
+    /// A body of nothing.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self::Full(None)
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relay(relay) => Pin::new(relay).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_none(),
+            Self::Relay(relay) => relay.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Relay(relay) => relay.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! One connection, from its first byte to its end.
+
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::server::Acceptor;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+
+use crate::audit::{Event, EventType, Outcome};
+use crate::model::{DecisionId, EventId};
+use crate::policy::ClientCertificate;
+
+use super::body::{Body, BodyError};
+use super::guard::{Exchange, GuardControl, PaceLimits, WireRefusal};
+use super::guard_h1::{GuardH1, H1Limits};
+use super::guard_h2::{GuardH2, H2Limits};
+use super::handshake::{Channel, asked_name};
+use super::local::LocalExecutor;
+use super::pipeline::respond;
+use super::settings::Settings;
+use super::worker::{Counted, Shared, Worker};
+
+/// How long the last words on a refused connection may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A connection to the control host on its way to the control runtime, its handshake begun.
+pub struct ControlConnection {
+    /// The client's hello, read.
+    pub accepted: rustls::server::Accepted,
+    /// The socket, of no runtime.
+    pub stream: std::net::TcpStream,
+    /// Where it came from.
+    pub peer: SocketAddr,
+    /// Counts it while it lasts.
+    pub counted: Counted,
+}
+
+/// The guard's limits for HTTP/1.
+#[must_use]
+pub fn h1_limits(settings: &Settings) -> H1Limits {
+    let pace = PaceLimits { bytes_per_second: settings.body_rate_min, ..PaceLimits::default() };
+    H1Limits {
+        head_bytes_max: settings.head_bytes,
+        headers_max: settings.headers.min(H1Limits::default().headers_max),
+        head_timeout: settings.head.duration(),
+        idle_timeout: settings.keep_alive.duration(),
+        body: pace,
+        write: pace,
+    }
+}
+
+/// Serves a connection of a service host, or hands one of the control host over.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, counted: Counted) {
+    let shared = &worker.shared;
+    let handshake = shared.settings.handshake.duration();
+    let deadline = tokio::time::Instant::now() + handshake;
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let start = match tokio::time::timeout_at(deadline, hello).await {
+        Ok(Ok(start)) => start,
+        Ok(Err(_)) => return shared.metrics.handshake_failed("malformed"),
+        Err(_) => return shared.metrics.handshake_failed("timeout"),
+    };
+    let name = asked_name(start.client_hello().server_name());
+    if name.as_deref() == Some(&*shared.settings.control_host) {
+        return hand_over(shared, start, peer, counted);
+    }
+    let snapshot = shared.snapshot.load_full();
+    let demanded = name.as_deref().and_then(|name| snapshot.demands_certificate(name));
+    let config = match demanded {
+        Some(ClientCertificate::Required) => &snapshot.tls.required,
+        Some(ClientCertificate::Optional) => &snapshot.tls.optional,
+        None => &snapshot.tls.refusing,
+    };
+    let stream = match tokio::time::timeout_at(deadline, start.into_stream(Arc::clone(config))).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            let reason = if demanded.is_none() { "unknown_name" } else { "refused" };
+            shared.metrics.handshake_failed(reason);
+            note_handshake(shared, peer, name.as_deref(), &error.to_string());
+            return;
+        }
+        Err(_) => return shared.metrics.handshake_failed("timeout"),
+    };
+    let state = stream.get_ref().1;
+    let name = name.unwrap_or_default();
+    let channel = match Channel::new(peer, name, state, &snapshot.tls.trust, snapshot.trust_epoch) {
+        Ok(channel) => Rc::new(channel),
+        Err(error) => {
+            shared.metrics.handshake_failed("certificate");
+            note_handshake(shared, peer, None, &error.to_string());
+            return;
+        }
+    };
+    drop(snapshot);
+    if channel.http2 {
+        serve_h2(&worker, channel, stream).await;
+    } else {
+        serve_h1(&worker, channel, stream).await;
+    }
+    drop(counted);
+}
+
+fn hand_over(shared: &Shared, start: StartHandshake<TcpStream>, peer: SocketAddr, counted: Counted) {
+    let Ok(stream) = start.io.into_std() else {
+        return;
+    };
+    let connection = ControlConnection { accepted: start.accepted, stream, peer, counted };
+    if shared.control.try_send(connection).is_err() {
+        shared.metrics.handshake_failed("control_busy");
+    }
+}
+
+/// A handshake that failed is a refusal of nobody in particular: recorded up to a rate, counted
+/// beyond.
+fn note_handshake(shared: &Shared, peer: SocketAddr, name: Option<&str>, error: &str) {
+    let now = shared.clock.now();
+    let id = EventId::fresh(now, &*shared.entropy);
+    let mut event = Event::new(id, now, EventType::DecisionDeny, Outcome::Denied);
+    event.actor.address = Some(peer.ip().to_canonical());
+    event.reason = Some("no_credential".into());
+    event.data.insert("handshake".to_owned(), error.chars().take(200).collect::<String>().into());
+    if let Some(name) = name {
+        event.data.insert("host".to_owned(), name.chars().take(253).collect::<String>().into());
+    }
+    drop(shared.recorder.refused_anonymous(event));
+}
+
+async fn serve_h1(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<TcpStream>) {
+    let control = GuardControl::new();
+    let guard = GuardH1::new(stream, h1_limits(&worker.shared.settings), control.clone());
+    let service = service_fn({
+        let (worker, channel, control) = (Rc::clone(worker), Rc::clone(&channel), control.clone());
+        move |request: Request<Incoming>| {
+            let exchange = control.exchange();
+            let (worker, channel, control) = (Rc::clone(&worker), Rc::clone(&channel), control.clone());
+            async move { respond(worker, channel, Some(control), request).await.map(|r| held(r, exchange)) }
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_header_size(worker.shared.settings.head_bytes.saturating_mul(2))
+        .serve_connection(TokioIo::new(guard), service)
+        .with_upgrades();
+    let mut connection = Box::pin(connection);
+    let mut asked = false;
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => break ended,
+            () = worker.shared.draining.cancelled(), if !asked => {
+                asked = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = worker.shared.stopping.cancelled() => return,
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, peer = %channel.peer, "a connection ended badly");
+    }
+    let Some(refusal) = control.refusal() else {
+        return;
+    };
+    let Some(decision) = wire_decision(&worker.shared, &channel, refusal) else {
+        return;
+    };
+    if !control.may_answer() {
+        return;
+    }
+    let Some(parts) = Pin::into_inner(connection).into_parts() else {
+        return;
+    };
+    let mut stream = parts.io.into_inner().into_inner();
+    let words = async {
+        stream.write_all(&last_words(refusal, decision)).await?;
+        stream.shutdown().await
+    };
+    // The client may be gone; then there is nobody to tell.
+    let _ = tokio::time::timeout(LAST_WORDS, words).await;
+}
+
+async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<TcpStream>) {
+    let control = GuardControl::new();
+    let settings = &worker.shared.settings;
+    let pace = PaceLimits { bytes_per_second: settings.body_rate_min, ..PaceLimits::default() };
+    let limits = H2Limits { write: pace, ..H2Limits::default() };
+    let guard = GuardH2::new(stream, limits, control.clone());
+    let service = service_fn({
+        let (worker, channel, control) = (Rc::clone(worker), Rc::clone(&channel), control.clone());
+        move |request: Request<Incoming>| {
+            let exchange = control.exchange();
+            let (worker, channel) = (Rc::clone(&worker), Rc::clone(&channel));
+            async move { respond(worker, channel, None, request).await.map(|r| held(r, exchange)) }
+        }
+    });
+    let connection = http2::Builder::new(LocalExecutor::new(worker.tasks.clone()))
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.http2_streams)
+        .max_header_list_size(u32::try_from(settings.head_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .serve_connection(TokioIo::new(guard), service);
+    let mut connection = pin!(connection);
+    let mut asked = false;
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => break ended,
+            () = worker.shared.draining.cancelled(), if !asked => {
+                asked = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = worker.shared.stopping.cancelled() => return,
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, peer = %channel.peer, "a connection ended badly");
+    }
+    if let Some(refusal) = control.refusal() {
+        let _ = wire_decision(&worker.shared, &channel, refusal);
+    }
+}
+
+fn wire_decision(shared: &Shared, channel: &Channel, refusal: WireRefusal) -> Option<DecisionId> {
+    if !refusal.is_answered() {
+        return None;
+    }
+    let now = shared.clock.now();
+    let decision = DecisionId::fresh(now, &*shared.entropy);
+    let mut event = Event::new(EventId::from_bytes(*decision.bytes()), now, EventType::DecisionDeny, Outcome::Denied);
+    event.decision = Some(decision);
+    event.actor.address = Some(channel.peer.ip().to_canonical());
+    event.actor.certificate = channel.certificate.as_ref().map(|certificate| certificate.thumbprint);
+    event.reason = Some("ambiguous_request".into());
+    event.data.insert("note".to_owned(), refusal.what().into());
+    event.data.insert("host".to_owned(), channel.name.as_str().into());
+    event.data.insert("status".to_owned(), refusal.status().into());
+    drop(shared.recorder.refused_anonymous(event));
+    Some(decision)
+}
+
+/// The answer to a message that hyper never saw, and the end of its connection.
+#[must_use]
+pub fn last_words(refusal: WireRefusal, decision: DecisionId) -> Vec<u8> {
+    let status = http::StatusCode::from_u16(refusal.status()).unwrap_or(http::StatusCode::BAD_REQUEST);
+    let body = serde_json::json!({
+        "type": "urn:doorward:problem:ambiguous_request",
+        "title": "The request can't be read safely",
+        "status": status.as_u16(),
+        "detail": format!("{}. The connection is closed.", refusal.what()),
+        "decision": decision.to_string(),
+        "reason": "ambiguous_request",
+        "remedy": { "kind": "none" },
+    })
+    .to_string();
+    format!(
+        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\ncache-control: no-store\r\n\
+         doorward-decision: {decision}\r\nconnection: close\r\n\r\n{body}",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or("Refused"),
+        body.len(),
+    )
+    .into_bytes()
+}
+
+/// A body that marks its exchange as open until it is gone.
+pub struct Held {
+    body: Body,
+    _exchange: Exchange,
+}
+
+fn held(response: Response<Body>, exchange: Exchange) -> Response<Held> {
+    response.map(|body| Held { body, _exchange: exchange })
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,215 @@
+//! What goes to the upstream: the one canonical target, the client's headers without any that are
+//! ours to write, and what we say of the caller, made fresh.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use http::header::{CONNECTION, FORWARDED, HOST, TE, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::model::{EventId, Timestamp, Ttl};
+use crate::policy::AssertionMode;
+
+use super::authenticate::Caller;
+use super::authorize::Permitted;
+use super::canonical::Upgrade;
+use super::handshake::Channel;
+use super::hygiene::{PassAuthorization, accepts_trailers, strip_client_headers};
+use super::record::Exchange;
+use super::refusal::{DECISION_HEADER, Refusal};
+use super::route::Routed;
+use super::snapshot::Snapshot;
+use super::worker::{MadeAssertion, Worker};
+
+/// Our statement about the caller, for the upstream.
+pub const ASSERTION_HEADER: HeaderName = HeaderName::from_static("doorward-assertion");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// How long an assertion is sent again before a new one is made.
+const ASSERTION_REUSE: Ttl = Ttl::seconds(10);
+
+/// The request's head as the upstream gets it.
+///
+/// # Errors
+/// When the assertion can't be signed.
+#[expect(clippy::too_many_arguments, reason = "each is one stage's proof")]
+pub fn equip(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    channel: &Channel,
+    exchange: &Exchange,
+    routed: &Routed,
+    caller: &Caller,
+    permitted: &Permitted,
+    mut head: request::Parts,
+    now: Timestamp,
+) -> Result<request::Parts, Refusal> {
+    let service = &routed.entry.service;
+    let trailers = accepts_trailers(&head.headers);
+    let pass = if service.pass_authorization { PassAuthorization::Pass } else { PassAuthorization::Withhold };
+    strip_client_headers(&mut head.headers, pass);
+    let headers = &mut head.headers;
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(upgrade) = &routed.canonical.upgrade {
+        let protocol = match upgrade {
+            Upgrade::WebSocket => HeaderValue::from_static("websocket"),
+            Upgrade::Other(name) => HeaderValue::from_str(name).map_err(|_| Refusal::Internal)?,
+        };
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+    forwarded(headers, channel.peer.ip().to_canonical(), &routed.canonical.host, worker.shared.settings.public_port)?;
+    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Refusal::Internal);
+    headers.insert(HOST, value(&routed.canonical.host)?);
+    headers.insert(DECISION_HEADER, value(&exchange.decision.to_string())?);
+    headers.insert(TRACEPARENT, value(&traceparent(worker, exchange))?);
+    if let Some(assertion) = assertion(worker, snapshot, exchange, routed, caller, permitted, now)? {
+        headers.insert(ASSERTION_HEADER, assertion);
+    }
+    for (name, secret) in &routed.entry.inject {
+        headers.insert(name.clone(), secret.clone());
+    }
+    head.uri = Uri::try_from(routed.canonical.target()).map_err(|_| Refusal::Internal)?;
+    head.extensions.clear();
+    Ok(head)
+}
+
+/// `Forwarded` (RFC 7239) and its older relatives, in place of whatever came.
+fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &str, port: u16) -> Result<(), Refusal> {
+    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Refusal::Internal);
+    let mut text = String::with_capacity(96);
+    let written = match client {
+        IpAddr::V4(v4) => write!(text, "for={v4};host=\"{host}\";proto=https"),
+        IpAddr::V6(v6) => write!(text, "for=\"[{v6}]\";host=\"{host}\";proto=https"),
+    };
+    written.map_err(|_| Refusal::Internal)?;
+    headers.insert(FORWARDED, value(&text)?);
+    headers.insert(X_FORWARDED_FOR, value(&client.to_string())?);
+    headers.insert(X_FORWARDED_HOST, value(host)?);
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+    headers.insert(X_FORWARDED_PORT, HeaderValue::from(port));
+    Ok(())
+}
+
+/// W3C trace context: the caller's trace, a span of our own.
+fn traceparent(worker: &Worker, exchange: &Exchange) -> String {
+    let mut span = [0u8; 8];
+    worker.shared.entropy.fill(&mut span);
+    format!("00-{}-{}-01", exchange.trace_id, data_encoding::HEXLOWER.encode(&span))
+}
+
+/// The trace that a request belongs to, its own or a new one.
+#[must_use]
+pub fn trace_of(headers: &HeaderMap, worker: &Worker) -> (String, Option<String>) {
+    let named = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(|text| {
+        let mut parts = text.split('-');
+        let (version, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
+        let hex = |text: &str, length| {
+            text.len() == length
+                && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+                && text.bytes().any(|b| b != b'0')
+        };
+        (version.len() == 2 && version != "ff" && hex(trace, 32) && hex(span, 16))
+            .then(|| (trace.to_owned(), Some(span.to_owned())))
+    });
+    named.unwrap_or_else(|| {
+        let mut trace = [0u8; 16];
+        worker.shared.entropy.fill(&mut trace);
+        (data_encoding::HEXLOWER.encode(&trace), None)
+    })
+}
+
+/// The signed statement about the caller: once per session, service and few seconds, or for each
+/// request where the service wants the request in it.
+fn assertion(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    exchange: &Exchange,
+    routed: &Routed,
+    caller: &Caller,
+    permitted: &Permitted,
+    now: Timestamp,
+) -> Result<Option<HeaderValue>, Refusal> {
+    let service = &routed.entry.service;
+    let each = match service.assertion {
+        AssertionMode::Off => return Ok(None),
+        AssertionMode::Request => true,
+        AssertionMode::Session => false,
+    };
+    let session = caller.session.as_ref().map(|live| &live.session);
+    let key = session.filter(|_| !each).map(|session| (session.id, service.name.clone()));
+    if let (Some(key), Some(session)) = (&key, session) {
+        if let Some(made) = worker.assertions.borrow_mut().get(key) {
+            let same = made.version == session.version && made.generation == snapshot.generation;
+            if same && !made.until.is_over(now) {
+                return Ok(Some(made.value.clone()));
+            }
+        }
+    }
+    let expires_at = now.plus(worker.shared.settings.assertion_ttl).min(caller.ends_at);
+    let mut claims = json!({
+        "iss": worker.shared.settings.origin,
+        "aud": &*routed.entry.audience,
+        "sub": caller.principal.id(),
+        "principal": caller.principal.to_string(),
+        "email": caller.email.as_deref(),
+        "groups": caller.subject.groups(),
+        "session": session.map(|session| session.id.to_string()),
+        "grants": [],
+        "iat": now.seconds(),
+        "exp": expires_at.seconds(),
+        "jti": EventId::fresh(now, &*worker.shared.entropy).to_string(),
+    });
+    if let (true, Some(object)) = (each, claims.as_object_mut()) {
+        let hash = data_encoding::BASE64URL_NOPAD.encode(&Sha256::digest(routed.canonical.path.as_bytes()));
+        object.insert("decision".to_owned(), exchange.decision.to_string().into());
+        object.insert("action".to_owned(), permitted.action.as_str().into());
+        object.insert("method".to_owned(), routed.canonical.method.as_str().into());
+        object.insert("path_sha256".to_owned(), hash.into());
+    }
+    let token = snapshot.keys.signing.sign("JWT", &claims).map_err(|error| {
+        tracing::error!(%error, "an assertion could not be signed");
+        Refusal::Internal
+    })?;
+    let value = HeaderValue::from_str(&token).map_err(|_| Refusal::Internal)?;
+    if let (Some(key), Some(session)) = (key, session) {
+        let until = now.plus(ASSERTION_REUSE).min(expires_at);
+        let made =
+            MadeAssertion { version: session.version, generation: snapshot.generation, until, value: value.clone() };
+        worker.assertions.borrow_mut().put(key, made);
+    }
+    Ok(Some(value))
+}
+
+/// Puts head and body together for the protocol that the lane speaks.
+///
+/// # Errors
+/// When the target can't be written for HTTP/2.
+pub fn addressed<B>(mut head: request::Parts, body: B, http2: bool) -> Result<Request<B>, Refusal> {
+    if http2 {
+        // RFC 9113 §8.3.1: scheme and authority in pseudo-headers, no Host.
+        let authority = head.headers.remove(HOST).ok_or(Refusal::Internal)?;
+        let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        head.uri = Uri::builder()
+            .scheme("http")
+            .authority(authority.as_bytes())
+            .path_and_query(path)
+            .build()
+            .map_err(|_| Refusal::Internal)?;
+        head.version = Version::HTTP_2;
+    } else {
+        if head.method == Method::OPTIONS && head.uri.path() == "*" {
+            head.uri = Uri::from_static("*");
+        }
+        head.version = Version::HTTP_11;
+    }
+    Ok(Request::from_parts(head, body))
+}

@@ -1,0 +1,174 @@
+//! The request goes upstream and its answer comes back.
+//!
+//! Nothing is sent twice: only a request of which no byte left may go another way. The time for the
+//! first byte of an answer counts from the last byte of the request, so that an endless upload is
+//! no late answer.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, Response, StatusCode, request};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
+
+use super::body::{BodyError, Ending, Permit, Progress, Relay};
+use super::equip::addressed;
+use super::guard_h1::GuardControl;
+use super::hygiene::{strip_client_trailers, strip_response_headers, strip_response_trailers};
+use super::refusal::{Refusal, UpstreamFault};
+use super::route::Routed;
+use super::tunnel;
+use super::upstream::{Lane, Unsent};
+use super::worker::Worker;
+
+/// Ways that are tried while nothing has been sent.
+const TRIES: usize = 3;
+
+/// An answer that may go to the client, with its connection kept until its body has been read.
+pub struct Answer {
+    /// Its head, cleaned.
+    pub head: http::response::Parts,
+    /// Its body as it comes.
+    pub incoming: Incoming,
+    /// The lane that it comes on.
+    pub lane: Lane,
+    /// What of the request's body went out.
+    pub sent: Rc<Progress>,
+}
+
+/// Sends the request and waits for the head of the answer.
+///
+/// # Errors
+/// When no upstream can be reached, the answer does not begin in time or can't be passed on, or the
+/// permit ends meanwhile.
+pub async fn forward(
+    worker: &Worker,
+    routed: &Routed,
+    head: request::Parts,
+    body: Incoming,
+    permit: &Permit,
+) -> Result<Answer, Refusal> {
+    let service = &routed.entry.service;
+    let pool = worker.pool(&routed.entry);
+    let bytes_max = service.limits.body_bytes_max.unwrap_or(u64::MAX);
+    let relay = Relay::new(body, permit.clone(), service.timeouts.body_idle, bytes_max, strip_client_trailers);
+    let sent = relay.progress();
+    let mut waiting = Some((head, relay));
+    for _ in 0..TRIES {
+        let Some((head, relay)) = waiting.take() else {
+            break;
+        };
+        let mut lane = pool.lane().await.map_err(Refusal::Upstream)?;
+        let request = addressed(head, relay, lane.is_http2())?;
+        let first_byte = service.timeouts.first_byte.duration();
+        let outcome = tokio::select! {
+            biased;
+            outcome = lane.send(request) => outcome,
+            () = permit.streams.cancelled() => return Err(Refusal::SessionEnded),
+            () = late(&sent, first_byte) => return Err(Refusal::Upstream(UpstreamFault::Slow)),
+        };
+        match outcome {
+            Ok(response) => return answer(response, lane, sent),
+            Err(Unsent::Again(request)) => waiting = Some((*request).into_parts()),
+            Err(Unsent::Failed) => return Err(failed(&sent)),
+        }
+    }
+    Err(Refusal::Upstream(UpstreamFault::Unreachable))
+}
+
+/// Resolves once the answer is overdue: `limit` after the last of the request's body went out.
+async fn late(sent: &Progress, limit: Duration) {
+    let began = Instant::now();
+    loop {
+        let from = sent.last.get().unwrap_or(began);
+        let until = from + limit;
+        if until <= Instant::now() {
+            return;
+        }
+        tokio::time::sleep_until(until).await;
+    }
+}
+
+/// Why a request that was under way failed: for a reason of its body, or of the upstream.
+fn failed(sent: &Progress) -> Refusal {
+    match sent.failed.get() {
+        Some(BodyError::TooLarge) => Refusal::BodyTooLarge,
+        Some(BodyError::Cut) => Refusal::SessionEnded,
+        Some(BodyError::Idle | BodyError::Peer) | None => Refusal::Upstream(UpstreamFault::Broken),
+    }
+}
+
+fn answer(response: Response<Incoming>, lane: Lane, sent: Rc<Progress>) -> Result<Answer, Refusal> {
+    let (mut head, incoming) = response.into_parts();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Answer { head, incoming, lane, sent });
+    }
+    strip_response_headers(&mut head.headers);
+    head.extensions.clear();
+    head.version = http::Version::HTTP_11;
+    Ok(Answer { head, incoming, lane, sent })
+}
+
+/// Keeps the lane until the answer is gone, and gives it up if that was before its end.
+struct KeepLane {
+    lane: Option<Lane>,
+    then: Box<dyn Ending>,
+}
+
+impl Ending for KeepLane {
+    fn ended(&mut self, progress: &Progress) {
+        if let Some(mut lane) = self.lane.take() {
+            if !progress.finished.get() || progress.failed.get().is_some() {
+                lane.discard();
+            }
+        }
+        self.then.ended(progress);
+    }
+}
+
+/// The answer's body on its way to the client; `then` hears of its end.
+#[must_use]
+pub fn relayed(routed: &Routed, incoming: Incoming, lane: Lane, permit: Permit, then: Box<dyn Ending>) -> Relay {
+    let idle = routed.entry.service.timeouts.stream_idle;
+    Relay::new(incoming, permit, idle, u64::MAX, strip_response_trailers)
+        .reporting_to(Box::new(KeepLane { lane: Some(lane), then }))
+}
+
+/// Joins client and upstream after a 101, and gives the head that the client gets.
+///
+/// # Errors
+/// When the upstream changed to a protocol that nobody asked for.
+pub fn join(
+    worker: &Worker,
+    routed: &Routed,
+    mut answer: Answer,
+    client: Option<OnUpgrade>,
+    control: Option<&GuardControl>,
+    permit: Permit,
+    mut then: Box<dyn Ending>,
+) -> Result<http::response::Parts, Refusal> {
+    let asked = routed.canonical.upgrade.is_some();
+    let (Some(client), Some(control), true) = (client, control, asked) else {
+        return Err(Refusal::Upstream(UpstreamFault::Broken));
+    };
+    let protocol = answer.head.headers.get(UPGRADE).cloned().unwrap_or(HeaderValue::from_static("websocket"));
+    strip_response_headers(&mut answer.head.headers);
+    let headers = &mut answer.head.headers;
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+    let upstream = hyper::upgrade::on(Response::from_parts(answer.head.clone(), answer.incoming));
+    let idle = routed.entry.service.timeouts.stream_idle.duration();
+    let (mut lane, sent) = (answer.lane, answer.sent);
+    lane.discard();
+    control.tunnel();
+    worker.tasks.spawn_local(async move {
+        let down = Progress::default();
+        tunnel::run(client, upstream, permit, idle, &down, &sent).await;
+        then.ended(&down);
+        drop(lane);
+    });
+    answer.head.extensions.clear();
+    Ok(answer.head)
+}

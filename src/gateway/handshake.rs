@@ -1,0 +1,349 @@
+//! TLS: which certificate is demanded of whom, and what is known when the handshake is done.
+//!
+//! The name asked for (SNI) chooses before any certificate is looked at: a service that demands a
+//! client certificate gets it in the handshake, others are asked for one, and an unknown or
+//! missing name is refused with an alert. INVARIANTS: no session is ever resumed (no tickets, no
+//! cache), so the client's chain is verified on each connection; and no early data is taken.
+
+use std::cell::Cell;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{CommonState, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::identity::certificate::{ClientCertificate, Issuer};
+use crate::model::Timestamp;
+
+/// ALPN of HTTP/2 (RFC 9113 §3.1).
+pub const ALPN_H2: &[u8] = b"h2";
+/// ALPN of HTTP/1.1 (RFC 7301 §6).
+pub const ALPN_H1: &[u8] = b"http/1.1";
+
+/// Why a TLS side could not be built from its files.
+#[derive(Debug)]
+pub struct TlsError(pub String);
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+/// The authorities whose client certificates are taken, each kind apart.
+#[derive(Debug, Clone, Default)]
+pub struct TrustAnchors {
+    /// Our own authority.
+    pub ours: Vec<CertificateDer<'static>>,
+    /// Authorities of devices.
+    pub devices: Vec<CertificateDer<'static>>,
+    /// SPIFFE bundles.
+    pub spiffe: Vec<CertificateDer<'static>>,
+}
+
+/// One kind of authorities: their names and the verifier over exactly them.
+#[derive(Debug)]
+struct TrustClass {
+    issuer: Issuer,
+    subjects: Vec<Vec<u8>>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+/// Verifies client chains, each under the one kind of authority that its issuer's name points to,
+/// so that a device authority can never vouch for a session.
+#[derive(Debug)]
+pub struct ClientTrust {
+    classes: Vec<TrustClass>,
+    hints: Vec<DistinguishedName>,
+    mandatory: bool,
+}
+
+impl ClientTrust {
+    /// Builds the verifier. `mandatory` demands a certificate in the handshake.
+    ///
+    /// # Errors
+    /// When an anchor can't be read or our own is missing.
+    pub fn new(anchors: &TrustAnchors, mandatory: Mandatory) -> Result<Self, TlsError> {
+        if anchors.ours.is_empty() {
+            return Err(TlsError("our own client authority is missing: set `[trust] client_ca`".to_owned()));
+        }
+        let mut classes = Vec::new();
+        let mut hints = Vec::new();
+        for (issuer, ders) in
+            [(Issuer::Ours, &anchors.ours), (Issuer::Device, &anchors.devices), (Issuer::Spiffe, &anchors.spiffe)]
+        {
+            if ders.is_empty() {
+                continue;
+            }
+            let mut roots = RootCertStore::empty();
+            let mut subjects = Vec::new();
+            for der in ders {
+                let (_, parsed) = X509Certificate::from_der(der)
+                    .map_err(|e| TlsError(format!("a client authority's certificate can't be read: {e}")))?;
+                subjects.push(parsed.subject().as_raw().to_vec());
+                roots
+                    .add(der.clone())
+                    .map_err(|e| TlsError(format!("a client authority's certificate can't be used: {e}")))?;
+            }
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+                .build()
+                .map_err(|e| TlsError(format!("client authorities can't be used: {e}")))?;
+            hints.extend(verifier.root_hint_subjects().iter().cloned());
+            classes.push(TrustClass { issuer, subjects, verifier });
+        }
+        Ok(Self { classes, hints, mandatory: mandatory == Mandatory::Yes })
+    }
+
+    /// The kind of authority that a chain must be verified under: the one that issued its last
+    /// certificate; ours where nobody is named, so that it fails there.
+    fn class_of(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Option<&TrustClass> {
+        let issued_by = |class: &TrustClass| {
+            std::iter::once(leaf).chain(intermediates).any(|der| {
+                X509Certificate::from_der(der)
+                    .is_ok_and(|(_, parsed)| class.subjects.iter().any(|s| s == parsed.issuer().as_raw()))
+            })
+        };
+        self.classes.iter().find(|class| issued_by(class)).or_else(|| self.classes.first())
+    }
+
+    /// Under which kind of authority a chain was verified in a handshake that used this verifier.
+    fn kind_of(&self, chain: &[CertificateDer<'_>]) -> Option<Issuer> {
+        let (leaf, intermediates) = chain.split_first()?;
+        self.class_of(leaf, intermediates).map(|class| class.issuer)
+    }
+
+    /// Verifies a chain again, as it is asked when the set of authorities has changed under an
+    /// open connection, and says under which kind it holds.
+    ///
+    /// # Errors
+    /// When it no longer holds.
+    pub fn verify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Issuer, rustls::Error> {
+        let unknown = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let (leaf, intermediates) = chain.split_first().ok_or_else(unknown)?;
+        let class = self.class_of(leaf, intermediates).ok_or_else(unknown)?;
+        let seconds = u64::try_from(now.seconds()).unwrap_or(0);
+        let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        class.verifier.verify_client_cert(leaf, intermediates, at)?;
+        Ok(class.issuer)
+    }
+}
+
+/// Whether the handshake demands a client certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mandatory {
+    /// Without one the handshake fails.
+    Yes,
+    /// It is asked for, and verified if shown.
+    No,
+}
+
+impl ClientCertVerifier for ClientTrust {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let unknown = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let class = self.class_of(leaf, intermediates).ok_or_else(unknown)?;
+        class.verifier.verify_client_cert(leaf, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        match self.classes.first() {
+            Some(class) => class.verifier.verify_tls12_signature(message, certificate, signature),
+            None => Err(rustls::Error::General("no client authority".to_owned())),
+        }
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        match self.classes.first() {
+            Some(class) => class.verifier.verify_tls13_signature(message, certificate, signature),
+            None => Err(rustls::Error::General("no client authority".to_owned())),
+        }
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.classes.first().map(|class| class.verifier.supported_verify_schemes()).unwrap_or_default()
+    }
+}
+
+/// The server's one certificate, whatever name is asked for; the name was judged before.
+#[derive(Debug)]
+struct OneCertificate(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for OneCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+/// No certificate at all: the handshake ends with an alert.
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesServerCert for NoCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+}
+
+/// The TLS side of the listener as one reload made it.
+#[derive(Debug)]
+pub struct TlsSide {
+    /// For services that demand a client certificate.
+    pub required: Arc<ServerConfig>,
+    /// For services where it is optional, and the control host.
+    pub optional: Arc<ServerConfig>,
+    /// For names that nobody has.
+    pub refusing: Arc<ServerConfig>,
+    /// The verifier, for asking again.
+    pub trust: Arc<ClientTrust>,
+    /// When the server's own certificate ends.
+    pub not_after: Timestamp,
+}
+
+impl TlsSide {
+    /// Builds all of it from the server's chain and key and the client authorities.
+    ///
+    /// # Errors
+    /// When the key does not belong to the certificate, or an authority can't be used.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        anchors: &TrustAnchors,
+    ) -> Result<Self, TlsError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let leaf = chain.first().ok_or_else(|| TlsError("the server's certificate file has no certificate".to_owned()))?;
+        let (_, parsed) = X509Certificate::from_der(leaf)
+            .map_err(|e| TlsError(format!("the server's certificate can't be read: {e}")))?;
+        let not_after = Timestamp::from_seconds(parsed.validity().not_after.timestamp());
+        let certified = CertifiedKey::from_der(chain, key, &provider)
+            .map_err(|e| TlsError(format!("the server's certificate and key can't be used together: {e}")))?;
+        certified
+            .keys_match()
+            .map_err(|e| TlsError(format!("the server's key does not belong to its certificate: {e}")))?;
+        let certified = Arc::new(certified);
+        let side = |trust: Arc<ClientTrust>, resolver: Arc<dyn ResolvesServerCert>| -> Result<Arc<ServerConfig>, TlsError> {
+            let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .map_err(|e| TlsError(format!("TLS 1.3 and 1.2 can't be offered: {e}")))?
+                .with_client_cert_verifier(trust)
+                .with_cert_resolver(resolver);
+            config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_H1.to_vec()];
+            // INVARIANT: nothing is resumed. rustls verifies no client certificate on resumption.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            config.max_early_data_size = 0;
+            Ok(Arc::new(config))
+        };
+        let mandatory = Arc::new(ClientTrust::new(anchors, Mandatory::Yes)?);
+        let asking = Arc::new(ClientTrust::new(anchors, Mandatory::No)?);
+        let one: Arc<dyn ResolvesServerCert> = Arc::new(OneCertificate(certified));
+        Ok(Self {
+            required: side(Arc::clone(&mandatory), Arc::clone(&one))?,
+            optional: side(Arc::clone(&asking), one)?,
+            refusing: side(asking, Arc::new(NoCertificate))?,
+            trust: mandatory,
+            not_after,
+        })
+    }
+}
+
+/// The name that a client asked for: lower case, without the trailing dot.
+#[must_use]
+pub fn asked_name(sni: Option<&str>) -> Option<String> {
+    let name = sni?;
+    let name = name.strip_suffix('.').unwrap_or(name);
+    (!name.is_empty()).then(|| name.to_ascii_lowercase())
+}
+
+/// What the handshake proved. It lives as long as the connection, longer than any one proof: what
+/// can end in between is asked again on each request.
+#[derive(Debug)]
+pub struct Channel {
+    /// Where the connection came from.
+    pub peer: SocketAddr,
+    /// The name that was asked for in the handshake.
+    pub name: String,
+    /// `h2` was agreed.
+    pub http2: bool,
+    /// The verified client certificate, where one was shown that names somebody.
+    pub certificate: Option<ClientCertificate>,
+    /// Its chain, for verifying again.
+    chain: Vec<CertificateDer<'static>>,
+    /// The set of authorities that last verified it.
+    epoch: Cell<u64>,
+}
+
+impl Channel {
+    /// What is known when a handshake under the authorities of `epoch` is done. A certificate that
+    /// was verified but can't be read, or names nobody, refuses the connection.
+    ///
+    /// # Errors
+    /// When the shown certificate is of no use.
+    pub fn new(
+        peer: SocketAddr,
+        name: String,
+        state: &CommonState,
+        trust: &ClientTrust,
+        epoch: u64,
+    ) -> Result<Self, TlsError> {
+        let chain: Vec<CertificateDer<'static>> =
+            state.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
+        let certificate = match chain.first() {
+            None => None,
+            Some(leaf) => {
+                let issuer = trust
+                    .kind_of(&chain)
+                    .ok_or_else(|| TlsError("the client's certificate is of no known authority".to_owned()))?;
+                let read = ClientCertificate::read(leaf, issuer)
+                    .map_err(|e| TlsError(format!("the client's certificate names nobody: {e:?}")))?;
+                Some(read)
+            }
+        };
+        Ok(Self { peer, name, http2: state.alpn_protocol() == Some(ALPN_H2), certificate, chain, epoch: Cell::new(epoch) })
+    }
+
+    /// Whether the client's chain holds under the authorities of now. Verified again only when
+    /// they changed since it was last asked.
+    #[must_use]
+    pub fn still_trusted(&self, trust: &ClientTrust, epoch: u64, now: Timestamp) -> bool {
+        if self.chain.is_empty() || self.epoch.get() == epoch {
+            return true;
+        }
+        let holds = trust
+            .verify(&self.chain, now)
+            .is_ok_and(|issuer| self.certificate.as_ref().is_some_and(|certificate| certificate.issuer == issuer));
+        if holds {
+            self.epoch.set(epoch);
+        }
+        holds
+    }
+}

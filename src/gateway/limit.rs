@@ -1,0 +1,45 @@
+//! How much and how fast: per principal and service once someone is identified, per address before.
+
+use std::net::IpAddr;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::NotUntil;
+
+use crate::model::Principal;
+
+use super::refusal::Refusal;
+use super::snapshot::ServiceEntry;
+use super::worker::Shared;
+
+/// Seconds until a cell is free, at least one.
+fn seconds_of<P: governor::clock::Reference>(not_until: &NotUntil<P>, now: P) -> u64 {
+    not_until.wait_time_from(now).as_secs().saturating_add(1)
+}
+
+/// Lets a principal's request through to a service, if it is not one too many.
+///
+/// # Errors
+/// `RateLimited`, with the seconds to wait.
+pub fn admit(entry: &ServiceEntry, principal: &Principal) -> Result<(), Refusal> {
+    let limits = &entry.service.limits;
+    entry.limiter.check_key(principal).map_err(|not_until| Refusal::RateLimited {
+        retry_after_seconds: seconds_of(&not_until, DefaultClock::default().now()),
+        quota: limits.burst,
+        window_seconds: u64::from(limits.burst.div_ceil(limits.requests_per_second.max(1))),
+    })
+}
+
+/// Counts a refusal of someone who is not identified; too many become another refusal.
+#[must_use]
+pub fn anonymous(shared: &Shared, address: IpAddr, refusal: Refusal) -> Refusal {
+    match shared.anonymous.check_key(&address) {
+        Ok(()) => refusal,
+        Err(not_until) => Refusal::RateLimited {
+            retry_after_seconds: seconds_of(&not_until, DefaultClock::default().now()),
+            quota: shared.settings.anonymous_burst,
+            window_seconds: u64::from(
+                shared.settings.anonymous_burst.div_ceil(shared.settings.anonymous_per_second.max(1)),
+            ),
+        },
+    }
+}

@@ -1,0 +1,110 @@
+//! A look into the store for what this node's directory does not know: a session or a cookie that
+//! another node made a moment ago. Bounded in number and time, and one for all who ask the same.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::identity::directory::{CookieEntry, CookieHash, Directory};
+use crate::model::SessionId;
+use crate::store::Store;
+
+/// Looks that may be under way at once.
+const LOOKS_MAX: usize = 32;
+/// How long one may take.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Sought {
+    Session(SessionId),
+    Cookie(CookieHash),
+}
+
+type Waiting = Mutex<HashMap<Sought, Vec<oneshot::Sender<()>>>>;
+
+/// The way from the data path into the store.
+#[derive(Clone)]
+pub struct Lookup {
+    runtime: Handle,
+    tasks: TaskTracker,
+    store: Store,
+    directory: Arc<Directory>,
+    waiting: Arc<Waiting>,
+    permits: Arc<Semaphore>,
+}
+
+impl Lookup {
+    /// Looks run on `runtime`, tracked by `tasks`, and enter what they find into `directory`.
+    #[must_use]
+    pub fn new(runtime: Handle, tasks: TaskTracker, store: Store, directory: Arc<Directory>) -> Self {
+        Self { runtime, tasks, store, directory, waiting: Arc::default(), permits: Arc::new(Semaphore::new(LOOKS_MAX)) }
+    }
+
+    /// Looks for a session; afterwards the directory knows it, if there is one.
+    pub async fn session(&self, id: SessionId) {
+        self.look(Sought::Session(id)).await;
+    }
+
+    /// Looks for a cookie and its session.
+    pub async fn cookie(&self, hash: CookieHash) {
+        self.look(Sought::Cookie(hash)).await;
+    }
+
+    async fn look(&self, sought: Sought) {
+        let (sender, receiver) = oneshot::channel();
+        let first = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let asking = waiting.entry(sought).or_default();
+            asking.push(sender);
+            asking.len() == 1
+        };
+        if first {
+            let this = self.clone();
+            self.tasks.spawn_on(
+                async move {
+                    if tokio::time::timeout(LOOK_TIMEOUT, this.fetch(sought)).await.is_err() {
+                        tracing::warn!("a look into the store took too long");
+                    }
+                    let mut waiting = this.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                    // Those who asked see in the directory what was found.
+                    waiting.remove(&sought);
+                },
+                &self.runtime,
+            );
+        }
+        // The sender goes when the look is over, which is all that has to be known.
+        let _ = tokio::time::timeout(LOOK_TIMEOUT, receiver).await;
+    }
+
+    async fn fetch(&self, sought: Sought) {
+        let Ok(_permit) = self.permits.acquire().await else {
+            return;
+        };
+        match sought {
+            Sought::Session(id) => self.fetch_session(id).await,
+            Sought::Cookie(hash) => match self.store.session_cookie_fetch(&hash).await {
+                Ok(Some(cookie)) => {
+                    if self.directory.session(cookie.session).is_none() {
+                        self.fetch_session(cookie.session).await;
+                    }
+                    self.directory.cookie_insert(hash, CookieEntry { session: cookie.session, host: cookie.host.into() });
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "a cookie could not be looked up"),
+            },
+        }
+    }
+
+    async fn fetch_session(&self, id: SessionId) {
+        match self.store.session_fetch(id).await {
+            Ok(Some(stored)) => self.directory.insert(stored.session),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, session = %id, "a session could not be looked up"),
+        }
+    }
+}

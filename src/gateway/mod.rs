@@ -1,0 +1,30 @@
+//! The corridor: the data path, one file a stage. Its way is one function, `pipeline::pass`.
+
+pub mod authenticate;
+pub mod authorize;
+pub mod body;
+pub mod browser;
+pub mod canonical;
+pub mod connection;
+pub mod equip;
+pub mod forward;
+pub mod guard;
+pub mod guard_h1;
+pub mod guard_h2;
+pub mod handshake;
+pub mod hygiene;
+pub mod limit;
+pub mod listener;
+pub mod local;
+pub mod lookup;
+pub mod metrics;
+pub mod pipeline;
+pub mod record;
+pub mod refusal;
+pub mod refusal_page;
+pub mod route;
+pub mod settings;
+pub mod snapshot;
+pub mod tunnel;
+pub mod upstream;
+pub mod worker;

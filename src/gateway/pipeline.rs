@@ -1,0 +1,165 @@
+//! The way of a request, in one function: [`pass`]. Each step is a file of its name; each type
+//! between them can only be made by its step, so nothing is forwarded that skipped one.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use http::header::{ACCEPT, CONNECTION};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::model::DecisionId;
+use crate::policy::{ClientCertificate, Verdict};
+
+use super::authenticate::{Caller, authenticate};
+use super::authorize::authorize;
+use super::body::{Body, Permit};
+use super::browser;
+use super::equip::{equip, trace_of};
+use super::forward::{forward, join, relayed};
+use super::guard_h1::GuardControl;
+use super::handshake::Channel;
+use super::limit;
+use super::record::{self, Close, Exchange, counted_address};
+use super::refusal::{DECISION_HEADER, Form, Refusal};
+use super::route::{Routed, route};
+use super::snapshot::Snapshot;
+use super::worker::Worker;
+
+/// What was found out before a request was refused, for the record of the refusal.
+#[derive(Default)]
+struct Known {
+    routed: Option<Routed>,
+    caller: Option<Caller>,
+    verdict: Option<Verdict>,
+}
+
+/// Answers one request. It never fails: what goes wrong is an answer.
+///
+/// # Errors
+/// None; the type is what hyper asks for.
+pub async fn respond(
+    worker: Rc<Worker>,
+    channel: Rc<Channel>,
+    control: Option<GuardControl>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let snapshot = worker.shared.snapshot.load_full();
+    let now = worker.now();
+    let (trace_id, parent_span) = trace_of(request.headers(), &worker);
+    let exchange = Exchange {
+        decision: DecisionId::fresh(now, &*worker.shared.entropy),
+        arrived: now,
+        began: Instant::now(),
+        trace_id: trace_id.into(),
+        parent_span,
+    };
+    let asks_upgrade = request.headers().contains_key(http::header::UPGRADE);
+    let form = form_of(request.method(), request.headers());
+    let mut known = Known::default();
+    let passed = pass(&worker, &snapshot, &channel, control.as_ref(), &exchange, request, &mut known).await;
+    let mut response = match passed {
+        Ok(response) => response,
+        Err(refusal) => refuse(&worker, &snapshot, &channel, &exchange, refusal, form, &known).await,
+    };
+    if let (true, Some(control)) = (asks_upgrade && response.status() != 101, &control) {
+        control.no_tunnel();
+    }
+    if let Ok(value) = HeaderValue::from_str(&exchange.decision.to_string()) {
+        response.headers_mut().insert(DECISION_HEADER, value);
+    }
+    if !channel.http2 && worker.shared.draining.is_cancelled() && response.status() != 101 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    *response.version_mut() = if channel.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    Ok(response)
+}
+
+/// From the request to the upstream's answer, or to the first reason against it.
+async fn pass(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    channel: &Channel,
+    control: Option<&GuardControl>,
+    exchange: &Exchange,
+    mut request: Request<Incoming>,
+    known: &mut Known,
+) -> Result<Response<Body>, Refusal> {
+    let now = exchange.arrived;
+    let routed = known.routed.insert(route(snapshot, channel, &request)?);
+    if browser::is_ours(routed) {
+        return browser::answer(worker, routed, request.headers(), now).await;
+    }
+    let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now).await?;
+    let caller = known.caller.insert(caller);
+    limit::admit(&routed.entry, &caller.principal)?;
+    not_stale(worker, routed, now)?;
+    let permitted = match authorize(worker, snapshot, channel, routed, caller, now) {
+        Ok(permitted) => permitted,
+        Err(refused) => {
+            known.verdict = refused.verdict;
+            return Err(refused.refusal);
+        }
+    };
+    let client = routed.canonical.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    // ORDER: the decision is on record before anything of the request goes upstream.
+    record::open(worker, snapshot, channel, exchange, routed, caller, &permitted).await?;
+    let permit =
+        Permit { streams: caller.streams.clone(), ends_at: caller.ends_at, clock: worker.shared.clock.clone() };
+    let (head, body) = request.into_parts();
+    let head = equip(worker, snapshot, channel, exchange, routed, caller, &permitted, head, now)?;
+    let answer = forward(worker, routed, head, body, &permit).await?;
+    routed.entry.metrics.allowed.inc();
+    let status = answer.head.status;
+    let sent = Rc::clone(&answer.sent);
+    let close = Box::new(Close::new(worker, exchange, channel, routed, caller, status.as_u16(), sent));
+    if status == http::StatusCode::SWITCHING_PROTOCOLS {
+        let head = join(worker, routed, answer, client, control, permit, close)?;
+        return Ok(Response::from_parts(head, Body::empty()));
+    }
+    let body = relayed(routed, answer.incoming, answer.lane, permit, close);
+    Ok(Response::from_parts(answer.head, Body::Relay(body)))
+}
+
+/// A node that has not confirmed the revocation feed for too long lets ordinary callers through
+/// only where the service says so.
+fn not_stale(worker: &Worker, routed: &Routed, now: crate::model::Timestamp) -> Result<(), Refusal> {
+    let stale_at = worker.shared.directory.confirmed_at().plus(worker.shared.settings.stale_max);
+    if stale_at.is_over(now) && routed.entry.service.on_stale == crate::policy::OnStale::Refuse {
+        return Err(Refusal::Stale);
+    }
+    Ok(())
+}
+
+/// Programs get JSON; a person's browser, which asks for a page with GET, gets a page.
+fn form_of(method: &Method, headers: &HeaderMap) -> Form {
+    let html = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html"));
+    let wants_page = headers.get_all(ACCEPT).iter().any(html);
+    if wants_page && matches!(*method, Method::GET | Method::HEAD) { Form::Page } else { Form::Problem }
+}
+
+async fn refuse(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    channel: &Channel,
+    exchange: &Exchange,
+    refusal: Refusal,
+    form: Form,
+    known: &Known,
+) -> Response<Body> {
+    let routed = known.routed.as_ref();
+    let caller = known.caller.as_ref();
+    let refusal = if caller.is_none() {
+        limit::anonymous(&worker.shared, counted_address(channel.peer.ip()), refusal)
+    } else {
+        refusal
+    };
+    record::refuse(worker, snapshot, channel, exchange, &refusal, known.verdict.as_ref(), routed, caller).await;
+    let optional = |routed: &&Routed| routed.entry.service.client_certificate == ClientCertificate::Optional;
+    if let (Form::Page, true, Some(routed)) = (form, refusal.is_about_credentials(), routed.filter(optional)) {
+        return browser::to_sign_in(worker, routed, exchange);
+    }
+    let metadata = format!("{}/.well-known/oauth-authorization-server", worker.shared.settings.origin);
+    refusal.response(exchange.decision, form, &metadata)
+}

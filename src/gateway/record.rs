@@ -1,0 +1,241 @@
+//! The record of a request: its decision before anything goes upstream, its outcome after.
+//!
+//! ORDER: [`open`] has answered before the first byte goes upstream. With `durable` it answers once
+//! the decision is on the disk; with `buffered` once it is in the queue.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts};
+use crate::model::{DecisionId, EventId, Timestamp};
+use crate::policy::{RecordMode, Verdict};
+
+use super::authenticate::Caller;
+use super::body::{BodyError, Ending, Progress};
+use super::handshake::Channel;
+use super::refusal::Refusal;
+use super::route::Routed;
+use super::snapshot::Snapshot;
+use super::worker::{Shared, Worker};
+
+/// How long a request waits for its record before it is refused.
+const RECORD_TIMEOUT: Duration = Duration::from_millis(1800);
+
+/// What is known of one exchange when its decision is recorded.
+pub struct Exchange {
+    /// The decision's id, which its event shares.
+    pub decision: DecisionId,
+    /// When the request's head was read.
+    pub arrived: Timestamp,
+    /// The same for durations.
+    pub began: Instant,
+    /// The trace that it belongs to: 32 hexadecimal digits.
+    pub trace_id: Arc<str>,
+    /// The caller's span, where the request named one.
+    pub parent_span: Option<String>,
+}
+
+impl Exchange {
+    fn event(&self, kind: EventType, outcome: Outcome, now: Timestamp) -> Event {
+        let mut event = Event::new(EventId::from_bytes(*self.decision.bytes()), now, kind, outcome);
+        event.decision = Some(self.decision);
+        event.trace_id = Some(Arc::clone(&self.trace_id));
+        event
+    }
+}
+
+/// What the record says of who asked.
+#[must_use]
+pub fn actor(channel: &Channel, caller: Option<&Caller>) -> Actor {
+    let session = caller.and_then(|caller| caller.session.as_ref()).map(|live| &live.session);
+    Actor {
+        principal: caller.map(|caller| caller.principal.clone()),
+        address: Some(channel.peer.ip().to_canonical()),
+        email: caller.and_then(|caller| caller.email.clone()),
+        session: session.map(|session| session.id),
+        device: session.and_then(|session| session.device.as_ref()).map(|device| device.id.as_str().into()),
+        certificate: channel.certificate.as_ref().map(|certificate| certificate.thumbprint),
+    }
+}
+
+fn facts(channel: &Channel, routed: &Routed) -> RequestFacts {
+    RequestFacts {
+        method: routed.canonical.method.as_str().into(),
+        host: routed.canonical.host.as_str().into(),
+        path: routed.canonical.path.as_str().into(),
+        protocol: if channel.http2 { "h2" } else { "http/1.1" },
+    }
+}
+
+fn judged(event: &mut Event, verdict: &Verdict) {
+    let policies: Vec<Value> = verdict.policies.iter().map(|name| Value::from(&**name)).collect();
+    event.data.insert("policies".to_owned(), policies.into());
+    if !verdict.errors.is_empty() {
+        event.data.insert("errors".to_owned(), verdict.errors.clone().into());
+    }
+}
+
+/// Records that the request may pass on.
+///
+/// # Errors
+/// `AuditUnavailable` when the record could not be made in time.
+pub async fn open(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    channel: &Channel,
+    exchange: &Exchange,
+    routed: &Routed,
+    caller: &Caller,
+    permitted: &super::authorize::Permitted,
+) -> Result<(), Refusal> {
+    let mut event = exchange.event(EventType::DecisionAllow, Outcome::Success, exchange.arrived);
+    event.actor = actor(channel, Some(caller));
+    event.action = Some(permitted.action.as_str().into());
+    event.resource = Some(Arc::clone(&routed.entry.resource));
+    event.service = Some(routed.entry.service.name.clone());
+    event.request = Some(facts(channel, routed));
+    event.policy_version = Some(Arc::clone(snapshot.policies.version()));
+    judged(&mut event, &permitted.verdict);
+    let recorder = &worker.shared.recorder;
+    match routed.entry.service.record.unwrap_or(worker.shared.settings.record) {
+        RecordMode::Buffered => {
+            recorder.offer(event);
+            Ok(())
+        }
+        RecordMode::Durable => match tokio::time::timeout(RECORD_TIMEOUT, recorder.submit(event)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
+        },
+    }
+}
+
+/// Records a refusal. One of somebody who is identified is on record before it is answered, where
+/// the record can be written at all; the others are recorded up to a rate and counted beyond.
+#[expect(clippy::too_many_arguments, reason = "each is one stage's proof or absence of it")]
+pub async fn refuse(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    channel: &Channel,
+    exchange: &Exchange,
+    refusal: &Refusal,
+    verdict: Option<&Verdict>,
+    routed: Option<&Routed>,
+    caller: Option<&Caller>,
+) {
+    let mut event = exchange.event(EventType::DecisionDeny, Outcome::Denied, exchange.arrived);
+    event.actor = actor(channel, caller);
+    event.reason = Some(refusal.reason().into());
+    event.policy_version = Some(Arc::clone(snapshot.policies.version()));
+    match routed {
+        Some(routed) => {
+            event.action = routed.matched.as_ref().map(|matched| matched.action.as_str().into());
+            event.resource = Some(Arc::clone(&routed.entry.resource));
+            event.service = Some(routed.entry.service.name.clone());
+            event.request = Some(facts(channel, routed));
+            routed.entry.metrics.refuse(refusal.reason());
+        }
+        None => {
+            event.data.insert("host".to_owned(), channel.name.as_str().into());
+        }
+    }
+    if let Some(note) = refusal.note() {
+        event.data.insert("note".to_owned(), note.into());
+    }
+    if let Some(verdict) = verdict {
+        judged(&mut event, verdict);
+    }
+    event.data.insert("status".to_owned(), refusal.status().as_u16().into());
+    event.data.insert("remedy".to_owned(), refusal.remedy().to_json());
+    let recorder = &worker.shared.recorder;
+    if caller.is_none() {
+        // Within the rate it is on record before it is answered; beyond it is counted at once.
+        let _ = tokio::time::timeout(RECORD_TIMEOUT, recorder.refused_anonymous(event)).await;
+    } else if *refusal != Refusal::AuditUnavailable {
+        // A refusal stands whether it could be recorded or not: it lets nothing through.
+        if !matches!(tokio::time::timeout(RECORD_TIMEOUT, recorder.submit(event)).await, Ok(Ok(()))) {
+            tracing::warn!(decision = %exchange.decision, "a refusal could not be recorded");
+        }
+    }
+}
+
+/// Records the outcome of what was passed on, once its answer has ended or broken off.
+pub struct Close {
+    shared: Arc<Shared>,
+    event: Option<Event>,
+    began: Instant,
+    duration: prometheus_client::metrics::histogram::Histogram,
+    sent: std::rc::Rc<Progress>,
+}
+
+impl Close {
+    /// What is to be recorded of this exchange; `sent` counts the request's body.
+    #[must_use]
+    pub fn new(
+        worker: &Worker,
+        exchange: &Exchange,
+        channel: &Channel,
+        routed: &Routed,
+        caller: &Caller,
+        status: u16,
+        sent: std::rc::Rc<Progress>,
+    ) -> Self {
+        let id = EventId::fresh(exchange.arrived, &*worker.shared.entropy);
+        let mut event = Event::new(id, exchange.arrived, EventType::ExchangeEnded, Outcome::Success);
+        event.decision = Some(exchange.decision);
+        event.service = Some(routed.entry.service.name.clone());
+        event.actor = actor(channel, Some(caller));
+        event.trace_id = Some(Arc::clone(&exchange.trace_id));
+        event.data.insert("status".to_owned(), status.into());
+        worker.shared.metrics.exchanges.inc();
+        let duration = routed.entry.metrics.duration.clone();
+        Self { shared: Arc::clone(&worker.shared), event: Some(event), began: exchange.began, duration, sent }
+    }
+}
+
+impl Ending for Close {
+    fn ended(&mut self, received: &Progress) {
+        let Some(mut event) = self.event.take() else {
+            return;
+        };
+        let elapsed = self.began.elapsed();
+        self.duration.observe(elapsed.as_secs_f64());
+        self.shared.metrics.exchanges.dec();
+        event.time = self.shared.clock.now();
+        let ended_by = match (received.failed.get().or(self.sent.failed.get()), received.finished.get()) {
+            (Some(BodyError::Cut), _) => Some("permit_ended"),
+            (Some(BodyError::Idle), _) => Some("idle"),
+            (Some(BodyError::TooLarge), _) => Some("too_large"),
+            (Some(BodyError::Peer), _) => Some("peer"),
+            (None, true) => None,
+            (None, false) => Some("client_left"),
+        };
+        if let Some(why) = ended_by {
+            event.outcome = Outcome::Failed;
+            event.reason = Some(why.into());
+        }
+        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        event.data.insert("duration_ms".to_owned(), millis.into());
+        event.data.insert("bytes_in".to_owned(), self.sent.bytes.get().into());
+        event.data.insert("bytes_out".to_owned(), received.bytes.get().into());
+        self.shared.recorder.offer(event);
+    }
+}
+
+impl Drop for Close {
+    fn drop(&mut self) {
+        self.ended(&Progress::default());
+    }
+}
+
+/// The address that anonymous refusals are counted under: an IPv6 client has its whole /64.
+#[must_use]
+pub fn counted_address(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
+        v4 => v4,
+    }
+}

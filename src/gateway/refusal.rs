@@ -1,0 +1,362 @@
+//! Every way in which a request is refused, and the one translation of each to HTTP.
+//!
+//! The words are the contract's: problem+json (RFC 9457) with `reason` and `remedy`; 401 carries
+//! `WWW-Authenticate` (RFC 6750 §3, RFC 9728 §5.1), 429 carries `Retry-After` and the RateLimit
+//! fields. What the caller may not know looks like what does not exist.
+
+use std::sync::Arc;
+
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::model::{DecisionId, EntitlementName};
+
+use super::body::Body;
+use super::canonical::Ambiguity;
+use super::refusal_page::refusal_page;
+
+/// Our answer's own name for the decision.
+pub const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision");
+
+/// Why a request is not passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It can be read in two ways.
+    Ambiguous(Ambiguity),
+    /// SNI and Host name different services (RFC 9110 §15.5.20).
+    Misdirected,
+    /// Nobody is named.
+    NoCredential,
+    /// A credential is present and does not hold, or two disagree. The text is for the record only.
+    BadCredential(&'static str),
+    /// The session has ended.
+    SessionEnded,
+    /// The principal is barred.
+    Locked,
+    /// The device is not one that the policy trusts.
+    DeviceUntrusted,
+    /// The service has no such route.
+    NoRoute,
+    /// No policy permits it. Holding one of these entitlements, which may be asked for, would.
+    NoPolicyMatch { remedies: Vec<EntitlementName> },
+    /// A policy forbids it.
+    Forbidden,
+    /// It comes from another site's page on the strength of a cookie or certificate alone.
+    CrossSite,
+    /// The token's scope does not have the action.
+    ScopeInsufficient { action: Arc<str> },
+    /// Too much too fast.
+    RateLimited { retry_after_seconds: u64, quota: u32, window_seconds: u64 },
+    /// Revocations have not been confirmed for too long.
+    Stale,
+    /// The decision could not be recorded.
+    AuditUnavailable,
+    /// The upstream gave no answer.
+    Upstream(UpstreamFault),
+    /// The request's body is longer than the service takes.
+    BodyTooLarge,
+    /// Something of ours went wrong.
+    Internal,
+}
+
+/// What was wrong with the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamFault {
+    /// No connection could be had.
+    Unreachable,
+    /// No answer began in time.
+    Slow,
+    /// What it answered is not HTTP that can be passed on.
+    Broken,
+}
+
+/// What the person can do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remedy {
+    /// Ask for one of these.
+    RequestAccess(Vec<EntitlementName>),
+    /// Sign in.
+    SignIn,
+    /// Show a trusted device.
+    Device,
+    /// Try again later.
+    Retry,
+    /// Nothing.
+    None,
+}
+
+impl Refusal {
+    /// The contract's reason.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Ambiguous(_) | Self::Misdirected | Self::BodyTooLarge => "ambiguous_request",
+            Self::NoCredential => "no_credential",
+            Self::BadCredential(_) => "bad_credential",
+            Self::SessionEnded => "session_ended",
+            Self::Locked => "locked",
+            Self::DeviceUntrusted => "device_untrusted",
+            Self::NoRoute => "no_route",
+            Self::NoPolicyMatch { .. } => "no_policy_match",
+            Self::Forbidden | Self::CrossSite => "forbidden_by_policy",
+            Self::ScopeInsufficient { .. } => "scope_insufficient",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Stale => "stale",
+            Self::AuditUnavailable | Self::Internal => "audit_unavailable",
+            Self::Upstream(_) => "upstream_unavailable",
+        }
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Ambiguous(ambiguity) => {
+                StatusCode::from_u16(ambiguity.status()).unwrap_or(StatusCode::BAD_REQUEST)
+            }
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoCredential | Self::BadCredential(_) | Self::SessionEnded => StatusCode::UNAUTHORIZED,
+            Self::Locked
+            | Self::DeviceUntrusted
+            | Self::NoPolicyMatch { .. }
+            | Self::Forbidden
+            | Self::CrossSite
+            | Self::ScopeInsufficient { .. } => StatusCode::FORBIDDEN,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Stale | Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upstream(UpstreamFault::Slow) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Broken) => StatusCode::BAD_GATEWAY,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    const fn title(&self) -> &'static str {
+        match self {
+            Self::Ambiguous(_) => "The request can be read in more than one way",
+            Self::Misdirected => "This connection was made for another service",
+            Self::NoCredential => "You are not signed in",
+            Self::BadCredential(_) => "The credential is not valid here",
+            Self::SessionEnded => "Your session has ended",
+            Self::Locked => "You are locked out",
+            Self::DeviceUntrusted => "This device is not trusted",
+            Self::NoRoute => "There is nothing here",
+            Self::NoPolicyMatch { .. } => "You don't have access to this",
+            Self::Forbidden => "A policy forbids this",
+            Self::CrossSite => "Another site's page may not do this for you",
+            Self::ScopeInsufficient { .. } => "The token's scope is too narrow",
+            Self::RateLimited { .. } => "Too many requests",
+            Self::Stale => "Revocations can't be confirmed",
+            Self::AuditUnavailable => "The decision can't be recorded",
+            Self::Upstream(_) => "The service behind the door does not answer",
+            Self::BodyTooLarge => "The body is too large",
+            Self::Internal => "Something went wrong on our side",
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::Ambiguous(ambiguity) => format!("{}. Send it in its plain form.", ambiguity.what()),
+            Self::Misdirected => {
+                "The host of the request is not the name that the connection was made for. Open a new connection to the host.".to_owned()
+            }
+            Self::NoCredential => "No client certificate, token or cookie names who is asking. Sign in with `doorward login`.".to_owned(),
+            Self::BadCredential(_) => "What was shown does not prove one principal and one session at this service. Sign in again with `doorward login`.".to_owned(),
+            Self::SessionEnded => "The session was signed out, revoked or has run out. Sign in again with `doorward login`.".to_owned(),
+            Self::Locked => "An administrator has barred this account. Ask your security team.".to_owned(),
+            Self::DeviceUntrusted => "The policy of this service asks for a trusted device. Sign in from one.".to_owned(),
+            Self::NoRoute => "No route of this service matches the method and path.".to_owned(),
+            Self::NoPolicyMatch { remedies } if remedies.is_empty() => {
+                "No policy permits this, and there is nothing that you could ask for to change it. Ask the owner of the service.".to_owned()
+            }
+            Self::NoPolicyMatch { remedies } => {
+                let names: Vec<String> = remedies.iter().map(|name| format!("`{name}`")).collect();
+                format!("No policy permits this now. It would be permitted while you hold {}, which you may ask for.", names.join(" or "))
+            }
+            Self::Forbidden => "A policy forbids this whatever else is permitted. `doorward why` names it.".to_owned(),
+            Self::CrossSite => "The request comes from a page of another origin and carries nothing but a cookie or certificate. The service can list the origin.".to_owned(),
+            Self::ScopeInsufficient { action } => format!("The token is not good for the action `{action}`. Ask for a token with it in its scope."),
+            Self::RateLimited { retry_after_seconds, .. } => format!("Wait {retry_after_seconds} s and go on more slowly."),
+            Self::Stale => "This node has not been able to confirm revocations lately and lets nobody through until it can. Try again soon.".to_owned(),
+            Self::AuditUnavailable => "Nothing is let through unrecorded, and the record can't be written at the moment. Try again soon.".to_owned(),
+            Self::Upstream(UpstreamFault::Unreachable) => "No upstream of the service could be reached. Try again soon, or tell its owner.".to_owned(),
+            Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
+            Self::Upstream(UpstreamFault::Broken) => "The upstream's answer could not be passed on. Whether it did what was asked is not known.".to_owned(),
+            Self::BodyTooLarge => "The request's body is longer than this service takes.".to_owned(),
+            Self::Internal => "The request was not passed on. The decision's id helps us find out why.".to_owned(),
+        }
+    }
+
+    /// What can be done about it.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::NoCredential | Self::BadCredential(_) | Self::SessionEnded => Remedy::SignIn,
+            Self::DeviceUntrusted => Remedy::Device,
+            Self::NoPolicyMatch { remedies } if !remedies.is_empty() => Remedy::RequestAccess(remedies.clone()),
+            Self::RateLimited { .. }
+            | Self::Stale
+            | Self::AuditUnavailable
+            | Self::Upstream(UpstreamFault::Unreachable) => Remedy::Retry,
+            Self::Ambiguous(_)
+            | Self::Misdirected
+            | Self::Locked
+            | Self::NoRoute
+            | Self::NoPolicyMatch { .. }
+            | Self::Forbidden
+            | Self::CrossSite
+            | Self::ScopeInsufficient { .. }
+            | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken)
+            | Self::BodyTooLarge
+            | Self::Internal => Remedy::None,
+        }
+    }
+
+    /// Whether the refusal can be about a principal at all: the others come before anyone is known.
+    #[must_use]
+    pub const fn is_about_credentials(&self) -> bool {
+        matches!(self, Self::NoCredential | Self::BadCredential(_) | Self::SessionEnded)
+    }
+
+    /// What the record keeps beyond the reason.
+    #[must_use]
+    pub const fn note(&self) -> Option<&'static str> {
+        match self {
+            Self::BadCredential(note) => Some(note),
+            Self::Ambiguous(ambiguity) => Some(ambiguity.what()),
+            Self::CrossSite => Some("cross-site request with ambient credentials"),
+            Self::Misdirected => Some("SNI and Host differ"),
+            _ => None,
+        }
+    }
+}
+
+impl Remedy {
+    /// The remedy as JSON of the contract.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::RequestAccess(names) => {
+                let first = names.first().map(ToString::to_string).unwrap_or_default();
+                let mut json = json!({
+                    "kind": "request_access",
+                    "entitlement": first,
+                    "command": request_command(&first),
+                });
+                if names.len() > 1 {
+                    let others: Vec<String> = names.iter().map(ToString::to_string).collect();
+                    if let Some(object) = json.as_object_mut() {
+                        object.insert("entitlements".to_owned(), json!(others));
+                    }
+                }
+                json
+            }
+            Self::SignIn => json!({ "kind": "sign_in", "command": "doorward login" }),
+            Self::Device => json!({ "kind": "device" }),
+            Self::Retry => json!({ "kind": "retry" }),
+            Self::None => json!({ "kind": "none" }),
+        }
+    }
+
+    /// The one command that would help, where there is one.
+    #[must_use]
+    pub fn command(&self) -> Option<String> {
+        match self {
+            Self::RequestAccess(names) => names.first().map(|name| request_command(&name.to_string())),
+            Self::SignIn => Some("doorward login".to_owned()),
+            Self::Device | Self::Retry | Self::None => None,
+        }
+    }
+}
+
+/// The command that asks for an entitlement.
+#[must_use]
+pub fn request_command(entitlement: &str) -> String {
+    format!("doorward request {entitlement} --reason \"…\"")
+}
+
+/// How the refusal is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// problem+json, for programs.
+    Problem,
+    /// A page, for a person's browser.
+    Page,
+}
+
+impl Refusal {
+    /// The refusal as problem+json.
+    #[must_use]
+    pub fn problem(&self, decision: DecisionId) -> Value {
+        json!({
+            "type": format!("urn:doorward:problem:{}", self.reason()),
+            "title": self.title(),
+            "status": self.status().as_u16(),
+            "detail": self.detail(),
+            "decision": decision.to_string(),
+            "reason": self.reason(),
+            "remedy": self.remedy().to_json(),
+        })
+    }
+
+    /// The whole answer. `resource_metadata` is where RFC 9728 metadata of the service is.
+    #[must_use]
+    pub fn response(&self, decision: DecisionId, form: Form, resource_metadata: &str) -> Response<Body> {
+        let (content_type, bytes) = match form {
+            Form::Problem => ("application/problem+json", self.problem(decision).to_string()),
+            Form::Page => {
+                let command = self.remedy().command();
+                let page = refusal_page(self.title(), &self.detail(), self.reason(), command.as_deref(), &decision.to_string());
+                ("text/html; charset=utf-8", page)
+            }
+        };
+        let mut response = Response::new(Body::full(bytes));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if form == Form::Page {
+            const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
+            headers.insert(http::header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+            headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        }
+        if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
+            headers.insert(DECISION_HEADER, value);
+        }
+        let challenge = match self {
+            Self::NoCredential => Some(format!("Bearer resource_metadata=\"{resource_metadata}\"")),
+            Self::BadCredential(_) | Self::SessionEnded => {
+                Some(format!("Bearer error=\"invalid_token\", resource_metadata=\"{resource_metadata}\""))
+            }
+            Self::ScopeInsufficient { action } => Some(format!("Bearer error=\"insufficient_scope\", scope=\"{action}\"")),
+            _ => None,
+        };
+        if let Some(value) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            headers.insert(WWW_AUTHENTICATE, value);
+        }
+        match self {
+            Self::RateLimited { retry_after_seconds, quota, window_seconds } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(*retry_after_seconds));
+                let texts = [
+                    ("ratelimit-policy", format!("\"default\";q={quota};w={window_seconds}")),
+                    ("ratelimit", format!("\"default\";r=0;t={retry_after_seconds}")),
+                ];
+                for (name, text) in texts {
+                    if let Ok(value) = HeaderValue::from_str(&text) {
+                        headers.insert(HeaderName::from_static(name), value);
+                    }
+                }
+            }
+            Self::Stale | Self::AuditUnavailable => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
+            }
+            Self::Ambiguous(ambiguity) if ambiguity.status() == 405 => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

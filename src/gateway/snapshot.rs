@@ -1,0 +1,242 @@
+//! What a reload swaps whole: policies, TLS, keys, and per service what is built from them once.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use governor::clock::DefaultClock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+use http::{HeaderName, HeaderValue};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use zeroize::Zeroizing;
+
+use crate::credential::token::SigningKey;
+use crate::identity::token::KeySet;
+use crate::model::{Principal, Secret, ServiceName};
+use crate::policy::{ClientCertificate, InjectionScheme, PolicySet, SecretSource, Service, UpstreamProtocol};
+
+use super::handshake::{ALPN_H1, ALPN_H2, TlsSide};
+use super::metrics::{Metrics, ServiceMetrics};
+
+/// Requests of one key, as governor counts them.
+pub type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, NoOpMiddleware>;
+
+/// Why a reload was refused.
+#[derive(Debug)]
+pub struct SnapshotError {
+    /// Which service, if it was about one.
+    pub service: Option<ServiceName>,
+    /// What was wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for SnapshotError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.service {
+            Some(service) => write!(f, "service `{service}`: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl std::error::Error for SnapshotError {}
+
+/// One service with all that is built once per reload.
+pub struct ServiceEntry {
+    /// The service as its folder says.
+    pub service: Arc<Service>,
+    /// Requests per principal.
+    pub limiter: Arc<Limiter<Principal>>,
+    /// How connections to its upstreams are secured.
+    pub upstream_tls: Arc<ClientConfig>,
+    /// Header fields that its upstream gets from us, secret values resolved.
+    pub inject: Vec<(HeaderName, HeaderValue)>,
+    /// Its counters.
+    pub metrics: ServiceMetrics,
+    /// The audience of its tokens and assertions: its name.
+    pub audience: Arc<str>,
+    /// `Service::"…"`, for the record.
+    pub resource: Arc<str>,
+}
+
+/// The keys that sign and verify our tokens.
+#[derive(Debug)]
+pub struct TokenKeys {
+    /// Signs.
+    pub signing: Arc<SigningKey>,
+    /// Verifies: current, next and old.
+    pub public: Arc<KeySet>,
+    /// Counts changes: remembered tokens are keyed by it.
+    pub version: u64,
+}
+
+/// Everything that a request is judged by, of one moment.
+pub struct Snapshot {
+    /// Counts swaps; remembered decisions are keyed by it.
+    pub generation: u64,
+    /// The policies in force.
+    pub policies: Arc<PolicySet>,
+    /// TLS.
+    pub tls: Arc<TlsSide>,
+    /// Counts changes of client authorities.
+    pub trust_epoch: u64,
+    /// Keys of tokens.
+    pub keys: Arc<TokenKeys>,
+    services: HashMap<ServiceName, Arc<ServiceEntry>>,
+}
+
+impl Snapshot {
+    /// Builds what services need from the policies. Limiters of services whose limits did not
+    /// change are kept from `before`, so that a reload forgives nobody.
+    ///
+    /// # Errors
+    /// When a certificate, key or secret of a service can't be used.
+    pub fn new(
+        generation: u64,
+        policies: Arc<PolicySet>,
+        tls: Arc<TlsSide>,
+        trust_epoch: u64,
+        keys: Arc<TokenKeys>,
+        metrics: &Metrics,
+        before: Option<&Self>,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, SnapshotError> {
+        let mut services = HashMap::new();
+        for service in policies.services() {
+            let wrong = |message: String| SnapshotError { service: Some(service.name.clone()), message };
+            let same_limits = |entry: &&Arc<ServiceEntry>| {
+                let limits = &entry.service.limits;
+                limits.requests_per_second == service.limits.requests_per_second && limits.burst == service.limits.burst
+            };
+            let limiter = match before.and_then(|before| before.services.get(&service.name)).filter(same_limits) {
+                Some(entry) => Arc::clone(&entry.limiter),
+                None => Arc::new(limiter(service.limits.requests_per_second, service.limits.burst)),
+            };
+            let entry = ServiceEntry {
+                limiter,
+                upstream_tls: upstream_tls(service).map_err(wrong)?,
+                inject: injections(service, environment).map_err(wrong)?,
+                metrics: metrics.service(&service.name),
+                audience: service.name.as_str().into(),
+                resource: format!("Service::\"{}\"", service.name).into(),
+                service: Arc::clone(service),
+            };
+            services.insert(service.name.clone(), Arc::new(entry));
+        }
+        Ok(Self { generation, policies, tls, trust_epoch, keys, services })
+    }
+
+    /// The same but for the keys.
+    #[must_use]
+    pub fn with_keys(&self, generation: u64, keys: Arc<TokenKeys>) -> Self {
+        Self {
+            generation,
+            policies: Arc::clone(&self.policies),
+            tls: Arc::clone(&self.tls),
+            trust_epoch: self.trust_epoch,
+            keys,
+            services: self.services.clone(),
+        }
+    }
+
+    /// The service at this host.
+    #[must_use]
+    pub fn service_at(&self, host: &str) -> Option<&Arc<ServiceEntry>> {
+        self.policies.service_for_host(host).and_then(|service| self.services.get(&service.name))
+    }
+
+    /// Whether the service at this host demands a client certificate in the handshake.
+    #[must_use]
+    pub fn demands_certificate(&self, host: &str) -> Option<ClientCertificate> {
+        self.policies.service_for_host(host).map(|service| service.client_certificate)
+    }
+}
+
+/// A limiter of so many requests a second with such a burst.
+#[must_use]
+pub fn limiter<K: std::hash::Hash + Eq + Clone>(per_second: u32, burst: u32) -> Limiter<K> {
+    let per_second = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
+    let burst = NonZeroU32::new(burst).unwrap_or(per_second);
+    RateLimiter::dashmap_with_clock(Quota::per_second(per_second).allow_burst(burst), DefaultClock::default())
+}
+
+fn upstream_tls(service: &Service) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    match &service.upstream_tls.ca {
+        None if service.upstreams.iter().any(|upstream| upstream.tls) => {
+            roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+        }
+        None => {}
+        Some(path) => {
+            let unread = |e: &dyn fmt::Display| format!("reading the upstream authority `{}`: {e}", path.display());
+            for der in CertificateDer::pem_file_iter(path).map_err(|e| unread(&e))? {
+                roots.add(der.map_err(|e| unread(&e))?).map_err(|e| unread(&e))?;
+            }
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots);
+    let mut config = match (&service.upstream_tls.certificate, &service.upstream_tls.key) {
+        (Some(certificate), Some(key)) => {
+            let unread = |path: &std::path::Path, e: &dyn fmt::Display| format!("reading `{}`: {e}", path.display());
+            let chain = CertificateDer::pem_file_iter(certificate)
+                .map_err(|e| unread(certificate, &e))?
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|e| unread(certificate, &e))?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| unread(key, &e))?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|e| format!("`{}` and its key can't be used: {e}", certificate.display()))?
+        }
+        (None, None) => builder.with_no_client_auth(),
+        _ => return Err("`upstream_tls` needs both `certificate` and `key`, or neither".to_owned()),
+    };
+    config.alpn_protocols = match service.upstreams.first().map(|upstream| upstream.protocol) {
+        Some(UpstreamProtocol::Http1) => vec![ALPN_H1.to_vec()],
+        Some(UpstreamProtocol::Http2) => vec![ALPN_H2.to_vec()],
+        Some(UpstreamProtocol::Auto) | None => vec![ALPN_H2.to_vec(), ALPN_H1.to_vec()],
+    };
+    Ok(Arc::new(config))
+}
+
+fn injections(
+    service: &Service,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let mut made = Vec::new();
+    for injection in &service.inject {
+        let secret: Secret<String> = match &injection.secret {
+            SecretSource::File(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|e| format!("reading the secret for `{}` from `{}`: {e}", injection.header, path.display()))?;
+                Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())
+            }
+            SecretSource::Env(name) => Secret::new(environment(name).ok_or_else(|| {
+                format!("the secret for `{}` is to come from the variable `{name}`, which is not set", injection.header)
+            })?),
+        };
+        let text = Zeroizing::new(match &injection.scheme {
+            InjectionScheme::Plain => secret.expose().clone(),
+            InjectionScheme::Bearer => format!("Bearer {}", secret.expose()),
+            InjectionScheme::Basic { user } => {
+                let pair = Zeroizing::new(format!("{user}:{}", secret.expose()));
+                format!("Basic {}", data_encoding::BASE64.encode(pair.as_bytes()))
+            }
+        });
+        let name = HeaderName::from_bytes(injection.header.as_bytes())
+            .map_err(|_| format!("`{}` is not the name of a header", injection.header))?;
+        let mut value = HeaderValue::from_str(&text)
+            .map_err(|_| format!("the secret for `{}` has characters that a header can't carry", injection.header))?;
+        value.set_sensitive(true);
+        made.push((name, value));
+    }
+    Ok(made)
+}

@@ -1,0 +1,301 @@
+//! Connections to upstreams: one pool per service and thread.
+//!
+//! The least loaded of the healthy upstreams is taken; one that could not be reached is left alone
+//! for a while that doubles up to a bound. A connection that is found dead before anything was
+//! sent on it is replaced; once anything was sent, nothing is ever sent again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_util::task::TaskTracker;
+
+use crate::policy::{Upstream, UpstreamProtocol};
+
+use super::body::Relay;
+use super::handshake::ALPN_H2;
+use super::local::LocalExecutor;
+use super::refusal::UpstreamFault;
+
+/// Idle connections that are kept per upstream and thread.
+const IDLE_MAX: usize = 64;
+/// How long a connection may lie idle before it is not used again.
+const IDLE_AGE_MAX: Duration = Duration::from_secs(20);
+/// How long an upstream that could not be reached is left alone at first, and at most.
+const REST_FIRST: Duration = Duration::from_millis(250);
+const REST_MAX: Duration = Duration::from_secs(5);
+/// Connections of HTTP/2 that are opened to one upstream per thread.
+const HTTP2_CONNECTIONS: usize = 2;
+
+/// What is sent to an upstream as body: the client's, passing through.
+pub type UpstreamBody = Relay;
+
+struct Idle {
+    sender: http1::SendRequest<UpstreamBody>,
+    since: Instant,
+}
+
+/// One upstream as one thread sees it.
+struct Target {
+    address: Upstream,
+    idle: RefCell<Vec<Idle>>,
+    multiplexed: RefCell<Vec<http2::SendRequest<UpstreamBody>>>,
+    turn: Cell<usize>,
+    open: Cell<u32>,
+    in_flight: Cell<u32>,
+    rests_until: Cell<Option<Instant>>,
+    rest: Cell<Duration>,
+}
+
+/// The upstreams of one service as one thread sees them.
+pub struct Pool {
+    targets: Vec<Rc<Target>>,
+    tls: Arc<rustls::ClientConfig>,
+    server_name: Option<String>,
+    connect: Duration,
+    connections_max: u32,
+    tasks: TaskTracker,
+}
+
+/// A way to send one request. Its upstream counts it as load until this is dropped.
+pub struct Lane {
+    target: Rc<Target>,
+    sender: Option<Sender>,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<UpstreamBody>),
+    Http2(http2::SendRequest<UpstreamBody>),
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.target.in_flight.set(self.target.in_flight.get().saturating_sub(1));
+        if let Some(Sender::Http1(sender)) = self.sender.take() {
+            let mut idle = self.target.idle.borrow_mut();
+            if !sender.is_closed() && idle.len() < IDLE_MAX {
+                idle.push(Idle { sender, since: Instant::now() });
+            }
+        }
+    }
+}
+
+impl Lane {
+    /// Whether requests go out as HTTP/2.
+    #[must_use]
+    pub const fn is_http2(&self) -> bool {
+        matches!(self.sender, Some(Sender::Http2(_)))
+    }
+
+    /// Sends the request. The lane must be kept until the answer's body has been read.
+    ///
+    /// # Errors
+    /// The request itself when the connection was found dead with nothing sent on it; else what
+    /// went wrong.
+    pub async fn send(&mut self, request: Request<UpstreamBody>) -> Result<Response<Incoming>, Unsent> {
+        let outcome = match &mut self.sender {
+            Some(Sender::Http1(sender)) => sender.try_send_request(request).await,
+            Some(Sender::Http2(sender)) => sender.try_send_request(request).await,
+            None => return Err(Unsent::Failed),
+        };
+        match outcome {
+            Ok(response) => Ok(response),
+            Err(mut error) => {
+                self.discard();
+                match error.take_message() {
+                    Some(request) => Err(Unsent::Again(Box::new(request))),
+                    None => Err(Unsent::Failed),
+                }
+            }
+        }
+    }
+
+    /// Gives the connection up: what was read from it can't be trusted to have ended cleanly.
+    pub fn discard(&mut self) {
+        self.sender = None;
+    }
+}
+
+/// Why a request did not get an answer.
+pub enum Unsent {
+    /// Nothing of it was sent: it may go another way.
+    Again(Box<Request<UpstreamBody>>),
+    /// Some of it was, or may have been.
+    Failed,
+}
+
+impl Pool {
+    /// A pool over these upstreams, with nothing open.
+    #[must_use]
+    pub fn new(
+        upstreams: &[Upstream],
+        tls: Arc<rustls::ClientConfig>,
+        server_name: Option<String>,
+        connect: Duration,
+        connections_max: u32,
+        tasks: TaskTracker,
+    ) -> Self {
+        let target = |address: &Upstream| {
+            Rc::new(Target {
+                address: address.clone(),
+                idle: RefCell::default(),
+                multiplexed: RefCell::default(),
+                turn: Cell::new(0),
+                open: Cell::new(0),
+                in_flight: Cell::new(0),
+                rests_until: Cell::new(None),
+                rest: Cell::new(REST_FIRST),
+            })
+        };
+        Self { targets: upstreams.iter().map(target).collect(), tls, server_name, connect, connections_max, tasks }
+    }
+
+    /// The upstreams, best first: healthy before resting ones, less loaded before more loaded.
+    fn by_preference(&self, now: Instant) -> Vec<Rc<Target>> {
+        let mut targets = self.targets.clone();
+        let rests = |target: &Target| target.rests_until.get().is_some_and(|until| until > now);
+        targets.sort_by_key(|target| (rests(target), target.in_flight.get()));
+        targets
+    }
+
+    /// A lane to the best upstream that can be reached.
+    ///
+    /// # Errors
+    /// When none can, or all their connections are in use.
+    pub async fn lane(&self) -> Result<Lane, UpstreamFault> {
+        if let [only] = self.targets.as_slice() {
+            return self.lane_to(only).await;
+        }
+        for target in self.by_preference(Instant::now()) {
+            if let Ok(lane) = self.lane_to(&target).await {
+                return Ok(lane);
+            }
+        }
+        Err(UpstreamFault::Unreachable)
+    }
+
+    async fn lane_to(&self, target: &Rc<Target>) -> Result<Lane, UpstreamFault> {
+        let sender = match self.pooled(target).await {
+            Some(sender) => sender,
+            None => self.fresh(target).await?,
+        };
+        target.in_flight.set(target.in_flight.get() + 1);
+        Ok(Lane { target: Rc::clone(target), sender: Some(sender) })
+    }
+
+    async fn pooled(&self, target: &Target) -> Option<Sender> {
+        {
+            let mut multiplexed = target.multiplexed.borrow_mut();
+            multiplexed.retain(|sender| !sender.is_closed());
+            if multiplexed.len() >= HTTP2_CONNECTIONS.min(target.in_flight.get() as usize / 64 + 1) {
+                let turn = target.turn.get().wrapping_add(1);
+                target.turn.set(turn);
+                let sender = multiplexed.get(turn % multiplexed.len()).cloned();
+                return sender.map(Sender::Http2);
+            }
+        }
+        loop {
+            let idle = target.idle.borrow_mut().pop()?;
+            if idle.sender.is_closed() || idle.since.elapsed() > IDLE_AGE_MAX {
+                continue;
+            }
+            let mut sender = idle.sender;
+            // The connection's task may still be finishing the last exchange; a dead one says so.
+            if sender.ready().await.is_ok() {
+                return Some(Sender::Http1(sender));
+            }
+        }
+    }
+
+    async fn fresh(&self, target: &Rc<Target>) -> Result<Sender, UpstreamFault> {
+        if target.open.get() >= self.connections_max {
+            return Err(UpstreamFault::Unreachable);
+        }
+        match tokio::time::timeout(self.connect, self.connect(target)).await {
+            Ok(Ok(sender)) => {
+                target.rest.set(REST_FIRST);
+                target.rests_until.set(None);
+                Ok(sender)
+            }
+            Ok(Err(())) | Err(_) => {
+                let rest = target.rest.get();
+                target.rests_until.set(Some(Instant::now() + rest));
+                target.rest.set((rest * 2).min(REST_MAX));
+                Err(UpstreamFault::Unreachable)
+            }
+        }
+    }
+
+    async fn connect(&self, target: &Rc<Target>) -> Result<Sender, ()> {
+        let address = &target.address;
+        let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|_| ())?;
+        stream.set_nodelay(true).map_err(|_| ())?;
+        if !address.tls {
+            return match address.protocol {
+                UpstreamProtocol::Http2 => self.http2(target, TokioIo::new(stream)).await,
+                UpstreamProtocol::Http1 | UpstreamProtocol::Auto => self.http1(target, TokioIo::new(stream)).await,
+            };
+        }
+        let name = self.server_name.clone().unwrap_or_else(|| address.host.clone());
+        let name = ServerName::try_from(name).map_err(|_| ())?;
+        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(|_| ())?;
+        let agreed_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
+        match address.protocol {
+            UpstreamProtocol::Http1 => self.http1(target, TokioIo::new(stream)).await,
+            UpstreamProtocol::Http2 => self.http2(target, TokioIo::new(stream)).await,
+            UpstreamProtocol::Auto if agreed_http2 => self.http2(target, TokioIo::new(stream)).await,
+            UpstreamProtocol::Auto => self.http1(target, TokioIo::new(stream)).await,
+        }
+    }
+
+    async fn http1<I>(&self, target: &Rc<Target>, io: I) -> Result<Sender, ()>
+    where
+        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(|_| ())?;
+        self.keep(target, connection.with_upgrades());
+        Ok(Sender::Http1(sender))
+    }
+
+    async fn http2<I>(&self, target: &Rc<Target>, io: I) -> Result<Sender, ()>
+    where
+        I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    {
+        let (sender, connection) = http2::Builder::new(LocalExecutor::new(self.tasks.clone()))
+            .adaptive_window(true)
+            .handshake(io)
+            .await
+            .map_err(|_| ())?;
+        self.keep(target, connection);
+        target.multiplexed.borrow_mut().push(sender.clone());
+        Ok(Sender::Http2(sender))
+    }
+
+    /// Runs a connection until it ends, and counts it while it is open.
+    fn keep<F: Future<Output = hyper::Result<()>> + 'static>(&self, target: &Rc<Target>, connection: F) {
+        let target = Rc::clone(target);
+        target.open.set(target.open.get() + 1);
+        self.tasks.spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to an upstream ended badly");
+            }
+            target.open.set(target.open.get().saturating_sub(1));
+        });
+    }
+
+    /// Forgets idle connections that are too old or closed, so that they don't lie about.
+    pub fn sweep(&self) {
+        for target in &self.targets {
+            target.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() <= IDLE_AGE_MAX);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What one data-path thread has: its view of what all share, and what it remembers by itself.
+//!
+//! Everything remembered here is bounded and keyed by all that it was concluded from; nothing of it
+//! outlives the moment at which any of that changes.
+
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use lru::LruCache;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::identity::directory::Directory;
+use crate::model::{Clock, Entropy, ServiceName, SessionId, Timestamp};
+use crate::policy::{Subject, Verdict};
+use crate::store::Recorder;
+
+use super::authenticate::{BearerIssuers, VerifiedToken};
+use super::authorize::DecisionKey;
+use super::browser::CodeDesk;
+use super::connection::ControlConnection;
+use super::lookup::Lookup;
+use super::metrics::Metrics;
+use super::settings::Settings;
+use super::snapshot::{Limiter, ServiceEntry, Snapshot};
+use super::upstream::Pool;
+
+/// Tokens that one thread remembers as verified.
+const TOKENS_MAX: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+/// Subjects whose entities one thread keeps built.
+const SUBJECTS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// Decisions that one thread remembers.
+const DECISIONS_MAX: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+/// Assertions that one thread keeps.
+const ASSERTIONS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// What all data-path threads share.
+pub struct Shared {
+    /// Settings that hold for the life of the process.
+    pub settings: Settings,
+    /// What a reload swaps.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Sessions, cookies and locks as this node knows them.
+    pub directory: Arc<Directory>,
+    /// Where events go.
+    pub recorder: Recorder,
+    /// Looks into the store for what the directory does not know.
+    pub lookup: Lookup,
+    /// Providers whose tokens may be used as bearer tokens.
+    pub bearer: Arc<dyn BearerIssuers>,
+    /// Redeems the codes of browsers that come back from signing in.
+    pub codes: Arc<dyn CodeDesk>,
+    /// Where connections to the control host go.
+    pub control: mpsc::Sender<ControlConnection>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Refusals per address before anyone is identified.
+    pub anonymous: Limiter<IpAddr>,
+    /// Connections that are open on all threads.
+    pub connections: AtomicUsize,
+    /// The same per address.
+    pub by_address: papaya::HashMap<IpAddr, Arc<AtomicUsize>>,
+    /// No new connections, and each ends after its exchange.
+    pub draining: CancellationToken,
+    /// Everything ends now.
+    pub stopping: CancellationToken,
+}
+
+/// A connection that is counted until this is dropped.
+pub struct Counted {
+    shared: Arc<Shared>,
+    address: IpAddr,
+    of_address: Arc<AtomicUsize>,
+}
+
+impl Shared {
+    /// Counts a connection in, unless there are too many.
+    #[must_use]
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Counted> {
+        let of_address =
+            Arc::clone(self.by_address.pin().get_or_insert_with(address, || Arc::new(AtomicUsize::new(0))));
+        let counted = Counted { shared: Arc::clone(self), address, of_address };
+        let all = self.connections.fetch_add(1, Ordering::AcqRel);
+        let theirs = counted.of_address.fetch_add(1, Ordering::AcqRel);
+        self.metrics.connections.inc();
+        (all < self.settings.connections && theirs < self.settings.connections_per_address).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.shared.connections.fetch_sub(1, Ordering::AcqRel);
+        self.shared.metrics.connections.dec();
+        if self.of_address.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // Someone may be counting in on the same counter: then it stays one moment uncounted.
+            self.shared.by_address.pin().remove_if(&self.address, |_, count| count.load(Ordering::Acquire) == 0).ok();
+        }
+    }
+}
+
+/// A built subject and what it was built from.
+pub struct BuiltSubject {
+    /// The snapshot that it was built under.
+    pub generation: u64,
+    /// The session's version.
+    pub version: i64,
+    /// Its Cedar entities.
+    pub subject: Rc<Subject>,
+}
+
+/// An assertion that may be used again.
+pub struct MadeAssertion {
+    /// The session's version and the snapshot that it was made under.
+    pub version: i64,
+    /// The snapshot's generation.
+    pub generation: u64,
+    /// Until when it is sent.
+    pub until: Timestamp,
+    /// The header's value.
+    pub value: HeaderValue,
+}
+
+/// One thread of the data path.
+pub struct Worker {
+    /// What all share.
+    pub shared: Arc<Shared>,
+    /// Its tasks.
+    pub tasks: TaskTracker,
+    pools: RefCell<Vec<(Arc<ServiceEntry>, Rc<Pool>)>>,
+    /// Tokens by SHA-256 and audience.
+    pub tokens: RefCell<LruCache<([u8; 32], ServiceName), Rc<VerifiedToken>>>,
+    /// Subjects by session.
+    pub subjects: RefCell<LruCache<SessionId, BuiltSubject>>,
+    /// Decisions by everything they were made from.
+    pub decisions: RefCell<LruCache<DecisionKey, Rc<Verdict>>>,
+    /// Assertions by session and service.
+    pub assertions: RefCell<LruCache<(SessionId, ServiceName), MadeAssertion>>,
+}
+
+impl Worker {
+    /// A thread with nothing remembered.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            tasks: TaskTracker::new(),
+            pools: RefCell::default(),
+            tokens: RefCell::new(LruCache::new(TOKENS_MAX)),
+            subjects: RefCell::new(LruCache::new(SUBJECTS_MAX)),
+            decisions: RefCell::new(LruCache::new(DECISIONS_MAX)),
+            assertions: RefCell::new(LruCache::new(ASSERTIONS_MAX)),
+        }
+    }
+
+    /// The present.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    /// The pool of a service. A reload that changed the service starts a new one; exchanges under
+    /// way keep the old one until they end.
+    #[must_use]
+    pub fn pool(&self, entry: &Arc<ServiceEntry>) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        if let Some((_, pool)) = pools.iter().find(|(of, _)| Arc::ptr_eq(of, entry)) {
+            return Rc::clone(pool);
+        }
+        pools.retain(|(of, _)| of.service.name != entry.service.name);
+        let service = &entry.service;
+        let pool = Rc::new(Pool::new(
+            &service.upstreams,
+            Arc::clone(&entry.upstream_tls),
+            service.upstream_tls.server_name.clone(),
+            service.timeouts.connect.duration(),
+            service.limits.connections_per_upstream,
+            self.tasks.clone(),
+        ));
+        pools.push((Arc::clone(entry), Rc::clone(&pool)));
+        pool
+    }
+
+    /// Tidies up every now and then until the end.
+    pub async fn sweep(self: Rc<Self>) {
+        const EVERY: Duration = Duration::from_secs(10);
+        let stopping = self.shared.stopping.clone();
+        while tokio::time::timeout(EVERY, stopping.cancelled()).await.is_err() {
+            for (_, pool) in self.pools.borrow().iter() {
+                pool.sweep();
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What may be asked for: `[entitlement.NAME]` of a `service.toml`.
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+
+use super::document::{Field, Table};
+use super::suggestion;
+use crate::model::{ActionName, EntitlementName, ServiceName, Ttl};
+
+/// The longest grant that an entitlement may give.
+const GRANT_MAX: Ttl = Ttl::hours(24 * 30);
+
+/// An entitlement as its service defines it.
+#[derive(Debug, Clone)]
+pub struct Entitlement {
+    /// `<service>/<name>`.
+    pub name: EntitlementName,
+    /// What it is for, for those who ask and approve.
+    pub description: String,
+    /// The longest grant.
+    pub max: Ttl,
+    /// How long a grant is when nothing is asked for.
+    pub default: Ttl,
+    /// The shortest grant.
+    pub min: Ttl,
+    /// How many people must approve.
+    pub approvals: u32,
+    /// Whether a reason must be given.
+    pub reason_required: bool,
+    /// What the ticket must look like; none: no ticket is needed.
+    pub ticket: Option<TicketPattern>,
+    /// The actions of the service that it opens, as its definition says.
+    pub actions: Vec<ActionName>,
+    /// What a request says beyond a reason: name → rule.
+    pub parameters: BTreeMap<String, Parameter>,
+    /// How many may hold it at once.
+    pub capacity: Option<u32>,
+    /// What a grant beyond the capacity does.
+    pub when_full: WhenFull,
+    /// A grant ends when it was not used for that long.
+    pub idle: Option<Ttl>,
+    /// How far ahead a start may be scheduled.
+    pub scheduled_max: Ttl,
+    /// The longest that a grant may become by extensions; beyond it a new request is needed.
+    pub extended_max: Option<Ttl>,
+    /// A request that nobody answered times out.
+    pub answer_within: Ttl,
+}
+
+/// What happens to a grant beyond the capacity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It waits for a place.
+    Queue,
+    /// It is refused.
+    Refuse,
+}
+
+/// A parameter of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// What it is.
+    pub description: String,
+    /// The allowed values; none: any text of up to 200 characters.
+    pub values: Vec<String>,
+    /// Whether it must be given.
+    pub required: bool,
+}
+
+/// The rule of a ticket; always matched whole.
+#[derive(Debug, Clone)]
+pub struct TicketPattern {
+    text: String,
+    regex: Regex,
+}
+
+impl TicketPattern {
+    fn parse(text: &str) -> Result<Self, String> {
+        let regex = regex::RegexBuilder::new(&format!("^(?:{text})$"))
+            .size_limit(1 << 20)
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Self { text: text.to_owned(), regex })
+    }
+
+    /// The pattern as written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the whole ticket is of that form.
+    #[must_use]
+    pub fn matches(&self, ticket: &str) -> bool {
+        self.regex.is_match(ticket)
+    }
+}
+
+impl Entitlement {
+    /// The command that asks for it; what the asker fills in is in capitals.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let mut command = format!("doorward request {}", self.name);
+        if self.reason_required {
+            command.push_str(" --reason TEXT");
+        }
+        if self.ticket.is_some() {
+            command.push_str(" --ticket TICKET");
+        }
+        for (name, _) in self.parameters.iter().filter(|(_, parameter)| parameter.required) {
+            command.push_str(&format!(" --param {name}=VALUE"));
+        }
+        command
+    }
+
+    pub(super) fn parse(service: &ServiceName, name: &str, field: &Field<'_>, actions: &[ActionName]) -> Option<Self> {
+        let name = match EntitlementName::new(service.clone(), name) {
+            Ok(name) => name,
+            Err(error) => {
+                field.error(error.to_string(), "");
+                return None;
+            }
+        };
+        let mut table = field.table()?;
+        let description = table.require("description", "say what it opens, for those who ask and approve");
+        let description = description.and_then(|field| field.text()).unwrap_or_default().to_owned();
+        let (min, default, max) = lengths(&mut table);
+        let ticket = table.take("ticket").and_then(|field| ticket(&field));
+        let reason = [("required", true), ("optional", false)];
+        let when_full = [("queue", WhenFull::Queue), ("refuse", WhenFull::Refuse)];
+        let entitlement = Self {
+            name,
+            description,
+            max,
+            default,
+            min,
+            approvals: table.take("approvals").and_then(|field| field.small_number(1..=10)).unwrap_or(1),
+            reason_required: table.take("reason").and_then(|field| field.choice(&reason)).unwrap_or(true),
+            ticket,
+            actions: table.list("actions").iter().filter_map(|field| opened(field, actions)).collect(),
+            parameters: table.take("parameters").and_then(|field| parameters(&field)).unwrap_or_default(),
+            capacity: table.take("capacity").and_then(|field| field.small_number(1..=1_000_000)),
+            when_full: table.take("when_full").and_then(|field| field.choice(&when_full)).unwrap_or(WhenFull::Refuse),
+            idle: table.duration("idle"),
+            scheduled_max: table.duration("scheduled_max").unwrap_or(Ttl::hours(24 * 7)),
+            extended_max: table.take("extended_max").and_then(|field| at_least(&field, max)),
+            answer_within: table.duration("answer_within").unwrap_or(Ttl::hours(24)),
+        };
+        table.finish();
+        Some(entitlement)
+    }
+}
+
+/// `min ≤ default ≤ max`, each with a value that fits the others when it is not given.
+fn lengths(table: &mut Table<'_>) -> (Ttl, Ttl, Ttl) {
+    let max = table.duration("max").unwrap_or(Ttl::hours(1));
+    let min = table.take("min");
+    let shortest = min.as_ref().and_then(Field::duration).unwrap_or_else(|| Ttl::minutes(1).min(max));
+    let default = table.take("default");
+    let usual = default.as_ref().and_then(Field::duration).unwrap_or_else(|| Ttl::minutes(30).min(max).max(shortest));
+    if max > GRANT_MAX {
+        table.error(format!("in `max`: `{max}` is longer than `{GRANT_MAX}`"), "what lasts longer is not just in time");
+    }
+    if shortest > max
+        && let Some(field) = min
+    {
+        field.error(format!("`min` is `{shortest}` and `max` is `{max}`"), "the shortest grant can't be longer than the longest");
+    } else if (usual < shortest || usual > max)
+        && let Some(field) = default
+    {
+        field.error(
+            format!("`default` is `{usual}`, outside of `{shortest}` to `{max}`"),
+            "choose it between `min` and `max`",
+        );
+    }
+    (shortest, usual, max)
+}
+
+fn at_least(field: &Field<'_>, max: Ttl) -> Option<Ttl> {
+    let length = field.duration()?;
+    if length < max {
+        field.error(format!("`{}` is `{length}`, shorter than `max` (`{max}`)", field.name()), "one whole grant must fit");
+    }
+    Some(length)
+}
+
+fn ticket(field: &Field<'_>) -> Option<TicketPattern> {
+    match TicketPattern::parse(field.text()?) {
+        Ok(pattern) => Some(pattern),
+        Err(error) => {
+            let reason = error.lines().last().unwrap_or_default().trim().to_owned();
+            field.error(format!("`{}` is not a regular expression: {reason}", field.name()), "write it like `^[A-Z]+-[0-9]+$`");
+            None
+        }
+    }
+}
+
+fn opened(field: &Field<'_>, actions: &[ActionName]) -> Option<ActionName> {
+    let text = field.text()?;
+    let found = actions.iter().find(|action| action.as_str() == text).cloned();
+    if found.is_none() {
+        let help = suggestion::help(text, actions.iter().map(ActionName::as_str));
+        field.error(format!("no route of this service leads to an action `{}`", text.escape_debug()), help);
+    }
+    found
+}
+
+fn parameters(field: &Field<'_>) -> Option<BTreeMap<String, Parameter>> {
+    let mut found = BTreeMap::new();
+    for (name, field) in field.table()?.rest() {
+        let Some(mut table) = field.table() else { continue };
+        let values = table.texts("values");
+        let parameter = Parameter {
+            description: table.text("description").unwrap_or_default().to_owned(),
+            required: table.boolean("required", true),
+            values,
+        };
+        table.finish();
+        found.insert(name.to_owned(), parameter);
+    }
+    Some(found)
+}

@@ -1,0 +1,128 @@
+//! What is valid and still probably not meant.
+
+use cedar_policy::{ActionConstraint, Effect, EntityUid, PrincipalConstraint, ResourceConstraint};
+
+use super::cedar_file::{CedarFile, Statement};
+use super::diagnostic::Report;
+use super::groups::Groups;
+use super::load::Draft;
+use super::suggestion;
+use super::validate::entitlements_named;
+
+pub(super) fn lint(drafts: &[Draft], global: Option<&CedarFile>, groups: &Groups, report: &Report) {
+    for draft in drafts {
+        let shared = global.into_iter().flat_map(|file| &file.statements);
+        let statements: Vec<&Statement> = draft.access.statements.iter().chain(shared).collect();
+        entitlements(draft, &statements, report);
+        for statement in &draft.access.statements {
+            wide_permit(draft, statement, report);
+        }
+    }
+    for file in global.into_iter().chain(drafts.iter().map(|draft| &draft.access)) {
+        misspelt_groups(file, groups, report);
+    }
+}
+
+/// Entitlements that nobody may ask for or approve, and such that open nothing.
+fn entitlements(draft: &Draft, statements: &[&Statement], report: &Report) {
+    for (entitlement, offset) in draft.entitlements.values() {
+        let name = &entitlement.name;
+        let uid = format!("Entitlement::\"{name}\"");
+        let permitted = |action: &str| {
+            statements.iter().any(|statement| statement.policy.effect() == Effect::Permit && admits(statement, action, &uid))
+        };
+        if !permitted("request") {
+            let help = format!("permit it to somebody: `action == Action::\"request\", resource == {uid}`");
+            report.warning(&draft.source, *offset, format!("nobody may request `{name}`"), help);
+        } else if !permitted("approve") && !permitted("auto_approve") {
+            let help = format!("permit it to somebody: `action == Action::\"approve\", resource == {uid}`");
+            report.warning(&draft.source, *offset, format!("nobody may approve `{name}`"), help);
+        }
+        let opens = statements.iter().any(|statement| entitlements_named_as_principal(statement, &uid));
+        if !opens {
+            let help = format!("a policy has to say what it opens: `principal in {uid}`");
+            report.warning(&draft.source, *offset, format!("holding `{name}` changes nothing"), help);
+        }
+    }
+}
+
+/// Whether the policy's scope admits an action on an entitlement.
+fn admits(statement: &Statement, action: &str, entitlement: &str) -> bool {
+    let is = |uid: &EntityUid, text: &str| uid.to_string() == text;
+    let wanted = format!("Action::\"{action}\"");
+    let by_action = match statement.policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(uid) => is(&uid, &wanted),
+        ActionConstraint::In(uids) => uids.iter().any(|uid| is(uid, &wanted)),
+    };
+    let by_resource = match statement.policy.resource_constraint() {
+        ResourceConstraint::Any => true,
+        ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) => is(&uid, entitlement),
+        ResourceConstraint::Is(kind) => kind.to_string() == "Entitlement",
+        ResourceConstraint::IsIn(kind, uid) => kind.to_string() == "Entitlement" && is(&uid, entitlement),
+    };
+    by_action && by_resource
+}
+
+/// Whether the policy names the entitlement otherwise than as its resource.
+fn entitlements_named_as_principal(statement: &Statement, entitlement: &str) -> bool {
+    let named = entitlements_named(&statement.policy);
+    let times = named.iter().filter(|name| format!("Entitlement::\"{name}\"") == entitlement).count();
+    let as_resource = match statement.policy.resource_constraint() {
+        ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
+            usize::from(uid.to_string() == entitlement)
+        }
+        ResourceConstraint::Any | ResourceConstraint::Is(_) => 0,
+    };
+    times > as_resource
+}
+
+/// A permit without any action covers asking for and approving entitlements too.
+fn wide_permit(draft: &Draft, statement: &Statement, report: &Report) {
+    let policy = &statement.policy;
+    if policy.effect() != Effect::Permit || policy.action_constraint() != ActionConstraint::Any {
+        return;
+    }
+    if policy.resource_constraint() != ResourceConstraint::Any {
+        return;
+    }
+    let everyone = policy.principal_constraint() == PrincipalConstraint::Any && !policy.has_non_scope_constraint();
+    if everyone {
+        report.warning(
+            &draft.access.source,
+            statement.start,
+            format!("the policy `{}` permits everything to everyone who can sign in", statement.name),
+            "name a group, an action, or both",
+        );
+    } else if !draft.entitlements.is_empty() {
+        report.warning(
+            &draft.access.source,
+            statement.start,
+            format!("the policy `{}` also permits to approve and revoke this service's entitlements", statement.name),
+            "write `resource is Service` if only requests are meant, or name the actions",
+        );
+    }
+}
+
+/// Groups that differ by one letter from one that `groups.toml` defines.
+fn misspelt_groups(file: &CedarFile, groups: &Groups, report: &Report) {
+    for statement in &file.statements {
+        for uid in statement.policy.entity_literals() {
+            let id = uid.id().unescaped().to_owned();
+            let known = uid.type_name().to_string() != "Group"
+                || id.contains('|')
+                || groups.names().chain(groups.included()).any(|name| name == id);
+            if known || id.chars().count() < 5 {
+                continue;
+            }
+            if let Some(near) = suggestion::nearest(&id, groups.names()).filter(|near| suggestion::is_one_slip(&id, near)) {
+                report.warning(
+                    &file.source,
+                    file.offset_of(statement, &uid),
+                    format!("`groups.toml` has no group `{}`", id.escape_debug()),
+                    format!("did you mean `{near}`?"),
+                );
+            }
+        }
+    }
+}

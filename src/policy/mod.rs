@@ -1,0 +1,59 @@
+//! The judge: loads `policies/`, generates each service's Cedar schema, decides, explains, tests.
+//!
+//! Reading the folder is its only I/O ([`load`]); what comes out is whole, validated and never
+//! changes. Default deny; a forbid beats a permit; an evaluation error refuses.
+//!
+//! The walk of a decision: `service.rs` finds the route (`route.rs`), `subject.rs` has the
+//! principal's entities ready, `context.rs` builds what `reads.rs` found to be read, and
+//! `judge.rs` asks Cedar with the policies of that one action.
+
+mod cedar_file;
+mod check;
+mod context;
+mod diagnostic;
+mod document;
+mod entitlement;
+mod explain;
+mod folder;
+mod groups;
+mod judge;
+mod kinds;
+mod lint;
+mod load;
+mod people;
+mod policy_set;
+mod reads;
+mod route;
+mod scenario;
+mod schema;
+mod service;
+mod service_file;
+mod settings;
+mod subject;
+mod suggestion;
+mod test_table;
+mod upstream;
+mod validate;
+mod verdict;
+
+pub use check::{Checked, check};
+pub use context::{Ambient, DeviceContext, RequestContext, SessionContext};
+pub use diagnostic::{Diagnostic, Severity};
+pub use entitlement::{Entitlement, Parameter, TicketPattern, WhenFull};
+pub use explain::{Explanation, explain};
+pub use groups::Groups;
+pub use load::{LoadSettings, load};
+pub use people::People;
+pub use policy_set::{EntitlementAction, InstallationAction, PolicySet};
+pub use reads::Reads;
+pub use route::{Matched, Methods, Route};
+pub use scenario::{Answer, Question, Scenario, ScenarioError};
+pub use service::Service;
+pub use settings::{
+    AssertionMode, ClientCertificate, Injection, InjectionScheme, OnStale, RecordMode, SecretSource, ServiceLimits,
+    ServiceTimeouts,
+};
+pub use subject::{BreakGlassFacts, Facts, Subject};
+pub use test_table::{TestOutcome, run_tests};
+pub use upstream::{Upstream, UpstreamProtocol, UpstreamTls};
+pub use verdict::{DenyReason, Verdict};

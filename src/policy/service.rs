@@ -1,0 +1,178 @@
+//! One service as the rest of the house sees it: settings, routes, entitlements, and the judge of
+//! its own small policy set (its `access.cedar` and `global.cedar`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cedar_policy::EntityUid;
+use jiff::tz::TimeZone;
+
+use super::context::{self, Ambient, RequestContext};
+use super::entitlement::Entitlement;
+use super::judge::Judge;
+use super::policy_set::{EntitlementAction, PolicySet};
+use super::reads::Reads;
+use super::route::{Matched, Route, Router};
+use super::settings::{
+    AssertionMode, ClientCertificate, Injection, OnStale, RecordMode, ServiceLimits, ServiceSettings, ServiceTimeouts,
+};
+use super::subject::Subject;
+use super::upstream::{Upstream, UpstreamTls};
+use super::verdict::Verdict;
+use crate::model::{ActionName, EntitlementName, ServiceName};
+
+/// A protected upstream.
+#[derive(Debug)]
+pub struct Service {
+    /// The name of its folder.
+    pub name: ServiceName,
+    /// For people.
+    pub description: String,
+    /// Whole names, lower case.
+    pub hosts: Vec<String>,
+    /// Where requests go.
+    pub upstreams: Vec<Upstream>,
+    /// How TLS upstreams are recognised, and we by them.
+    pub upstream_tls: UpstreamTls,
+    /// Whether the handshake demands a client certificate.
+    pub client_certificate: ClientCertificate,
+    /// Whether a token without binding is taken.
+    pub unbound_bearer: bool,
+    /// Whether the client's own `Authorization` goes to the upstream.
+    pub pass_authorization: bool,
+    /// When revocations could not be confirmed.
+    pub on_stale: OnStale,
+    /// Origins whose cross-site requests are taken.
+    pub origins: Vec<String>,
+    /// What the upstream is told about the caller.
+    pub assertion: AssertionMode,
+    /// Whether `%2F` in a path is taken.
+    pub encoded_slash: bool,
+    /// Overrides `[audit] requests`.
+    pub record: Option<RecordMode>,
+    /// Its limits.
+    pub limits: ServiceLimits,
+    /// Its timeouts.
+    pub timeouts: ServiceTimeouts,
+    /// Headers that the upstream gets from us.
+    pub inject: Vec<Injection>,
+    /// Where `context.time` is.
+    pub time_zone: TimeZone,
+    /// What may be asked for, by name within the service.
+    pub entitlements: BTreeMap<String, Entitlement>,
+    pub(super) engine: Engine,
+}
+
+/// What decides for one service.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) router: Router,
+    pub(super) actions: BTreeSet<ActionName>,
+    pub(super) uid: EntityUid,
+    /// Its own actions.
+    pub(super) requests: Judge,
+    /// Built-in actions on its entitlements.
+    pub(super) desk: Judge,
+    /// Entitlements that its policies name, or that it defines: what could change a refusal.
+    pub(super) remedies: BTreeSet<EntitlementName>,
+    pub(super) schema: String,
+}
+
+impl Service {
+    pub(super) fn new(
+        name: ServiceName,
+        settings: ServiceSettings,
+        entitlements: BTreeMap<String, Entitlement>,
+        engine: Engine,
+    ) -> Self {
+        Self {
+            name,
+            description: settings.description,
+            hosts: settings.hosts,
+            upstreams: settings.upstreams,
+            upstream_tls: settings.upstream_tls,
+            client_certificate: settings.client_certificate,
+            unbound_bearer: settings.unbound_bearer,
+            pass_authorization: settings.pass_authorization,
+            on_stale: settings.on_stale,
+            origins: settings.origins,
+            assertion: settings.assertion,
+            encoded_slash: settings.encoded_slash,
+            record: settings.record,
+            limits: settings.limits,
+            timeouts: settings.timeouts,
+            inject: settings.inject,
+            time_zone: settings.time_zone,
+            entitlements,
+            engine,
+        }
+    }
+
+    /// What a method and canonical path stand for; the most specific route wins.
+    #[must_use]
+    pub fn route(&self, method: &str, path: &str) -> Option<Matched> {
+        self.engine.router.find(method, path)
+    }
+
+    /// Its routes as written.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        self.engine.router.routes()
+    }
+
+    /// Its actions, by name.
+    pub fn actions(&self) -> impl Iterator<Item = &ActionName> {
+        self.engine.actions.iter()
+    }
+
+    /// Its generated schema in Cedar's own notation.
+    #[must_use]
+    pub fn schema(&self) -> &str {
+        &self.engine.schema
+    }
+
+    /// Which circumstances the policies that could match an action read: what a remembered
+    /// decision must be keyed by, beside subject, action and parameters.
+    #[must_use]
+    pub fn reads(&self, action: &ActionName) -> Reads {
+        self.engine.requests.reads(action.as_str()).unwrap_or(Reads::EVERYTHING)
+    }
+
+    /// Judges one request.
+    #[must_use]
+    pub fn decide(&self, subject: &Subject, action: &ActionName, context: &RequestContext<'_>) -> Verdict {
+        let build = |reads| context::of_request(context, reads, &self.time_zone);
+        self.engine.requests.decide(subject, action.as_str(), &self.engine.uid, build)
+    }
+
+    /// Judges a built-in action on one of its entitlements.
+    pub(super) fn decide_desk(
+        &self,
+        subject: &Subject,
+        action: EntitlementAction,
+        resource: &EntityUid,
+        ambient: &Ambient<'_>,
+    ) -> Verdict {
+        let build = |reads| context::of_builtin(ambient, reads, &self.time_zone);
+        self.engine.desk.decide(subject, action.name(), resource, build)
+    }
+
+    /// Entitlements that would turn a refusal of this request: the principal may `request` them,
+    /// and holding one makes [`Self::decide`] allow.
+    #[must_use]
+    pub fn remedy(
+        &self,
+        policies: &PolicySet,
+        subject: &Subject,
+        action: &ActionName,
+        context: &RequestContext<'_>,
+    ) -> Vec<EntitlementName> {
+        let candidates = self.engine.remedies.iter().filter(|name| !subject.entitlements().contains(name));
+        candidates
+            .filter(|name| {
+                let may = policies.entitlement_decide(subject, EntitlementAction::Request, name, &context.ambient);
+                may.allow && self.decide(&subject.with_entitlement(name), action, context).allow
+            })
+            .cloned()
+            .collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! Gauges that are set when they are asked for: the record's queue, certificates, build.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::gateway::worker::Shared;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RecordLabel {
+    kind: &'static str,
+}
+
+/// The gauges.
+#[derive(Debug, Clone, Default)]
+pub struct Gauges {
+    queued: Gauge,
+    record: Family<RecordLabel, Gauge>,
+    away: Gauge,
+    certificate_end: Gauge,
+    policy_services: Gauge,
+    reload_success: Gauge,
+    reload_time: Gauge,
+}
+
+impl Gauges {
+    /// The gauges, registered.
+    #[must_use]
+    pub fn new(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        let build = Family::<BuildLabels, Gauge>::default();
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+        registry.register("build_info", "The version that runs; always 1", build);
+        registry.register("audit_queue_events", "Events that wait to be written", gauges.queued.clone());
+        registry.register("audit_events", "Events since the start, by what became of them", gauges.record.clone());
+        registry.register("audit_away", "1 while the record can't be written", gauges.away.clone());
+        registry.register_with_unit(
+            "server_certificate_end_timestamp",
+            "When the listener's certificate ends",
+            Unit::Seconds,
+            gauges.certificate_end.clone(),
+        );
+        registry.register("policy_services", "Services in force", gauges.policy_services.clone());
+        registry.register("reload_success", "1 if the last reload was taken", gauges.reload_success.clone());
+        registry.register_with_unit(
+            "reload_timestamp",
+            "When files were last taken or refused",
+            Unit::Seconds,
+            gauges.reload_time.clone(),
+        );
+        gauges.reload_success.set(1);
+        gauges
+    }
+
+    /// Notes how a reload ended.
+    pub fn reloaded(&self, taken: Taken, at_seconds: i64) {
+        self.reload_success.set(i64::from(taken == Taken::Yes));
+        self.reload_time.set(at_seconds);
+    }
+
+    /// Sets what is only known when asked.
+    pub fn set(&self, shared: &Shared) {
+        let state = shared.recorder.state();
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.queued.set(i64::try_from(state.queued).unwrap_or(i64::MAX));
+        self.away.set(i64::from(state.away));
+        for (kind, count) in [("written", state.rows), ("lost", state.lost), ("unrecorded", state.unrecorded)] {
+            self.record.get_or_create(&RecordLabel { kind }).set(whole(count));
+        }
+        let snapshot = shared.snapshot.load();
+        self.certificate_end.set(snapshot.tls.not_after.seconds());
+        self.policy_services.set(i64::try_from(snapshot.policies.services().count()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Whether a reload was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It is in force.
+    Yes,
+    /// The old one stays.
+    No,
+}

@@ -1,0 +1,125 @@
+//! What is read from files at start and at each reload: TLS, authorities, policies. All of it is
+//! good, or none of it is taken.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::{Config, Environment, Problem, certificate, check};
+use crate::credential::authority::Authority;
+use crate::gateway::handshake::{TlsSide, TrustAnchors};
+use crate::policy::{Diagnostic, LoadSettings, PolicySet};
+
+/// Everything that files say, read once.
+pub struct Material {
+    /// TLS of the listener.
+    pub tls: Arc<TlsSide>,
+    /// The client authorities in DER, to see whether they changed.
+    pub anchors: TrustAnchors,
+    /// Our own authority.
+    pub authority: Arc<Authority>,
+    /// The policies.
+    pub policies: Arc<PolicySet>,
+    /// What is not wrong but should be looked at.
+    pub warnings: Vec<String>,
+}
+
+/// Everything that is wrong with the files, one line each with its place.
+#[derive(Debug)]
+pub struct MaterialError {
+    /// The lines.
+    pub problems: Vec<String>,
+}
+
+impl std::fmt::Display for MaterialError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.problems.join("\n"))
+    }
+}
+
+impl std::error::Error for MaterialError {}
+
+impl From<Vec<Problem>> for MaterialError {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self { problems: problems.iter().map(ToString::to_string).collect() }
+    }
+}
+
+impl From<Vec<Diagnostic>> for MaterialError {
+    fn from(problems: Vec<Diagnostic>) -> Self {
+        Self { problems: problems.iter().map(ToString::to_string).collect() }
+    }
+}
+
+fn one(message: String) -> MaterialError {
+    MaterialError { problems: vec![message] }
+}
+
+/// Reads everything that the configuration names.
+///
+/// # Errors
+/// All problems that were found.
+pub fn read(config: &Config) -> Result<Material, MaterialError> {
+    let policies = policies(config)?;
+    let hosts: Vec<String> = policies.services().flat_map(|service| service.hosts.iter().cloned()).collect();
+    let (errors, notes): (Vec<Problem>, Vec<Problem>) =
+        check::check_hosts(config, hosts.iter().map(String::as_str)).into_iter().partition(Problem::is_error);
+    if !errors.is_empty() {
+        return Err(errors.into());
+    }
+    let mut warnings: Vec<String> = config.warnings.iter().chain(&notes).map(ToString::to_string).collect();
+    warnings.extend(policies.warnings().iter().map(ToString::to_string));
+    let anchors = anchors(config)?;
+    let tls = tls(config, &anchors)?;
+    let ca = &config.trust.client_ca;
+    let text = |path: &Path| {
+        std::fs::read_to_string(path).map_err(|error| one(format!("reading `{}`: {error}", path.display())))
+    };
+    let authority = Authority::load(&text(&ca.certificate)?, &text(&ca.key)?)
+        .map_err(|error| one(format!("{}: {error}", ca.certificate.display())))?;
+    Ok(Material { tls: Arc::new(tls), anchors, authority: Arc::new(authority), policies: Arc::new(policies), warnings })
+}
+
+/// Loads the policies that the configuration names.
+///
+/// # Errors
+/// All problems that were found.
+pub fn policies(config: &Config) -> Result<PolicySet, MaterialError> {
+    let settings = LoadSettings { domain: config.server.domain.clone() };
+    Ok(crate::policy::load(&config.policies.dir, &settings)?)
+}
+
+fn anchors(config: &Config) -> Result<TrustAnchors, MaterialError> {
+    let read = |path: &Path| {
+        certificate::authorities_of(path).map_err(|error| one(format!("{}: {error}", path.display())))
+    };
+    let mut anchors = TrustAnchors { ours: read(&config.trust.client_ca.certificate)?, ..TrustAnchors::default() };
+    for path in &config.trust.device_ca {
+        anchors.devices.extend(read(path)?);
+    }
+    for bundle in &config.trust.spiffe {
+        anchors.spiffe.extend(read(&bundle.bundle)?);
+    }
+    Ok(anchors)
+}
+
+fn tls(config: &Config, anchors: &TrustAnchors) -> Result<TlsSide, MaterialError> {
+    let files = &config.server.tls;
+    let chain: Vec<CertificateDer<'static>> = certificate::chain_of(&files.certificate)
+        .map_err(|error| one(format!("{}: {error}", files.certificate.display())))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| one(format!("{}: the private key can't be read: {error}", files.key.display())))?;
+    TlsSide::new(chain, key, anchors).map_err(|error| one(format!("{}: {error}", files.certificate.display())))
+}
+
+/// Reads the configuration again and everything that it names.
+///
+/// # Errors
+/// All problems that were found.
+pub fn read_again(path: &Path, environment: &Environment) -> Result<(Config, Material), MaterialError> {
+    let config = crate::config::load(path, environment)?;
+    let material = read(&config)?;
+    Ok((config, material))
+}

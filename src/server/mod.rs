@@ -1,0 +1,15 @@
+//! Builds everything in one place, keeps it running and takes it down; and what `dev` needs beside.
+
+pub mod ambient;
+pub mod bridge;
+pub mod control_host;
+pub mod dev;
+pub mod examples;
+pub mod gauges;
+pub mod installation;
+pub mod keys;
+pub mod material;
+pub mod reload;
+pub mod run;
+pub mod tasks;
+pub mod telemetry;

@@ -1,0 +1,533 @@
+//! Builds the gateway in one place, keeps it running, and takes it down in order.
+//!
+//! ORDER at start: files → database → keys → record → directory → listeners. Nothing listens before
+//! everything that a request needs is there. ORDER at the end: no new connections, exchanges under
+//! way end or are ended, then the record is written out, then the database is closed.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use prometheus_client::registry::Registry;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::audit::{Event, EventType, Outcome};
+use crate::config::{Config, Environment};
+use crate::control::signing_key::{self, KeySettings};
+use crate::control::{Desk, DeskSettings, record};
+use crate::credential::seal::Sealer;
+use crate::gateway::listener;
+use crate::gateway::lookup::Lookup;
+use crate::gateway::metrics::Metrics;
+use crate::gateway::settings::Settings;
+use crate::gateway::snapshot::{Snapshot, limiter};
+use crate::gateway::worker::Shared;
+use crate::identity::directory::Directory;
+use crate::identity::provider::{ProviderSettings, Providers};
+use crate::model::{Clock, Entropy, EventId, NodeId, Timestamp, Ttl};
+use crate::policy::RecordMode;
+use crate::store::{Recorder, RecorderSettings, Store};
+
+use super::bridge::{Browsers, ProviderTokens};
+use super::gauges::Gauges;
+use super::keys::{KeyBox, keys_of};
+use super::material::{self, Material, MaterialError};
+use super::reload::Reloader;
+use super::telemetry::Telemetry;
+use super::{control_host, tasks, telemetry};
+
+/// Connections to the control host that may wait to be taken.
+const CONTROL_QUEUE: usize = 256;
+/// How long the database may take to answer at start.
+const STORE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the record may take to be written out at the end.
+const RECORD_END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the gateway did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// Files are wrong; each line has its place. Exit code 2.
+    Files(MaterialError),
+    /// An address can't be listened on. Exit code 2.
+    Listen { address: SocketAddr, what: &'static str, cause: std::io::Error },
+    /// Something outside is not as it must be. Exit code 1.
+    Outside { doing: String, cause: Box<dyn std::error::Error + Send + Sync> },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Files(error) => error.fmt(f),
+            Self::Listen { address, what, cause } => {
+                write!(f, "listening on {address} for {what}: {cause}; free the port, or choose another")
+            }
+            Self::Outside { doing, cause } => {
+                write!(f, "{doing}: {cause}")?;
+                let mut source = cause.source();
+                while let Some(inner) = source {
+                    write!(f, ": {inner}")?;
+                    source = inner.source();
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<MaterialError> for StartError {
+    fn from(error: MaterialError) -> Self {
+        Self::Files(error)
+    }
+}
+
+fn outside<E: Into<Box<dyn std::error::Error + Send + Sync>>>(doing: impl Into<String>) -> impl FnOnce(E) -> StartError {
+    let doing = doing.into();
+    move |cause| StartError::Outside { doing, cause: cause.into() }
+}
+
+/// What the caller decides beside the configuration.
+pub struct Start {
+    /// The configuration, loaded.
+    pub config: Config,
+    /// The environment, for reloads.
+    pub environment: Environment,
+    /// A socket that is open already, of `config.server.listen`.
+    pub listener: Option<std::net::TcpListener>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// A gateway that runs.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The control host's origin.
+    pub origin: String,
+    /// Where metrics are.
+    pub telemetry: Option<SocketAddr>,
+    /// The desk, for the commands that run inside (`demo`).
+    pub desk: Arc<Desk>,
+    /// The data path's shared state.
+    pub shared: Arc<Shared>,
+    reloader: Arc<Reloader>,
+    runtime: Runtime,
+    tasks: TaskTracker,
+    recording: TaskTracker,
+    end_recording: CancellationToken,
+    threads: Vec<JoinHandle<()>>,
+    drain: Ttl,
+}
+
+/// The folder of what the gateway itself keeps on disk: beside the configuration.
+fn state_file(config: &Config, name: &str) -> PathBuf {
+    config.path.parent().unwrap_or_else(|| Path::new(".")).join(name)
+}
+
+/// This node's id: made at the first start and kept in a file.
+fn node_id(config: &Config, now: Timestamp, entropy: &dyn Entropy) -> Result<NodeId, StartError> {
+    let path = state_file(config, "node.id");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => NodeId::parse(text.trim()).map_err(outside(format!("reading the node's id from `{}`", path.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let id = NodeId::fresh(now, entropy);
+            std::fs::write(&path, format!("{id}\n"))
+                .map_err(outside(format!("writing the node's id to `{}`", path.display())))?;
+            Ok(id)
+        }
+        Err(error) => Err(outside(format!("reading the node's id from `{}`", path.display()))(error)),
+    }
+}
+
+/// The providers of a configuration.
+#[must_use]
+pub fn provider_settings(config: &Config) -> Vec<ProviderSettings> {
+    let of = |provider: &crate::config::Provider| ProviderSettings {
+        name: provider.name.clone(),
+        issuer: provider.issuer.clone(),
+        client_id: provider.client_id.clone(),
+        client_secret: provider.client_secret.clone(),
+        scopes: provider.scopes.clone(),
+        groups_claim: provider.groups_claim.clone(),
+        groups: provider.groups.clone(),
+        bearer_audiences: provider.bearer_audiences.clone(),
+        jwks_file: provider.jwks_file.clone(),
+        ca: provider.ca.clone(),
+        allow_loopback: provider.allow_loopback,
+    };
+    config.identity.providers.iter().map(of).collect()
+}
+
+fn gateway_settings(config: &Config, origin: &str, public_port: u16) -> Settings {
+    let limits = &config.server.limits;
+    let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    Settings {
+        control_host: config.server.control_host.clone(),
+        origin: origin.to_owned(),
+        public_port,
+        handshake: limits.handshake,
+        head: limits.header,
+        keep_alive: limits.keep_alive,
+        body_idle: limits.body_idle,
+        body_rate_min: limits.body_rate_min,
+        head_bytes: size(limits.head_bytes),
+        headers: size(limits.headers),
+        http2_streams: limits.http2_streams,
+        http2_control_frames: limits.http2_control_frames,
+        connections: size(limits.connections),
+        connections_per_address: size(limits.connections_per_address),
+        anonymous_per_second: limits.requests_per_second_per_address,
+        anonymous_burst: limits.burst_per_address,
+        stale_max: config.policies.stale_max,
+        record: match config.audit.requests {
+            crate::config::Durability::Durable => RecordMode::Durable,
+            crate::config::Durability::Buffered => RecordMode::Buffered,
+        },
+        assertion_ttl: config.tokens.assertion,
+        drain: config.server.drain,
+    }
+}
+
+fn desk_settings(config: &Config, origin: &str, public_port: u16) -> DeskSettings {
+    DeskSettings {
+        origin: origin.to_owned(),
+        domain: config.server.domain.clone(),
+        public_port,
+        lifetime: config.session.lifetime,
+        idle: Some(config.session.idle),
+        certificate_ttl: config.session.certificate_ttl,
+        recheck: config.session.recheck,
+        device_code: config.session.device_code,
+        access_ttl: config.tokens.access,
+        refresh_ttl: config.tokens.refresh,
+    }
+}
+
+/// What the database gave at start.
+struct Opened {
+    store: Store,
+    sealer: Arc<Sealer>,
+    keys: KeyBox,
+    recorder: Recorder,
+}
+
+async fn open_store(
+    start: &Start,
+    recording: &TaskTracker,
+    end: &CancellationToken,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Opened, StartError> {
+    let config = &start.config;
+    let now = start.clock.now();
+    let place = config.storage.shown();
+    let store = Store::open(config.storage.url.expose()).map_err(outside(format!("opening the database `{place}`")))?;
+    let migrated = tokio::time::timeout(STORE_TIMEOUT, store.migrate());
+    migrated
+        .await
+        .map_err(outside(format!("waiting for the database `{place}`")))?
+        .map_err(outside(format!("preparing the database `{place}`")))?;
+    let sealer = Sealer::new(config.keys.key_encryption_key.expose()).map_err(outside("using the key-encryption key"))?;
+    let settings = KeySettings {
+        rotate_every: config.tokens.key_rotation,
+        publish_lead: config.tokens.key_announce,
+        file: Some(state_file(config, "signing-keys.sealed")),
+        ..KeySettings::default()
+    };
+    let loaded = signing_key::load_or_create(&store, &sealer, now, &*start.entropy, &settings)
+        .await
+        .map_err(outside("loading the signing keys"))?;
+    for alert in &loaded.alerts {
+        tracing::warn!(%alert, "a signing key needs attention");
+    }
+    let node = node_id(config, now, &*start.entropy)?;
+    record::open(&store, &sealer, node, now, Arc::clone(&start.entropy)).await.map_err(outside("opening the record"))?;
+    let (recorder, _) = Recorder::start(
+        store.clone(),
+        RecorderSettings::default(),
+        Arc::clone(&start.clock),
+        end.clone(),
+        recording,
+        runtime,
+    )
+    .map_err(outside("starting the recorder"))?;
+    let keys = KeyBox::new(loaded.ring, settings);
+    Ok(Opened { store, sealer: Arc::new(sealer), keys, recorder })
+}
+
+/// Starts everything. When it returns, requests are answered.
+///
+/// # Errors
+/// What was wrong, with nothing left running.
+pub fn start(mut start: Start) -> Result<Running, StartError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(outside("starting the control runtime"))?;
+    let material = material::read(&start.config)?;
+    for warning in &material.warnings {
+        tracing::warn!("{warning}");
+    }
+    let threads = start.config.server.threads.unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+    });
+    let listeners = listeners(&mut start, threads)?;
+    let address = listeners
+        .first()
+        .and_then(|listener| listener.local_addr().ok())
+        .unwrap_or(start.config.server.listen);
+    let runtime_handle = runtime.handle().clone();
+    let built = runtime_handle.block_on(build(start, material, address, listeners.len(), runtime.handle()))?;
+    let mut running = Vec::new();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let shared = Arc::clone(&built.shared);
+        let thread = std::thread::Builder::new()
+            .name(format!("door-{number}"))
+            .spawn(move || data_thread(shared, listener))
+            .map_err(outside("starting a data-path thread"))?;
+        running.push(thread);
+    }
+    Ok(Running {
+        address,
+        origin: built.origin,
+        telemetry: built.telemetry,
+        desk: built.desk,
+        shared: built.shared,
+        reloader: built.reloader,
+        runtime,
+        tasks: built.tasks,
+        recording: built.recording,
+        end_recording: built.end_recording,
+        threads: running,
+        drain: built.drain,
+    })
+}
+
+fn data_thread(shared: Arc<Shared>, socket: std::net::TcpListener) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "a data-path thread could not start"),
+    };
+    let local = tokio::task::LocalSet::new();
+    if let Err(error) = local.block_on(&runtime, listener::run(shared, socket)) {
+        tracing::error!(%error, "a data-path thread ended");
+    }
+}
+
+fn listeners(start: &mut Start, threads: usize) -> Result<Vec<std::net::TcpListener>, StartError> {
+    let refused = |address| move |cause| StartError::Listen { address, what: "services and the control host", cause };
+    let mut address = start.config.server.listen;
+    let first = match start.listener.take() {
+        Some(listener) => listener,
+        None => {
+            listener::probe(address).map_err(refused(address))?;
+            listener::open(address).map_err(refused(address))?
+        }
+    };
+    address = first.local_addr().map_err(refused(address))?;
+    let mut all = vec![first];
+    while all.len() < threads.max(1) {
+        all.push(listener::open(address).map_err(refused(address))?);
+    }
+    Ok(all)
+}
+
+/// Everything but the data-path threads.
+struct Built {
+    origin: String,
+    telemetry: Option<SocketAddr>,
+    desk: Arc<Desk>,
+    shared: Arc<Shared>,
+    reloader: Arc<Reloader>,
+    tasks: TaskTracker,
+    recording: TaskTracker,
+    end_recording: CancellationToken,
+    drain: Ttl,
+}
+
+async fn build(
+    start: Start,
+    material: Material,
+    address: SocketAddr,
+    threads: usize,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Built, StartError> {
+    let (tasks, recording, end_recording) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+    let telemetry_listener = match start.config.telemetry.listen {
+        None => None,
+        Some(address) => Some(
+            telemetry::open(address)
+                .await
+                .map_err(|cause| StartError::Listen { address, what: "metrics and health", cause })?,
+        ),
+    };
+    let opened = open_store(&start, &recording, &end_recording, runtime).await?;
+    let Start { config, environment, clock, entropy, .. } = start;
+    let now = clock.now();
+    let origin = config.server.origin(&config.server.control_host, address);
+    let public_port = config.server.public_port.unwrap_or(address.port());
+    let providers = Providers::new(provider_settings(&config), &origin, &clock).map_err(outside("reading the providers"))?;
+    providers.hold_issuers(&opened.store, now).await.map_err(outside("checking the providers"))?;
+    let providers = Arc::new(providers);
+    let directory = Arc::new(Directory::default());
+    let feed = tasks::Feed::begin(&opened.store, &directory, now).await.map_err(outside("reading revocations and locks"))?;
+    let (desk_keys, token_keys) = keys_of(opened.keys.ring(), 0);
+    let mut registry = Registry::with_prefix("doorward");
+    let metrics = Metrics::new(&mut registry);
+    let gauges = Gauges::new(&mut registry);
+    let environment_of = |name: &str| environment.var(name).map(str::to_owned);
+    let snapshot = Snapshot::new(
+        1,
+        Arc::clone(&material.policies),
+        Arc::clone(&material.tls),
+        1,
+        token_keys,
+        &metrics,
+        None,
+        &environment_of,
+    )
+    .map_err(|error| MaterialError { problems: vec![error.to_string()] })?;
+    let desk = Arc::new(Desk {
+        store: opened.store.clone(),
+        recorder: opened.recorder.clone(),
+        directory: Arc::clone(&directory),
+        policies: Arc::new(ArcSwap::new(Arc::clone(&material.policies))),
+        keys: Arc::new(ArcSwap::new(desk_keys)),
+        authority: Arc::new(ArcSwap::new(Arc::clone(&material.authority))),
+        providers: Arc::clone(&providers),
+        sealer: Arc::clone(&opened.sealer),
+        clock: Arc::clone(&clock),
+        entropy: Arc::clone(&entropy),
+        settings: desk_settings(&config, &origin, public_port),
+    });
+    let settings = gateway_settings(&config, &origin, public_port);
+    let (control, connections) = mpsc::channel(CONTROL_QUEUE);
+    let lookup = Lookup::new(runtime.clone(), tasks.clone(), opened.store.clone(), Arc::clone(&directory));
+    let shared = Arc::new(Shared {
+        anonymous: limiter(settings.anonymous_per_second, settings.anonymous_burst),
+        settings,
+        snapshot: ArcSwap::from_pointee(snapshot),
+        directory,
+        recorder: opened.recorder.clone(),
+        lookup,
+        bearer: Arc::new(ProviderTokens::new(Arc::clone(&providers))),
+        codes: Arc::new(Browsers::new(Arc::clone(&desk), runtime.clone(), tasks.clone())),
+        control,
+        clock: Arc::clone(&clock),
+        entropy: Arc::clone(&entropy),
+        metrics: metrics.clone(),
+        connections: AtomicUsize::new(0),
+        by_address: papaya::HashMap::new(),
+        draining: CancellationToken::new(),
+        stopping: CancellationToken::new(),
+    });
+    let reloader = Arc::new(Reloader::new(
+        config.path.clone(),
+        environment,
+        Arc::clone(&shared),
+        Arc::clone(&desk),
+        gauges.clone(),
+        material.anchors.clone(),
+    ));
+    let telemetry_address = telemetry_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    if let Some(listener) = telemetry_listener {
+        let telemetry = Arc::new(Telemetry { shared: Arc::clone(&shared), registry, gauges });
+        tasks.spawn(telemetry::run(telemetry, listener, shared.stopping.clone()));
+    }
+    let router = crate::api::router(Arc::clone(&desk)).merge(crate::console::router(Arc::clone(&desk)));
+    tasks.spawn(control_host::run(Arc::clone(&shared), router, connections));
+    tasks::spawn_all(&tasks, feed, opened.keys, &shared, &desk, &reloader, &config);
+    note_start(&desk, address, threads, &material, now);
+    Ok(Built {
+        origin,
+        telemetry: telemetry_address,
+        desk,
+        shared,
+        reloader,
+        tasks,
+        recording,
+        end_recording,
+        drain: config.server.drain,
+    })
+}
+
+fn note_start(desk: &Desk, address: SocketAddr, threads: usize, material: &Material, now: Timestamp) {
+    let id = || EventId::fresh(now, &*desk.entropy);
+    let started = Event::new(id(), now, EventType::NodeStarted, Outcome::Success)
+        .with("version", env!("CARGO_PKG_VERSION"))
+        .with("listen", address.to_string())
+        .with("threads", threads);
+    desk.recorder.offer(started);
+    let mut loaded = Event::new(id(), now, EventType::PolicyLoaded, Outcome::Success);
+    loaded.policy_version = Some(Arc::clone(material.policies.version()));
+    desk.recorder.offer(loaded);
+}
+
+impl Running {
+    /// Reads all files again; what is wrong changes nothing.
+    ///
+    /// # Errors
+    /// All problems that were found.
+    pub fn reload(&self) -> Result<(), MaterialError> {
+        self.reloader.reload()
+    }
+
+    /// Tells each reload's outcome.
+    pub fn on_reload(&self, told: impl Fn(&Result<(), MaterialError>) + Send + Sync + 'static) {
+        self.reloader.on_reload(Box::new(told));
+    }
+
+    /// The runtime of everything but the data path.
+    #[must_use]
+    pub const fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Takes it down in order: exchanges under way have the drain time to end.
+    pub fn stop(self) {
+        let Self { shared, runtime, tasks, recording, end_recording, threads, drain, desk, .. } = self;
+        shared.draining.cancel();
+        let stopping = shared.stopping.clone();
+        let (ended, wait) = std::sync::mpsc::channel::<()>();
+        let joiner = std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
+            for thread in threads {
+                // A thread that panicked has ended too.
+                let _ = thread.join();
+            }
+            drop(ended);
+        });
+        // The channel closes when all threads have ended; else the drain time is over.
+        let _ = wait.recv_timeout(drain.duration());
+        stopping.cancel();
+        if let Ok(joiner) = joiner {
+            let _ = joiner.join();
+        }
+        let now = desk.clock.now();
+        let id = EventId::fresh(now, &*desk.entropy);
+        desk.recorder.offer(Event::new(id, now, EventType::NodeStopped, Outcome::Success));
+        end_recording.cancel();
+        tasks.close();
+        recording.close();
+        runtime.block_on(async {
+            if tokio::time::timeout(RECORD_END_TIMEOUT, recording.wait()).await.is_err() {
+                tracing::error!("the record could not be written out in time");
+            }
+            let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
+            let _ = tokio::time::timeout(Duration::from_secs(2), desk.store.close()).await;
+        });
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,188 @@
+//! What runs beside requests: the revocation feed, key rotation, checks at providers, tidying up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::control::{Desk, recheck, signing_key};
+use crate::gateway::worker::Shared;
+use crate::identity::directory::Directory;
+use crate::model::{Principal, SessionId, Timestamp, Ttl};
+use crate::store::{Revocation, RevocationKind, Store, StoreError};
+
+use super::keys::{KeyBox, keys_of};
+use super::reload::{Reloader, watch, watched};
+
+/// How often the feed is read.
+const FEED_EVERY: Duration = Duration::from_millis(500);
+/// Entries that are read at a time.
+const FEED_PAGE: u32 = 500;
+/// How long one read of the feed may take.
+const FEED_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often providers and keys are looked after.
+const TEND_EVERY: Duration = Duration::from_secs(5);
+/// How often what is over is forgotten.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How long entries of the feed are kept: any node that was away longer starts anew.
+const FEED_KEPT: Ttl = Ttl::hours(24);
+
+/// The revocation feed as far as this node has read it.
+pub struct Feed {
+    read: i64,
+    keys_changed: bool,
+}
+
+impl Feed {
+    /// Begins at the newest entry, with the locks of now.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn begin(store: &Store, directory: &Directory, now: Timestamp) -> Result<Self, StoreError> {
+        // ORDER: the number first, then the locks, so that a lock set in between is read twice and
+        // not never.
+        let read = store.revocation_latest().await?;
+        for lock in store.lock_list().await? {
+            directory.lock(&lock.principal);
+        }
+        directory.confirm(now);
+        Ok(Self { read, keys_changed: false })
+    }
+
+    /// Reads to the end and obeys.
+    async fn follow(&mut self, store: &Store, directory: &Directory, now: Timestamp) -> Result<(), StoreError> {
+        loop {
+            let page = store.revocation_since(self.read, FEED_PAGE).await?;
+            let whole = page.len() < usize::try_from(FEED_PAGE).unwrap_or(usize::MAX);
+            for entry in &page {
+                self.obey(store, directory, entry).await?;
+                self.read = entry.number;
+            }
+            if whole {
+                directory.confirm(now);
+                return Ok(());
+            }
+        }
+    }
+
+    async fn obey(&mut self, store: &Store, directory: &Directory, entry: &Revocation) -> Result<(), StoreError> {
+        match entry.kind {
+            RevocationKind::SessionEnded | RevocationKind::SessionChanged => {
+                // A session that this node has not heard of is looked up when it is first used.
+                if let Ok(id) = SessionId::parse(&entry.subject)
+                    && directory.session(id).is_some()
+                    && let Some(stored) = store.session_fetch(id).await?
+                {
+                    directory.insert(stored.session);
+                }
+            }
+            RevocationKind::LockSet => {
+                if let Some(principal) = Principal::parse(&entry.subject) {
+                    directory.lock(&principal);
+                }
+            }
+            RevocationKind::LockCleared => {
+                if let Some(principal) = Principal::parse(&entry.subject) {
+                    directory.unlock(&principal);
+                }
+            }
+            RevocationKind::KeysChanged => self.keys_changed = true,
+        }
+        Ok(())
+    }
+}
+
+/// Starts everything that runs beside requests, until `draining` or `stopping`.
+pub fn spawn_all(
+    tasks: &TaskTracker,
+    feed: Feed,
+    keys: KeyBox,
+    shared: &Arc<Shared>,
+    desk: &Arc<Desk>,
+    reloader: &Arc<Reloader>,
+    config: &Config,
+) {
+    tasks.spawn(follow_feed(feed, keys, Arc::clone(shared), Arc::clone(desk), Arc::clone(reloader)));
+    tasks.spawn(tend_providers(Arc::clone(shared), Arc::clone(desk)));
+    tasks.spawn(sweep(Arc::clone(shared), Arc::clone(desk)));
+    tasks.spawn(watch(Arc::clone(reloader), watched(config)));
+}
+
+/// Waits, unless it is over.
+async fn pause(length: Duration, over: &CancellationToken) -> Going {
+    if tokio::time::timeout(length, over.cancelled()).await.is_err() { Going::On } else { Going::Over }
+}
+
+#[derive(PartialEq, Eq)]
+enum Going {
+    On,
+    Over,
+}
+
+/// The feed must go on while exchanges drain: their sessions can still be revoked.
+async fn follow_feed(mut feed: Feed, mut keys: KeyBox, shared: Arc<Shared>, desk: Arc<Desk>, reloader: Arc<Reloader>) {
+    let mut version = 0;
+    while pause(FEED_EVERY, &shared.stopping).await == Going::On {
+        let now = shared.clock.now();
+        let followed = feed.follow(&desk.store, &shared.directory, now);
+        match tokio::time::timeout(FEED_TIMEOUT, followed).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the revocation feed could not be read"),
+            Err(_) => tracing::warn!("the revocation feed was not read in time"),
+        }
+        let confirmed = shared.directory.confirmed_at().seconds();
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit a double for ever")]
+        shared.metrics.revocations_confirmed.set(confirmed as f64);
+        let due = keys.ring().changes_at.is_over(now);
+        if !due && !feed.keys_changed {
+            continue;
+        }
+        let loaded = signing_key::load_or_create(&desk.store, &desk.sealer, now, &*desk.entropy, keys.settings()).await;
+        match loaded {
+            Ok(loaded) => {
+                for alert in &loaded.alerts {
+                    tracing::warn!(%alert, "a signing key needs attention");
+                }
+                version += 1;
+                keys.replace(loaded.ring);
+                let (of_desk, of_tokens) = keys_of(keys.ring(), version);
+                reloader.replace_keys(of_desk, of_tokens);
+                feed.keys_changed = false;
+            }
+            Err(error) => tracing::warn!(%error, "the signing keys could not be renewed; the old ones go on"),
+        }
+    }
+}
+
+async fn tend_providers(shared: Arc<Shared>, desk: Arc<Desk>) {
+    loop {
+        tokio::select! {
+            () = desk.providers.wanted() => {}
+            () = tokio::time::sleep(TEND_EVERY) => {}
+            () = shared.draining.cancelled() => return,
+        }
+        let now = shared.clock.now();
+        desk.providers.tend(now).await;
+        if let Err(error) = recheck::recheck_due(&desk, now).await {
+            tracing::warn!(%error, "sessions could not be checked at their providers");
+        }
+    }
+}
+
+async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
+    while pause(SWEEP_EVERY, &shared.draining).await == Going::On {
+        let now = shared.clock.now();
+        shared.directory.sweep(now);
+        shared.anonymous.retain_recent();
+        let swept = async {
+            let mut tx = desk.store.begin().await?;
+            tx.revocation_prune(now.minus(FEED_KEPT)).await?;
+            tx.commit().await
+        };
+        if let Err(error) = swept.await {
+            tracing::warn!(%error, "what is over could not be tidied up");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The files under test, by path, under the name that they have at home.
+
+extern crate self as doorward;
+
+pub mod gateway;
+pub mod targets;

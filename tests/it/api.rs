@@ -1,0 +1,311 @@
+//! The control API through HTTP: who may what, credentials that disagree, bodies out of bounds,
+//! and that every refusal can be explained afterwards.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use doorward::api::{Needs, ROUTES, openapi};
+use doorward::model::{DecisionId, Ttl};
+use serde_json::{Value, json};
+
+use crate::api_house::{Caller, House, ORIGIN, authorize_path};
+use crate::support::databases;
+
+/// Every route, with what nobody, a stranger without groups, an engineer and an auditor get.
+const SURFACE: &[(&str, &str, [u16; 4])] = &[
+    ("GET", "/api/v1/whoami", [401, 200, 200, 200]),
+    ("GET", "/api/v1/services", [401, 200, 200, 200]),
+    ("GET", "/api/v1/entitlements", [401, 200, 200, 200]),
+    ("GET", "/api/v1/sessions", [401, 200, 200, 200]),
+    // The session is bob's: only security may know that it exists, and carol is of security.
+    ("POST", "/api/v1/sessions/{id}/revoke", [401, 404, 404, 200]),
+    // The decision is bob's.
+    ("GET", "/api/v1/decisions/{id}", [401, 404, 404, 200]),
+    ("GET", "/api/v1/openapi.json", [200, 200, 200, 200]),
+    ("GET", "/oauth2/authorize", [303, 303, 303, 303]),
+    ("POST", "/oauth2/token", [400, 400, 400, 400]),
+    ("POST", "/oauth2/device_authorization", [401, 401, 401, 401]),
+    ("POST", "/oauth2/introspect", [401, 400, 400, 400]),
+    ("POST", "/oauth2/revoke", [400, 400, 400, 400]),
+    ("GET", "/oauth2/jwks", [200, 200, 200, 200]),
+    ("GET", "/.well-known/oauth-authorization-server", [200, 200, 200, 200]),
+    ("GET", "/.well-known/openid-configuration", [200, 200, 200, 200]),
+    ("GET", "/.well-known/oauth-protected-resource", [200, 200, 200, 200]),
+];
+
+#[tokio::test]
+async fn every_route_lets_in_whom_it_must_and_nobody_else() {
+    let listed: Vec<_> = SURFACE.iter().map(|(method, path, _)| (*method, *path)).collect();
+    let there: Vec<_> = ROUTES.iter().map(|route| (route.method, route.path)).collect();
+    assert_eq!(listed, there, "every route stands in the table");
+
+    let house = House::new(&databases()[0]).await;
+    let (bob, bob_answer, _) = house.command_line("bob").await;
+    let bobs_session = bob_answer["session"]["id"].as_str().unwrap();
+    let bobs_decision = house.get(&bob, "/api/v1/decisions/nonsense").await.header("doorward-decision").to_owned();
+    let mut people = vec![Caller::default()];
+    for person in ["dave", "alice", "carol"] {
+        people.push(house.command_line(person).await.0);
+    }
+    for (method, path, expected) in SURFACE {
+        let id = if path.contains("decisions") { bobs_decision.as_str() } else { bobs_session };
+        let mut path = path.replace("{id}", id);
+        if path == "/oauth2/authorize" {
+            path = authorize_path(&[]);
+        }
+        for (caller, expected) in people.iter().zip(expected) {
+            let answer = match *method {
+                "GET" => house.get(caller, &path).await,
+                _ if path.starts_with("/api/") => house.json(caller, &path, &json!({ "reason": "a test" })).await,
+                _ => house.form(caller, &path, &[]).await,
+            };
+            assert_eq!(answer.status.as_u16(), *expected, "{method} {path}: {answer:?}");
+        }
+    }
+    for route in ROUTES.iter().filter(|route| route.needs == Needs::Session) {
+        assert_eq!(SURFACE.iter().find(|(_, path, _)| *path == route.path).unwrap().2[0], 401);
+    }
+}
+
+#[tokio::test]
+async fn the_api_describes_every_route() {
+    let document = openapi::describe(ORIGIN);
+    let mut operations = 0;
+    for path in document["paths"].as_object().unwrap().values() {
+        operations += path.as_object().unwrap().len();
+    }
+    assert_eq!(operations, ROUTES.len());
+    for route in ROUTES {
+        let operation = &document["paths"][route.path][route.method.to_lowercase()];
+        assert!(!operation["summary"].as_str().unwrap().is_empty(), "{}", route.path);
+    }
+    let mut references = Vec::new();
+    collect(&document, &mut references);
+    for reference in references {
+        assert!(document.pointer(reference.strip_prefix('#').unwrap()).is_some(), "{reference}");
+    }
+}
+
+fn collect(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                match value.as_str() {
+                    Some(reference) if key == "$ref" => found.push(reference.to_owned()),
+                    _ => collect(value, found),
+                }
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|value| collect(value, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn services_say_what_is_allowed_can_be_asked_for_or_is_denied() {
+    let house = House::new(&databases()[0]).await;
+    let access = async |person: &str| {
+        let (caller, _, _) = house.command_line(person).await;
+        let answer = house.get(&caller, "/api/v1/services").await;
+        let services = answer.body["items"].as_array().unwrap();
+        services.iter().find(|service| service["name"] == "ops-api").unwrap().clone()
+    };
+    let action = |service: &Value, name: &str| {
+        let actions = service["actions"].as_array().unwrap();
+        actions.iter().find(|action| action["name"] == name).unwrap().clone()
+    };
+    let of_alice = access("alice").await;
+    assert_eq!(of_alice["url"], json!("https://ops-api.doorward.localhost:8443"));
+    assert_eq!(of_alice["access"], json!("allowed"));
+    assert_eq!(action(&of_alice, "status")["access"], json!("allowed"));
+    assert_eq!(action(&of_alice, "admin")["access"], json!("denied"));
+    let deploy = json!({ "name": "deploy", "access": "requestable", "entitlement": "ops-api/deploy-prod" });
+    assert_eq!(action(&of_alice, "deploy"), deploy);
+    assert_eq!(of_alice["entitlements"], json!(["ops-api/deploy-prod"]));
+    let of_dave = access("dave").await;
+    assert_eq!((&of_dave["access"], &of_dave["entitlements"]), (&json!("denied"), &json!([])));
+
+    let (alice, _, _) = house.command_line("alice").await;
+    let entitlements = house.get(&alice, "/api/v1/entitlements").await;
+    let items = entitlements.body["items"].as_array().unwrap();
+    let prod = items.iter().find(|item| item["name"] == "ops-api/deploy-prod").unwrap();
+    assert_eq!((&prod["max"], &prod["default"], &prod["min"]), (&json!("1h"), &json!("30m"), &json!("2s")));
+    assert_eq!((&prod["ticket"], &prod["may_request"]), (&json!("^[A-Z]+-[0-9]+$"), &json!(true)));
+}
+
+#[tokio::test]
+async fn why_finds_every_refusal_for_its_owner_and_for_auditors() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (alice, answer, _) = house.command_line("alice").await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let path = format!("/api/v1/sessions/{}/revoke", answer["session"]["id"].as_str().unwrap());
+        let refused = house.json(&bob, &path, &json!({ "reason": "curious" })).await;
+        let decision = refused.text("/decision").to_owned();
+        assert_eq!(decision, refused.header("doorward-decision"));
+        DecisionId::parse(&decision).unwrap();
+
+        let why = format!("/api/v1/decisions/{decision}");
+        let told = house.get(&bob, &why).await;
+        assert_eq!(told.status, 200, "{told:?}");
+        assert_eq!((told.text("/outcome"), told.text("/reason")), ("deny", "not_found"));
+        assert_eq!(told.body["request"], json!({ "method": "POST", "host": "doorward.localhost", "path": path }));
+        assert!(told.text("/policy_version").starts_with("sha256:"));
+        assert_eq!(house.get(&alice, &why).await.status, 404);
+        let reads = async || {
+            let kind = Some(doorward::audit::EventType::AuditRead);
+            let filter = doorward::store::EventFilter { kind, ..Default::default() };
+            house.desk.store.event_list(&filter, 10).await.unwrap().len()
+        };
+        assert_eq!(reads().await, 0, "reading one's own is no audit read");
+        let by_auditor = house.get(&carol, &why).await;
+        assert_eq!(by_auditor.text("/principal/id"), "dev|bob");
+        assert_eq!(reads().await, 1);
+
+        let anonymous = house.get(&Caller::default(), "/api/v1/whoami").await;
+        assert_eq!(anonymous.text("/reason"), "no_credential");
+        assert!(anonymous.header("www-authenticate").starts_with("Bearer realm=\"doorward\", resource_metadata="));
+        let why = format!("/api/v1/decisions/{}", anonymous.header("doorward-decision"));
+        assert_eq!(house.get(&carol, &why).await.text("/reason"), "no_credential");
+        assert_eq!(house.get(&bob, &why).await.status, 404);
+    }
+}
+
+#[tokio::test]
+async fn a68_credentials_that_disagree_are_refused() {
+    let house = House::new(&databases()[0]).await;
+    let (alice, alice_answer, _) = house.command_line("alice").await;
+    let (bob, bob_answer, _) = house.command_line("bob").await;
+    let (browser, _) = house.browser("alice").await;
+    let token = |answer: &Value| answer["access_token"].as_str().map(str::to_owned);
+    let agree = Caller { certificate: alice.certificate.clone(), bearer: token(&alice_answer), ..Caller::default() };
+    assert_eq!(house.get(&agree, "/api/v1/whoami").await.status, 200);
+    let rubbish = |text: &str| Caller { bearer: Some(text.to_owned()), ..alice.clone() };
+    let cases = [
+        Caller { cookie: browser.cookie.clone(), ..bob.clone() },
+        // The same person, but another session.
+        Caller { cookie: browser.cookie.clone(), ..alice.clone() },
+        Caller { bearer: token(&bob_answer), ..alice.clone() },
+        Caller { cookie: browser.cookie.clone(), bearer: token(&alice_answer), ..Caller::default() },
+        rubbish("rubbish"),
+        rubbish(""),
+        Caller { headers: vec![("authorization", "Basic eDp5".to_owned())], ..alice.clone() },
+        Caller { headers: vec![("doorward-token", token(&alice_answer).unwrap())], ..agree.clone() },
+        Caller { cookie: Some("__Host-doorward=rubbish".to_owned()), ..alice.clone() },
+        // A42: a second cookie of the name could be anybody's.
+        Caller { cookie: browser.cookie.as_ref().map(|cookie| format!("{cookie}; {cookie}")), ..Caller::default() },
+    ];
+    for (number, caller) in cases.iter().enumerate() {
+        let refused = house.get(caller, "/api/v1/whoami").await;
+        assert_eq!((refused.status.as_u16(), refused.text("/reason")), (401, "bad_credential"), "case {number}");
+    }
+}
+
+#[tokio::test]
+async fn a69_a_page_of_another_site_changes_nothing_with_ambient_credentials() {
+    let house = House::new(&databases()[0]).await;
+    let (cli, answer, _) = house.command_line("alice").await;
+    let (browser, stored) = house.browser("alice").await;
+    let id = stored.session.id;
+    let path = format!("/api/v1/sessions/{id}/revoke");
+    let reason = json!({ "reason": "a test" });
+    let from = |caller: &Caller, headers: &[(&'static str, &str)]| Caller {
+        headers: headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
+        ..caller.clone()
+    };
+    let refused = [
+        from(&browser, &[]),
+        from(&browser, &[("origin", "https://evil.example")]),
+        from(&browser, &[("origin", "null")]),
+        from(&browser, &[("origin", "https://ops-api.doorward.localhost:8443")]),
+        from(&browser, &[("origin", ORIGIN), ("origin", ORIGIN)]),
+        from(&browser, &[("sec-fetch-site", "cross-site")]),
+        from(&cli, &[("origin", "https://evil.example")]),
+        from(&cli, &[("sec-fetch-site", "cross-site")]),
+        from(&cli, &[("sec-fetch-site", "same-site")]),
+    ];
+    for (number, caller) in refused.iter().enumerate() {
+        let answer = house.json(caller, &path, &reason).await;
+        assert_eq!((answer.status.as_u16(), answer.text("/reason")), (403, "forbidden_by_policy"), "case {number}");
+    }
+    // A form post of a page can't be JSON, and JSON under another name is not taken.
+    let ours = from(&browser, &[("origin", ORIGIN)]);
+    let disguised = house.send(&ours, "POST", &path, Some("text/plain"), Body::from(reason.to_string())).await;
+    assert_eq!(disguised.status, 415);
+    assert_eq!(house.json(&ours, &path, &reason).await.status, 200);
+    let path = format!("/api/v1/sessions/{}/revoke", answer["session"]["id"].as_str().unwrap());
+    assert_eq!(house.json(&cli, &path, &reason).await.status, 200, "curl says no origin");
+}
+
+#[tokio::test]
+async fn a55_a_body_with_unknown_fields_or_out_of_bounds_is_refused() {
+    let house = House::new(&databases()[0]).await;
+    let (alice, answer, _) = house.command_line("alice").await;
+    let path = format!("/api/v1/sessions/{}/revoke", answer["session"]["id"].as_str().unwrap());
+    let deep = format!("{}{}", "[".repeat(100_000 / 2), "]".repeat(100_000 / 2));
+    let nested = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    let long = json!({ "reason": "x".repeat(1001) }).to_string();
+    let cases = [
+        (json!({ "reason": "x", "admin": true }).to_string(), 400),
+        (json!({ "Reason": "x" }).to_string(), 400),
+        (json!({ "reason": "  " }).to_string(), 400),
+        ("{\"reason\":\"a\",\"reason\":\"b\"}".to_owned(), 400),
+        (long, 400),
+        ("{".to_owned(), 400),
+        (nested, 400),
+        (deep, 413),
+    ];
+    for (body, expected) in cases {
+        let answer = house.send(&alice, "POST", &path, Some("application/json"), Body::from(body)).await;
+        assert_eq!(answer.status.as_u16(), expected, "{answer:?}");
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+    }
+    assert_eq!(house.get(&alice, "/api/v1/whoami").await.status, 200, "nothing of it ended the session");
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told_as_a_problem_with_a_decision() {
+    let house = House::new(&databases()[0]).await;
+    let nobody = Caller::default();
+    for (method, path, expected) in [
+        ("GET", "/", 404),
+        ("GET", "/api/v1/nothing", 404),
+        ("GET", "/api/v1/whoami/", 404),
+        ("POST", "/api/v1/whoami", 405),
+        ("GET", "/oauth2/token", 405),
+        ("GET", "/api/v1/sessions/x/revoke", 405),
+    ] {
+        let answer = house.send(&nobody, method, path, None, Body::empty()).await;
+        assert_eq!((answer.status.as_u16(), answer.text("/reason")), (expected, "no_route"), "{method} {path}");
+        assert_eq!(answer.body["status"], json!(expected));
+    }
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_no_credential_whatever_else_is_shown() {
+    let house = House::new(&databases()[0]).await;
+    let (alice, _, _) = house.command_line("alice").await;
+    let (browser, _) = house.browser("alice").await;
+    house.clock.advance(Ttl::hours(1));
+    for caller in [alice.clone(), Caller { cookie: browser.cookie, ..alice }] {
+        assert_eq!(house.get(&caller, "/api/v1/whoami").await.text("/reason"), "bad_credential");
+    }
+}
+
+#[tokio::test]
+async fn without_its_database_the_control_host_says_so_soon() {
+    let house = House::new(&databases()[0]).await;
+    let (alice, answer, _) = house.command_line("alice").await;
+    house.desk.store.close().await;
+    let asked = async {
+        let refused = house.get(&alice, "/api/v1/whoami").await;
+        assert_eq!((refused.status.as_u16(), refused.text("/reason")), (503, "unavailable"));
+        assert_eq!(refused.header("retry-after"), "2");
+        let token = answer["refresh_token"].as_str().unwrap();
+        let refused = house.refresh(&alice, token, &[]).await;
+        assert_eq!((refused.status.as_u16(), refused.text("/error")), (503, "temporarily_unavailable"));
+        assert_eq!(house.get(&Caller::default(), "/oauth2/jwks").await.status, 200);
+    };
+    tokio::time::timeout(Duration::from_secs(10), asked).await.unwrap();
+}

@@ -1,0 +1,177 @@
+//! `doorward policy …` as people and scripts see it.
+
+use std::path::Path;
+
+use clap::Parser;
+use doorward::cli::args::{Arguments, Command};
+use doorward::cli::policy::{self as command, Printed};
+use doorward::model::Timestamp;
+use serde_json::Value;
+
+use crate::policy::folder;
+
+const NOW: Timestamp = Timestamp::from_seconds(1_795_608_000);
+
+/// Runs a line as the binary reads it.
+fn run(words: &[&str]) -> Printed {
+    let line = ["doorward", "policy"].iter().chain(words);
+    let arguments = Arguments::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
+    let Command::Policy(command) = arguments.command else { panic!("another command") };
+    command::run(command, arguments.global.output, NOW)
+}
+
+fn examples() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("policies").display().to_string()
+}
+
+fn json(printed: &Printed) -> Value {
+    serde_json::from_str(&printed.stdout).unwrap()
+}
+
+#[test]
+fn the_examples_check_clean_and_all_their_tests_pass() {
+    let checked = run(&["check", "--dir", &examples()]);
+    assert_eq!(checked.code, 0, "{}", checked.stdout);
+    assert!(checked.stdout.ends_with("5 services, 6 entitlements, 0 warnings\n"), "{}", checked.stdout);
+    assert_eq!(json(&run(&["check", "--dir", &examples(), "-o", "json"]))["items"], Value::Array(vec![]));
+    let tested = run(&["test", "--dir", &examples()]);
+    assert_eq!(tested.code, 0, "{}{}", tested.stdout, tested.stderr);
+    assert!(tested.stdout.ends_with("0 failed\n"));
+    let items = json(&run(&["test", "--dir", &examples(), "-o", "json"]));
+    assert!(items["items"].as_array().unwrap().len() > 40);
+    for service in ["ops-api", "deploy-pipeline", "metrics", "database-admin", "legacy-wiki"] {
+        assert!(items["items"].as_array().unwrap().iter().any(|item| item["service"] == service), "{service} has tests");
+    }
+}
+
+#[test]
+fn explain_says_who_what_why_and_what_would_change_it() {
+    let alice = ["explain", "--principal", "alice@example.com", "--group", "engineering"];
+    let question = ["--dir", &examples(), "ops-api", "POST", "/v1/deployments/prod"];
+    let printed = run(&[&alice[..], &question[..]].concat());
+    assert_eq!(printed.code, 0);
+    assert_eq!(
+        printed.stdout,
+        "decision   deny (no_policy_match)\n\
+         principal  User::\"email|alice@example.com\"\n\
+         groups     engineering\n\
+         action     Action::\"deploy\"\n\
+         resource   Service::\"ops-api\"\n\
+         policies   none matched\n\
+         route      POST /v1/deployments/{env}\n\
+         remedy     ops-api/deploy-prod: doorward request ops-api/deploy-prod --reason TEXT --ticket TICKET\n"
+    );
+    let answer = json(&run(&[&alice[..], &["--entitlement", "ops-api/deploy-prod", "-o", "json"], &question[..]].concat()));
+    assert_eq!(answer["outcome"], "allow");
+    assert_eq!(answer["reason"], Value::Null);
+    assert_eq!(answer["policies"], serde_json::json!(["deploy-prod-while-granted"]));
+    assert_eq!(answer["remedy"], Value::Null);
+    let refused = json(&run(&[&alice[..], &["-o", "json"], &question[..]].concat()));
+    assert_eq!(refused["remedy"]["kind"], "request_access");
+    assert_eq!(refused["remedy"]["entitlement"], "ops-api/deploy-prod");
+    assert_eq!(refused["policy_version"].as_str().unwrap().len(), "sha256:".len() + 64);
+}
+
+#[test]
+fn explain_answers_for_built_in_actions_and_for_requests_without_a_route() {
+    let dir = examples();
+    let ask = |words: &[&str]| json(&run(&[&["explain", "--dir", &dir, "-o", "json", "--principal", "dev|bob"], words].concat()));
+    let approve = ask(&["--group", "release-managers", "approve", "ops-api/deploy-prod"]);
+    assert_eq!((&approve["outcome"], &approve["resource"]), (&"allow".into(), &"Entitlement::\"ops-api/deploy-prod\"".into()));
+    let lock = ask(&["--group", "security", "lock", "installation"]);
+    assert_eq!(lock["policies"], serde_json::json!(["security-ends-and-bars"]));
+    let nowhere = ask(&["ops-api", "PUT", "/status"]);
+    assert_eq!((&nowhere["reason"], &nowhere["action"]), (&"no_route".into(), &Value::Null));
+}
+
+#[test]
+fn explain_refuses_what_it_can_not_be_asked() {
+    let dir = examples();
+    for (words, expected) in [
+        (&["--principal", "alice", "ops-api", "GET", "/status"][..], "`alice` names nobody"),
+        (&["--principal", "dev|a", "ops-ap", "GET", "/status"], "there is no service `ops-ap`; did you mean `ops-api`?"),
+        (&["--principal", "dev|a", "ops-api", "GET", "/a/../status"], "not a canonical path"),
+        (&["--principal", "dev|a", "ops-api", "GET", "/status?x=1"], "not a canonical path"),
+        (&["--principal", "dev|a", "aprove", "ops-api/deploy-prod"], "request, approve, auto_approve, revoke"),
+        (&["--principal", "dev|a", "approve", "ops-api/deploy-prd"], "did you mean `ops-api/deploy-prod`?"),
+        (&["--principal", "dev|a", "--entitlement", "ops-api/x", "ops-api", "GET", "/status"], "there is no entitlement"),
+        (&["--principal", "dev|a", "--at", "noon", "ops-api", "GET", "/status"], "is not a time"),
+    ] {
+        let printed = run(&[&["explain", "--dir", &dir], words].concat());
+        assert_eq!((printed.code, printed.stdout.as_str()), (2, ""), "{words:?}");
+        assert!(printed.stderr.contains(expected), "{words:?}: {}", printed.stderr);
+    }
+}
+
+#[test]
+fn the_schema_of_a_service_shows_its_actions_and_parameters() {
+    let printed = run(&["schema", "--dir", &examples(), "ops-api"]);
+    assert_eq!(printed.code, 0);
+    for expected in ["action \"deploy\"", "env: String", "entity User in [Group, Entitlement]", "action \"approve\""] {
+        assert!(printed.stdout.contains(expected), "{expected} in\n{}", printed.stdout);
+    }
+    let unknown = run(&["schema", "--dir", &examples(), "ops"]);
+    assert_eq!(unknown.code, 2);
+    assert!(unknown.stderr.contains("ops-api"));
+}
+
+#[test]
+fn what_is_not_built_says_so_and_fails() {
+    for words in [&["replay", "--since", "7d"][..], &["diff", "a", "b"], &["trust-test", "--token-file", "f"]] {
+        let printed = run(words);
+        assert_eq!((printed.code, printed.stdout.as_str()), (1, ""));
+        assert!(printed.stderr.contains("is not built yet"));
+    }
+}
+
+const SERVICE: &str = "upstreams = [\"http://127.0.0.1:9080\"]\n[[route]]\nmatch = \"GET /a\"\naction = \"read\"\n";
+
+#[test]
+fn a_test_that_fails_names_its_line_and_what_came_out() {
+    let dir = folder(&[
+        ("svc/service.toml", SERVICE),
+        ("svc/access.cedar", "permit (principal in Group::\"g\", action == Action::\"read\", resource);\n"),
+        (
+            "svc/tests.toml",
+            "[[test]]\nname = \"a <b> & \\\"c\\\"\"\nprincipal = \"x@example.com\"\ngroups = [\"g\"]\nrequest = \"GET /a\"\nexpect = \"deny\"\nreason = \"no_policy_match\"\n",
+        ),
+    ]);
+    let path = dir.path().display().to_string();
+    let printed = run(&["test", "--dir", &path]);
+    assert_eq!(printed.code, 1);
+    assert_eq!(
+        printed.stdout.replace(&path, "DIR"),
+        "FAILED  svc: a <b> & \"c\"\n        \
+         DIR/svc/tests.toml:1: expected deny, got allow (decided by `svc/access.cedar:1`)\n        \
+         DIR/svc/tests.toml:1: expected the reason `no_policy_match`, got `none`\n\
+         0 passed, 1 failed\n"
+    );
+    let junit = run(&["test", "--dir", &path, "-o", "junit"]);
+    assert_eq!(junit.code, 1);
+    assert!(junit.stdout.contains("<testsuite name=\"svc\" tests=\"1\" failures=\"1\""), "{}", junit.stdout);
+    assert!(junit.stdout.contains("name=\"a &lt;b&gt; &amp; &quot;c&quot;\""), "{}", junit.stdout);
+}
+
+#[test]
+fn a_table_that_can_not_be_read_is_exit_2_for_test_and_check() {
+    let dir = folder(&[
+        ("svc/service.toml", SERVICE),
+        ("svc/access.cedar", "permit (principal in Group::\"g\", action == Action::\"read\", resource);\n"),
+        (
+            "svc/tests.toml",
+            "[principal.alice]\nid = \"dev|alice\"\n[[test]]\nprincipal = \"alise\"\nrequest = \"GET /a\"\nexpct = \"allow\"\n",
+        ),
+    ]);
+    let path = dir.path().display().to_string();
+    for words in [["check", "--dir"], ["test", "--dir"]] {
+        let printed = run(&[&words[..], &[&path]].concat());
+        assert_eq!(printed.code, 2);
+        let shown = format!("{}{}", printed.stdout, printed.stderr).replace(&path, "DIR");
+        assert_eq!(
+            shown,
+            "DIR/svc/tests.toml:3:1: error: in `test`: `expect` is missing\n  help: write `expect = \"allow\"` or `\"deny\"`\n\
+             DIR/svc/tests.toml:4:13: error: there is no `[principal.alise]`\n  help: did you mean `alice`?\n\
+             DIR/svc/tests.toml:6:1: error: in `test`: unknown key `expct`\n  help: did you mean `expect`?\n"
+        );
+    }
+}

@@ -1,0 +1,467 @@
+//! Loading a folder: what is wrong is told with place and help, and nothing of it is in force.
+
+use std::fs;
+use std::path::Path;
+
+use doorward::model::{Principal, ServiceName, Ttl};
+use doorward::policy::{
+    Facts, InjectionScheme, LoadSettings, PolicySet, Reads, SecretSource, Upstream, UpstreamProtocol, load,
+};
+
+use crate::policy::{ask, examples, folder, settings, shown, user};
+
+const SERVICE: &str = "upstreams = [\"http://127.0.0.1:9080\"]\n\n[[route]]\nmatch = \"GET /a/{env}\"\naction = \"read\"\n";
+const ACCESS: &str = "permit (principal in Group::\"g\", action == Action::\"read\", resource);\n";
+
+/// What loading these files says; a service `svc` is there if not given.
+fn told(files: &[(&str, &str)]) -> String {
+    let given = |name: &str| files.iter().any(|(file, _)| *file == name);
+    let mut all: Vec<(&str, &str)> =
+        [("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS)].into_iter().filter(|(name, _)| !given(name)).collect();
+    all.extend(files);
+    let dir = folder(&all);
+    let found = match load(dir.path(), &settings()) {
+        Ok(set) => set.warnings().to_vec(),
+        Err(found) => found,
+    };
+    shown(&found).replace(&dir.path().display().to_string(), "DIR")
+}
+
+fn loaded(files: &[(&str, &str)]) -> PolicySet {
+    let dir = folder(files);
+    load(dir.path(), &settings()).unwrap_or_else(|found| panic!("{}", shown(&found)))
+}
+
+#[test]
+fn a_folder_without_faults_says_nothing() {
+    assert_eq!(told(&[]), "");
+}
+
+#[test]
+fn a66_a_misspelt_attribute_names_its_place_and_the_way_out() {
+    let text = "@id(\"x\")\npermit (\n    principal is User,\n    action == Action::\"read\",\n    resource\n)\nwhen { principal.grups.contains(\"g\") };\n";
+    assert_eq!(
+        told(&[("svc/access.cedar", text)]),
+        "DIR/svc/access.cedar:7:18: error: attribute `grups` on entity type `User` not found\n  \
+         help: membership is written `principal in Group::\"name\"`"
+    );
+    let text = "permit (principal is User, action == Action::\"read\", resource) when { principal.emial == \"a@b\" };";
+    assert!(told(&[("svc/access.cedar", text)]).ends_with("help: did you mean `email`?"));
+}
+
+#[test]
+fn a66_policies_that_are_not_meant_so_are_refused_with_a_way_out() {
+    for (policy, place, expected) in [
+        ("permit (principal, action == Action::\"raed\", resource);", "Action::", "unrecognized action `Action::\"raed\"`\n  help: did you mean `Action::\"read\"`?"),
+        ("permit (principal in Grup::\"g\", action, resource);", "Grup", "unrecognized entity type `Grup`\n  help: did you mean `Group`?"),
+        ("permit (principal, action == Action::\"read\", resource) when { context.params.evn == \"x\" };", "evn", "help: did you mean `env`?"),
+        ("permit (principal, action == Action::\"read\", resource) when { context.session.age_seconds < 5 };", "context.session.age", "has"),
+        ("permit (principal, action == Action::\"read\", resource == Service::\"other\");", "Service::", "this file decides about `svc` only, not about `other`"),
+        ("permit (principal, action == Action::\"revoke\", resource == Installation::\"doorward\");", "Installation::", "decided by `global.cedar` alone"),
+        ("permit (principal in Entitlement::\"svc/nothing\", action == Action::\"read\", resource);", "Entitlement::", "there is no entitlement `svc/nothing`"),
+        ("permit (principal == ?principal, action, resource);", "?principal", "is a template"),
+        ("permit (principal, action, resource)", "", "unexpected end of input"),
+        ("", "", "the file holds no policy"),
+        ("// permit (principal, action, resource);\n", "", "the file holds no policy"),
+        ("@id(\"a\") permit (principal in Group::\"g\", action == Action::\"read\", resource);\n@id(\"a\") forbid (principal in Group::\"h\", action == Action::\"read\", resource);", "", "two policies are named `a`"),
+    ] {
+        let told = told(&[("svc/access.cedar", policy)]);
+        let column = policy.find(place).unwrap() + 1;
+        let at = if place.is_empty() { String::new() } else { format!("1:{column}: error: ") };
+        assert!(told.contains(&format!("DIR/svc/access.cedar:{at}")), "{policy}\n{told}");
+        assert!(told.contains(expected), "{policy}\n{told}");
+    }
+}
+
+#[test]
+fn a66_service_files_with_faults_are_refused_with_a_way_out() {
+    let with = |more: &str| SERVICE.replacen('\n', &format!("\n{more}\n"), 1);
+    for (text, place, expected) in [
+        (with("upstraems = []"), "2:1", "unknown key `upstraems`\n  help: did you mean `upstreams`?"),
+        (with("client_certificate = \"optinal\""), "2:22", "`client_certificate` can't be `optinal`\n  help: did you mean `optional`?"),
+        (with("encoded_slash = \"yes\""), "2:17", "`encoded_slash` must be `true` or `false`, not a text"),
+        (with("hosts = [\"Svc\"]"), "2:10", "`Svc` is not a host"),
+        (with("hosts = [\"svc:443\"]"), "2:10", "`svc:443` is not a host"),
+        (with("hosts = [\"*.example.com\"]"), "2:10", "is not a host"),
+        (with("hosts = []"), "2:9", "`hosts` is empty"),
+        (with("origins = [\"https://app.example.com/\"]"), "2:12", "help: browsers write it `https://app.example.com`"),
+        (with("time_zone = \"Europe/Berlln\""), "2:13", "is not a time zone"),
+        (with("limits = { burst = 0 }"), "2:20", "`limits.burst` must be from 1 to 10000000"),
+        (with("timeouts = { connect = \"5\" }"), "2:24", "help: write `90s`"),
+        (with("timeouts = { conect = \"5s\" }"), "2:14", "in `timeouts`: unknown key `conect`\n  help: did you mean `connect`?"),
+        (with("inject = [{ header = \"X-Forwarded-For\", secret = { env = \"A\" } }]"), "2:22", "is made by the gateway"),
+        (with("inject = [{ header = \"A\", scheme = \"basic\", secret = { env = \"A\" } }]"), "2:11", "`user` is missing"),
+        (with("inject = [{ header = \"A\", secret = { env = \"A\", file = \"b\" } }]"), "2:36", "a secret has exactly one source"),
+        (SERVICE.replace("http://127.0.0.1:9080", "http://169.254.169.254"), "1:14", "`169.254.169.254` can't be an upstream"),
+        (SERVICE.replace("http://127.0.0.1:9080", "http://[::ffff:169.254.169.254]"), "1:14", "can't be an upstream"),
+        (SERVICE.replace("http://127.0.0.1:9080", "http://2130706433"), "1:14", "is not a host"),
+        (SERVICE.replace("http://127.0.0.1:9080", "http://user@host"), "1:14", "has more than a host and a port"),
+        (SERVICE.replace("http://127.0.0.1:9080", "ftp://host"), "1:14", "is not an upstream"),
+        (SERVICE.replace("\"read\"", "\"approve\""), "5:10", "the action `approve` is built in"),
+        (SERVICE.replace("\"read\"", "\"Read\""), "5:10", "is not the name of an action"),
+        (SERVICE.replace("GET ", "get "), "4:9", "`get` is not a method"),
+        (SERVICE.replace("GET ", "CONNECT "), "4:9", "`CONNECT` is never passed on"),
+        (SERVICE.replace("GET /a/{env}", "GET a"), "4:9", "does not start with `/`"),
+        (SERVICE.replace("{env}", "{env}.json"), "4:9", "mixes a literal and a wildcard"),
+        (SERVICE.replace("{env}", "**/b"), "4:9", "`**` is not at the end"),
+        (SERVICE.replace("{env}", "../b"), "4:9", "the path is not canonical"),
+        (SERVICE.replace("{env}", "b?c"), "4:9", "characters that no canonical path has"),
+        (SERVICE.replace("{env}", "%41"), "4:9", "characters that no canonical path has"),
+        (SERVICE.replace("{env}", "%2f"), "4:9", "characters that no canonical path has"),
+        (SERVICE.replace("{env}", "{e-v}"), "4:9", "can't be read as `context.params"),
+        (SERVICE.replace("{env}", "{a}/{a}"), "4:9", "is named twice"),
+        (format!("{SERVICE}[[route]]\nmatch = \"GET|POST /a/{{other}}\"\naction = \"write\"\n"), "7:9", "is never reached: `GET /a/{env}` on line 4 takes the same requests"),
+        ("upstreams = [\"http://a\"]\n".to_owned(), "1:1", "`route` is missing"),
+        ("route = []\n".to_owned(), "1:1", "`upstreams` is missing"),
+        (SERVICE[..SERVICE.find('[').unwrap() + 5].to_owned(), "1:", "this is not TOML"),
+        (SERVICE[..SERVICE.find("match").unwrap()].to_owned(), "3:1", "in `route`: `match` is missing"),
+        (SERVICE[..SERVICE.find("action").unwrap()].to_owned(), "3:1", "in `route`: `action` is missing"),
+        (format!("upstreams = []\n{SERVICE}"), "2:1", "duplicate key"),
+    ] {
+        let told = told(&[("svc/service.toml", &text)]);
+        assert!(told.contains(&format!("DIR/svc/service.toml:{place}")), "{text}\n{told}");
+        assert!(told.contains(expected), "{text}\n{told}");
+    }
+}
+
+#[test]
+fn a66_entitlements_with_faults_are_refused_with_a_way_out() {
+    let access = "permit (principal in Entitlement::\"svc/x\", action, resource is Service);\n\
+                  permit (principal, action in [Action::\"request\", Action::\"approve\"], resource);\n";
+    for (text, expected) in [
+        ("", ":6:1: error: in `entitlement.x`: `description` is missing"),
+        ("description = \"d\"\nmax = \"0s\"", "is not a length of time"),
+        ("description = \"d\"\nmax = \"-1h\"", "is not a length of time"),
+        ("description = \"d\"\nmax = 3600", "`entitlement.x.max` must be a text in quotes, not a number"),
+        ("description = \"d\"\nmax = \"9999999999999999999d\"", "is not a length of time"),
+        ("description = \"d\"\nmax = \"365d\"", "longer than `30d`"),
+        ("description = \"d\"\nmax = \"1h\"\nmin = \"2h\"", "the shortest grant can't be longer than the longest"),
+        ("description = \"d\"\nmax = \"1h\"\ndefault = \"2h\"", "`default` is `2h`, outside of `1m` to `1h`"),
+        ("description = \"d\"\napprovals = 0", "`entitlement.x.approvals` must be from 1 to 10"),
+        ("description = \"d\"\napprovals = -1", "must be from 1 to 10"),
+        ("description = \"d\"\nticket = \"[A-Z\"", "is not a regular expression"),
+        ("description = \"d\"\nactions = [\"raed\"]", "no route of this service leads to an action `raed`\n  help: did you mean `read`?"),
+        ("description = \"d\"\nreason = \"always\"", "can't be `always`"),
+        ("description = \"d\"\ncapacity = 0", "must be from 1 to 1000000"),
+        ("description = \"d\"\nextended_max = \"5m\"", "shorter than `max`"),
+        ("description = \"d\"\nparameters = { p = { value = [] } }", "unknown key `value`\n  help: did you mean `values`?"),
+    ] {
+        let service = format!("{SERVICE}[entitlement.x]\n{text}\n");
+        let told = told(&[("svc/service.toml", &service), ("svc/access.cedar", access)]);
+        assert!(told.contains(expected), "{text}\n{told}");
+        assert!(told.contains(" error: "), "{text}\n{told}");
+    }
+}
+
+#[test]
+fn a66_files_of_the_folder_are_what_they_should_be_or_refused() {
+    for (files, expected) in [
+        (&[("svc/acess.cedar", ACCESS)][..], "DIR/svc/acess.cedar: error: `acess.cedar` is not a file that is read here\n  help: did you mean `access.cedar`?"),
+        (&[("group.toml", "[group.a]\n")], "did you mean `groups.toml`?"),
+        (&[("workloads.toml", "[[rule]]\n")], "trust rules for workloads are not built yet"),
+        (&[("Other/service.toml", SERVICE)], "`Other` is not the name of a service"),
+        (&[("other/service.toml", SERVICE)], "DIR/other: error: `access.cedar` is missing"),
+        (&[("other/access.cedar", ACCESS)], "DIR/other: error: `service.toml` is missing"),
+        (&[("global.cedar", "permit (principal, action == Action::\"read\", resource);")], "DIR/global.cedar:1:30: error: unrecognized action `Action::\"read\"`\n  help: `global.cedar` holds for all services and may name built-in actions only"),
+        (&[("global.cedar", "\n")], "DIR/global.cedar:1:1: error: the file holds no policy"),
+        (&[("global.cedar", "forbid (principal, action, resource == Service::\"scv\");")], "there is no service `scv`\n  help: did you mean `svc`?"),
+        (&[("groups.toml", "")], "the file holds no group"),
+        (&[("groups.toml", "[group.\"a|b\"]\n")], "`a|b` can't be a group of this file"),
+        (&[("groups.toml", "[group.a]\nmembers = [\"alice\"]\n")], "`alice` names nobody"),
+        (&[("groups.toml", "[group.a]\nincludes = [\"b\"]\n[group.b]\nincludes = [\"a\"]\n")], "include each other"),
+        (&[("groups.toml", "[group.a]\nmember = []\n")], "did you mean `members`?"),
+        (&[("people.toml", "[[person]]\naccounts = [\"a|1\"]\n[[person]]\naccounts = [\"a|1\"]\n")], "`a|1` is listed twice"),
+        (&[("people.toml", "[[person]]\naccounts = [\"a@b.c\"]\n")], "`a@b.c` is no account"),
+        (&[("other/service.toml", &SERVICE.replacen("upstreams", "hosts = [\"svc\"]\nupstreams", 1)), ("other/access.cedar", ACCESS)], "the host `svc.doorward.localhost` belongs to `other` already"),
+    ] {
+        let told = told(files);
+        assert!(told.contains(expected), "{files:?}\n{told}");
+        assert!(told.contains(" error: "), "{told}");
+    }
+    assert!(shown(&load(Path::new("/nonexistent/policies"), &settings()).unwrap_err()).contains("could not be read"));
+    let empty = tempfile::tempdir().unwrap();
+    assert!(shown(&load(empty.path(), &settings()).unwrap_err()).contains("there is no service here"));
+}
+
+#[test]
+fn a66_bytes_that_are_not_text_and_files_without_end_are_refused() {
+    let dir = folder(&[("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS)]);
+    fs::write(dir.path().join("svc/access.cedar"), b"permit (\n\xff").unwrap();
+    let told = shown(&load(dir.path(), &settings()).unwrap_err());
+    assert!(told.contains("access.cedar:2:1: error: the file is not UTF-8"), "{told}");
+    fs::write(dir.path().join("svc/access.cedar"), " ".repeat(1_048_577)).unwrap();
+    let told = shown(&load(dir.path(), &settings()).unwrap_err());
+    assert!(told.contains("the file has 1048577 bytes"), "{told}");
+}
+
+#[test]
+fn one_run_tells_all_faults_by_place() {
+    let told = told(&[
+        ("svc/service.toml", &SERVICE.replace("GET ", "get ").replace("upstreams", "upstream")),
+        ("groups.toml", "x = 1\n"),
+    ]);
+    let places: Vec<&str> = told.lines().filter(|line| !line.starts_with("  ")).filter_map(|line| line.split(" error").next()).collect();
+    assert_eq!(
+        places,
+        ["DIR/groups.toml:1:1:", "DIR/groups.toml:1:1:", "DIR/svc/service.toml:1:1:", "DIR/svc/service.toml:1:1:", "DIR/svc/service.toml:4:9:"]
+    );
+}
+
+#[test]
+fn what_is_valid_and_probably_not_meant_is_a_warning() {
+    let entitled = format!("{SERVICE}[entitlement.x]\ndescription = \"d\"\n");
+    for (files, expected) in [
+        (&[("svc/access.cedar", "permit (principal, action, resource);")][..], "permits everything to everyone"),
+        (
+            &[("svc/service.toml", entitled.as_str())],
+            "DIR/svc/service.toml:6:14: warning: holding `svc/x` changes nothing",
+        ),
+        (&[("svc/service.toml", entitled.as_str())], "warning: nobody may request `svc/x`"),
+        (
+            &[
+                ("svc/service.toml", entitled.as_str()),
+                ("svc/access.cedar", "permit (principal in Entitlement::\"svc/x\", action, resource);\npermit (principal in Group::\"g\", action == Action::\"request\", resource);"),
+            ],
+            "also permits to approve and revoke this service's entitlements",
+        ),
+        (
+            &[
+                ("svc/service.toml", entitled.as_str()),
+                ("svc/access.cedar", "permit (principal in Entitlement::\"svc/x\", action, resource is Service);\npermit (principal in Group::\"g\", action == Action::\"request\", resource);"),
+            ],
+            "nobody may approve `svc/x`",
+        ),
+        (
+            &[("svc/access.cedar", "permit (principal is User, action == Action::\"read\", resource) when { principal is Workload };")],
+            "the policy `svc/access.cedar:1` can never match",
+        ),
+        (
+            &[("svc/access.cedar", "permit (principal, action == Action::\"read\", resource is Entitlement);")],
+            "the policy `svc/access.cedar:1` can never match",
+        ),
+        (
+            &[("groups.toml", "[group.operators]\n"), ("svc/access.cedar", "permit (principal in Group::\"operatros\", action == Action::\"read\", resource);")],
+            "`groups.toml` has no group `operatros`\n  help: did you mean `operators`?",
+        ),
+        (
+            &[("global.cedar", "forbid (principal is User, action == Action::\"lock\", resource is Entitlement);")],
+            "the policy `global.cedar:1` can never match",
+        ),
+    ] {
+        let told = told(files);
+        assert!(told.contains(expected), "{files:?}\n{told}");
+        assert!(!told.contains(" error: "), "{told}");
+    }
+}
+
+#[test]
+fn a_global_policy_holds_for_every_service_and_is_no_warning_if_it_matches_in_one() {
+    let global = "@id(\"no-strangers\") forbid (principal is User, action, resource is Service) unless { principal in Group::\"staff\" };";
+    let set = loaded(&[("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS), ("global.cedar", global)]);
+    assert!(set.warnings().is_empty(), "{}", shown(set.warnings()));
+    let outside = user(&set, "a", &["g"], &[]);
+    let verdict = ask(&set, "svc", &outside, "GET", "/a/x").unwrap();
+    assert_eq!((verdict.allow, verdict.reason.name()), (false, "forbidden_by_policy"));
+    assert_eq!(verdict.policies, ["no-strangers".into()]);
+    assert!(ask(&set, "svc", &user(&set, "a", &["g", "staff"], &[]), "GET", "/a/x").unwrap().allow);
+}
+
+#[test]
+fn a10_a_policy_that_can_not_be_evaluated_refuses_even_beside_a_permit() {
+    let access = "permit (principal, action == Action::\"read\", resource);\n\
+                  @id(\"sum\") forbid (principal, action == Action::\"read\", resource) when { context.time.unix * 9223372036854775807 < 0 };\n";
+    let set = loaded(&[("svc/service.toml", SERVICE), ("svc/access.cedar", access)]);
+    let verdict = ask(&set, "svc", &user(&set, "a", &[], &[]), "GET", "/a/x").unwrap();
+    assert!(!verdict.allow);
+    assert_eq!(verdict.reason.name(), "forbidden_by_policy");
+    assert!(verdict.errors[0].starts_with("sum: "), "{:?}", verdict.errors);
+}
+
+#[test]
+fn the_version_is_of_the_policies_and_not_of_their_tests() {
+    let base: &[(&str, &str)] = &[("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS)];
+    let version = |more: &[(&str, &str)]| loaded(&[base, more].concat()).version().to_string();
+    let plain = version(&[]);
+    assert!(plain.starts_with("sha256:") && plain.len() == 71);
+    assert_eq!(plain, version(&[("svc/tests.toml", "")]));
+    assert_eq!(plain, version(&[("README.md", "hello")]));
+    assert_ne!(plain, version(&[("groups.toml", "[group.x]\n")]));
+    assert_ne!(plain, loaded(&[base[0], ("svc/access.cedar", &format!("{ACCESS}\n"))]).version().to_string());
+}
+
+#[test]
+fn hosts_get_the_domain_and_lead_to_their_service() {
+    let text = SERVICE.replacen("upstreams", "hosts = [\"svc\", \"wiki.example.com\"]\nupstreams", 1);
+    let set = loaded(&[("svc/service.toml", &text), ("svc/access.cedar", ACCESS)]);
+    let found = |host: &str| set.service_for_host(host).map(|service| service.name.to_string());
+    assert_eq!(found("svc.doorward.localhost").as_deref(), Some("svc"));
+    assert_eq!(found("wiki.example.com").as_deref(), Some("svc"));
+    for other in ["svc", "SVC.doorward.localhost", "x.wiki.example.com", "wiki.example.com.", ""] {
+        assert_eq!(found(other), None, "{other}");
+    }
+    let settings = LoadSettings { domain: "corp.example".to_owned() };
+    let dir = folder(&[("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS)]);
+    assert!(load(dir.path(), &settings).unwrap().service_for_host("svc.corp.example").is_some());
+}
+
+#[test]
+fn a_service_file_sets_what_it_says() {
+    let set = examples();
+    let service = |name: &str| set.service(&ServiceName::parse(name).unwrap()).unwrap().clone();
+    let wiki = service("legacy-wiki");
+    assert_eq!(wiki.inject.len(), 1);
+    assert_eq!(wiki.inject[0].scheme, InjectionScheme::Basic { user: "doorward".to_owned() });
+    assert!(matches!(&wiki.inject[0].secret, SecretSource::File(path) if path.is_absolute() && path.is_file()));
+    let metrics = service("metrics");
+    assert_eq!(metrics.timeouts.first_byte, Ttl::minutes(3));
+    assert_eq!(metrics.timeouts.connect, Ttl::seconds(5));
+    assert_eq!((metrics.limits.burst, metrics.limits.body_bytes_max), (400, Some(1 << 20)));
+    let prod = &service("ops-api").entitlements["deploy-prod"];
+    assert_eq!((prod.min, prod.default, prod.max), (Ttl::seconds(2), Ttl::minutes(30), Ttl::hours(1)));
+    let ticket = prod.ticket.as_ref().unwrap();
+    assert!(ticket.matches("OPS-1") && !ticket.matches("x OPS-1") && !ticket.matches("OPS-1\n") && !ticket.matches(""));
+    assert_eq!(prod.command(), "doorward request ops-api/deploy-prod --reason TEXT --ticket TICKET");
+    for name in ["ops-api", "metrics", "deploy-pipeline", "database-admin", "legacy-wiki"] {
+        assert_eq!(
+            service(name).upstreams,
+            [Upstream { tls: false, host: "127.0.0.1".to_owned(), port: 9080, protocol: UpstreamProtocol::Http1 }]
+        );
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("policies").join(name).join("service.toml"));
+        assert!(text.unwrap().lines().any(|line| line == "upstreams = [\"http://127.0.0.1:9080\"]"), "dev rewrites it");
+    }
+}
+
+#[test]
+fn upstreams_are_read_in_all_their_spellings() {
+    for (text, tls, host, port, protocol) in [
+        ("http://a", false, "a", 80, UpstreamProtocol::Http1),
+        ("https://A.b/", true, "a.b", 443, UpstreamProtocol::Auto),
+        ("h2c://10.0.0.1:50051", false, "10.0.0.1", 50051, UpstreamProtocol::Http2),
+        ("h2://[::1]:8443", true, "::1", 8443, UpstreamProtocol::Http2),
+        ("http://[2001:db8::1]", false, "2001:db8::1", 80, UpstreamProtocol::Http1),
+    ] {
+        let text = SERVICE.replace("http://127.0.0.1:9080", text);
+        let set = loaded(&[("svc/service.toml", &text), ("svc/access.cedar", ACCESS)]);
+        let upstream = set.services().next().unwrap().upstreams[0].clone();
+        assert_eq!(upstream, Upstream { tls, host: host.to_owned(), port, protocol });
+    }
+}
+
+#[test]
+fn reads_are_what_the_policies_of_an_action_look_at_and_everything_on_doubt() {
+    let none = Reads::default();
+    for (condition, expected) in [
+        ("true", none),
+        ("context.path == \"/a\"", Reads { path: true, ..none }),
+        ("context.method == context.host", Reads { method: true, host: true, ..none }),
+        ("context[\"path\"] == \"/a\"", Reads { path: true, ..none }),
+        ("context.address.isLoopback()", Reads { address: true, ..none }),
+        ("context has session && context.session.amr.contains(\"hwk\")", Reads { session: true, ..none }),
+        ("context has session && context.session.age_seconds < 5", Reads { session: true, time: true, ..none }),
+        ("context has device && context.device.trusted", Reads { device: true, ..none }),
+        ("context has device.id", Reads::EVERYTHING),
+        ("context has token && context.token.scope.contains(\"x\")", Reads { token: true, ..none }),
+        ("context.time.hour < 9", Reads { time: true, ..none }),
+        ("context.params.env == \"x\"", Reads { params: true, ..none }),
+        ("if principal is User then context.path == \"x\" else context.host == \"y\"", Reads { path: true, host: true, ..none }),
+        ("[context.path, \"x\"].contains(\"y\")", Reads { path: true, ..none }),
+        ("{a: context.path}.a == \"y\"", Reads { path: true, ..none }),
+        ("context == context", Reads::EVERYTHING),
+        ("\"context.path\" == \"context\"", none),
+    ] {
+        let access = format!("permit (principal, action == Action::\"read\", resource) when {{ {condition} }};");
+        let set = loaded(&[("svc/service.toml", SERVICE), ("svc/access.cedar", &access)]);
+        let service = set.services().next().unwrap();
+        let action = service.actions().next().unwrap();
+        assert_eq!(service.reads(action), expected, "{condition}");
+    }
+}
+
+#[test]
+fn only_policies_that_could_match_an_action_count_for_what_it_reads() {
+    let set = examples();
+    let service = set.service(&ServiceName::parse("deploy-pipeline").unwrap()).unwrap();
+    for action in service.actions() {
+        let reads = service.reads(action);
+        assert_eq!(reads.time, action.as_str() == "promote", "{action}");
+        assert!(!reads.path && !reads.address, "{action}");
+    }
+}
+
+#[test]
+fn a70_groups_come_by_provider_by_id_and_by_verified_e_mail_only_and_nest() {
+    let groups = "[group.leads]\nmembers = [\"Bob@Example.COM\", \"corp|7\"]\nincludes = [\"corp|chiefs\"]\n\
+                  [group.staff]\nincludes = [\"leads\"]\n[group.all]\nincludes = [\"staff\"]\n";
+    let set = loaded(&[("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS), ("groups.toml", groups)]);
+    for (id, email, verified, told, expected) in [
+        ("corp|1", None, true, &["x"][..], &["x"][..]),
+        ("corp|7", None, false, &[], &["all", "leads", "staff"]),
+        ("corp|8", None, false, &["corp|chiefs"], &["all", "corp|chiefs", "leads", "staff"]),
+        ("corp|1", Some("Bob@example.com"), true, &[], &["all", "leads", "staff"]),
+        ("corp|1", Some("Bob@example.com"), false, &[], &[]),
+        ("corp|1", Some("bob@example.com"), true, &[], &[]),
+        ("corp|1", Some("Bob@example.com@evil"), true, &[], &[]),
+        ("corp|1", Some(" Bob@example.com"), true, &[], &[]),
+        ("other|7", None, true, &["other|chiefs"], &["other|chiefs"]),
+    ] {
+        let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+        let subject = set.subject(&Facts {
+            principal: &Principal::parse(id).unwrap(),
+            email,
+            email_verified: verified,
+            name: None,
+            groups: &told,
+            entitlements: &[],
+            claims: None,
+            breakglass: None,
+        });
+        assert_eq!(subject.groups(), expected, "{id} {email:?} {verified}");
+    }
+}
+
+#[test]
+fn a39_a_rule_on_an_address_is_met_by_a_verified_one_only() {
+    let access = "permit (principal is User, action == Action::\"read\", resource) when { principal.email == \"a@example.com\" };";
+    let set = loaded(&[("svc/service.toml", SERVICE), ("svc/access.cedar", access)]);
+    for (email, verified, expected) in [(Some("a@example.com"), true, true), (Some("a@example.com"), false, false), (None, true, false)] {
+        let subject = set.subject(&Facts {
+            principal: &Principal::user("p", "1").unwrap(),
+            email,
+            email_verified: verified,
+            name: None,
+            groups: &[],
+            entitlements: &[],
+            claims: None,
+            breakglass: None,
+        });
+        assert_eq!(ask(&set, "svc", &subject, "GET", "/a/x").unwrap().allow, expected, "{email:?} {verified}");
+    }
+}
+
+#[test]
+fn people_with_linked_accounts_or_one_verified_address_are_one() {
+    let people = "[[person]]\nname = \"Alice\"\naccounts = [\"a|1\", \"b|1\"]\n[[person]]\naccounts = [\"a|2\"]\n";
+    let set = loaded(&[("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS), ("people.toml", people)]);
+    let id = |text: &str| Principal::parse(text).unwrap();
+    let one = |left: (&str, Option<&str>), right: (&str, Option<&str>)| {
+        set.people().are_one((&id(left.0), left.1), (&id(right.0), right.1))
+    };
+    assert!(one(("a|1", None), ("b|1", None)));
+    assert!(one(("c|9", None), ("c|9", None)));
+    assert!(one(("a|1", Some("x@y.z")), ("c|9", Some("X@Y.z"))));
+    assert!(!one(("a|1", None), ("a|2", None)));
+    assert!(!one(("c|8", None), ("c|9", None)));
+    assert_eq!(set.people().name_of(&id("b|1")), Some("Alice"));
+}
+
+#[test]
+fn a_parameter_that_only_some_routes_have_must_be_asked_for_before_it_is_read() {
+    let service = format!("{SERVICE}[[route]]\nmatch = \"GET /a\"\naction = \"read\"\n");
+    let bare = "permit (principal, action == Action::\"read\", resource) when { context.params.env == \"x\" };";
+    assert!(told(&[("svc/service.toml", &service), ("svc/access.cedar", bare)]).contains("optional attribute"));
+    let asked = "permit (principal, action == Action::\"read\", resource) when { context.params has env && context.params.env == \"x\" };";
+    let set = loaded(&[("svc/service.toml", &service), ("svc/access.cedar", asked)]);
+    let subject = user(&set, "a", &[], &[]);
+    assert!(ask(&set, "svc", &subject, "GET", "/a/x").unwrap().allow);
+    assert!(!ask(&set, "svc", &subject, "GET", "/a").unwrap().allow);
+}
