@@ -5,7 +5,6 @@
 //! session asks `renewal.rs` for one with a fresh certificate and talks to the server through
 //! `client.rs`; it ends in `Ok` or in one [`Failure`], which is printed and gives the exit code.
 
-pub mod ambient;
 pub mod args;
 pub mod check;
 pub mod client;
@@ -18,13 +17,6 @@ pub mod environment;
 pub mod exit;
 pub mod failure;
 pub mod init;
-pub mod client;
-pub mod context;
-pub mod curl;
-pub mod dial;
-pub mod environment;
-pub mod exit;
-pub mod failure;
 pub mod login;
 pub mod logout;
 pub mod origin;
@@ -48,13 +40,13 @@ use std::sync::Arc;
 
 use clap::Parser;
 
-use self::ambient::{SystemClock, SystemEntropy};
 use self::args::{Arguments, Command, raw_arguments};
 use self::context::Context;
 use self::environment::Environment;
 use self::exit::Exit;
 use self::failure::Failure;
 use self::printer::Printer;
+use crate::server::ambient::{SystemClock, SystemEntropy};
 use crate::wire::Remedy;
 
 /// Reads the process's arguments and runs the command that they name.
@@ -98,7 +90,6 @@ pub fn run(arguments: Arguments) -> Exit {
 fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
     let tests = matches!(command, Command::Policy(policy::PolicyCommand::Test(_)));
     if context.printer.format() == args::Format::Junit && !tests {
-    if context.printer.format() == args::Format::Junit {
         return Err(Failure::usage("`-o junit` is for `doorward policy test` only; use `-o table` or `-o json`"));
     }
     match command {
@@ -110,12 +101,6 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::run(context, &args),
         Command::Doctor(args) => wait_for(doctor::run(context, &args)),
         Command::Policy(command) => policies(context, command),
-        Command::Demo
-        | Command::Dev(_)
-        | Command::Init(_)
-        | Command::Serve(_)
-        | Command::Check(_)
-        | Command::Doctor(_) => Err(Failure::failed("not built yet")),
 
         // Those of a client.
         Command::Login(args) => wait_for(login::run(context, &args)),
