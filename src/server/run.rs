@@ -239,6 +239,9 @@ async fn open_store(
         .map_err(outside(format!("waiting for the database `{place}`")))?
         .map_err(outside(format!("preparing the database `{place}`")))?;
     let sealer = Sealer::new(config.keys.key_encryption_key.expose()).map_err(outside("using the key-encryption key"))?;
+    // ORDER: the log first, since making keys is an event.
+    let node = node_id(config, now, &*start.entropy)?;
+    record::open(&store, &sealer, node, now, Arc::clone(&start.entropy)).await.map_err(outside("opening the record"))?;
     let settings = KeySettings {
         rotate_every: config.tokens.key_rotation,
         publish_lead: config.tokens.key_announce,
@@ -251,8 +254,6 @@ async fn open_store(
     for alert in &loaded.alerts {
         tracing::warn!(%alert, "a signing key needs attention");
     }
-    let node = node_id(config, now, &*start.entropy)?;
-    record::open(&store, &sealer, node, now, Arc::clone(&start.entropy)).await.map_err(outside("opening the record"))?;
     let (recorder, _) = Recorder::start(
         store.clone(),
         RecorderSettings::default(),
