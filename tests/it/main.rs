@@ -12,6 +12,7 @@
 mod api;
 mod api_house;
 mod canonical;
+mod cli;
 mod config;
 mod console;
 mod dev_provider;
@@ -20,7 +21,6 @@ mod fake_provider;
 mod fuzz_replay;
 mod guard_h1;
 mod guard_h2;
-mod cli;
 mod house;
 mod hygiene;
 mod leaf;
