@@ -216,7 +216,7 @@ pub async fn complete(
         event.reason = Some(error.reason().into());
         // Anybody can make this happen, so it is counted where it comes in floods; what is refused
         // stays refused, on record or not.
-        let _ = desk.recorder.refused_anonymous(event);
+        drop(desk.recorder.refused_anonymous(event));
     }
     outcome
 }

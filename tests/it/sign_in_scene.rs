@@ -183,10 +183,6 @@ impl Browser {
             self.cookies.insert(name.to_owned(), value.to_owned());
         }
     }
-
-    pub fn flow(&self) -> &str {
-        &self.cookies[FLOW_COOKIE]
-    }
 }
 
 /// Our callback with these fields.
