@@ -84,7 +84,11 @@ pub async fn recheck_due(desk: &Desk, now: Timestamp) -> Result<usize, StoreErro
     Ok(join_all(checks).await.len())
 }
 
-fn recheck_or_tell<'a>(desk: &'a Desk, link: &'a ProviderLink, now: Timestamp) -> futures_util::future::BoxFuture<'a, ()> {
+fn recheck_or_tell<'a>(
+    desk: &'a Desk,
+    link: &'a ProviderLink,
+    now: Timestamp,
+) -> futures_util::future::BoxFuture<'a, ()> {
     Box::pin(async move {
         if let Err(error) = recheck(desk, link, now).await {
             tracing::warn!(link = link.id, provider = link.provider, %error, "a session could not be checked");
@@ -130,11 +134,7 @@ async fn recheck(desk: &Desk, link: &ProviderLink, now: Timestamp) -> Result<(),
     Ok(())
 }
 
-fn reseal(
-    desk: &Desk,
-    link: &ProviderLink,
-    token: Option<Secret<String>>,
-) -> Result<Option<Vec<u8>>, SealError> {
+fn reseal(desk: &Desk, link: &ProviderLink, token: Option<Secret<String>>) -> Result<Option<Vec<u8>>, SealError> {
     let seal = |token: Secret<String>| {
         desk.sealer.seal(REFRESH_PURPOSE, link.id.as_bytes(), token.expose().as_bytes(), &*desk.entropy)
     };

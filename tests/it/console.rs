@@ -124,7 +124,8 @@ async fn a68_a_certificate_of_one_session_over_the_cookie_of_another_is_refused(
     let stored = scene.desk.store.session_fetch(session.id).await.unwrap().unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let csr = crate::api_house::csr(&key);
-    let renewed = session::renew(&scene.desk, &stored, csr.as_bytes(), &crate::api_house::facts(None), scene.now()).await;
+    let renewed =
+        session::renew(&scene.desk, &stored, csr.as_bytes(), &crate::api_house::facts(None), scene.now()).await;
     browser.certificate = Some(shown(&renewed.unwrap().certificate.unwrap().pem));
     // Refused, and not sent to sign in for ever.
     assert_eq!(scene.get(&mut browser, "/").await.status, 401);
@@ -145,7 +146,11 @@ async fn several_providers_are_a_choice_and_an_unknown_one_is_told() {
     let mut browser = Browser::default();
     let page = scene.get(&mut browser, "/signin?return_to=/device&login_hint=alice").await;
     assert_eq!(page.status, 200);
-    assert!(page.body.contains("/signin?provider=partner&#38;return_to=%2Fdevice&#38;login_hint=alice"), "{}", page.body);
+    assert!(
+        page.body.contains("/signin?provider=partner&#38;return_to=%2Fdevice&#38;login_hint=alice"),
+        "{}",
+        page.body
+    );
     let page = scene.get(&mut browser, "/signin?provider=corp&return_to=/device").await;
     assert!(page.location().starts_with(&scene.fake.issuer));
     for unknown in ["x", "CORP", "corp ", "<script>"] {
@@ -168,8 +173,12 @@ async fn a_provider_that_is_down_is_a_page_that_says_so() {
 async fn a_device_is_signed_in_only_by_its_owners_word() {
     let (scene, mut browser) = scene().await;
     let asked = scene
-        .send(&mut Browser { headers: vec![("user-agent", "curl/8 <b>".to_owned())], ..Browser::default() }, "POST",
-            "/oauth2/device_authorization", Some(&[("client_id", "doorward-cli")]))
+        .send(
+            &mut Browser { headers: vec![("user-agent", "curl/8 <b>".to_owned())], ..Browser::default() },
+            "POST",
+            "/oauth2/device_authorization",
+            Some(&[("client_id", "doorward-cli")]),
+        )
         .await;
     let asked: serde_json::Value = serde_json::from_str(&asked.body).unwrap();
     let (user_code, device_code) = (asked["user_code"].as_str().unwrap(), asked["device_code"].as_str().unwrap());

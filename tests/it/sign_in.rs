@@ -209,7 +209,9 @@ async fn a_browser_is_handed_over_to_a_service_host() {
             let location = scene.get(browser, &way).await.location().to_owned();
             location.rsplit_once('=').unwrap().1.to_owned()
         };
-        for (host, cookie) in [(HOST, "g".repeat(43)), ("legacy-wiki.doorward.localhost", flow.clone()), (HOST, String::new())] {
+        for (host, cookie) in
+            [(HOST, "g".repeat(43)), ("legacy-wiki.doorward.localhost", flow.clone()), (HOST, String::new())]
+        {
             let code = fresh(&mut browser).await;
             assert!(redeem(code.clone(), host, cookie).await.is_err(), "{host}");
             assert!(redeem(code, HOST, flow.clone()).await.is_err());
@@ -247,7 +249,13 @@ async fn a_host_that_wants_client_certificates_or_is_unknown_gets_no_browser() {
     let scene = Scene::new(&databases()[0]).await;
     let mut browser = Browser::default();
     scene.sign_in(&mut browser, "/signin").await;
-    for host in ["ops-api.doorward.localhost", "evil.example", "doorward.localhost", "metrics.doorward.localhost.evil.example", ""] {
+    for host in [
+        "ops-api.doorward.localhost",
+        "evil.example",
+        "doorward.localhost",
+        "metrics.doorward.localhost.evil.example",
+        "",
+    ] {
         let way = format!("/signin/service?host={host}&binding={}", binding("x"));
         let page = scene.get(&mut browser, &way).await;
         assert!(page.status == 404 || page.status == 400, "{host}: {page:?}");
@@ -338,7 +346,9 @@ async fn a43_a_logout_at_the_provider_ends_the_sessions_that_rest_on_it_once() {
         let (first, second) = (scene.session(&alice).await.id, scene.session(&other).await.id);
         let mut nobody = Browser::default();
         let post = async |token: &str| {
-            scene.send(&mut Browser::default(), "POST", "/oauth2/backchannel_logout", Some(&[("logout_token", token)])).await
+            scene
+                .send(&mut Browser::default(), "POST", "/oauth2/backchannel_logout", Some(&[("logout_token", token)]))
+                .await
         };
         let bad = [
             scene.fake.token(json!({}), logout_claims(json!({ "nonce": "n" }))),

@@ -112,13 +112,7 @@ impl Scene {
         page
     }
 
-    pub async fn send(
-        &self,
-        browser: &mut Browser,
-        method: &str,
-        path: &str,
-        fields: Option<&[(&str, &str)]>,
-    ) -> Page {
+    pub async fn send(&self, browser: &mut Browser, method: &str, path: &str, fields: Option<&[(&str, &str)]>) -> Page {
         let mut request = Request::builder().method(method).uri(path);
         if !browser.cookies.is_empty() {
             let all: Vec<String> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
