@@ -96,8 +96,8 @@ impl Context {
     /// Exit 3: nobody is signed in.
     #[must_use]
     pub fn nobody_signed_in(&self) -> Failure {
-        let server = self.named_server().ok().flatten().map(|origin| origin.to_string());
-        let command = self.sign_in_command(server.as_deref());
+        let server = self.named_server().ok().flatten().map_or_else(|| "https://…".to_owned(), |s| s.to_string());
+        let command = self.sign_in_command(Some(&server));
         let detail = format!("nobody is signed in under the profile `{}`", self.profile_name());
         Failure::signed_out("no_credential", detail, &command)
     }

@@ -5,7 +5,6 @@
 //! session asks `renewal.rs` for one with a fresh certificate and talks to the server through
 //! `client.rs`; it ends in `Ok` or in one [`Failure`], which is printed and gives the exit code.
 
-pub mod ambient;
 pub mod args;
 pub mod check;
 pub mod client;
@@ -41,13 +40,13 @@ use std::sync::Arc;
 
 use clap::Parser;
 
-use self::ambient::{SystemClock, SystemEntropy};
 use self::args::{Arguments, Command, raw_arguments};
 use self::context::Context;
 use self::environment::Environment;
 use self::exit::Exit;
 use self::failure::Failure;
 use self::printer::Printer;
+use crate::server::ambient::{SystemClock, SystemEntropy};
 use crate::wire::Remedy;
 
 /// Reads the process's arguments and runs the command that they name.

@@ -83,7 +83,8 @@ fn flags_of_all_commands_stand_before_or_after_the_command() {
 
 #[test]
 fn what_follows_curl_is_curls() {
-    let raw: &[&str] = &["-o", "out.json", "--profile", "theirs", "--help", "-X", "POST", "--", "https://a.example", "-"];
+    let raw: &[&str] =
+        &["-o", "out.json", "--profile", "theirs", "--help", "-X", "POST", "--", "https://a.example", "-"];
     let mut line = vec!["--profile", "ours", "-o", "json", "curl"];
     line.extend(raw);
     let arguments = parse(&line).unwrap();

@@ -56,7 +56,9 @@ async fn an_answer_that_can_not_be_used_says_so() {
     let door = FakeDoor::open(|seen| match seen.path.as_str() {
         "/html" => Response::builder().status(500).body(Full::new(Bytes::from("<html>"))).unwrap(),
         "/bare-401" => Response::builder().status(401).body(Full::default()).unwrap(),
-        "/redirect" => Response::builder().status(302).header("location", "https://evil.example/").body(Full::default()).unwrap(),
+        "/redirect" => {
+            Response::builder().status(302).header("location", "https://evil.example/").body(Full::default()).unwrap()
+        }
         "/large" => Response::new(Full::new(Bytes::from(vec![b' '; 9 * 1024 * 1024]))),
         _ => json_reply(200, &json!({"surprise": true})),
     })
@@ -73,7 +75,8 @@ async fn an_answer_that_can_not_be_used_says_so() {
 #[tokio::test]
 async fn an_oauth_error_is_told_with_its_description() {
     let door =
-        FakeDoor::open(|_| json_reply(400, &json!({"error": "access_denied", "error_description": "dave said no"}))).await;
+        FakeDoor::open(|_| json_reply(400, &json!({"error": "access_denied", "error_description": "dave said no"})))
+            .await;
     let error = client(&door).form_raw("/oauth2/token", &[("a", "b c&d")]).await.unwrap_err();
     let failure = Failure::from(error);
     assert_eq!(failure.exit, Exit::Denied);

@@ -154,7 +154,8 @@ async fn door(twist: Twist) -> FakeDoor {
                     };
                     async move { Ok::<_, std::convert::Infallible>(reply) }
                 });
-                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                let _ =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });
@@ -250,7 +251,8 @@ async fn the_browsers_answer_is_taken_once_and_only_with_its_state() {
         };
         let query = |name: &str| url.query_pairs().find(|(key, _)| key == name).unwrap().1.into_owned();
         let redirect_uri = query("redirect_uri");
-        let port = redirect_uri.strip_prefix("http://127.0.0.1:").unwrap().strip_suffix("/callback").unwrap().to_owned();
+        let port =
+            redirect_uri.strip_prefix("http://127.0.0.1:").unwrap().strip_suffix("/callback").unwrap().to_owned();
         // The door would note the challenge when the browser comes by.
         let path = format!("{}?{}", url.path(), url.query().unwrap());
         let client = doorward::cli::client::Client::new(

@@ -310,7 +310,10 @@ async fn a72_the_socket_is_for_its_owner_only_and_goes_with_the_proxy() {
                 }
             };
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-            stream.write_all(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+            stream
+                .write_all(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n").as_bytes())
+                .await
+                .unwrap();
             let mut text = String::new();
             stream.read_to_string(&mut text).await.unwrap();
             assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("ok"), "{text}");

@@ -136,8 +136,7 @@ async fn commands_at_the_same_time_use_a_refresh_token_once() {
     sign_in(&person, &door, Ttl::hours(1), "one");
     // What the door makes is ending at this time too: each renews, one after the other.
     person.clock.advance(Ttl::minutes(45));
-    let (a, b, c) =
-        tokio::join!(signed_in(&person.context), signed_in(&person.context), signed_in(&person.context));
+    let (a, b, c) = tokio::join!(signed_in(&person.context), signed_in(&person.context), signed_in(&person.context));
     for result in [a, b, c] {
         assert!(result.is_ok(), "{:?}", result.err());
     }
