@@ -9,12 +9,12 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::model::{ActionName, ServiceName, SessionId, Timestamp};
+use crate::model::{ActionName, EntitlementName, ServiceName, SessionId, Timestamp};
 use crate::policy::{Ambient, DenyReason, DeviceContext, RequestContext, SessionContext, Verdict};
 
 use super::authenticate::Caller;
 use super::handshake::Channel;
-use super::refusal::Refusal;
+use super::refusal::{Offer, Refusal};
 use super::route::Routed;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
@@ -122,7 +122,12 @@ fn refusal_of(
     verdict: &Verdict,
 ) -> Refusal {
     let service = &routed.entry.service;
-    let remedies = service.remedy(&snapshot.policies, &caller.subject, action, &context);
+    let helpful = service.remedy(&snapshot.policies, &caller.subject, action, &context);
+    let offer = |name: EntitlementName| {
+        let command = snapshot.policies.entitlement(&name)?.command();
+        Some(Offer { name, command })
+    };
+    let remedies: Vec<Offer> = helpful.into_iter().filter_map(offer).collect();
     if remedies.is_empty() && context.ambient.device.is_none() && service.reads(action).device {
         context.ambient.device = Some(DeviceContext { id: "", trusted: true });
         if service.decide(&caller.subject, action, &context).allow {

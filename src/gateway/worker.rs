@@ -71,6 +71,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Refusals per address before anyone is identified.
     pub anonymous: Limiter<IpAddr>,
+    /// Requests to the control host per address: signing in costs more than it looks.
+    pub control_requests: Limiter<IpAddr>,
     /// Connections that are open on all threads.
     pub connections: AtomicUsize,
     /// The same per address.

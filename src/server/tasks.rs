@@ -176,6 +176,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
         let now = shared.clock.now();
         shared.directory.sweep(now);
         shared.anonymous.retain_recent();
+        shared.control_requests.retain_recent();
         let swept = async {
             let mut tx = desk.store.begin().await?;
             tx.revocation_prune(now.minus(FEED_KEPT)).await?;
