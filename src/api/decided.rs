@@ -43,7 +43,6 @@ impl Trail {
 }
 
 /// Wraps the routes of the control host. Those that are wrapped already stay as they are.
-#[must_use]
 pub fn decided(router: Router, desk: Arc<Desk>) -> Router {
     router
         .fallback(async || ApiError::NoRoute)

@@ -91,7 +91,6 @@ routes! {
 }
 
 /// This room's routes, to be merged with pages and wrapped by [`decided`].
-#[must_use]
 pub fn routes(desk: Arc<Desk>) -> Router {
     let mut router = Router::new();
     for (path, handler) in table() {
@@ -101,7 +100,6 @@ pub fn routes(desk: Arc<Desk>) -> Router {
 }
 
 /// The whole control host without pages.
-#[must_use]
 pub fn router(desk: Arc<Desk>) -> Router {
     decided(routes(Arc::clone(&desk)), desk)
 }

@@ -22,9 +22,7 @@ pub fn capped(text: &str) -> Cow<'_, str> {
     if text.len() <= TEXT_BYTES_MAX {
         return Cow::Borrowed(text);
     }
-    let start = text
-        .get(..text.floor_char_boundary(TEXT_BYTES_MAX))
-        .unwrap_or_default();
+    let start = text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default();
     let digest = hex(&Sha256::digest(text.as_bytes()));
     Cow::Owned(format!("{start}…[{} bytes, sha256:{digest}]", text.len()))
 }
@@ -139,10 +137,7 @@ pub fn push_text(out: &mut String, text: &str) {
 
 fn push_whole(out: &mut String, text: &str) {
     out.push('"');
-    if text
-        .bytes()
-        .all(|b| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\')
-    {
+    if text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\') {
         out.push_str(text);
     } else {
         for character in text.chars() {

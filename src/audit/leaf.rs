@@ -20,7 +20,7 @@
 //! INVARIANT: the same sealed event, log and number give the same bytes, always.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
@@ -33,6 +33,8 @@ use crate::model::{Entropy, EventId, GrantId, NodeId, ServiceName, SessionId, Ti
 
 /// Bytes of one salt.
 const SALT_BYTES: usize = 16;
+/// Random bytes that are drawn at once: the salts of some fifty events.
+const SALT_STOCK_BYTES: usize = 4096;
 /// Personal fields that there are.
 const PERSONAL_FIELDS: usize = 6;
 /// What the body is called in its commitment.
@@ -57,14 +59,8 @@ pub enum PersonalField {
 
 impl PersonalField {
     /// All of them, by name.
-    pub const ALL: [Self; PERSONAL_FIELDS] = [
-        Self::Address,
-        Self::Device,
-        Self::Email,
-        Self::Path,
-        Self::Principal,
-        Self::Subject,
-    ];
+    pub const ALL: [Self; PERSONAL_FIELDS] =
+        [Self::Address, Self::Device, Self::Email, Self::Path, Self::Principal, Self::Subject];
 
     /// Its name in the leaf.
     #[must_use]
@@ -88,16 +84,35 @@ impl PersonalField {
 pub struct Sealing {
     pseudonyms: Pseudonyms,
     entropy: Arc<dyn Entropy>,
+    salts: Mutex<SaltStock>,
+}
+
+/// Random bytes that were drawn together, since each draw has its own cost.
+struct SaltStock {
+    bytes: [u8; SALT_STOCK_BYTES],
+    left: usize,
+}
+
+impl SaltStock {
+    fn take(&mut self, count: usize, entropy: &dyn Entropy) -> Vec<u8> {
+        if self.left < count {
+            entropy.fill(&mut self.bytes);
+            self.left = SALT_STOCK_BYTES;
+        }
+        self.left -= count;
+        let taken = self.bytes.get_mut(self.left..self.left + count).unwrap_or_default();
+        let salts = taken.to_vec();
+        // INVARIANT: no salt is given out twice.
+        taken.fill(0);
+        salts
+    }
 }
 
 impl Sealing {
     /// Sealing with these pseudonyms and salts from `entropy`.
     #[must_use]
     pub fn new(pseudonyms: Pseudonyms, entropy: Arc<dyn Entropy>) -> Self {
-        Self {
-            pseudonyms,
-            entropy,
-        }
+        Self { pseudonyms, entropy, salts: Mutex::new(SaltStock { bytes: [0; SALT_STOCK_BYTES], left: 0 }) }
     }
 
     /// The pseudonyms of this installation.
@@ -115,19 +130,14 @@ impl Sealing {
     /// Divides `event` into its clear part, its body and its personal fields, and commits to them.
     #[must_use]
     pub fn seal(&self, event: &Event) -> Sealed {
-        let actor = event
-            .actor
-            .principal
-            .as_ref()
-            .map(|p| self.pseudonyms.of(p));
+        let actor = event.actor.principal.as_ref().map(|p| self.pseudonyms.of(p));
         let subject = event.subject.as_ref().map(|p| self.pseudonyms.of(p));
         let personal = personal_of(event);
-        let mut salts = [0u8; SALT_BYTES * (1 + PERSONAL_FIELDS)];
-        let used = salts
-            .get_mut(..SALT_BYTES * (1 + personal.len()))
-            .unwrap_or_default();
-        self.entropy.fill(used);
-        let salts = used.to_vec();
+        let salts = self
+            .salts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(SALT_BYTES * (1 + personal.len()), &*self.entropy);
         Sealed::assemble(
             Clear {
                 id: event.id,
@@ -183,12 +193,7 @@ impl Sealed {
     ///
     /// # Errors
     /// When `personal` is not an object of the fields that there are, or salts are missing.
-    pub fn stored(
-        clear: Clear,
-        body: String,
-        personal: &str,
-        salts: Vec<u8>,
-    ) -> Result<Self, LeafError> {
+    pub fn stored(clear: Clear, body: String, personal: &str, salts: Vec<u8>) -> Result<Self, LeafError> {
         let personal = read_personal(personal)?;
         if salts.len() != SALT_BYTES * (1 + personal.len()) {
             return Err(LeafError::Salts);
@@ -196,31 +201,16 @@ impl Sealed {
         Ok(Self::assemble(clear, body, personal, salts))
     }
 
-    fn assemble(
-        clear: Clear,
-        body: String,
-        personal: Vec<(PersonalField, String)>,
-        salts: Vec<u8>,
-    ) -> Self {
+    fn assemble(clear: Clear, body: String, personal: Vec<(PersonalField, String)>, salts: Vec<u8>) -> Self {
         let mut commitments = Vec::with_capacity(1 + personal.len());
         {
             let mut salt = salts.chunks_exact(SALT_BYTES);
             commitments.push(commitment(salt.next().unwrap_or_default(), BODY, &body));
             for (field, value) in &personal {
-                commitments.push(commitment(
-                    salt.next().unwrap_or_default(),
-                    field.name(),
-                    value,
-                ));
+                commitments.push(commitment(salt.next().unwrap_or_default(), field.name(), value));
             }
         }
-        Self {
-            clear,
-            body,
-            personal,
-            salts,
-            commitments,
-        }
+        Self { clear, body, personal, salts, commitments }
     }
 
     /// What stands in columns of its own.
@@ -244,11 +234,7 @@ impl Sealed {
     /// The personal fields as one JSON object, as they are stored.
     #[must_use]
     pub fn personal_json(&self) -> String {
-        let size: usize = self
-            .personal
-            .iter()
-            .map(|(_, value)| value.len() + 16)
-            .sum();
+        let size: usize = self.personal.iter().map(|(_, value)| value.len() + 16).sum();
         let mut out = String::with_capacity(2 + size);
         let mut object = Object::open(&mut out);
         for (field, value) in &self.personal {
@@ -274,10 +260,7 @@ impl Sealed {
         leaf.key("seq").push_str(&seq.to_string());
         leaf.plain("time", self.clear.time);
         leaf.text("type", self.clear.kind.name());
-        leaf.text_if(
-            "service",
-            self.clear.service.as_ref().map(ServiceName::as_str),
-        );
+        leaf.text_if("service", self.clear.service.as_ref().map(ServiceName::as_str));
         leaf.text("outcome", self.clear.outcome.name());
         let mut commitments = self.commitments.iter();
         if let Some(body) = commitments.next() {
@@ -321,11 +304,7 @@ impl Leaf {
         let value: Value = serde_json::from_slice(bytes).map_err(|_| LeafError::Form)?;
         let leaf = Self::from_value(&value).ok_or(LeafError::Form)?;
         // INVARIANT: one meaning, one form; else two different leaves could be called the same.
-        if leaf.bytes() == bytes {
-            Ok(leaf)
-        } else {
-            Err(LeafError::Form)
-        }
+        if leaf.bytes() == bytes { Ok(leaf) } else { Err(LeafError::Form) }
     }
 
     fn from_value(value: &Value) -> Option<Self> {
@@ -341,12 +320,7 @@ impl Leaf {
             .get("personal")?
             .as_object()?
             .iter()
-            .map(|(name, commitment)| {
-                Some((
-                    PersonalField::parse(name)?,
-                    read_commitment(commitment.as_str()?)?,
-                ))
-            })
+            .map(|(name, commitment)| Some((PersonalField::parse(name)?, read_commitment(commitment.as_str()?)?)))
             .collect::<Option<Vec<_>>>()?;
         Some(Self {
             log: NodeId::parse(text("log")?).ok()?,
@@ -375,11 +349,7 @@ impl Leaf {
                 grant: None,
             },
             body: String::new(),
-            personal: self
-                .personal
-                .iter()
-                .map(|(field, _)| (*field, String::new()))
-                .collect(),
+            personal: self.personal.iter().map(|(field, _)| (*field, String::new())).collect(),
             salts: Vec::new(),
             commitments,
         };
@@ -409,14 +379,10 @@ impl Leaf {
         if (clear.time, clear.kind, clear.outcome) != (self.time, self.kind, self.outcome)
             || clear.service != self.service
         {
-            return Err(LeafError::Altered {
-                what: "the clear part",
-            });
+            return Err(LeafError::Altered { what: "the clear part" });
         }
         if !sealed.columns_agree() {
-            return Err(LeafError::Altered {
-                what: "id, actor, session or grant",
-            });
+            return Err(LeafError::Altered { what: "id, actor, session or grant" });
         }
         let mut commitments = sealed.commitments.iter();
         if commitments.next() != Some(&self.body) {
@@ -427,9 +393,7 @@ impl Leaf {
         }
         for ((field, _), (committed, expected)) in sealed.personal.iter().zip(&self.personal) {
             if field != committed || commitments.next() != Some(expected) {
-                return Err(LeafError::Altered {
-                    what: committed.name(),
-                });
+                return Err(LeafError::Altered { what: committed.name() });
             }
         }
         Ok(())
@@ -442,11 +406,7 @@ impl Sealed {
         let Ok(body) = serde_json::from_str::<Value>(&self.body) else {
             return false;
         };
-        let text = |pointer: &str| {
-            body.pointer(pointer)
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        };
+        let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         text("/id") == Some(self.clear.id.to_string())
             && text("/actor/id") == self.clear.actor.map(|id| id.to_string())
             && text("/actor/session") == self.clear.session.map(|id| id.to_string())
@@ -474,10 +434,7 @@ impl fmt::Display for LeafError {
             Self::Personal => f.write_str("the personal fields of an audit event can't be read"),
             Self::Salts => f.write_str("salts of an audit event are missing"),
             Self::Altered { what } => {
-                write!(
-                    f,
-                    "`{what}` of an audit event is not what its leaf commits to: it was altered"
-                )
+                write!(f, "`{what}` of an audit event is not what its leaf commits to: it was altered")
             }
         }
     }
@@ -501,11 +458,7 @@ fn push_commitment(out: &mut String, commitment: &[u8; 32]) {
 }
 
 fn read_commitment(text: &str) -> Option<[u8; 32]> {
-    BASE64URL_NOPAD
-        .decode(text.as_bytes())
-        .ok()?
-        .try_into()
-        .ok()
+    BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
 fn in_order<T>(mut fields: Vec<(PersonalField, T)>) -> Vec<(PersonalField, T)> {
@@ -541,10 +494,7 @@ fn personal_of(event: &Event) -> Vec<(PersonalField, String)> {
         add(PersonalField::Email, json::capped(email).into_owned());
     }
     if let Some(request) = &event.request {
-        add(
-            PersonalField::Path,
-            json::capped(&request.path).into_owned(),
-        );
+        add(PersonalField::Path, json::capped(&request.path).into_owned());
     }
     if let Some(principal) = &actor.principal {
         add(PersonalField::Principal, principal.to_string());
@@ -568,10 +518,7 @@ fn body_of(event: &Event, actor: Option<UserRef>, subject: Option<UserRef>) -> S
         if let Some(actor) = actor {
             object.plain("id", actor);
         }
-        object.text_if(
-            "kind",
-            event.actor.principal.as_ref().map(|p| p.kind().name()),
-        );
+        object.text_if("kind", event.actor.principal.as_ref().map(|p| p.kind().name()));
         if let Some(session) = event.actor.session {
             object.plain("session", session);
         }

@@ -19,9 +19,7 @@ impl Pseudonyms {
     /// Pseudonyms under this secret; 32 bytes are right.
     #[must_use]
     pub fn new(secret: &Secret<Vec<u8>>) -> Self {
-        Self {
-            key: hmac::Key::new(hmac::HMAC_SHA256, secret.expose()),
-        }
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.expose()) }
     }
 
     /// The pseudonym of `principal`.

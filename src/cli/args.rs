@@ -127,7 +127,10 @@ pub enum Command {
     #[command(before_help = REQUEST_EXAMPLES)]
     Request(RequestArgs),
     /// Check, test and explain policies
-    #[command(subcommand, before_help = "Examples:\n  doorward policy check --dir policies\n  doorward policy test\n  doorward policy explain --principal alice@example.com --group engineering ops-api GET /status")]
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  doorward policy check --dir policies\n  doorward policy test\n  doorward policy explain --principal alice@example.com --group engineering ops-api GET /status"
+    )]
     Policy(super::policy::PolicyCommand),
     /// Explain a decision: who, what, which policies decided, what would change it
     #[command(before_help = "Examples:\n  doorward why dec_…\n  doorward why dec_… -o json")]

@@ -19,6 +19,10 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
         context.printer.talk(warning);
     }
     let services = material.policies.services().count();
-    context.printer.talk(&format!("{} is good: {services} services, {} warnings", args.config.display(), material.warnings.len()));
+    context.printer.talk(&format!(
+        "{} is good: {services} services, {} warnings",
+        args.config.display(),
+        material.warnings.len()
+    ));
     Ok(())
 }

@@ -64,9 +64,12 @@ pub fn run(context: &Context, args: &DevArgs) -> Result<(), Failure> {
     }
     let temporary = match &args.dir {
         Some(_) => None,
-        None => Some(tempfile::Builder::new().prefix("doorward-dev-").tempdir().map_err(|error| {
-            Failure::failed(format!("making a temporary folder: {error}"))
-        })?),
+        None => Some(
+            tempfile::Builder::new()
+                .prefix("doorward-dev-")
+                .tempdir()
+                .map_err(|error| Failure::failed(format!("making a temporary folder: {error}")))?,
+        ),
     };
     let dir = args.dir.clone().or_else(|| temporary.as_ref().map(|dir| dir.path().to_path_buf())).unwrap_or_default();
     let options = DevOptions { dir, listen: args.listen, database: args.database.clone() };

@@ -11,11 +11,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::model::{EntitlementName, ServiceName, Timestamp};
 use super::args::Format;
+use crate::model::{EntitlementName, ServiceName, Timestamp};
 use crate::policy::{
-    Diagnostic, EntitlementAction, Explanation, InstallationAction, LoadSettings, PolicySet, Question, Scenario, TestOutcome,
-    check as check_folder, explain as explain_question, load, run_tests,
+    Diagnostic, EntitlementAction, Explanation, InstallationAction, LoadSettings, PolicySet, Question, Scenario,
+    TestOutcome, check as check_folder, explain as explain_question, load, run_tests,
 };
 
 /// What a command prints and how it ends.
@@ -251,14 +251,17 @@ pub fn test(args: &TestArgs) -> Printed {
         Err(found) => return failed(2, listed(&found).trim_end()),
     };
     let code = u8::from(outcomes.iter().any(|outcome| !outcome.problems.is_empty()));
-    printed(code, match args.output {
-        Format::Table => tests_table(&outcomes),
-        Format::Json => {
-            let items: Vec<Value> = outcomes.iter().map(test_json).collect();
-            pretty(&json!({ "items": items, "next": null }))
-        }
-        Format::Junit => junit(&outcomes),
-    })
+    printed(
+        code,
+        match args.output {
+            Format::Table => tests_table(&outcomes),
+            Format::Json => {
+                let items: Vec<Value> = outcomes.iter().map(test_json).collect();
+                pretty(&json!({ "items": items, "next": null }))
+            }
+            Format::Junit => junit(&outcomes),
+        },
+    )
 }
 
 fn suite(outcome: &TestOutcome) -> &str {
@@ -299,7 +302,8 @@ fn junit(outcomes: &[TestOutcome]) -> String {
             None => suites.push((suite(outcome), vec![outcome])),
         }
     }
-    let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"doorward policy test\">\n");
+    let mut text =
+        String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"doorward policy test\">\n");
     for (name, cases) in suites {
         let failures = cases.iter().filter(|case| !case.problems.is_empty()).count();
         let _ = writeln!(
@@ -360,10 +364,13 @@ pub fn explain(args: &ExplainArgs, now: Timestamp) -> Printed {
         Ok(explanation) => explanation,
         Err(error) => return failed(2, error),
     };
-    printed(0, match args.output {
-        Format::Table | Format::Junit => explanation_text(&explanation),
-        Format::Json => pretty(&explanation_json(&explanation, &question)),
-    })
+    printed(
+        0,
+        match args.output {
+            Format::Table | Format::Junit => explanation_text(&explanation),
+            Format::Json => pretty(&explanation_json(&explanation, &question)),
+        },
+    )
 }
 
 fn asked(args: &ExplainArgs, now: Timestamp) -> Result<(Scenario, Question), String> {
@@ -373,8 +380,9 @@ fn asked(args: &ExplainArgs, now: Timestamp) -> Result<(Scenario, Question), Str
         scenario.entitlements.push(EntitlementName::parse(name).map_err(|error| error.to_string())?);
     }
     scenario.at = match &args.at {
-        Some(text) => Timestamp::parse(text)
-            .ok_or_else(|| format!("`--at {}` is not a time; write it as `2026-11-24T10:00:00Z`", text.escape_debug()))?,
+        Some(text) => Timestamp::parse(text).ok_or_else(|| {
+            format!("`--at {}` is not a time; write it as `2026-11-24T10:00:00Z`", text.escape_debug())
+        })?,
         None => now,
     };
     scenario.address = args.address;
@@ -393,14 +401,16 @@ fn question(words: &[String]) -> Result<Question, String> {
         }),
         [action, resource] if resource == "installation" => {
             let known = InstallationAction::ALL.map(InstallationAction::name).join(", ");
-            let action = InstallationAction::parse(action)
-                .ok_or_else(|| format!("`{}` is not done to the installation; there are: {known}", action.escape_debug()))?;
+            let action = InstallationAction::parse(action).ok_or_else(|| {
+                format!("`{}` is not done to the installation; there are: {known}", action.escape_debug())
+            })?;
             Ok(Question::Installation(action))
         }
         [action, resource] => {
             let known = EntitlementAction::ALL.map(EntitlementAction::name).join(", ");
-            let action = EntitlementAction::parse(action)
-                .ok_or_else(|| format!("`{}` is not done to an entitlement; there are: {known}", action.escape_debug()))?;
+            let action = EntitlementAction::parse(action).ok_or_else(|| {
+                format!("`{}` is not done to an entitlement; there are: {known}", action.escape_debug())
+            })?;
             Ok(Question::Entitlement(action, EntitlementName::parse(resource).map_err(spoken)?))
         }
         _ => Err("ask SERVICE METHOD PATH, or ACTION SERVICE/NAME, or ACTION installation".to_owned()),
@@ -420,9 +430,10 @@ fn explanation_text(explanation: &Explanation) -> String {
         Some(reason) => format!("deny ({reason})"),
     };
     let groups = joined(answer.subject.groups().iter().map(String::as_str), "none");
-    let action = answer.action.as_ref().map_or_else(|| "none: no route takes this request".to_owned(), |action| {
-        format!("Action::\"{action}\"")
-    });
+    let action = answer
+        .action
+        .as_ref()
+        .map_or_else(|| "none: no route takes this request".to_owned(), |action| format!("Action::\"{action}\""));
     let deciding = joined(answer.policies().iter().map(|name| &**name), "none matched");
     for (name, value) in [
         ("decision", decision),
@@ -450,7 +461,9 @@ fn explanation_json(explanation: &Explanation, question: &Question) -> Value {
     let answer = &explanation.answer;
     let principal = answer.subject.principal();
     let request = match question {
-        Question::Request { service, method, path } => json!({ "service": service.as_str(), "method": method, "path": path }),
+        Question::Request { service, method, path } => {
+            json!({ "service": service.as_str(), "method": method, "path": path })
+        }
         Question::Entitlement(..) | Question::Installation(_) => Value::Null,
     };
     let remedies: Vec<Value> = explanation
@@ -487,8 +500,11 @@ pub fn schema(args: &SchemaArgs) -> Printed {
         let known = joined(set.services().map(|service| service.name.as_str()), "none");
         return failed(2, format!("there is no service `{}`; there are: {known}", args.service.escape_debug()));
     };
-    printed(0, match args.output {
-        Format::Table | Format::Junit => format!("{}\n", service.schema().trim_end()),
-        Format::Json => pretty(&json!({ "service": service.name.as_str(), "schema": service.schema() })),
-    })
+    printed(
+        0,
+        match args.output {
+            Format::Table | Format::Junit => format!("{}\n", service.schema().trim_end()),
+            Format::Json => pretty(&json!({ "service": service.name.as_str(), "schema": service.schema() })),
+        },
+    )
 }

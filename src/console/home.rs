@@ -88,11 +88,7 @@ pub async fn sign_out(State(desk): State<Arc<Desk>>, visit: Visit, request: Requ
 }
 
 /// `POST /sessions/end`
-pub async fn end_session(
-    State(desk): State<Arc<Desk>>,
-    visit: Visit,
-    request: Request,
-) -> Result<Response, PageError> {
+pub async fn end_session(State(desk): State<Arc<Desk>>, visit: Visit, request: Request) -> Result<Response, PageError> {
     let form = Fields::form(request).await?;
     let visitor = visit.author(&desk, &form).await?;
     let id = form.get("session").and_then(|id| SessionId::parse(id).ok());

@@ -96,12 +96,14 @@ impl PageError {
             }
             Self::Unproven(unproven) => unproven_page(unproven),
             Self::NoBrowser => {
-                let detail = "these pages are for browsers that are signed in; the command line has the same".to_owned();
+                let detail =
+                    "these pages are for browsers that are signed in; the command line has the same".to_owned();
                 let (status, refused) = page(StatusCode::FORBIDDEN, "This is for browsers", detail, "bad_credential");
                 (status, Refused { command: Some("doorward whoami"), ..refused })
             }
             Self::Form(actor) => {
-                let detail = "the form was not sent by a page of ours, or is an old one; open the page again".to_owned();
+                let detail =
+                    "the form was not sent by a page of ours, or is an old one; open the page again".to_owned();
                 let (status, refused) =
                     page(StatusCode::FORBIDDEN, "This form is not good any more", detail, "forbidden_by_policy");
                 (status, Refused { actor: Some(actor), ..refused })
@@ -126,9 +128,7 @@ impl PageError {
                 OfferError::Store(error) => Self::Unavailable(error).refused(),
             },
             Self::Revoke(error) => match error {
-                RevokeError::NotFound => {
-                    page(StatusCode::NOT_FOUND, "No such session", error.to_string(), "not_found")
-                }
+                RevokeError::NotFound => page(StatusCode::NOT_FOUND, "No such session", error.to_string(), "not_found"),
                 RevokeError::Denied => page(StatusCode::FORBIDDEN, "Not yours", error.to_string(), "no_policy_match"),
                 RevokeError::Reason => {
                     page(StatusCode::BAD_REQUEST, "A reason is needed", error.to_string(), "invalid_request")

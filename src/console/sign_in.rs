@@ -78,10 +78,9 @@ pub async fn callback(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Res
         Presented::One(value) => Some(value.hash()),
         Presented::Absent | Presented::Bad => None,
     };
-    let signed_in =
-        control::complete(&desk, &callback, visit.binding(), former.as_ref(), &visit.connection, visit.now)
-            .await
-            .map_err(PageError::Failed)?;
+    let signed_in = control::complete(&desk, &callback, visit.binding(), former.as_ref(), &visit.connection, visit.now)
+        .await
+        .map_err(PageError::Failed)?;
     Ok(see_other(signed_in.return_to.as_str(), &[signed_in.cookie.set(SESSION_COOKIE)]))
 }
 

@@ -103,9 +103,7 @@ pub struct Redeemed {
 /// Whether a service with this host lets browsers in.
 fn lets_browsers_in(desk: &Desk, host: &str) -> bool {
     let policies = desk.policies.load();
-    policies
-        .service_for_host(host)
-        .is_some_and(|service| service.client_certificate == ClientCertificate::Optional)
+    policies.service_for_host(host).is_some_and(|service| service.client_certificate == ClientCertificate::Optional)
 }
 
 /// Makes a code for the caller's browser, and gives the address that it goes to with it.
@@ -123,8 +121,7 @@ pub async fn offer(
     if caller.proof() != Proof::Cookie || caller.session().kind != SessionKind::Browser {
         return Err(OfferError::NoBrowserSession);
     }
-    let binding_hash =
-        BASE64URL_NOPAD.decode(binding.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    let binding_hash = BASE64URL_NOPAD.decode(binding.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
     let binding_hash: [u8; 32] = binding_hash.ok_or(OfferError::Binding)?;
     let host = host.to_ascii_lowercase();
     if !lets_browsers_in(desk, &host) {
@@ -151,13 +148,7 @@ pub async fn offer(
 ///
 /// # Errors
 /// When the code is not good, whatever the cause, or the database refused.
-pub async fn redeem(
-    desk: &Desk,
-    code: &str,
-    host: &str,
-    flow: &str,
-    now: Timestamp,
-) -> Result<Redeemed, RedeemError> {
+pub async fn redeem(desk: &Desk, code: &str, host: &str, flow: &str, now: Timestamp) -> Result<Redeemed, RedeemError> {
     if code.len() > SECRET_BYTES_MAX || flow.len() > SECRET_BYTES_MAX {
         return Err(RedeemError::Unknown);
     }
@@ -168,9 +159,8 @@ pub async fn redeem(
         && !handover.expires_at.is_over(now)
         && lets_browsers_in(desk, host);
     let stored = if fits { tx.session_fetch(handover.session).await? } else { None };
-    let good = stored.filter(|stored| {
-        stored.session.is_live(now) && !desk.directory.is_locked(&stored.session.principal)
-    });
+    let good =
+        stored.filter(|stored| stored.session.is_live(now) && !desk.directory.is_locked(&stored.session.principal));
     let Some(stored) = good else {
         // A code that came to the wrong place is used up all the same.
         tx.commit().await?;

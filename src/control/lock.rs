@@ -26,10 +26,7 @@ pub enum LockError {
 impl fmt::Display for LockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Reason => write!(
-                f,
-                "a lock needs a reason of 1 to {REASON_BYTES_MAX} bytes"
-            ),
+            Self::Reason => write!(f, "a lock needs a reason of 1 to {REASON_BYTES_MAX} bytes"),
             Self::AlreadyLocked { principal } => write!(f, "`{principal}` is locked already"),
             Self::NotLocked { principal } => write!(f, "`{principal}` is not locked"),
             Self::Store(_) => f.write_str("the lock could not be changed"),
@@ -73,15 +70,12 @@ pub async fn set(
     };
     let mut tx = store.begin().await?;
     if !tx.lock_insert(&lock).await? {
-        return Err(LockError::AlreadyLocked {
-            principal: principal.clone(),
-        });
+        return Err(LockError::AlreadyLocked { principal: principal.clone() });
     }
     let event = event(EventType::LockSet, by, &lock, reason, now, entropy);
     tx.event_append(&event).await?;
     // ORDER: the feed's counter is held until the commit, so it comes last.
-    tx.revocation_append(RevocationKind::LockSet, &principal.to_string(), now)
-        .await?;
+    tx.revocation_append(RevocationKind::LockSet, &principal.to_string(), now).await?;
     tx.commit().await?;
     Ok(lock)
 }
@@ -101,14 +95,11 @@ pub async fn clear(
     check(reason)?;
     let mut tx = store.begin().await?;
     let Some(lock) = tx.lock_clear(principal, now).await? else {
-        return Err(LockError::NotLocked {
-            principal: principal.clone(),
-        });
+        return Err(LockError::NotLocked { principal: principal.clone() });
     };
     let event = event(EventType::LockCleared, by, &lock, reason, now, entropy);
     tx.event_append(&event).await?;
-    tx.revocation_append(RevocationKind::LockCleared, &principal.to_string(), now)
-        .await?;
+    tx.revocation_append(RevocationKind::LockCleared, &principal.to_string(), now).await?;
     tx.commit().await?;
     Ok(lock)
 }
@@ -128,14 +119,7 @@ fn check(reason: &str) -> Result<(), LockError> {
     Ok(())
 }
 
-fn event(
-    kind: EventType,
-    by: Actor,
-    lock: &Lock,
-    reason: &str,
-    now: Timestamp,
-    entropy: &dyn Entropy,
-) -> Event {
+fn event(kind: EventType, by: Actor, lock: &Lock, reason: &str, now: Timestamp, entropy: &dyn Entropy) -> Event {
     let mut event = Event::new(EventId::fresh(now, entropy), now, kind, Outcome::Success);
     event.actor = by;
     event.subject = Some(lock.principal.clone());

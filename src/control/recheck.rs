@@ -16,7 +16,7 @@ use crate::credential::seal::SealError;
 use crate::identity::logout_token::LoggedOut;
 use crate::identity::provider::{ProviderError, Rechecked};
 use crate::identity::token;
-use crate::model::{Secret, SessionEnd, Timestamp, Ttl};
+use crate::model::{Principal, Secret, SessionEnd, Timestamp, Ttl};
 use crate::store::{ProviderLink, StoreError};
 
 use super::desk::{Desk, hash_of};
@@ -84,7 +84,11 @@ pub async fn recheck_due(desk: &Desk, now: Timestamp) -> Result<usize, StoreErro
     Ok(join_all(checks).await.len())
 }
 
-fn recheck_or_tell<'a>(desk: &'a Desk, link: &'a ProviderLink, now: Timestamp) -> futures_util::future::BoxFuture<'a, ()> {
+fn recheck_or_tell<'a>(
+    desk: &'a Desk,
+    link: &'a ProviderLink,
+    now: Timestamp,
+) -> futures_util::future::BoxFuture<'a, ()> {
     Box::pin(async move {
         if let Err(error) = recheck(desk, link, now).await {
             tracing::warn!(link = link.id, provider = link.provider, %error, "a session could not be checked");
@@ -130,11 +134,7 @@ async fn recheck(desk: &Desk, link: &ProviderLink, now: Timestamp) -> Result<(),
     Ok(())
 }
 
-fn reseal(
-    desk: &Desk,
-    link: &ProviderLink,
-    token: Option<Secret<String>>,
-) -> Result<Option<Vec<u8>>, SealError> {
+fn reseal(desk: &Desk, link: &ProviderLink, token: Option<Secret<String>>) -> Result<Option<Vec<u8>>, SealError> {
     let seal = |token: Secret<String>| {
         desk.sealer.seal(REFRESH_PURPOSE, link.id.as_bytes(), token.expose().as_bytes(), &*desk.entropy)
     };
@@ -193,11 +193,9 @@ pub async fn logout(desk: &Desk, logout_token: &str, now: Timestamp) -> Result<u
     let provider = desk.providers.of_issuer(&issuer).ok_or(LogoutError::Unknown)?;
     let told = provider.logout_token(logout_token, now).await.map_err(LogoutError::Provider)?;
     let (name, jti) = (&**provider.name(), hash_of(&told.jti));
-    let (ids, only) = match &told.who {
-        LoggedOut::Sid { sid, subject } => {
-            (desk.store.link_sessions_by_sid(name, sid, now).await?, subject.as_deref())
-        }
-        LoggedOut::Subject(subject) => (desk.store.link_sessions_by_subject(name, subject, now).await?, None),
+    let ids = match &told.who {
+        LoggedOut::Sid(sid) => desk.store.link_sessions_by_sid(name, sid, now).await?,
+        LoggedOut::Subject(subject) => desk.store.link_sessions_by_subject(name, subject, now).await?,
     };
     // Use and end commit together: what failed half-way may be sent again, what succeeded may not.
     let mut tx = desk.store.begin().await?;
@@ -206,19 +204,21 @@ pub async fn logout(desk: &Desk, logout_token: &str, now: Timestamp) -> Result<u
     }
     let mut ended = Vec::with_capacity(ids.len());
     for id in ids {
-        if let Some(only) = only {
-            let stored = tx.session_fetch(id).await?;
-            if stored.is_none_or(|stored| stored.session.principal.subject() != only) {
-                continue;
-            }
-        }
         let actor = Actor::default();
         let done = session::end_within(desk, &mut tx, id, SessionEnd::Provider, &actor, None, now).await?;
         ended.extend(done);
     }
     tx.commit().await?;
     session::obey(desk, ended.iter());
-    Ok(ended.len())
+    // What was being started from one of them meanwhile.
+    let late = match &told.who {
+        LoggedOut::Sid(sid) => session::end_by_provider_session(desk, name, sid, now).await?,
+        LoggedOut::Subject(subject) => match Principal::user(name, subject) {
+            Some(principal) => session::end_by_principal(desk, &principal, now).await?,
+            None => 0,
+        },
+    };
+    Ok(ended.len() + late)
 }
 
 /// Forgets sign-ins, hand-overs and logout tokens that are over.

@@ -117,11 +117,7 @@ impl std::error::Error for SignInError {
             Self::Start(error) => Some(error),
             Self::Seal(error) => Some(error),
             Self::Store(error) => Some(error),
-            Self::NoProvider
-            | Self::UnknownProvider
-            | Self::NotBegun
-            | Self::Declined { .. }
-            | Self::Malformed => None,
+            Self::NoProvider | Self::UnknownProvider | Self::NotBegun | Self::Declined { .. } | Self::Malformed => None,
         }
     }
 }
@@ -250,12 +246,7 @@ async fn try_complete(
 }
 
 /// Takes the row of a sign-in out, so that its answer is good once.
-async fn take(
-    desk: &Desk,
-    state: &str,
-    binding: &CookieValue,
-    now: Timestamp,
-) -> Result<SignInFlow, SignInError> {
+async fn take(desk: &Desk, state: &str, binding: &CookieValue, now: Timestamp) -> Result<SignInFlow, SignInError> {
     let mut tx = desk.store.begin().await?;
     let flow = tx.flow_take(&hash_of(state), &binding.hash()).await?;
     tx.commit().await?;
@@ -318,8 +309,7 @@ async fn start(
         ends_by: None,
         cookie: Some((cookie.hash(), desk.settings.host().to_owned())),
     };
-    let started =
-        session::start_within(desk, &mut tx, new, None, connection, now).await.map_err(SignInError::Start)?;
+    let started = session::start_within(desk, &mut tx, new, None, connection, now).await.map_err(SignInError::Start)?;
     let ended = match former {
         Some(former) => {
             let actor = actor_of(&started.stored.session, connection);

@@ -91,11 +91,8 @@ impl KeyRing {
     /// The key set to publish (RFC 7517 §5).
     #[must_use]
     pub fn jwks(&self) -> Value {
-        let keys: Vec<Value> = self
-            .published
-            .iter()
-            .map(|key| public_jwk(&key.kid.to_string(), &key.public_point))
-            .collect();
+        let keys: Vec<Value> =
+            self.published.iter().map(|key| public_jwk(&key.kid.to_string(), &key.public_point)).collect();
         json!({ "keys": keys })
     }
 }
@@ -114,15 +111,13 @@ pub enum KeyAlert {
 impl fmt::Display for KeyAlert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ignored { record, why } => write!(
-                f,
-                "signing key `{record}` is ignored ({why}): somebody wrote it without the key-encryption key"
-            ),
+            Self::Ignored { record, why } => {
+                write!(f, "signing key `{record}` is ignored ({why}): somebody wrote it without the key-encryption key")
+            }
             Self::FromFile { why } => write!(f, "signing keys are those of the file ({why})"),
-            Self::FileUnwritten { why } => write!(
-                f,
-                "signing keys could not be kept in the file for a start without the database: {why}"
-            ),
+            Self::FileUnwritten { why } => {
+                write!(f, "signing keys could not be kept in the file for a start without the database: {why}")
+            }
         }
     }
 }
@@ -158,10 +153,9 @@ impl fmt::Display for KeyError {
                 f,
                 "none of {records} signing keys opens: give the key-encryption key that this database was made with"
             ),
-            Self::NoneInFile { why } => write!(
-                f,
-                "the database is away and the file of signing keys has none that signs now: {why}"
-            ),
+            Self::NoneInFile { why } => {
+                write!(f, "the database is away and the file of signing keys has none that signs now: {why}")
+            }
             Self::Store(_) => f.write_str("signing keys could not be loaded or kept"),
             Self::Seal(_) | Self::Generate(_) => f.write_str("a signing key could not be made"),
         }
@@ -212,14 +206,10 @@ pub async fn load_or_create(
         shelf = Shelf::open(sealer, tx.signing_key_hold().await?);
         if shelf.keys.is_empty() && shelf.records > 0 {
             // Another key-encryption key, or all rows were overwritten. Making new keys would hide it.
-            let none = KeyError::NoneOpens {
-                records: shelf.records,
-            };
+            let none = KeyError::NoneOpens { records: shelf.records };
             return from_file(sealer, now, settings, none.to_string()).map_err(|_| none);
         }
-        shelf
-            .complete(&mut tx, sealer, now, entropy, settings)
-            .await?;
+        shelf.complete(&mut tx, sealer, now, entropy, settings).await?;
         tx.commit().await?;
     }
     if let Some(path) = &settings.file {
@@ -230,9 +220,7 @@ pub async fn load_or_create(
         }
     }
     let records = shelf.records;
-    shelf
-        .into_loaded(now, settings)
-        .ok_or(KeyError::NoneOpens { records })
+    shelf.into_loaded(now, settings).ok_or(KeyError::NoneOpens { records })
 }
 
 /// The keys anew once the ring is out of date; `None` while it is not.
@@ -250,28 +238,16 @@ pub async fn rotate_if_due(
     if !ring.changes_at.is_over(now) {
         return Ok(None);
     }
-    load_or_create(store, sealer, now, entropy, settings)
-        .await
-        .map(Some)
+    load_or_create(store, sealer, now, entropy, settings).await.map(Some)
 }
 
-fn from_file(
-    sealer: &Sealer,
-    now: Timestamp,
-    settings: &KeySettings,
-    why: String,
-) -> Result<Loaded, KeyError> {
+fn from_file(sealer: &Sealer, now: Timestamp, settings: &KeySettings, why: String) -> Result<Loaded, KeyError> {
     let none = |why: String| KeyError::NoneInFile { why };
-    let path = settings
-        .file
-        .as_ref()
-        .ok_or_else(|| none("no file is configured".into()))?;
+    let path = settings.file.as_ref().ok_or_else(|| none("no file is configured".into()))?;
     let rows = file::read(path).map_err(|error| none(format!("`{}`: {error}", path.display())))?;
     let mut shelf = Shelf::open(sealer, rows.into_iter().map(Ok).collect());
     shelf.alerts.push(KeyAlert::FromFile { why });
-    shelf
-        .into_loaded(now, settings)
-        .ok_or_else(|| none(format!("`{}`", path.display())))
+    shelf.into_loaded(now, settings).ok_or_else(|| none(format!("`{}`", path.display())))
 }
 
 struct OpenKey {
@@ -289,37 +265,23 @@ struct Shelf {
 impl Shelf {
     fn open(sealer: &Sealer, rows: Vec<Result<SealedKey, StoreError>>) -> Self {
         let records = rows.len();
-        let mut shelf = Self {
-            keys: Vec::new(),
-            records,
-            alerts: Vec::new(),
-        };
+        let mut shelf = Self { keys: Vec::new(), records, alerts: Vec::new() };
         for row in rows {
             match row {
                 Ok(sealed) => match open_key(sealer, &sealed) {
                     Ok(material) => shelf.keys.push(OpenKey { sealed, material }),
-                    Err(why) => shelf.alerts.push(KeyAlert::Ignored {
-                        record: sealed.id.to_string(),
-                        why,
-                    }),
+                    Err(why) => shelf.alerts.push(KeyAlert::Ignored { record: sealed.id.to_string(), why }),
                 },
-                Err(error) => shelf.alerts.push(KeyAlert::Ignored {
-                    record: "?".into(),
-                    why: error.to_string(),
-                }),
+                Err(error) => shelf.alerts.push(KeyAlert::Ignored { record: "?".into(), why: error.to_string() }),
             }
         }
-        shelf
-            .keys
-            .sort_by_key(|key| (key.sealed.signs_from, key.sealed.id));
+        shelf.keys.sort_by_key(|key| (key.sealed.signs_from, key.sealed.id));
         shelf
     }
 
     /// Which key signs at `now`: the last one whose time has come.
     fn current(&self, now: Timestamp) -> Option<usize> {
-        self.keys
-            .iter()
-            .rposition(|key| key.sealed.signs_from.is_over(now))
+        self.keys.iter().rposition(|key| key.sealed.signs_from.is_over(now))
     }
 
     /// From when on nobody needs the key at `place`: its follower's beginning and a token's life.
@@ -329,14 +291,12 @@ impl Shelf {
     }
 
     fn is_gone(&self, place: usize, now: Timestamp, settings: &KeySettings) -> bool {
-        self.gone_at(place, settings)
-            .is_some_and(|gone_at| gone_at.is_over(now))
+        self.gone_at(place, settings).is_some_and(|gone_at| gone_at.is_over(now))
     }
 
     fn is_complete(&self, now: Timestamp, settings: &KeySettings) -> bool {
         let current = self.current(now);
-        current.is_some_and(|place| place + 1 < self.keys.len())
-            && !self.is_gone(0, now, settings)
+        current.is_some_and(|place| place + 1 < self.keys.len()) && !self.is_gone(0, now, settings)
     }
 
     /// Makes the keys that are missing and forgets those that are gone, in this transaction.
@@ -386,8 +346,7 @@ impl Shelf {
         tx.signing_key_insert(&sealed).await?;
         tell(tx, &sealed, "made", now, entropy).await?;
         self.keys.push(OpenKey { sealed, material });
-        self.keys
-            .sort_by_key(|key| (key.sealed.signs_from, key.sealed.id));
+        self.keys.sort_by_key(|key| (key.sealed.signs_from, key.sealed.id));
         Ok(())
     }
 
@@ -395,15 +354,9 @@ impl Shelf {
         let current = self.current(now)?;
         let follows = self.keys.get(current + 1).map(|key| key.sealed.signs_from);
         let first = (0..self.keys.len()).find(|place| !self.is_gone(*place, now, settings))?;
-        let forgets = (first < current)
-            .then(|| self.gone_at(first, settings))
-            .flatten();
+        let forgets = (first < current).then(|| self.gone_at(first, settings)).flatten();
         // Without a next key, which only the file can lack, the database is asked each minute.
-        let changes_at = follows
-            .into_iter()
-            .chain(forgets)
-            .min()
-            .unwrap_or(now.plus(Ttl::minutes(1)));
+        let changes_at = follows.into_iter().chain(forgets).min().unwrap_or(now.plus(Ttl::minutes(1)));
         let published = self
             .keys
             .iter()
@@ -424,22 +377,13 @@ impl Shelf {
             published,
             changes_at,
         };
-        Some(Loaded {
-            ring,
-            alerts: self.alerts,
-        })
+        Some(Loaded { ring, alerts: self.alerts })
     }
 }
 
 /// What a sealed key is bound to: everything else of its row that decides.
 fn place(key: &SealedKey) -> Vec<u8> {
-    let head = format!(
-        "{}\0{}\0{}\0{}\0",
-        key.id,
-        key.algorithm,
-        key.signs_from.millis(),
-        key.created_at.millis()
-    );
+    let head = format!("{}\0{}\0{}\0{}\0", key.id, key.algorithm, key.signs_from.millis(), key.created_at.millis());
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(&key.public_point);
     bytes
@@ -447,13 +391,9 @@ fn place(key: &SealedKey) -> Vec<u8> {
 
 fn open_key(sealer: &Sealer, key: &SealedKey) -> Result<KeyMaterial, String> {
     if key.algorithm != ALGORITHM {
-        return Err(format!(
-            "its algorithm is not `{ALGORITHM}`"
-        ));
+        return Err(format!("its algorithm is not `{ALGORITHM}`"));
     }
-    let pkcs8 = sealer
-        .open(PURPOSE, &place(key), &key.sealed)
-        .map_err(|error| error.to_string())?;
+    let pkcs8 = sealer.open(PURPOSE, &place(key), &key.sealed).map_err(|error| error.to_string())?;
     let material = KeyMaterial::from_pkcs8(pkcs8).map_err(|error| error.to_string())?;
     if material.public_point != key.public_point {
         return Err("its public point is another key's".to_owned());
@@ -476,7 +416,6 @@ async fn tell(
         .with("signs_from", key.signs_from.to_string());
     event.resource = Some(key.id.to_string().into());
     tx.event_append(&event).await?;
-    tx.revocation_append(RevocationKind::KeysChanged, &key.id.to_string(), now)
-        .await?;
+    tx.revocation_append(RevocationKind::KeysChanged, &key.id.to_string(), now).await?;
     Ok(())
 }

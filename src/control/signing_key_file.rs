@@ -47,10 +47,7 @@ pub fn write(path: &Path, keys: &[&SealedKey]) -> io::Result<()> {
             sealed: BASE64.encode(&key.sealed),
         })
         .collect();
-    let text = serde_json::to_vec_pretty(&KeysFile {
-        version: 1,
-        keys: entries,
-    })?;
+    let text = serde_json::to_vec_pretty(&KeysFile { version: 1, keys: entries })?;
     if fs::read(path).is_ok_and(|there| there == text) {
         return Ok(());
     }
@@ -62,11 +59,7 @@ pub fn write(path: &Path, keys: &[&SealedKey]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&fresh)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
     file.write_all(&text)?;
     file.sync_all()?;
     fs::rename(&fresh, path)

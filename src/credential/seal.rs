@@ -31,10 +31,9 @@ pub enum SealError {
 impl fmt::Display for SealError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::KeyLength { bytes } => write!(
-                f,
-                "the key-encryption key has {bytes} bytes, {KEY_BYTES} are needed; `doorward init` makes one"
-            ),
+            Self::KeyLength { bytes } => {
+                write!(f, "the key-encryption key has {bytes} bytes, {KEY_BYTES} are needed; `doorward init` makes one")
+            }
             Self::Closed { purpose } => write!(
                 f,
                 "a sealed `{purpose}` does not open under the key-encryption key: the key is another one, or the value was altered"
@@ -83,11 +82,7 @@ impl Sealer {
         entropy.fill(&mut nonce);
         let mut text = plain.to_vec();
         self.0
-            .seal_in_place_append_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(bound(purpose, place)),
-                &mut text,
-            )
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound(purpose, place)), &mut text)
             .map_err(|_| SealError::Seal { purpose })?;
         let mut sealed = Vec::with_capacity(1 + NONCE_LEN + text.len());
         sealed.push(VERSION);
@@ -101,12 +96,7 @@ impl Sealer {
     /// # Errors
     /// When it was sealed under another key, for another purpose or place, or was altered. Which
     /// of these it was can't be told.
-    pub fn open(
-        &self,
-        purpose: &'static str,
-        place: &[u8],
-        sealed: &[u8],
-    ) -> Result<Secret<Vec<u8>>, SealError> {
+    pub fn open(&self, purpose: &'static str, place: &[u8], sealed: &[u8]) -> Result<Secret<Vec<u8>>, SealError> {
         let closed = SealError::Closed { purpose };
         let (version, rest) = sealed.split_first().ok_or(closed)?;
         let (nonce, text) = rest.split_at_checked(NONCE_LEN).ok_or(closed)?;
@@ -115,11 +105,7 @@ impl Sealer {
         }
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| closed)?;
         let mut text = text.to_vec();
-        let plain = self
-            .0
-            .open_in_place(nonce, Aad::from(bound(purpose, place)), &mut text)
-            .map_err(|_| closed)?
-            .len();
+        let plain = self.0.open_in_place(nonce, Aad::from(bound(purpose, place)), &mut text).map_err(|_| closed)?.len();
         text.truncate(plain);
         Ok(Secret::new(text))
     }

@@ -38,10 +38,7 @@ impl KeyMaterial {
     pub fn generate() -> Result<Self, NotAKey> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| NotAKey)?;
         let pkcs8 = pair.to_pkcs8v1().map_err(|_| NotAKey)?;
-        Ok(Self {
-            pkcs8: Secret::new(pkcs8.as_ref().to_vec()),
-            public_point: pair.public_key().as_ref().to_vec(),
-        })
+        Ok(Self { pkcs8: Secret::new(pkcs8.as_ref().to_vec()), public_point: pair.public_key().as_ref().to_vec() })
     }
 
     /// The key with this PKCS#8 DER.
@@ -49,12 +46,8 @@ impl KeyMaterial {
     /// # Errors
     /// When the bytes are of no such key.
     pub fn from_pkcs8(pkcs8: Secret<Vec<u8>>) -> Result<Self, NotAKey> {
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.expose())
-            .map_err(|_| NotAKey)?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.expose()).map_err(|_| NotAKey)?;
         let public_point = pair.public_key().as_ref().to_vec();
-        Ok(Self {
-            pkcs8,
-            public_point,
-        })
+        Ok(Self { pkcs8, public_point })
     }
 }

@@ -240,7 +240,8 @@ impl TlsSide {
         anchors: &TrustAnchors,
     ) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let leaf = chain.first().ok_or_else(|| TlsError("the server's certificate file has no certificate".to_owned()))?;
+        let leaf =
+            chain.first().ok_or_else(|| TlsError("the server's certificate file has no certificate".to_owned()))?;
         let (_, parsed) = X509Certificate::from_der(leaf)
             .map_err(|e| TlsError(format!("the server's certificate can't be read: {e}")))?;
         let not_after = Timestamp::from_seconds(parsed.validity().not_after.timestamp());
@@ -250,19 +251,20 @@ impl TlsSide {
             .keys_match()
             .map_err(|e| TlsError(format!("the server's key does not belong to its certificate: {e}")))?;
         let certified = Arc::new(certified);
-        let side = |trust: Arc<ClientTrust>, resolver: Arc<dyn ResolvesServerCert>| -> Result<Arc<ServerConfig>, TlsError> {
-            let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-                .with_safe_default_protocol_versions()
-                .map_err(|e| TlsError(format!("TLS 1.3 and 1.2 can't be offered: {e}")))?
-                .with_client_cert_verifier(trust)
-                .with_cert_resolver(resolver);
-            config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_H1.to_vec()];
-            // INVARIANT: nothing is resumed. rustls verifies no client certificate on resumption.
-            config.session_storage = Arc::new(NoServerSessionStorage {});
-            config.send_tls13_tickets = 0;
-            config.max_early_data_size = 0;
-            Ok(Arc::new(config))
-        };
+        let side =
+            |trust: Arc<ClientTrust>, resolver: Arc<dyn ResolvesServerCert>| -> Result<Arc<ServerConfig>, TlsError> {
+                let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                    .with_safe_default_protocol_versions()
+                    .map_err(|e| TlsError(format!("TLS 1.3 and 1.2 can't be offered: {e}")))?
+                    .with_client_cert_verifier(trust)
+                    .with_cert_resolver(resolver);
+                config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_H1.to_vec()];
+                // INVARIANT: nothing is resumed. rustls verifies no client certificate on resumption.
+                config.session_storage = Arc::new(NoServerSessionStorage {});
+                config.send_tls13_tickets = 0;
+                config.max_early_data_size = 0;
+                Ok(Arc::new(config))
+            };
         let mandatory = Arc::new(ClientTrust::new(anchors, Mandatory::Yes)?);
         let asking = Arc::new(ClientTrust::new(anchors, Mandatory::No)?);
         let one: Arc<dyn ResolvesServerCert> = Arc::new(OneCertificate(certified));
@@ -328,7 +330,14 @@ impl Channel {
                 Some(read)
             }
         };
-        Ok(Self { peer, name, http2: state.alpn_protocol() == Some(ALPN_H2), certificate, chain, epoch: Cell::new(epoch) })
+        Ok(Self {
+            peer,
+            name,
+            http2: state.alpn_protocol() == Some(ALPN_H2),
+            certificate,
+            chain,
+            epoch: Cell::new(epoch),
+        })
     }
 
     /// Whether the client's chain holds under the authorities of now. Verified again only when

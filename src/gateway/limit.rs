@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use governor::clock::{Clock, DefaultClock};
 use governor::NotUntil;
+use governor::clock::{Clock, DefaultClock};
 
 use crate::model::Principal;
 

@@ -92,7 +92,8 @@ impl Lookup {
                     if self.directory.session(cookie.session).is_none() {
                         self.fetch_session(cookie.session).await;
                     }
-                    self.directory.cookie_insert(hash, CookieEntry { session: cookie.session, host: cookie.host.into() });
+                    self.directory
+                        .cookie_insert(hash, CookieEntry { session: cookie.session, host: cookie.host.into() });
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, "a cookie could not be looked up"),

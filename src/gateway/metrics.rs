@@ -90,7 +90,11 @@ impl Metrics {
             Unit::Seconds,
             metrics.duration.clone(),
         );
-        registry.register("handshake_failures", "TLS handshakes that failed, by reason", metrics.handshake_failures.clone());
+        registry.register(
+            "handshake_failures",
+            "TLS handshakes that failed, by reason",
+            metrics.handshake_failures.clone(),
+        );
         registry.register("connections", "Connections that are open", metrics.connections.clone());
         registry.register("exchanges", "Exchanges under way", metrics.exchanges.clone());
         registry.register(

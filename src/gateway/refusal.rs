@@ -112,9 +112,7 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Ambiguous(ambiguity) => {
-                StatusCode::from_u16(ambiguity.status()).unwrap_or(StatusCode::BAD_REQUEST)
-            }
+            Self::Ambiguous(ambiguity) => StatusCode::from_u16(ambiguity.status()).unwrap_or(StatusCode::BAD_REQUEST),
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoCredential | Self::BadCredential(_) | Self::SessionEnded => StatusCode::UNAUTHORIZED,
             Self::Locked
@@ -308,7 +306,13 @@ impl Refusal {
             Form::Problem => ("application/problem+json", self.problem(decision).to_string()),
             Form::Page => {
                 let command = self.remedy().command();
-                let page = refusal_page(self.title(), &self.detail(), self.reason(), command.as_deref(), &decision.to_string());
+                let page = refusal_page(
+                    self.title(),
+                    &self.detail(),
+                    self.reason(),
+                    command.as_deref(),
+                    &decision.to_string(),
+                );
                 ("text/html; charset=utf-8", page)
             }
         };
@@ -318,7 +322,8 @@ impl Refusal {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if form == Form::Page {
-            const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
+            const POLICY: &str =
+                "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
             headers.insert(http::header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
             headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         }
@@ -330,7 +335,9 @@ impl Refusal {
             Self::BadCredential(_) | Self::SessionEnded => {
                 Some(format!("Bearer error=\"invalid_token\", resource_metadata=\"{resource_metadata}\""))
             }
-            Self::ScopeInsufficient { action } => Some(format!("Bearer error=\"insufficient_scope\", scope=\"{action}\"")),
+            Self::ScopeInsufficient { action } => {
+                Some(format!("Bearer error=\"insufficient_scope\", scope=\"{action}\""))
+            }
             _ => None,
         };
         if let Some(value) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {

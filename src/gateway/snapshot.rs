@@ -215,8 +215,9 @@ fn injections(
     for injection in &service.inject {
         let secret: Secret<String> = match &injection.secret {
             SecretSource::File(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|e| format!("reading the secret for `{}` from `{}`: {e}", injection.header, path.display()))?;
+                let text = std::fs::read_to_string(path).map_err(|e| {
+                    format!("reading the secret for `{}` from `{}`: {e}", injection.header, path.display())
+                })?;
                 Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())
             }
             SecretSource::Env(name) => Secret::new(environment(name).ok_or_else(|| {

@@ -21,7 +21,14 @@ type Side = TokioIo<Upgraded>;
 
 /// Carries bytes between client and upstream until it is over; `down` counts what went to the
 /// client, `up` what went to the upstream.
-pub async fn run(client: OnUpgrade, upstream: OnUpgrade, permit: Permit, idle: Duration, down: &Progress, up: &Progress) {
+pub async fn run(
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    permit: Permit,
+    idle: Duration,
+    down: &Progress,
+    up: &Progress,
+) {
     let upgraded = async { tokio::try_join!(client, upstream) };
     let Ok(Ok((client, upstream))) = tokio::time::timeout(UPGRADE_TIMEOUT, upgraded).await else {
         down.failed.set(Some(BodyError::Peer));
@@ -31,10 +38,7 @@ pub async fn run(client: OnUpgrade, upstream: OnUpgrade, permit: Permit, idle: D
     let (upstream_read, upstream_write) = tokio::io::split(TokioIo::new(upstream));
     let moved = Cell::new(Instant::now());
     let both = async {
-        tokio::join!(
-            carry(client_read, upstream_write, up, &moved),
-            carry(upstream_read, client_write, down, &moved)
-        )
+        tokio::join!(carry(client_read, upstream_write, up, &moved), carry(upstream_read, client_write, down, &moved))
     };
     tokio::select! {
         _ = both => down.finished.set(true),

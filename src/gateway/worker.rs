@@ -4,8 +4,8 @@
 //! outlives the moment at which any of that changes.
 
 use std::cell::RefCell;
-use std::num::NonZeroUsize;
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

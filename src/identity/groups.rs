@@ -36,9 +36,8 @@ impl GroupMap {
             Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
         };
-        let plain = |value: &&str| {
-            !value.is_empty() && value.len() <= VALUE_BYTES_MAX && !value.chars().any(char::is_control)
-        };
+        let plain =
+            |value: &&str| !value.is_empty() && value.len() <= VALUE_BYTES_MAX && !value.chars().any(char::is_control);
         let groups: BTreeSet<String> = values
             .into_iter()
             .filter(plain)

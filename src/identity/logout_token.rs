@@ -22,7 +22,7 @@ const TEXT_BYTES_MAX: usize = 255;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoggedOut {
     /// Those of one of the provider's sessions.
-    Sid { sid: String, subject: Option<String> },
+    Sid(String),
     /// All of a person's.
     Subject(String),
 }
@@ -90,7 +90,7 @@ pub fn verify(
     }
     let jti = text(&claims, "jti")?.ok_or(TokenError::Claim("jti"))?;
     let who = match (text(&claims, "sid")?, text(&claims, "sub")?) {
-        (Some(sid), subject) => LoggedOut::Sid { sid, subject },
+        (Some(sid), _) => LoggedOut::Sid(sid),
         (None, Some(subject)) => LoggedOut::Subject(subject),
         (None, None) => return Err(TokenError::Claim("sid")),
     };

@@ -8,7 +8,7 @@ pub mod groups;
 pub mod logout_token;
 pub mod provider;
 mod provider_claims;
+mod provider_diagnosis;
 mod provider_exchange;
 mod provider_metadata;
 pub mod token;
-mod provider_diagnosis;

@@ -129,7 +129,9 @@ impl fmt::Display for ProviderError {
             Self::Metadata { provider, why } => {
                 write!(f, "the provider `{provider}` describes itself in a way that can't be used: {why}")
             }
-            Self::Token { provider, source } => write!(f, "a token of the provider `{provider}` is not taken: {source}"),
+            Self::Token { provider, source } => {
+                write!(f, "a token of the provider `{provider}` is not taken: {source}")
+            }
             Self::MixUp { provider } => {
                 write!(f, "the answer to a sign-in at `{provider}` names another issuer, or none where it has to")
             }
@@ -248,11 +250,7 @@ impl Providers {
     ///
     /// # Errors
     /// When two are the same, or a file can't be used.
-    pub fn new(
-        settings: Vec<ProviderSettings>,
-        origin: &str,
-        clock: &Arc<dyn Clock>,
-    ) -> Result<Self, ProvidersError> {
+    pub fn new(settings: Vec<ProviderSettings>, origin: &str, clock: &Arc<dyn Clock>) -> Result<Self, ProvidersError> {
         let mut list: Vec<Arc<Provider>> = Vec::with_capacity(settings.len());
         for one in settings {
             if list.iter().any(|other| other.settings.name == one.name) {
@@ -355,14 +353,9 @@ impl Providers {
 
 impl Provider {
     fn bearer(&self, verified: Verified, now: Timestamp) -> Result<Bearer, TokenError> {
-        let identity = provider_claims::identity(
-            &self.name,
-            &verified.claims,
-            &self.settings.groups_claim,
-            &self.groups,
-            now,
-        )
-        .ok_or(TokenError::Claim("sub"))?;
+        let identity =
+            provider_claims::identity(&self.name, &verified.claims, &self.settings.groups_claim, &self.groups, now)
+                .ok_or(TokenError::Claim("sub"))?;
         Ok(Bearer { identity, expires_at: verified.expires_at, claims: verified.claims })
     }
 }

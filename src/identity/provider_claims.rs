@@ -91,7 +91,9 @@ fn name(claims: &Map<String, Value>) -> Option<String> {
     let text = |key: &str| claims.get(key).and_then(Value::as_str).filter(|name| !name.trim().is_empty());
     let name = text("name").or_else(|| text("preferred_username"))?;
     // A name with line breaks or direction marks in it could forge a line of a page or a log.
-    let plain = |c: &char| !c.is_control() && !matches!(*c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let plain = |c: &char| {
+        !c.is_control() && !matches!(*c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     Some(name.chars().filter(plain).take(NAME_CHARACTERS_MAX).collect())
 }
 

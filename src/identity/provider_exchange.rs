@@ -14,10 +14,10 @@ use openidconnect::core::{
     CoreRevocationErrorResponse, CoreTokenIntrospectionResponse, CoreTokenType,
 };
 use openidconnect::{
-    AccessToken, AsyncHttpClient, AuthType, AuthenticationFlow, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken,
-    EmptyAdditionalClaims, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, IdToken, IssuerUrl, JsonWebKeySet, LoginHint,
-    Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError,
-    Scope, StandardErrorResponse, TokenResponse,
+    AccessToken, AsyncHttpClient, AuthType, AuthenticationFlow, AuthorizationCode, Client, ClientId, ClientSecret,
+    CsrfToken, EmptyAdditionalClaims, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, IdToken, IssuerUrl,
+    JsonWebKeySet, LoginHint, Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
+    RefreshToken, RequestTokenError, Scope, StandardErrorResponse, TokenResponse,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -157,8 +157,7 @@ impl Provider {
     fn oidc(&self, metadata: &Metadata) -> Result<OidcClient, ProviderError> {
         let metadata_error =
             |why: &str| ProviderError::Metadata { provider: Arc::clone(&self.name), why: why.to_owned() };
-        let issuer =
-            IssuerUrl::new(self.issuer().to_owned()).map_err(|_| metadata_error("its issuer is not a URL"))?;
+        let issuer = IssuerUrl::new(self.issuer().to_owned()).map_err(|_| metadata_error("its issuer is not a URL"))?;
         let redirect = RedirectUrl::new(self.redirect_uri.clone())
             .map_err(|_| metadata_error("our own address, `server.control_host`, makes no URL"))?;
         let token_endpoint =
@@ -309,7 +308,11 @@ impl Provider {
         self.complete_claims(&mut claims, metadata, &answer.access_token).await?;
         let identity = self.identity(&claims, now)?;
         // OIDC Core §12.2: the answer is about the same person, or it is worth nothing.
-        if identity.subject == subject { Ok(Some(identity.groups)) } else { Err(self.token_error(TokenError::Claim("sub"))) }
+        if identity.subject == subject {
+            Ok(Some(identity.groups))
+        } else {
+            Err(self.token_error(TokenError::Claim("sub")))
+        }
     }
 
     /// The claims of an ID token that holds (OIDC Core §3.1.3.7), its nonce aside.

@@ -5,8 +5,8 @@
 //! at most one fetch in 30 s (ATTACKS A36); what is old is used while the provider is away, but not
 //! longer than a day.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use http::StatusCode;

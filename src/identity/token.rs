@@ -43,9 +43,7 @@ impl fmt::Display for TokenError {
         match self {
             Self::Malformed => f.write_str("the token is not a signed JWT"),
             Self::Header(what) => write!(f, "the token's header is not acceptable: {what}"),
-            Self::UnknownKey => {
-                f.write_str("the token is signed by a key that its issuer does not publish")
-            }
+            Self::UnknownKey => f.write_str("the token is signed by a key that its issuer does not publish"),
             Self::Signature => f.write_str("the token's signature does not hold"),
             Self::Claim(name) => {
                 write!(f, "the token's `{name}` is missing or not what it must be")
@@ -82,20 +80,9 @@ impl KeySet {
     /// `alg` doesn't fit are left out, as RFC 7517 §5 asks.
     #[must_use]
     pub fn from_json(set: &Value) -> Self {
-        let listed = set
-            .get("keys")
-            .and_then(Value::as_array)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let keys = listed
-            .iter()
-            .take(KEYS_MAX)
-            .filter_map(Self::public_key)
-            .collect();
-        Self {
-            keys,
-            json: set.clone(),
-        }
+        let listed = set.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let keys = listed.iter().take(KEYS_MAX).filter_map(Self::public_key).collect();
+        Self { keys, json: set.clone() }
     }
 
     fn public_key(jwk: &Value) -> Option<PublicKey> {
@@ -126,11 +113,7 @@ impl KeySet {
         };
         let parsed: jsonwebtoken::jwk::Jwk = serde_json::from_value(jwk.clone()).ok()?;
         let decoding = DecodingKey::from_jwk(&parsed).ok()?;
-        (!algorithms.is_empty()).then(|| PublicKey {
-            kid: text("kid").map(str::to_owned),
-            algorithms,
-            decoding,
-        })
+        (!algorithms.is_empty()).then(|| PublicKey { kid: text("kid").map(str::to_owned), algorithms, decoding })
     }
 
     /// The set as JSON.
@@ -156,12 +139,7 @@ impl KeySet {
     fn candidates(&self, header: &Header) -> Vec<&PublicKey> {
         let fits = |key: &&PublicKey| key.algorithms.contains(&header.alg);
         match header.kid.as_deref() {
-            Some(kid) => self
-                .keys
-                .iter()
-                .filter(|key| key.kid.as_deref() == Some(kid))
-                .filter(fits)
-                .collect(),
+            Some(kid) => self.keys.iter().filter(|key| key.kid.as_deref() == Some(kid)).filter(fits).collect(),
             None if self.keys.len() == 1 => self.keys.iter().filter(fits).collect(),
             None => Vec::new(),
         }
@@ -203,9 +181,7 @@ pub fn claimed(token: &str) -> Option<(Option<String>, String)> {
         return None;
     }
     let header = jsonwebtoken::decode_header(token).ok()?;
-    let payload = BASE64URL_NOPAD
-        .decode(token.split('.').nth(1)?.as_bytes())
-        .ok()?;
+    let payload = BASE64URL_NOPAD.decode(token.split('.').nth(1)?.as_bytes()).ok()?;
     let claims: Value = serde_json::from_slice(&payload).ok()?;
     Some((header.kid, claims.get("iss")?.as_str()?.to_owned()))
 }
@@ -214,12 +190,7 @@ pub fn claimed(token: &str) -> Option<(Option<String>, String)> {
 ///
 /// # Errors
 /// The first thing that does not hold.
-pub fn verify(
-    token: &str,
-    keys: &KeySet,
-    expected: &Expected<'_>,
-    now: Timestamp,
-) -> Result<Verified, TokenError> {
+pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>, now: Timestamp) -> Result<Verified, TokenError> {
     claims_hold(signed_claims(token, keys, expected.types)?, expected, now)
 }
 
@@ -261,11 +232,8 @@ pub(in crate::identity) fn signed_claims(
 /// Looks at the header's JSON itself, since the library drops what it does not know.
 fn header_is_plain(token: &str, types: &[&str]) -> Result<(), TokenError> {
     let encoded = token.split('.').next().unwrap_or_default();
-    let bytes = BASE64URL_NOPAD
-        .decode(encoded.as_bytes())
-        .map_err(|_| TokenError::Malformed)?;
-    let header: Map<String, Value> =
-        serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)?;
+    let bytes = BASE64URL_NOPAD.decode(encoded.as_bytes()).map_err(|_| TokenError::Malformed)?;
+    let header: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)?;
     if header.contains_key("crit")
         || header.contains_key("b64")
         || header.contains_key("zip")
@@ -279,11 +247,7 @@ fn header_is_plain(token: &str, types: &[&str]) -> Result<(), TokenError> {
         Some(_) => return Err(TokenError::Header("its `typ` is no text")),
     };
     let typ = typ.strip_prefix("application/").unwrap_or(&typ);
-    if types.contains(&typ) {
-        Ok(())
-    } else {
-        Err(TokenError::Header("its `typ` is of another kind of token"))
-    }
+    if types.contains(&typ) { Ok(()) } else { Err(TokenError::Header("its `typ` is of another kind of token")) }
 }
 
 /// A time claim: whole or fractional seconds (RFC 7519 §2), within what a calendar can hold.
@@ -295,10 +259,7 @@ pub(in crate::identity) fn time_claim(
     match claims.get(name) {
         None => Ok(None),
         Some(Value::Number(number)) => match number.as_f64() {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "held between 0 and the year 9999 by the guard"
-            )]
+            #[expect(clippy::cast_possible_truncation, reason = "held between 0 and the year 9999 by the guard")]
             Some(seconds) if (0.0..=SECONDS_MAX).contains(&seconds) => {
                 Ok(Some(Timestamp::from_seconds(seconds as i64)))
             }
@@ -308,17 +269,8 @@ pub(in crate::identity) fn time_claim(
     }
 }
 
-fn claims_hold(
-    claims: Map<String, Value>,
-    expected: &Expected<'_>,
-    now: Timestamp,
-) -> Result<Verified, TokenError> {
-    let text = |name: &'static str| {
-        claims
-            .get(name)
-            .and_then(Value::as_str)
-            .ok_or(TokenError::Claim(name))
-    };
+fn claims_hold(claims: Map<String, Value>, expected: &Expected<'_>, now: Timestamp) -> Result<Verified, TokenError> {
+    let text = |name: &'static str| claims.get(name).and_then(Value::as_str).ok_or(TokenError::Claim(name));
     if text("iss")? != expected.issuer {
         return Err(TokenError::Claim("iss"));
     }
@@ -351,11 +303,5 @@ fn claims_hold(
         return Err(TokenError::NotYet);
     }
     let (subject, audience) = (subject.to_owned(), audience.to_owned());
-    Ok(Verified {
-        subject,
-        audience,
-        issued_at,
-        expires_at,
-        claims,
-    })
+    Ok(Verified { subject, audience, issued_at, expires_at, claims })
 }

@@ -42,7 +42,12 @@ impl CedarFile {
         if let Some(template) = set.templates().next() {
             let offset = source.text().find("?principal").or_else(|| source.text().find("?resource")).unwrap_or(0);
             let message = format!("the policy `{}` is a template", template.id());
-            report.error(source, offset, message, "write the principal or resource itself; templates are not used here");
+            report.error(
+                source,
+                offset,
+                message,
+                "write the principal or resource itself; templates are not used here",
+            );
             return None;
         }
         let places = statements(source.text());
@@ -70,7 +75,12 @@ impl CedarFile {
             statements.push(Statement { policy: policy.new_id(id), name, start, end });
         }
         if statements.len() != set.num_of_policies() {
-            report.error(source, 0, "the policies of this file could not be told apart", "put each on lines of its own");
+            report.error(
+                source,
+                0,
+                "the policies of this file could not be told apart",
+                "put each on lines of its own",
+            );
             return None;
         }
         Some(Self { source: source.clone(), statements })

@@ -54,7 +54,8 @@ impl<'a> Table<'a> {
         let entries = table
             .iter()
             .map(|(key, value)| {
-                let full = if name.is_empty() { key.get_ref().to_string() } else { format!("{name}.{}", key.get_ref()) };
+                let full =
+                    if name.is_empty() { key.get_ref().to_string() } else { format!("{name}.{}", key.get_ref()) };
                 let field =
                     Field { source, report, name: full, key: key.span(), span: value.span(), value: value.get_ref() };
                 (key.get_ref().as_ref(), field)
@@ -87,7 +88,12 @@ impl<'a> Table<'a> {
     pub(super) fn finish(self) {
         for (key, field) in &self.entries {
             let help = suggestion::help(key, self.asked.iter().copied());
-            self.report.error(self.source, field.key.start, format!("{}unknown key `{}`", self.prefix(), key.escape_debug()), help);
+            self.report.error(
+                self.source,
+                field.key.start,
+                format!("{}unknown key `{}`", self.prefix(), key.escape_debug()),
+                help,
+            );
         }
     }
 
@@ -201,7 +207,10 @@ impl<'a> Field<'a> {
             self.mismatch("a list in `[…]`");
             return Vec::new();
         };
-        items.iter().map(|item| Self { key: item.span(), span: item.span(), value: item.get_ref(), ..self.clone() }).collect()
+        items
+            .iter()
+            .map(|item| Self { key: item.span(), span: item.span(), value: item.get_ref(), ..self.clone() })
+            .collect()
     }
 
     pub(super) fn table(&self) -> Option<Table<'a>> {

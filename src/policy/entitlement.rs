@@ -165,7 +165,10 @@ fn lengths(table: &mut Table<'_>) -> (Ttl, Ttl, Ttl) {
     if shortest > max
         && let Some(field) = min
     {
-        field.error(format!("`min` is `{shortest}` and `max` is `{max}`"), "the shortest grant can't be longer than the longest");
+        field.error(
+            format!("`min` is `{shortest}` and `max` is `{max}`"),
+            "the shortest grant can't be longer than the longest",
+        );
     } else if (usual < shortest || usual > max)
         && let Some(field) = default
     {
@@ -180,7 +183,10 @@ fn lengths(table: &mut Table<'_>) -> (Ttl, Ttl, Ttl) {
 fn at_least(field: &Field<'_>, max: Ttl) -> Option<Ttl> {
     let length = field.duration()?;
     if length < max {
-        field.error(format!("`{}` is `{length}`, shorter than `max` (`{max}`)", field.name()), "one whole grant must fit");
+        field.error(
+            format!("`{}` is `{length}`, shorter than `max` (`{max}`)", field.name()),
+            "one whole grant must fit",
+        );
     }
     Some(length)
 }
@@ -190,7 +196,10 @@ fn ticket(field: &Field<'_>) -> Option<TicketPattern> {
         Ok(pattern) => Some(pattern),
         Err(error) => {
             let reason = error.lines().last().unwrap_or_default().trim().to_owned();
-            field.error(format!("`{}` is not a regular expression: {reason}", field.name()), "write it like `^[A-Z]+-[0-9]+$`");
+            field.error(
+                format!("`{}` is not a regular expression: {reason}", field.name()),
+                "write it like `^[A-Z]+-[0-9]+$`",
+            );
             None
         }
     }

@@ -50,7 +50,11 @@ impl Folder {
             }
         }
         if folder.services.is_empty() && !report.has_errors() {
-            report.file_error(dir, "there is no service here", "make a folder for each service, with `service.toml` and `access.cedar`");
+            report.file_error(
+                dir,
+                "there is no service here",
+                "make a folder for each service, with `service.toml` and `access.cedar`",
+            );
         }
         if folder.services.len() > SERVICES_MAX {
             report.file_error(dir, format!("there are more than {SERVICES_MAX} services"), "split the installation");
@@ -87,7 +91,11 @@ fn entries(dir: &Path, report: &Report) -> Vec<(String, PathBuf, bool)> {
     let reading = match fs::read_dir(dir) {
         Ok(reading) => reading,
         Err(error) => {
-            report.file_error(dir, format!("the folder could not be read: {error}"), "check the path and its permissions");
+            report.file_error(
+                dir,
+                format!("the folder could not be read: {error}"),
+                "check the path and its permissions",
+            );
             return Vec::new();
         }
     };

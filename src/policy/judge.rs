@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use cedar_policy::{
-    ActionConstraint, Authorizer, Context, Decision, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, Request,
+    ActionConstraint, Authorizer, Context, Decision, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint,
+    Request,
 };
 
 use super::cedar_file::Statement;
@@ -98,7 +99,8 @@ impl Judge {
             Ok(request) => request,
             Err(error) => return Verdict::unjudged(error.to_string()),
         };
-        let response = self.authorizer.is_authorized(&request, bench.policies(subject.principal().kind()), subject.entities());
+        let response =
+            self.authorizer.is_authorized(&request, bench.policies(subject.principal().kind()), subject.entities());
         let diagnostics = response.diagnostics();
         let permitted = response.decision() == Decision::Allow;
         let mut policies: Vec<Arc<str>> = diagnostics.reason().map(|id| self.name(id)).collect();
@@ -138,8 +140,6 @@ fn admits_kind(policy: &Policy, kind: PrincipalKind) -> bool {
         }
         PrincipalConstraint::Eq(uid) => uid.type_name().to_string() == kind.name(),
         // Who is on the emergency path is in nothing but themself.
-        PrincipalConstraint::In(uid) => {
-            kind != PrincipalKind::BreakGlass || uid.type_name().to_string() == kind.name()
-        }
+        PrincipalConstraint::In(uid) => kind != PrincipalKind::BreakGlass || uid.type_name().to_string() == kind.name(),
     }
 }

@@ -29,7 +29,9 @@ fn entitlements(draft: &Draft, statements: &[&Statement], report: &Report) {
         let name = &entitlement.name;
         let uid = format!("Entitlement::\"{name}\"");
         let permitted = |action: &str| {
-            statements.iter().any(|statement| statement.policy.effect() == Effect::Permit && admits(statement, action, &uid))
+            statements
+                .iter()
+                .any(|statement| statement.policy.effect() == Effect::Permit && admits(statement, action, &uid))
         };
         if !permitted("request") {
             let help = format!("permit it to somebody: `action == Action::\"request\", resource == {uid}`");
@@ -115,7 +117,9 @@ fn misspelt_groups(file: &CedarFile, groups: &Groups, report: &Report) {
             if known || id.chars().count() < 5 {
                 continue;
             }
-            if let Some(near) = suggestion::nearest(&id, groups.names()).filter(|near| suggestion::is_one_slip(&id, near)) {
+            if let Some(near) =
+                suggestion::nearest(&id, groups.names()).filter(|near| suggestion::is_one_slip(&id, near))
+            {
                 report.warning(
                     &file.source,
                     file.offset_of(statement, &uid),

@@ -79,8 +79,7 @@ fn read(dir: &Path, settings: &LoadSettings, report: &Report) -> Option<PolicySe
         Some(source) => CedarFile::parse(source, "global.cedar", report),
         None => None,
     };
-    let drafts: Vec<Draft> =
-        folder.services.iter().filter_map(|service| draft(service, settings, report)).collect();
+    let drafts: Vec<Draft> = folder.services.iter().filter_map(|service| draft(service, settings, report)).collect();
     report_shared_hosts(&drafts, report);
     report_shared_names(&drafts, global.as_ref(), report);
     let world = validate::World {

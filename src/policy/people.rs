@@ -33,11 +33,17 @@ impl People {
             for account in person.list("accounts") {
                 let Some(text) = account.text() else { continue };
                 let Some(principal) = Principal::parse(text) else {
-                    account.error(format!("`{}` is no account", text.escape_debug()), "write its id, `<provider>|<subject>`");
+                    account.error(
+                        format!("`{}` is no account", text.escape_debug()),
+                        "write its id, `<provider>|<subject>`",
+                    );
                     continue;
                 };
                 if people.by_account.insert(principal, index).is_some() {
-                    account.error(format!("`{}` is listed twice", text.escape_debug()), "an account belongs to one person");
+                    account.error(
+                        format!("`{}` is listed twice", text.escape_debug()),
+                        "an account belongs to one person",
+                    );
                 }
             }
             person.finish();

@@ -185,7 +185,8 @@ impl PolicySet {
         name: &EntitlementName,
         ambient: &Ambient<'_>,
     ) -> Verdict {
-        let Some(service) = self.service(name.service()).filter(|service| service.entitlements.contains_key(name.name()))
+        let Some(service) =
+            self.service(name.service()).filter(|service| service.entitlements.contains_key(name.name()))
         else {
             return Verdict::nothing_permits();
         };

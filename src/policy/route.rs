@@ -72,7 +72,10 @@ impl Route {
     /// Reads `GET|HEAD /path/{name}/**`.
     pub(super) fn parse(text: &str, action: ActionName) -> Result<Self, TemplateError> {
         let Some((methods, path)) = text.split_once(' ') else {
-            return wrong(format!("`{}` is not a route", text.escape_debug()), "write a method and a path: `GET /status`");
+            return wrong(
+                format!("`{}` is not a route", text.escape_debug()),
+                "write a method and a path: `GET /status`",
+            );
         };
         let methods = parse_methods(methods)?;
         let segments = parse_path(path)?;
@@ -139,11 +142,17 @@ fn parse_methods(text: &str) -> Result<Methods, TemplateError> {
 
 fn parse_path(path: &str) -> Result<Vec<Segment>, TemplateError> {
     let Some(rest) = path.strip_prefix('/') else {
-        return wrong(format!("the path `{}` does not start with `/`", path.escape_debug()), "write `GET /status`, with one space");
+        return wrong(
+            format!("the path `{}` does not start with `/`", path.escape_debug()),
+            "write `GET /status`, with one space",
+        );
     };
     let parts: Vec<&str> = rest.split('/').collect();
     if parts.len() > SEGMENTS_MAX {
-        return wrong(format!("the path has {} segments", parts.len()), "a route has at most 64; use `**` for the rest");
+        return wrong(
+            format!("the path has {} segments", parts.len()),
+            "a route has at most 64; use `**` for the rest",
+        );
     }
     let last = parts.len() - 1;
     let mut segments: Vec<Segment> = Vec::with_capacity(parts.len());
@@ -241,7 +250,13 @@ impl Node {
     }
 
     /// Depth first, the most specific first; each node of the tree is visited at most once.
-    fn find<'p>(&self, routes: &[Route], method: &str, segments: &[&'p str], values: &mut Vec<&'p str>) -> Option<usize> {
+    fn find<'p>(
+        &self,
+        routes: &[Route],
+        method: &str,
+        segments: &[&'p str],
+        values: &mut Vec<&'p str>,
+    ) -> Option<usize> {
         let Some((first, tail)) = segments.split_first() else {
             return pick(routes, &self.here, method).or_else(|| pick(routes, &self.rest, method));
         };
@@ -262,9 +277,10 @@ impl Node {
 /// The route of these that serves the method: by name, then `GET` for `HEAD`, then `*`.
 fn pick(routes: &[Route], candidates: &[usize], method: &str) -> Option<usize> {
     let listed = |method: &str| {
-        candidates.iter().copied().find(|index| {
-            routes.get(*index).is_some_and(|route| route.methods != Methods::Any && route.serves(method))
-        })
+        candidates
+            .iter()
+            .copied()
+            .find(|index| routes.get(*index).is_some_and(|route| route.methods != Methods::Any && route.serves(method)))
     };
     let any = || candidates.iter().copied().find(|index| routes.get(*index).is_some_and(|r| r.methods == Methods::Any));
     listed(method).or_else(|| if method == "HEAD" { listed("GET") } else { None }).or_else(any)

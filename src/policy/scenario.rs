@@ -193,7 +193,14 @@ impl Scenario {
                 };
                 let resource = format!("Service::\"{}\"", service.name);
                 let Some(matched) = service.route(method, path) else {
-                    return Ok(Answer { subject, action: None, route: None, resource, verdict: None, remedies: Vec::new() });
+                    return Ok(Answer {
+                        subject,
+                        action: None,
+                        route: None,
+                        resource,
+                        verdict: None,
+                        remedies: Vec::new(),
+                    });
                 };
                 let host = service.hosts.first().map(String::as_str).unwrap_or_default();
                 let context = RequestContext { method, path, host, params: &matched.params, ambient };
@@ -203,7 +210,14 @@ impl Scenario {
                     false => service.remedy(set, &subject, &matched.action, &context),
                 };
                 let action = Some(matched.action.to_string());
-                Ok(Answer { subject, action, route: Some(matched.template), resource, verdict: Some(verdict), remedies })
+                Ok(Answer {
+                    subject,
+                    action,
+                    route: Some(matched.template),
+                    resource,
+                    verdict: Some(verdict),
+                    remedies,
+                })
             }
             Question::Entitlement(action, name) => {
                 known_entitlement(set, name)?;
@@ -258,7 +272,14 @@ pub struct Answer {
 
 impl Answer {
     fn builtin(subject: Subject, action: &str, resource: String, verdict: Verdict) -> Self {
-        Self { subject, action: Some(action.to_owned()), route: None, resource, verdict: Some(verdict), remedies: Vec::new() }
+        Self {
+            subject,
+            action: Some(action.to_owned()),
+            route: None,
+            resource,
+            verdict: Some(verdict),
+            remedies: Vec::new(),
+        }
     }
 
     /// Whether it is allowed.

@@ -118,9 +118,8 @@ fn applies(resources: &[&str], context: Value) -> Value {
 }
 
 fn service_context(params: &Params) -> Value {
-    let params = params.iter().map(|(name, required)| {
-        (name.to_string(), json!({ "type": "String", "required": required }))
-    });
+    let params =
+        params.iter().map(|(name, required)| (name.to_string(), json!({ "type": "String", "required": required })));
     let mut attributes = ambient();
     for name in ["method", "path", "host"] {
         attributes.insert(name.to_owned(), json!({ "type": "String" }));
@@ -183,8 +182,7 @@ fn common_types() -> Value {
 
 fn entity_types() -> Value {
     let claims = CLAIMS.iter().map(|claim| ((*claim).to_owned(), optional(text()))).collect();
-    let user =
-        fields(&[("email", text()), ("email_verified", boolean()), ("name", text()), ("provider", text())]);
+    let user = fields(&[("email", text()), ("email_verified", boolean()), ("name", text()), ("provider", text())]);
     let workload = fields(&[("provider", text()), ("claims", record(claims))]);
     let breakglass = fields(&[("opener", text()), ("custodians", texts()), ("reason", text())]);
     json!({

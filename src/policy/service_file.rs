@@ -80,13 +80,17 @@ impl ServiceFile {
             assertion: choice(
                 &mut root,
                 "assertion",
-                &[("session", AssertionMode::Session), ("request", AssertionMode::Request), ("off", AssertionMode::Off)],
+                &[
+                    ("session", AssertionMode::Session),
+                    ("request", AssertionMode::Request),
+                    ("off", AssertionMode::Off),
+                ],
                 AssertionMode::Session,
             ),
             encoded_slash: root.boolean("encoded_slash", false),
-            record: root
-                .take("record")
-                .and_then(|field| field.choice(&[("durable", RecordMode::Durable), ("buffered", RecordMode::Buffered)])),
+            record: root.take("record").and_then(|field| {
+                field.choice(&[("durable", RecordMode::Durable), ("buffered", RecordMode::Buffered)])
+            }),
             limits: root.take("limits").and_then(|field| limits(&field)).unwrap_or_default(),
             timeouts: root.take("timeouts").and_then(|field| timeouts(&field)).unwrap_or_default(),
             inject: root.list("inject").iter().filter_map(|field| injection(field, folder)).collect(),
@@ -134,7 +138,8 @@ fn hosts(root: &mut Table<'_>, name: &ServiceName, domain: &str) -> Vec<(String,
 }
 
 fn upstreams(root: &mut Table<'_>) -> Vec<Upstream> {
-    let Some(field) = root.require("upstreams", "say where requests go: `upstreams = [\"http://127.0.0.1:9080\"]`") else {
+    let Some(field) = root.require("upstreams", "say where requests go: `upstreams = [\"http://127.0.0.1:9080\"]`")
+    else {
         return Vec::new();
     };
     let fields = field.list();
@@ -144,7 +149,9 @@ fn upstreams(root: &mut Table<'_>) -> Vec<Upstream> {
     let mut found: Vec<Upstream> = Vec::new();
     for field in fields {
         match field.text().map(Upstream::parse) {
-            Some(Ok(upstream)) if found.contains(&upstream) => field.error("this upstream is named twice", "remove one"),
+            Some(Ok(upstream)) if found.contains(&upstream) => {
+                field.error("this upstream is named twice", "remove one")
+            }
             Some(Ok(upstream)) => found.push(upstream),
             Some(Err((message, help))) => field.error(message, help),
             None => {}
@@ -162,7 +169,8 @@ fn routes(root: &mut Table<'_>, source: &Source, report: &Report) -> Vec<(Route,
         let pattern = table.require("match", "write `match = \"GET /status\"`");
         let action = table.require("action", "write `action = \"status\"`").and_then(|field| action(&field));
         table.finish();
-        let Some((pattern, text, action)) = pattern.and_then(|f| f.text().map(|text| (f, text))).zip(action).map(|((f, t), a)| (f, t, a))
+        let Some((pattern, text, action)) =
+            pattern.and_then(|f| f.text().map(|text| (f, text))).zip(action).map(|((f, t), a)| (f, t, a))
         else {
             continue;
         };
@@ -178,7 +186,10 @@ fn routes(root: &mut Table<'_>, source: &Source, report: &Report) -> Vec<(Route,
             report.error(
                 source,
                 pattern.start(),
-                format!("the route `{}` is never reached: `{}` on line {line} takes the same requests", route.template, earlier.template),
+                format!(
+                    "the route `{}` is never reached: `{}` on line {line} takes the same requests",
+                    route.template, earlier.template
+                ),
                 "remove one, or give them different methods",
             );
             continue;
@@ -284,7 +295,8 @@ fn injection(field: &Field<'_>, folder: &Path) -> Option<Injection> {
         (1, Some(field)) => {
             let user = field.text().unwrap_or_default();
             if user.contains(':') || user.chars().any(char::is_control) {
-                field.error("`user` has a `:` or a control character", "basic authentication can't carry it (RFC 7617)");
+                field
+                    .error("`user` has a `:` or a control character", "basic authentication can't carry it (RFC 7617)");
             }
             InjectionScheme::Basic { user: user.to_owned() }
         }

@@ -226,7 +226,10 @@ fn question(table: &mut Table<'_>, service: Option<&ServiceName>) -> Option<Ques
         (Some(request), None, None) => {
             let text = request.text()?;
             let Some((method, path)) = text.split_once(' ') else {
-                request.error(format!("`{}` is not a request", text.escape_debug()), "write a method and a path: `GET /status`");
+                request.error(
+                    format!("`{}` is not a request", text.escape_debug()),
+                    "write a method and a path: `GET /status`",
+                );
                 return None;
             };
             let Some(service) = service else {
@@ -283,7 +286,8 @@ impl Expected {
         let word = |allow| if allow { "allow" } else { "deny" };
         let deciding = list(answer.policies().iter().map(|name| &**name));
         if answer.allow() != self.allow {
-            let why = if deciding.is_empty() { "no policy matched".to_owned() } else { format!("decided by {deciding}") };
+            let why =
+                if deciding.is_empty() { "no policy matched".to_owned() } else { format!("decided by {deciding}") };
             problems.push(format!("expected {}, got {} ({why})", word(self.allow), word(answer.allow())));
         }
         if let Some(reason) = &self.reason

@@ -91,7 +91,10 @@ fn check_host(host: &str) -> Result<(), (String, &'static str)> {
         };
         if link_local || address.is_unspecified() || address.is_multicast() {
             let message = format!("`{address}` can't be an upstream");
-            return Err((message, "link-local addresses answer with a machine's own credentials; name a host that serves"));
+            return Err((
+                message,
+                "link-local addresses answer with a machine's own credentials; name a host that serves",
+            ));
         }
         return Ok(());
     }
@@ -102,7 +105,10 @@ fn check_host(host: &str) -> Result<(), (String, &'static str)> {
     // `127.1` and `2130706433` are addresses to some resolvers: a name's last label is not a number.
     let numeric = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     if host.len() > 253 || !host.split('.').all(label) || numeric {
-        return Err((format!("`{}` is not a host", host.escape_debug()), "write a name like `api.internal` or a whole address"));
+        return Err((
+            format!("`{}` is not a host", host.escape_debug()),
+            "write a name like `api.internal` or a whole address",
+        ));
     }
     Ok(())
 }

@@ -40,7 +40,8 @@ pub(super) fn validate(
         for statement in &file.statements {
             check_entities(file, statement, None, world, report);
         }
-        let (schema, _) = build(&schema::generate([])).map_err(|error| report.file_error(file.source.file(), error, "")).ok()?;
+        let (schema, _) =
+            build(&schema::generate([])).map_err(|error| report.file_error(file.source.file(), error, "")).ok()?;
         for id in validate_file(file, &schema, true, report) {
             *dead_in.entry(id).or_default() += 1;
         }

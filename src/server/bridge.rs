@@ -63,13 +63,7 @@ impl Browsers {
 }
 
 impl CodeDesk for Browsers {
-    fn redeem(
-        &self,
-        code: String,
-        host: String,
-        flow: String,
-        now: Timestamp,
-    ) -> oneshot::Receiver<Option<Redeemed>> {
+    fn redeem(&self, code: String, host: String, flow: String, now: Timestamp) -> oneshot::Receiver<Option<Redeemed>> {
         let (sender, receiver) = oneshot::channel();
         let desk = Arc::clone(&self.desk);
         self.tasks.spawn_on(

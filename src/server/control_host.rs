@@ -128,7 +128,8 @@ impl Host {
             "reason": "ambiguous_request",
             "remedy": { "kind": "none" },
         });
-        let headers = [("content-type", "application/problem+json".to_owned()), ("doorward-decision", decision.to_string())];
+        let headers =
+            [("content-type", "application/problem+json".to_owned()), ("doorward-decision", decision.to_string())];
         (status, headers, body.to_string()).into_response()
     }
 }

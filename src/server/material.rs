@@ -92,9 +92,8 @@ pub fn policies(config: &Config) -> Result<PolicySet, MaterialError> {
 }
 
 fn anchors(config: &Config) -> Result<TrustAnchors, MaterialError> {
-    let read = |path: &Path| {
-        certificate::authorities_of(path).map_err(|error| one(format!("{}: {error}", path.display())))
-    };
+    let read =
+        |path: &Path| certificate::authorities_of(path).map_err(|error| one(format!("{}: {error}", path.display())));
     let mut anchors = TrustAnchors { ours: read(&config.trust.client_ca.certificate)?, ..TrustAnchors::default() };
     for path in &config.trust.device_ca {
         anchors.devices.extend(read(path)?);

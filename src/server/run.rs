@@ -91,7 +91,9 @@ impl From<MaterialError> for StartError {
     }
 }
 
-fn outside<E: Into<Box<dyn std::error::Error + Send + Sync>>>(doing: impl Into<String>) -> impl FnOnce(E) -> StartError {
+fn outside<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    doing: impl Into<String>,
+) -> impl FnOnce(E) -> StartError {
     let doing = doing.into();
     move |cause| StartError::Outside { doing, cause: cause.into() }
 }
@@ -140,7 +142,9 @@ fn state_file(config: &Config, name: &str) -> PathBuf {
 fn node_id(config: &Config, now: Timestamp, entropy: &dyn Entropy) -> Result<NodeId, StartError> {
     let path = state_file(config, "node.id");
     match std::fs::read_to_string(&path) {
-        Ok(text) => NodeId::parse(text.trim()).map_err(outside(format!("reading the node's id from `{}`", path.display()))),
+        Ok(text) => {
+            NodeId::parse(text.trim()).map_err(outside(format!("reading the node's id from `{}`", path.display())))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let id = NodeId::fresh(now, entropy);
             std::fs::write(&path, format!("{id}\n"))
@@ -238,10 +242,13 @@ async fn open_store(
         .await
         .map_err(outside(format!("waiting for the database `{place}`")))?
         .map_err(outside(format!("preparing the database `{place}`")))?;
-    let sealer = Sealer::new(config.keys.key_encryption_key.expose()).map_err(outside("using the key-encryption key"))?;
+    let sealer =
+        Sealer::new(config.keys.key_encryption_key.expose()).map_err(outside("using the key-encryption key"))?;
     // ORDER: the log first, since making keys is an event.
     let node = node_id(config, now, &*start.entropy)?;
-    record::open(&store, &sealer, node, now, Arc::clone(&start.entropy)).await.map_err(outside("opening the record"))?;
+    record::open(&store, &sealer, node, now, Arc::clone(&start.entropy))
+        .await
+        .map_err(outside("opening the record"))?;
     let settings = KeySettings {
         rotate_every: config.tokens.key_rotation,
         publish_lead: config.tokens.key_announce,
@@ -282,14 +289,14 @@ pub fn start(mut start: Start) -> Result<Running, StartError> {
     for warning in &material.warnings {
         tracing::warn!("{warning}");
     }
-    let threads = start.config.server.threads.unwrap_or_else(|| {
-        std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
-    });
+    let threads = start
+        .config
+        .server
+        .threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
     let listeners = listeners(&mut start, threads)?;
-    let address = listeners
-        .first()
-        .and_then(|listener| listener.local_addr().ok())
-        .unwrap_or(start.config.server.listen);
+    let address =
+        listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(start.config.server.listen);
     let runtime_handle = runtime.handle().clone();
     let built = runtime_handle.block_on(build(start, material, address, listeners.len(), runtime.handle()))?;
     let mut running = Vec::new();
@@ -369,22 +376,24 @@ async fn build(
     let (tasks, recording, end_recording) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
     let telemetry_listener = match start.config.telemetry.listen {
         None => None,
-        Some(address) => Some(
-            telemetry::open(address)
-                .await
-                .map_err(|cause| StartError::Listen { address, what: "metrics and health", cause })?,
-        ),
+        Some(address) => Some(telemetry::open(address).await.map_err(|cause| StartError::Listen {
+            address,
+            what: "metrics and health",
+            cause,
+        })?),
     };
     let opened = open_store(&start, &recording, &end_recording, runtime).await?;
     let Start { config, environment, clock, entropy, .. } = start;
     let now = clock.now();
     let origin = config.server.origin(&config.server.control_host, address);
     let public_port = config.server.public_port.unwrap_or(address.port());
-    let providers = Providers::new(provider_settings(&config), &origin, &clock).map_err(outside("reading the providers"))?;
+    let providers =
+        Providers::new(provider_settings(&config), &origin, &clock).map_err(outside("reading the providers"))?;
     providers.hold_issuers(&opened.store, now).await.map_err(outside("checking the providers"))?;
     let providers = Arc::new(providers);
     let directory = Arc::new(Directory::default());
-    let feed = tasks::Feed::begin(&opened.store, &directory, now).await.map_err(outside("reading revocations and locks"))?;
+    let feed =
+        tasks::Feed::begin(&opened.store, &directory, now).await.map_err(outside("reading revocations and locks"))?;
     let (desk_keys, token_keys) = keys_of(opened.keys.ring(), 0);
     let mut registry = Registry::with_prefix("doorward");
     let metrics = Metrics::new(&mut registry);

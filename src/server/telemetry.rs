@@ -112,4 +112,3 @@ async fn readyz(State(telemetry): State<Arc<Telemetry>>) -> Response {
     });
     (code, [("content-type", "application/json")], body.to_string()).into_response()
 }
-

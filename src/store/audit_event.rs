@@ -12,12 +12,10 @@ use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use sqlx::{Any, FromRow};
 
-use super::engine::{Store, StoreError, Tx};
+use super::engine::{Placeholders, Store, StoreError, Tx};
 use super::log::Log;
 use crate::audit::{Clear, Event, EventType, Leaf, LeafError, Outcome, PersonalField, Sealed};
-use crate::model::{
-    DecisionId, EventId, GrantId, NodeId, ServiceName, SessionId, Timestamp, Ttl, UserRef,
-};
+use crate::model::{DecisionId, EventId, GrantId, NodeId, ServiceName, SessionId, Timestamp, Ttl, UserRef};
 
 /// The most that one page of the record has.
 pub const EVENT_PAGE_MAX: u32 = 1000;
@@ -35,20 +33,35 @@ const INSERT_TAIL: &str = " on conflict (id) do nothing";
 const INSERT_SIZES: [usize; 4] = [64, 16, 4, 1];
 /// The texts of those statements: the one place of the house where SQL is put together, from
 /// constants and counted placeholders only.
-static INSERTS: LazyLock<[&'static str; 4]> = LazyLock::new(|| INSERT_SIZES.map(insert_text));
+static NUMBERED: LazyLock<[&'static str; 4]> =
+    LazyLock::new(|| INSERT_SIZES.map(|rows| insert_text(rows, Placeholders::Numbered)));
+static PLAIN: LazyLock<[&'static str; 4]> =
+    LazyLock::new(|| INSERT_SIZES.map(|rows| insert_text(rows, Placeholders::Plain)));
 
-fn insert_text(rows: usize) -> &'static str {
+/// The statements that write batches on this engine, largest first.
+fn inserts(placeholders: Placeholders) -> &'static [&'static str; 4] {
+    match placeholders {
+        Placeholders::Numbered => &NUMBERED,
+        Placeholders::Plain => &PLAIN,
+    }
+}
+
+fn insert_text(rows: usize, placeholders: Placeholders) -> &'static str {
     let mut text = INSERT_HEAD.to_owned();
     for row in 0..rows {
         for column in 0..COLUMNS {
-            text.push_str(if column > 0 {
-                ", $"
-            } else if row > 0 {
-                "), ($"
-            } else {
-                "($"
+            text.push_str(match (row, column) {
+                (0, 0) => "(",
+                (_, 0) => "), (",
+                _ => ", ",
             });
-            text.push_str(&(row * COLUMNS + column + 1).to_string());
+            match placeholders {
+                Placeholders::Plain => text.push('?'),
+                Placeholders::Numbered => {
+                    text.push('$');
+                    text.push_str(&(row * COLUMNS + column + 1).to_string());
+                }
+            }
         }
     }
     text.push(')');
@@ -57,20 +70,18 @@ fn insert_text(rows: usize) -> &'static str {
 }
 
 /// The statement that writes one row.
-fn insert_one() -> &'static str {
-    INSERTS.last().copied().unwrap_or_default()
+fn insert_one(placeholders: Placeholders) -> &'static str {
+    inserts(placeholders).last().copied().unwrap_or_default()
 }
 
 const DELETE_CHUNK: &str = "delete from audit_event where log = $1 and seq >= $2";
-const SELECT_PENDING_ONE: &str =
-    "select id from audit_event where seq is null and (log = $1 or time < $2) limit 1";
+const SELECT_PENDING_ONE: &str = "select id from audit_event where seq is null and (log = $1 or time < $2) limit 1";
 const SELECT_PENDING: &str = "\
     select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \
     e.body, e.personal, e.salts, e.leaf \
     from audit_event e join audit_log l on l.number = e.log \
     where e.seq is null and (e.log = $1 or e.time < $2) order by e.id limit $3";
-const SET_NUMBER: &str =
-    "update audit_event set log = $1, seq = $2, leaf = $3 where id = $4 and seq is null";
+const SET_NUMBER: &str = "update audit_event set log = $1, seq = $2, leaf = $3 where id = $4 and seq is null";
 const FETCH: &str = "\
     select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \
     e.body, e.personal, e.salts, e.leaf \
@@ -112,48 +123,21 @@ impl TryFrom<Row> for Recorded {
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
         let id = row.id;
-        let wrong = |column| StoreError::Inconsistent {
-            table: "audit_event",
-            column,
-            row: id.clone(),
-        };
+        let wrong = |column| StoreError::Inconsistent { table: "audit_event", column, row: id.clone() };
         let clear = Clear {
             id: EventId::parse(&id).map_err(|_| wrong("id"))?,
             time: Timestamp::from_millis(row.time),
             kind: EventType::parse(&row.kind).ok_or_else(|| wrong("type"))?,
-            service: row
-                .service
-                .map(|name| ServiceName::parse(&name))
-                .transpose()
-                .map_err(|_| wrong("service"))?,
+            service: row.service.map(|name| ServiceName::parse(&name)).transpose().map_err(|_| wrong("service"))?,
             outcome: Outcome::parse(&row.outcome).ok_or_else(|| wrong("outcome"))?,
-            actor: row
-                .actor
-                .map(|id| UserRef::parse(&id))
-                .transpose()
-                .map_err(|_| wrong("actor"))?,
-            session: row
-                .session
-                .map(|id| SessionId::parse(&id))
-                .transpose()
-                .map_err(|_| wrong("session"))?,
-            grant: row
-                .grant_id
-                .map(|id| GrantId::parse(&id))
-                .transpose()
-                .map_err(|_| wrong("grant_id"))?,
+            actor: row.actor.map(|id| UserRef::parse(&id)).transpose().map_err(|_| wrong("actor"))?,
+            session: row.session.map(|id| SessionId::parse(&id)).transpose().map_err(|_| wrong("session"))?,
+            grant: row.grant_id.map(|id| GrantId::parse(&id)).transpose().map_err(|_| wrong("grant_id"))?,
         };
         let log = NodeId::parse(&row.node).map_err(|_| wrong("log"))?;
         let body = serde_json::from_str(&row.body).map_err(|_| wrong("body"))?;
-        let sealed = Sealed::stored(clear, row.body, &row.personal, row.salts)
-            .map_err(|_| wrong("personal"))?;
-        Ok(Self {
-            log,
-            seq: row.seq,
-            sealed,
-            leaf: row.leaf,
-            body,
-        })
+        let sealed = Sealed::stored(clear, row.body, &row.personal, row.salts).map_err(|_| wrong("personal"))?;
+        Ok(Self { log, seq: row.seq, sealed, leaf: row.leaf, body })
     }
 }
 
@@ -182,11 +166,7 @@ impl Recorded {
     /// A personal field.
     #[must_use]
     pub fn personal(&self, field: PersonalField) -> Option<&str> {
-        self.sealed
-            .personal()
-            .iter()
-            .find(|(name, _)| *name == field)
-            .map(|(_, value)| value.as_str())
+        self.sealed.personal().iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_str())
     }
 
     /// A text of the body by its JSON pointer (`/request/host`).
@@ -237,10 +217,7 @@ impl Store {
     /// # Errors
     /// When the database is away or the row can't be.
     pub async fn event_fetch(&self, id: &EventId) -> Result<Option<Recorded>, StoreError> {
-        let row: Option<Row> = sqlx::query_as(FETCH)
-            .bind(id.to_string())
-            .fetch_optional(self.pool())
-            .await?;
+        let row: Option<Row> = sqlx::query_as(FETCH).bind(id.to_string()).fetch_optional(self.pool()).await?;
         row.map(Recorded::try_from).transpose()
     }
 
@@ -251,23 +228,14 @@ impl Store {
     /// When the database is away or the row can't be.
     pub async fn decision_fetch(&self, id: &DecisionId) -> Result<Option<Recorded>, StoreError> {
         let found = self.event_fetch(&EventId::from_bytes(*id.bytes())).await?;
-        Ok(found.filter(|event| {
-            matches!(
-                event.clear().kind,
-                EventType::DecisionAllow | EventType::DecisionDeny
-            )
-        }))
+        Ok(found.filter(|event| matches!(event.clear().kind, EventType::DecisionAllow | EventType::DecisionDeny)))
     }
 
     /// The newest events that pass `filter`, at most `limit` or [`EVENT_PAGE_MAX`].
     ///
     /// # Errors
     /// When the database is away or a row can't be.
-    pub async fn event_list(
-        &self,
-        filter: &EventFilter<'_>,
-        limit: u32,
-    ) -> Result<Vec<Recorded>, StoreError> {
+    pub async fn event_list(&self, filter: &EventFilter<'_>, limit: u32) -> Result<Vec<Recorded>, StoreError> {
         let text = |value: Option<String>| value.unwrap_or_default();
         let rows: Vec<Row> = sqlx::query_as(LIST)
             .bind(filter.kind.map_or("", EventType::name))
@@ -276,10 +244,7 @@ impl Store {
             .bind(filter.service.map_or("", ServiceName::as_str))
             .bind(filter.from.map_or(i64::MIN, Timestamp::millis))
             .bind(filter.to.map_or(i64::MAX, Timestamp::millis))
-            .bind(filter.before.map_or_else(
-                || EventId::from_bytes([0xff; 16]).to_string(),
-                |id| id.to_string(),
-            ))
+            .bind(filter.before.map_or_else(|| EventId::from_bytes([0xff; 16]).to_string(), |id| id.to_string()))
             .bind(i64::from(limit.min(EVENT_PAGE_MAX)))
             .fetch_all(self.pool())
             .await?;
@@ -291,12 +256,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database is away or a row can't be.
-    pub async fn event_list_log(
-        &self,
-        log: Log,
-        from: i64,
-        limit: u32,
-    ) -> Result<Vec<Recorded>, StoreError> {
+    pub async fn event_list_log(&self, log: Log, from: i64, limit: u32) -> Result<Vec<Recorded>, StoreError> {
         let rows: Vec<Row> = sqlx::query_as(LOG_LIST)
             .bind(log.number)
             .bind(from)
@@ -314,11 +274,8 @@ impl Store {
     /// When the database is away or a row can't be.
     pub async fn number_pending(&self, log: Log, now: Timestamp) -> Result<u64, StoreError> {
         let adopt = now.minus(ADOPT_AFTER).millis();
-        let any: Option<String> = sqlx::query_scalar(SELECT_PENDING_ONE)
-            .bind(log.number)
-            .bind(adopt)
-            .fetch_optional(self.pool())
-            .await?;
+        let any: Option<String> =
+            sqlx::query_scalar(SELECT_PENDING_ONE).bind(log.number).bind(adopt).fetch_optional(self.pool()).await?;
         if any.is_none() {
             return Ok(0);
         }
@@ -360,9 +317,7 @@ impl Tx {
     pub async fn event_append(&mut self, event: &Event) -> Result<(), StoreError> {
         let desk = self.desk()?;
         let sealed = desk.sealing.seal(event);
-        bind(sqlx::query(insert_one()), desk.log, &sealed, None)
-            .execute(self.connection())
-            .await?;
+        bind(sqlx::query(insert_one(self.placeholders())), desk.log, &sealed, None).execute(self.connection()).await?;
         Ok(())
     }
 
@@ -376,11 +331,8 @@ impl Tx {
         let first = self.log_take(log, count).await?;
         let mut next = first;
         let mut rest = events;
-        for (size, text) in INSERT_SIZES.iter().zip(INSERTS.iter()) {
-            while let Some((chunk, others)) = rest
-                .split_at_checked(*size)
-                .filter(|(chunk, _)| !chunk.is_empty())
-            {
+        for (size, text) in INSERT_SIZES.iter().zip(inserts(self.placeholders())) {
+            while let Some((chunk, others)) = rest.split_at_checked(*size).filter(|(chunk, _)| !chunk.is_empty()) {
                 rest = others;
                 let inserted = self.insert_numbered(text, log, chunk, next).await?;
                 if inserted == chunk.len() {
@@ -398,23 +350,11 @@ impl Tx {
 
     /// Writes a chunk again of which some events were known: one by one, so that each number is
     /// taken by an event that is really written.
-    async fn insert_unknown(
-        &mut self,
-        log: Log,
-        chunk: &[Sealed],
-        first: i64,
-    ) -> Result<i64, StoreError> {
-        sqlx::query(DELETE_CHUNK)
-            .bind(log.number)
-            .bind(first)
-            .execute(self.connection())
-            .await?;
+    async fn insert_unknown(&mut self, log: Log, chunk: &[Sealed], first: i64) -> Result<i64, StoreError> {
+        sqlx::query(DELETE_CHUNK).bind(log.number).bind(first).execute(self.connection()).await?;
         let mut next = first;
         for event in chunk {
-            if self
-                .insert_numbered(insert_one(), log, std::slice::from_ref(event), next)
-                .await?
-                == 1
+            if self.insert_numbered(insert_one(self.placeholders()), log, std::slice::from_ref(event), next).await? == 1
             {
                 next += 1;
             }

@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
-use sqlx::any::AnyPoolOptions;
+use sqlx::ConnectOptions;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -33,32 +34,20 @@ pub enum StoreError {
     /// An event was to be kept before this node opened its log (`Store::log_open`).
     NoLog,
     /// A row does not say what its table promises. It is never skipped.
-    Inconsistent {
-        table: &'static str,
-        column: &'static str,
-        row: String,
-    },
+    Inconsistent { table: &'static str, column: &'static str, row: String },
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url { url } => {
-                write!(
-                    f,
-                    "the database URL `{url}` is of no known kind: use `sqlite://PATH` or `postgres://…`"
-                )
+                write!(f, "the database URL `{url}` is of no known kind: use `sqlite://PATH` or `postgres://…`")
             }
             Self::Database(error) => {
                 write!(f, "the database did not do what it was asked: {error}")
             }
-            Self::Migration(error) => write!(
-                f,
-                "the database's tables could not be brought up to date: {error}"
-            ),
-            Self::NoLog => {
-                f.write_str("an event can't be kept before this node has opened its log")
-            }
+            Self::Migration(error) => write!(f, "the database's tables could not be brought up to date: {error}"),
+            Self::NoLog => f.write_str("an event can't be kept before this node has opened its log"),
             Self::Inconsistent { table, column, row } => {
                 write!(
                     f,
@@ -100,6 +89,17 @@ enum Engine {
     Postgres,
 }
 
+/// How a statement that is put together for a batch says where its values go. `$1` is what all
+/// others say; SQLite looks such a name up by walking all of them, which for the thousand values
+/// of a batch costs more than the writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Placeholders {
+    /// `$1`, `$2` …
+    Numbered,
+    /// `?`, one after the other.
+    Plain,
+}
+
 /// The database of an installation. Clones share one pool.
 #[derive(Clone)]
 pub struct Store {
@@ -133,16 +133,8 @@ impl Store {
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             (Engine::Postgres, url.to_owned())
         } else {
-            let scheme: String = url
-                .split("://")
-                .next()
-                .unwrap_or_default()
-                .chars()
-                .take(40)
-                .collect();
-            return Err(StoreError::Url {
-                url: format!("{scheme}://…"),
-            });
+            let scheme: String = url.split("://").next().unwrap_or_default().chars().take(40).collect();
+            return Err(StoreError::Url { url: format!("{scheme}://…") });
         };
         let pool = AnyPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
@@ -157,21 +149,15 @@ impl Store {
                             )
                             .await?;
                     } else {
-                        connection
-                            .execute("set statement_timeout = '5s'; set lock_timeout = '2s';")
-                            .await?;
+                        connection.execute("set statement_timeout = '5s'; set lock_timeout = '2s';").await?;
                     }
                     Ok(())
                 })
             })
-            .connect_lazy(&url)?;
-        Ok(Self {
-            pool,
-            engine,
-            url: url.into(),
-            desk: Arc::new(OnceLock::new()),
-            writer: Arc::new(Semaphore::new(1)),
-        })
+            // A log line would name statements of thousands of characters, and waits are measured
+            // where they matter.
+            .connect_lazy_with(url.parse::<AnyConnectOptions>()?.disable_statement_logging());
+        Ok(Self { pool, engine, url: url.into(), desk: Arc::new(OnceLock::new()), writer: Arc::new(Semaphore::new(1)) })
     }
 
     /// Brings the tables up to date.
@@ -179,10 +165,7 @@ impl Store {
     /// # Errors
     /// When the database is away or has tables of another making.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        MIGRATIONS
-            .run(&self.pool)
-            .await
-            .map_err(StoreError::Migration)
+        MIGRATIONS.run(&self.pool).await.map_err(StoreError::Migration)
     }
 
     /// Asks the database for a sign of life.
@@ -210,11 +193,7 @@ impl Store {
             }
             Engine::Postgres => (None, self.pool.begin().await?),
         };
-        Ok(Tx {
-            inner,
-            desk: Arc::clone(&self.desk),
-            _turn: turn,
-        })
+        Ok(Tx { inner, desk: Arc::clone(&self.desk), engine: self.engine, _turn: turn })
     }
 
     /// What this node seals events with and where it numbers them, once its log is open.
@@ -246,6 +225,7 @@ impl Store {
 pub struct Tx {
     inner: Transaction<'static, Any>,
     desk: Arc<OnceLock<Desk>>,
+    engine: Engine,
     // ORDER: after `inner`, so that a roll-back is on its way when the next writer's turn comes.
     _turn: Option<OwnedSemaphorePermit>,
 }
@@ -262,6 +242,14 @@ impl Tx {
     /// The connection for a statement of one of this room's files.
     pub(in crate::store) fn connection(&mut self) -> &mut AnyConnection {
         &mut self.inner
+    }
+
+    /// What a statement for a batch has where its values go.
+    pub(in crate::store) const fn placeholders(&self) -> Placeholders {
+        match self.engine {
+            Engine::Sqlite => Placeholders::Plain,
+            Engine::Postgres => Placeholders::Numbered,
+        }
     }
 
     /// What this node seals events with and where it numbers them.

@@ -48,17 +48,11 @@ impl TryFrom<Row> for Lock {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
-        let wrong = |column| StoreError::Inconsistent {
-            table: "principal_lock",
-            column,
-            row: row.id.clone(),
-        };
-        let kind =
-            PrincipalKind::parse(&row.principal_kind).ok_or_else(|| wrong("principal_kind"))?;
+        let wrong = |column| StoreError::Inconsistent { table: "principal_lock", column, row: row.id.clone() };
+        let kind = PrincipalKind::parse(&row.principal_kind).ok_or_else(|| wrong("principal_kind"))?;
         Ok(Self {
             id: LockId::parse(&row.id).map_err(|_| wrong("id"))?,
-            principal: Principal::stored(kind, &row.principal_id)
-                .ok_or_else(|| wrong("principal_id"))?,
+            principal: Principal::stored(kind, &row.principal_id).ok_or_else(|| wrong("principal_id"))?,
             reason: row.reason,
             set_at: Timestamp::from_millis(row.set_at),
         })
@@ -110,11 +104,7 @@ impl Tx {
     ///
     /// # Errors
     /// When the database refuses or the row can't be.
-    pub async fn lock_clear(
-        &mut self,
-        principal: &Principal,
-        now: Timestamp,
-    ) -> Result<Option<Lock>, StoreError> {
+    pub async fn lock_clear(&mut self, principal: &Principal, now: Timestamp) -> Result<Option<Lock>, StoreError> {
         let row: Option<Row> = sqlx::query_as(CLEAR)
             .bind(now.millis())
             .bind(principal.kind().name())

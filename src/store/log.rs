@@ -32,13 +32,11 @@ pub(in crate::store) struct Desk {
 }
 
 const FETCH: &str = "select number from audit_log where node = $1";
-const NUMBER: &str =
-    "update counter set value = value + 1 where name = 'audit_log' returning value";
+const NUMBER: &str = "update counter set value = value + 1 where name = 'audit_log' returning value";
 const INSERT: &str = "\
     insert into audit_log (number, node, next_seq, opened_at) values ($1, $2, 0, $3) \
     on conflict (node) do nothing";
-const TAKE: &str =
-    "update audit_log set next_seq = next_seq + $1 where number = $2 returning next_seq";
+const TAKE: &str = "update audit_log set next_seq = next_seq + $1 where number = $2 returning next_seq";
 const GIVE_BACK: &str = "update audit_log set next_seq = $1 where number = $2";
 const SIZE: &str = "select next_seq from audit_log where number = $1";
 
@@ -48,34 +46,16 @@ impl Store {
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn log_open(
-        &self,
-        node: NodeId,
-        sealing: Arc<Sealing>,
-        now: Timestamp,
-    ) -> Result<Log, StoreError> {
+    pub async fn log_open(&self, node: NodeId, sealing: Arc<Sealing>, now: Timestamp) -> Result<Log, StoreError> {
         let name = node.to_string();
         let mut tx = self.begin().await?;
-        let known: Option<i64> = sqlx::query_scalar(FETCH)
-            .bind(&name)
-            .fetch_optional(tx.connection())
-            .await?;
+        let known: Option<i64> = sqlx::query_scalar(FETCH).bind(&name).fetch_optional(tx.connection()).await?;
         let number = if let Some(number) = known {
             number
         } else {
-            let next: i64 = sqlx::query_scalar(NUMBER)
-                .fetch_one(tx.connection())
-                .await?;
-            sqlx::query(INSERT)
-                .bind(next)
-                .bind(&name)
-                .bind(now.millis())
-                .execute(tx.connection())
-                .await?;
-            sqlx::query_scalar(FETCH)
-                .bind(&name)
-                .fetch_one(tx.connection())
-                .await?
+            let next: i64 = sqlx::query_scalar(NUMBER).fetch_one(tx.connection()).await?;
+            sqlx::query(INSERT).bind(next).bind(&name).bind(now.millis()).execute(tx.connection()).await?;
+            sqlx::query_scalar(FETCH).bind(&name).fetch_one(tx.connection()).await?
         };
         tx.commit().await?;
         let log = Log { number, node };
@@ -96,40 +76,21 @@ impl Store {
     /// # Errors
     /// When the database is away.
     pub async fn log_size(&self, log: Log) -> Result<i64, StoreError> {
-        Ok(sqlx::query_scalar(SIZE)
-            .bind(log.number)
-            .fetch_one(self.pool())
-            .await?)
+        Ok(sqlx::query_scalar(SIZE).bind(log.number).fetch_one(self.pool()).await?)
     }
 }
 
 impl Tx {
     /// Takes `count` numbers of `log` and holds the log until this transaction ends. Gives the
     /// first of them.
-    pub(in crate::store) async fn log_take(
-        &mut self,
-        log: Log,
-        count: i64,
-    ) -> Result<i64, StoreError> {
-        let next: i64 = sqlx::query_scalar(TAKE)
-            .bind(count)
-            .bind(log.number)
-            .fetch_one(self.connection())
-            .await?;
+    pub(in crate::store) async fn log_take(&mut self, log: Log, count: i64) -> Result<i64, StoreError> {
+        let next: i64 = sqlx::query_scalar(TAKE).bind(count).bind(log.number).fetch_one(self.connection()).await?;
         Ok(next - count)
     }
 
     /// Says that the numbers from `next` on, taken by this transaction, were not needed.
-    pub(in crate::store) async fn log_give_back(
-        &mut self,
-        log: Log,
-        next: i64,
-    ) -> Result<(), StoreError> {
-        sqlx::query(GIVE_BACK)
-            .bind(next)
-            .bind(log.number)
-            .execute(self.connection())
-            .await?;
+    pub(in crate::store) async fn log_give_back(&mut self, log: Log, next: i64) -> Result<(), StoreError> {
+        sqlx::query(GIVE_BACK).bind(next).bind(log.number).execute(self.connection()).await?;
         Ok(())
     }
 }

@@ -38,12 +38,8 @@ use crate::audit::{Event, EventType, Outcome, Sealed};
 use crate::model::{Clock, EventId, Timestamp};
 
 /// Pauses before a batch is tried again within its time: a database that restarts is not away.
-const RETRY_PAUSES: [Duration; 4] = [
-    Duration::from_millis(20),
-    Duration::from_millis(80),
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-];
+const RETRY_PAUSES: [Duration; 4] =
+    [Duration::from_millis(20), Duration::from_millis(80), Duration::from_millis(200), Duration::from_millis(400)];
 /// After so many batches that failed with it, an offered event is given up.
 const ATTEMPTS_MAX: u8 = 4;
 
@@ -121,9 +117,9 @@ impl Future for Submitted {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             Answer::Known(answer) => Poll::Ready(*answer),
-            Answer::Waiting(receiver) => Pin::new(receiver)
-                .poll(context)
-                .map(|answer| answer.unwrap_or(Err(Unrecorded::Closed))),
+            Answer::Waiting(receiver) => {
+                Pin::new(receiver).poll(context).map(|answer| answer.unwrap_or(Err(Unrecorded::Closed)))
+            }
         }
     }
 }
@@ -197,17 +193,8 @@ impl Recorder {
     ) -> Result<(Self, JoinHandle<()>), StoreError> {
         let desk = store.desk().get().cloned().ok_or(StoreError::NoLog)?;
         let queue = Mutex::new(Queue::default());
-        let shared = Arc::new(Shared {
-            queue,
-            wake: Notify::new(),
-            settings,
-        });
-        let writer = Writer {
-            shared: Arc::clone(&shared),
-            store,
-            desk,
-            clock,
-        };
+        let shared = Arc::new(Shared { queue, wake: Notify::new(), settings });
+        let writer = Writer { shared: Arc::clone(&shared), store, desk, clock };
         let task = tracker.spawn_on(writer.run(cancel), runtime);
         Ok((Self(shared), task))
     }
@@ -232,11 +219,7 @@ impl Recorder {
         let (reply, receiver) = oneshot::channel();
         queue.waiting += 1;
         let first = queue.waiting == 1;
-        queue.entries.push_back(Entry {
-            event,
-            reply: Some(reply),
-            attempts: 0,
-        });
+        queue.entries.push_back(Entry { event, reply: Some(reply), attempts: 0 });
         drop(queue);
         if first {
             self.0.wake.notify_one();
@@ -251,11 +234,7 @@ impl Recorder {
             queue.lose(1);
             return;
         }
-        queue.entries.push_back(Entry {
-            event,
-            reply: None,
-            attempts: 0,
-        });
+        queue.entries.push_back(Entry { event, reply: None, attempts: 0 });
         let full_batch = queue.entries.len() == self.0.settings.batch_max;
         drop(queue);
         if full_batch {
@@ -281,11 +260,7 @@ impl Recorder {
     #[must_use]
     pub fn state(&self) -> RecorderState {
         let queue = self.0.lock();
-        RecorderState {
-            queued: queue.entries.len(),
-            counted: queue.refusals.total(),
-            ..queue.state.clone()
-        }
+        RecorderState { queued: queue.entries.len(), counted: queue.refusals.total(), ..queue.state.clone() }
     }
 }
 
@@ -321,10 +296,7 @@ impl Queue {
     fn fail(&mut self, batch: Vec<Entry>, room: usize) {
         let behind = std::mem::take(&mut self.entries);
         self.waiting = 0;
-        let tried = batch.into_iter().map(|entry| Entry {
-            attempts: entry.attempts + 1,
-            ..entry
-        });
+        let tried = batch.into_iter().map(|entry| Entry { attempts: entry.attempts + 1, ..entry });
         for mut entry in tried.chain(behind) {
             if let Some(reply) = entry.reply.take() {
                 self.state.unrecorded += 1;
@@ -410,10 +382,7 @@ impl Writer {
                 if !(queue.waiting > 0 || full || (all && (lost || !queue.entries.is_empty()))) {
                     return true;
                 }
-                (
-                    queue.take(self.shared.settings.batch_max),
-                    queue.lost_untold,
-                )
+                (queue.take(self.shared.settings.batch_max), queue.lost_untold)
             };
             if !self.write(batch, told).await {
                 return false;
@@ -424,10 +393,7 @@ impl Writer {
     /// Writes one batch and answers it.
     async fn write(&self, batch: Vec<Entry>, told: u64) -> bool {
         let sealing = &self.desk.sealing;
-        let mut events: Vec<Sealed> = batch
-            .iter()
-            .map(|entry| sealing.seal(&entry.event))
-            .collect();
+        let mut events: Vec<Sealed> = batch.iter().map(|entry| sealing.seal(&entry.event)).collect();
         if told > 0 {
             events.push(sealing.seal(&self.lost_event(told)));
         }
@@ -453,10 +419,7 @@ impl Writer {
     }
 
     fn failed(&self, batch: Vec<Entry>, error: &str) -> bool {
-        tracing::error!(
-            error,
-            "the record can't be written: requests are refused until the database is back"
-        );
+        tracing::error!(error, "the record can't be written: requests are refused until the database is back");
         let mut queue = self.shared.lock();
         queue.state.away = true;
         queue.state.last_error = Some(error.into());
@@ -521,11 +484,7 @@ impl Writer {
         let mut queue = self.shared.lock();
         if let Some(event) = queue.refusals.event(now, self.desk.sealing.entropy()) {
             // One event each ten seconds: it need not ask whether there is room.
-            queue.entries.push_back(Entry {
-                event,
-                reply: None,
-                attempts: 0,
-            });
+            queue.entries.push_back(Entry { event, reply: None, attempts: 0 });
         }
     }
 

@@ -30,10 +30,7 @@ pub struct RefusalRates {
 
 impl Default for RefusalRates {
     fn default() -> Self {
-        Self {
-            per_address: 10,
-            per_node: 200,
-        }
+        Self { per_address: 10, per_node: 200 }
     }
 }
 
@@ -106,11 +103,8 @@ impl RefusalCount {
     pub fn event(&mut self, now: Timestamp, entropy: &dyn Entropy) -> Option<Event> {
         let counted = std::mem::take(&mut self.counted);
         let since = counted.since?;
-        let reasons: Map<String, Value> = counted
-            .reasons
-            .iter()
-            .map(|(reason, count)| (reason.to_string(), (*count).into()))
-            .collect();
+        let reasons: Map<String, Value> =
+            counted.reasons.iter().map(|(reason, count)| (reason.to_string(), (*count).into())).collect();
         let id = EventId::fresh(now, entropy);
         let event = Event::new(id, now, EventType::DecisionDenyCounted, Outcome::Denied)
             .with("count", counted.count)

@@ -66,10 +66,8 @@ pub struct Revocation {
     pub time: Timestamp,
 }
 
-const NUMBER: &str =
-    "update counter set value = value + 1 where name = 'revocation' returning value";
-const INSERT: &str =
-    "insert into revocation (number, kind, subject, time) values ($1, $2, $3, $4)";
+const NUMBER: &str = "update counter set value = value + 1 where name = 'revocation' returning value";
+const INSERT: &str = "insert into revocation (number, kind, subject, time) values ($1, $2, $3, $4)";
 const SINCE: &str = "\
     select number, kind, subject, time from revocation \
     where number > $1 order by number limit $2";
@@ -106,11 +104,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database is away or a row can't be.
-    pub async fn revocation_since(
-        &self,
-        number: i64,
-        limit: u32,
-    ) -> Result<Vec<Revocation>, StoreError> {
+    pub async fn revocation_since(&self, number: i64, limit: u32) -> Result<Vec<Revocation>, StoreError> {
         let rows: Vec<Row> = sqlx::query_as(SINCE)
             .bind(number)
             .bind(i64::from(limit.min(REVOCATION_PAGE_MAX)))
@@ -140,9 +134,7 @@ impl Tx {
         subject: &str,
         now: Timestamp,
     ) -> Result<i64, StoreError> {
-        let number: i64 = sqlx::query_scalar(NUMBER)
-            .fetch_one(self.connection())
-            .await?;
+        let number: i64 = sqlx::query_scalar(NUMBER).fetch_one(self.connection()).await?;
         sqlx::query(INSERT)
             .bind(number)
             .bind(kind.name())
@@ -158,10 +150,7 @@ impl Tx {
     /// # Errors
     /// When the database refuses.
     pub async fn revocation_prune(&mut self, time: Timestamp) -> Result<u64, StoreError> {
-        let done = sqlx::query(PRUNE)
-            .bind(time.millis())
-            .execute(self.connection())
-            .await?;
+        let done = sqlx::query(PRUNE).bind(time.millis()).execute(self.connection()).await?;
         Ok(done.rows_affected())
     }
 }

@@ -145,8 +145,7 @@ impl Store {
             .bind(now.millis())
             .execute(tx.connection())
             .await?;
-        let first: String =
-            sqlx::query_scalar(ISSUER_FETCH).bind(name.to_owned()).fetch_one(tx.connection()).await?;
+        let first: String = sqlx::query_scalar(ISSUER_FETCH).bind(name.to_owned()).fetch_one(tx.connection()).await?;
         tx.commit().await?;
         Ok(first)
     }

@@ -81,14 +81,8 @@ impl Store {
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn installation_secret_fetch(
-        &self,
-        purpose: &str,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(sqlx::query_scalar(SECRET_FETCH)
-            .bind(purpose)
-            .fetch_optional(self.pool())
-            .await?)
+    pub async fn installation_secret_fetch(&self, purpose: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(sqlx::query_scalar(SECRET_FETCH).bind(purpose).fetch_optional(self.pool()).await?)
     }
 }
 
@@ -98,9 +92,7 @@ impl Tx {
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn signing_key_hold(
-        &mut self,
-    ) -> Result<Vec<Result<SealedKey, StoreError>>, StoreError> {
+    pub async fn signing_key_hold(&mut self) -> Result<Vec<Result<SealedKey, StoreError>>, StoreError> {
         sqlx::query(HOLD).execute(self.connection()).await?;
         let rows: Vec<Row> = sqlx::query_as(LIST).fetch_all(self.connection()).await?;
         Ok(rows.into_iter().map(SealedKey::try_from).collect())
@@ -128,10 +120,7 @@ impl Tx {
     /// # Errors
     /// When the database refuses.
     pub async fn signing_key_delete(&mut self, id: &KeyId) -> Result<(), StoreError> {
-        sqlx::query(DELETE)
-            .bind(id.to_string())
-            .execute(self.connection())
-            .await?;
+        sqlx::query(DELETE).bind(id.to_string()).execute(self.connection()).await?;
         Ok(())
     }
 
@@ -145,15 +134,7 @@ impl Tx {
         sealed: &[u8],
         now: Timestamp,
     ) -> Result<Vec<u8>, StoreError> {
-        sqlx::query(SECRET_INSERT)
-            .bind(purpose)
-            .bind(sealed)
-            .bind(now.millis())
-            .execute(self.connection())
-            .await?;
-        Ok(sqlx::query_scalar(SECRET_FETCH)
-            .bind(purpose)
-            .fetch_one(self.connection())
-            .await?)
+        sqlx::query(SECRET_INSERT).bind(purpose).bind(sealed).bind(now.millis()).execute(self.connection()).await?;
+        Ok(sqlx::query_scalar(SECRET_FETCH).bind(purpose).fetch_one(self.connection()).await?)
     }
 }

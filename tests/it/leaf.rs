@@ -6,9 +6,7 @@ use doorward::audit::json::TEXT_BYTES_MAX;
 use doorward::audit::{
     Event, EventType, Leaf, LeafError, Outcome, PersonalField, Pseudonyms, RequestFacts, Sealed, Sealing,
 };
-use doorward::model::{
-    DecisionId, EventId, NodeId, Principal, Secret, ServiceName, SessionId, Thumbprint, Timestamp,
-};
+use doorward::model::{DecisionId, EventId, NodeId, Principal, Secret, ServiceName, SessionId, Thumbprint, Timestamp};
 
 use sha2::{Digest, Sha256};
 
@@ -191,11 +189,20 @@ fn a62_over_long_texts_are_capped_with_their_hash() {
 
 #[test]
 fn what_was_done_to_somebody_names_them_by_pseudonym() {
-    let mut event = Event::new(EventId::from_bytes([1; 16]), Timestamp::from_seconds(1_795_341_600), EventType::LockSet, Outcome::Success);
+    let mut event = Event::new(
+        EventId::from_bytes([1; 16]),
+        Timestamp::from_seconds(1_795_341_600),
+        EventType::LockSet,
+        Outcome::Success,
+    );
     event.actor.principal = Principal::user("dev", "carol");
     event.subject = Principal::user("dev", "bob");
     let sealed = sealing(9).seal(&event);
     let bob = sealing(1).pseudonyms().of(&Principal::user("dev", "bob").unwrap());
-    assert!(sealed.body().contains(&format!("\"subject\":{{\"id\":\"{bob}\",\"kind\":\"User\"}}")), "{}", sealed.body());
+    assert!(
+        sealed.body().contains(&format!("\"subject\":{{\"id\":\"{bob}\",\"kind\":\"User\"}}")),
+        "{}",
+        sealed.body()
+    );
     assert!(sealed.personal_json().contains(r#""subject":"User::\"dev|bob\"""#));
 }

@@ -25,14 +25,36 @@ fn ip(text: &str) -> IpAddr {
 #[test]
 fn a49_link_local_and_metadata_addresses_are_refused_in_every_notation() {
     let never = [
-        "169.254.169.254", "169.254.0.1", "169.254.255.255", "fe80::1", "febf::1", "::ffff:169.254.169.254",
-        "::169.254.169.254", "64:ff9b::169.254.169.254", "64:ff9b:1::169.254.169.254", "2002:a9fe:a9fe::1",
-        "::ffff:0:169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254",
-        "fd20:ce::254", "::ffff:100.100.100.200",
+        "169.254.169.254",
+        "169.254.0.1",
+        "169.254.255.255",
+        "fe80::1",
+        "febf::1",
+        "::ffff:169.254.169.254",
+        "::169.254.169.254",
+        "64:ff9b::169.254.169.254",
+        "64:ff9b:1::169.254.169.254",
+        "2002:a9fe:a9fe::1",
+        "::ffff:0:169.254.169.254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "::ffff:100.100.100.200",
     ];
     let no_host = [
-        "0.0.0.0", "0.1.2.3", "::", "255.255.255.255", "224.0.0.1", "239.255.255.255", "240.0.0.1", "ff02::1",
-        "::ffff:0.0.0.0", "2001:0:a9fe:a9fe::1", "2002:e000:1::",
+        "0.0.0.0",
+        "0.1.2.3",
+        "::",
+        "255.255.255.255",
+        "224.0.0.1",
+        "239.255.255.255",
+        "240.0.0.1",
+        "ff02::1",
+        "::ffff:0.0.0.0",
+        "2001:0:a9fe:a9fe::1",
+        "2002:e000:1::",
     ];
     for address in never {
         for allow_loopback in [false, true] {
@@ -73,21 +95,37 @@ proptest! {
 async fn a49_urls_that_lead_to_this_machine_by_a_trick_are_refused() {
     let client = client(false);
     let tricks = [
-        "https://localhost/", "https://LOCALHOST./", "https://a.localhost/", "https://127.0.0.1/", "https://2130706433/",
-        "https://0x7f000001/", "https://0x7f.1/", "https://0177.0.0.1/", "https://127.1/", "https://[::1]/",
-        "https://[::ffff:127.0.0.1]/", "https://[::ffff:7f00:1]/", "https://0.0.0.0/", "https://[::]/",
-        "https://169.254.169.254/latest/meta-data/", "https://[fe80::1]/", "https://user@example.com/",
-        "https://user:secret@example.com/", "https://@example.com/", "https://example.com@127.0.0.1/",
-        "http://127.0.0.1/", "http://localhost/", "http://example.com/", "ftp://example.com/", "file:///etc/passwd",
+        "https://localhost/",
+        "https://LOCALHOST./",
+        "https://a.localhost/",
+        "https://127.0.0.1/",
+        "https://2130706433/",
+        "https://0x7f000001/",
+        "https://0x7f.1/",
+        "https://0177.0.0.1/",
+        "https://127.1/",
+        "https://[::1]/",
+        "https://[::ffff:127.0.0.1]/",
+        "https://[::ffff:7f00:1]/",
+        "https://0.0.0.0/",
+        "https://[::]/",
+        "https://169.254.169.254/latest/meta-data/",
+        "https://[fe80::1]/",
+        "https://user@example.com/",
+        "https://user:secret@example.com/",
+        "https://@example.com/",
+        "https://example.com@127.0.0.1/",
+        "http://127.0.0.1/",
+        "http://localhost/",
+        "http://example.com/",
+        "ftp://example.com/",
+        "file:///etc/passwd",
     ];
     for url in tricks {
         let Ok(uri) = url.parse::<http::Uri>() else { continue };
         let request = http::Request::get(uri).body(Vec::new()).unwrap();
         let error = client.send(request).await.unwrap_err();
-        assert!(
-            matches!(error, OutboundError::Address { .. } | OutboundError::Url { .. }),
-            "{url}: {error}"
-        );
+        assert!(matches!(error, OutboundError::Address { .. } | OutboundError::Url { .. }), "{url}: {error}");
         assert!(!error.to_string().contains("secret"), "{error}");
     }
 }

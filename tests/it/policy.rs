@@ -6,8 +6,8 @@ use std::path::Path;
 
 use doorward::model::{EntitlementName, Principal, ServiceName, Timestamp};
 use doorward::policy::{
-    Ambient, BreakGlassFacts, DenyReason, Diagnostic, EntitlementAction, Facts, InstallationAction, LoadSettings, PolicySet,
-    RequestContext, SessionContext, Subject, Verdict, load,
+    Ambient, BreakGlassFacts, DenyReason, Diagnostic, EntitlementAction, Facts, InstallationAction, LoadSettings,
+    PolicySet, RequestContext, SessionContext, Subject, Verdict, load,
 };
 
 pub(crate) fn settings() -> LoadSettings {
@@ -124,7 +124,9 @@ fn asking_approving_and_running_the_installation_are_judged_too() {
     let alice = user(&set, "alice", &["engineering"], &[]);
     let bob = user(&set, "bob", &["engineering", "release-managers"], &[]);
     let carol = user(&set, "carol", &["security", "auditors"], &[]);
-    let on = |subject: &Subject, action, name: &EntitlementName| set.entitlement_decide(subject, action, name, &ambient()).allow;
+    let on = |subject: &Subject, action, name: &EntitlementName| {
+        set.entitlement_decide(subject, action, name, &ambient()).allow
+    };
     assert!(on(&alice, EntitlementAction::Request, &prod));
     assert!(!on(&alice, EntitlementAction::Approve, &prod));
     assert!(!on(&alice, EntitlementAction::AutoApprove, &prod));

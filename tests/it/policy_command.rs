@@ -40,7 +40,10 @@ fn the_examples_check_clean_and_all_their_tests_pass() {
     let items = json(&run(&["test", "--dir", &examples(), "-o", "json"]));
     assert!(items["items"].as_array().unwrap().len() > 40);
     for service in ["ops-api", "deploy-pipeline", "metrics", "database-admin", "legacy-wiki"] {
-        assert!(items["items"].as_array().unwrap().iter().any(|item| item["service"] == service), "{service} has tests");
+        assert!(
+            items["items"].as_array().unwrap().iter().any(|item| item["service"] == service),
+            "{service} has tests"
+        );
     }
 }
 
@@ -61,7 +64,8 @@ fn explain_says_who_what_why_and_what_would_change_it() {
          route      POST /v1/deployments/{env}\n\
          remedy     ops-api/deploy-prod: doorward request ops-api/deploy-prod --reason TEXT --ticket TICKET\n"
     );
-    let answer = json(&run(&[&alice[..], &["--entitlement", "ops-api/deploy-prod", "-o", "json"], &question[..]].concat()));
+    let answer =
+        json(&run(&[&alice[..], &["--entitlement", "ops-api/deploy-prod", "-o", "json"], &question[..]].concat()));
     assert_eq!(answer["outcome"], "allow");
     assert_eq!(answer["reason"], Value::Null);
     assert_eq!(answer["policies"], serde_json::json!(["deploy-prod-while-granted"]));
@@ -75,9 +79,14 @@ fn explain_says_who_what_why_and_what_would_change_it() {
 #[test]
 fn explain_answers_for_built_in_actions_and_for_requests_without_a_route() {
     let dir = examples();
-    let ask = |words: &[&str]| json(&run(&[&["explain", "--dir", &dir, "-o", "json", "--principal", "dev|bob"], words].concat()));
+    let ask = |words: &[&str]| {
+        json(&run(&[&["explain", "--dir", &dir, "-o", "json", "--principal", "dev|bob"], words].concat()))
+    };
     let approve = ask(&["--group", "release-managers", "approve", "ops-api/deploy-prod"]);
-    assert_eq!((&approve["outcome"], &approve["resource"]), (&"allow".into(), &"Entitlement::\"ops-api/deploy-prod\"".into()));
+    assert_eq!(
+        (&approve["outcome"], &approve["resource"]),
+        (&"allow".into(), &"Entitlement::\"ops-api/deploy-prod\"".into())
+    );
     let lock = ask(&["--group", "security", "lock", "installation"]);
     assert_eq!(lock["policies"], serde_json::json!(["security-ends-and-bars"]));
     let nowhere = ask(&["ops-api", "PUT", "/status"]);
@@ -89,12 +98,18 @@ fn explain_refuses_what_it_can_not_be_asked() {
     let dir = examples();
     for (words, expected) in [
         (&["--principal", "alice", "ops-api", "GET", "/status"][..], "`alice` names nobody"),
-        (&["--principal", "dev|a", "ops-ap", "GET", "/status"], "there is no service `ops-ap`; did you mean `ops-api`?"),
+        (
+            &["--principal", "dev|a", "ops-ap", "GET", "/status"],
+            "there is no service `ops-ap`; did you mean `ops-api`?",
+        ),
         (&["--principal", "dev|a", "ops-api", "GET", "/a/../status"], "not a canonical path"),
         (&["--principal", "dev|a", "ops-api", "GET", "/status?x=1"], "not a canonical path"),
         (&["--principal", "dev|a", "aprove", "ops-api/deploy-prod"], "request, approve, auto_approve, revoke"),
         (&["--principal", "dev|a", "approve", "ops-api/deploy-prd"], "did you mean `ops-api/deploy-prod`?"),
-        (&["--principal", "dev|a", "--entitlement", "ops-api/x", "ops-api", "GET", "/status"], "there is no entitlement"),
+        (
+            &["--principal", "dev|a", "--entitlement", "ops-api/x", "ops-api", "GET", "/status"],
+            "there is no entitlement",
+        ),
         (&["--principal", "dev|a", "--at", "noon", "ops-api", "GET", "/status"], "is not a time"),
     ] {
         let printed = run(&[&["explain", "--dir", &dir], words].concat());

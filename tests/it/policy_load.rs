@@ -10,14 +10,17 @@ use doorward::policy::{
 
 use crate::policy::{ask, examples, folder, settings, shown, user};
 
-const SERVICE: &str = "upstreams = [\"http://127.0.0.1:9080\"]\n\n[[route]]\nmatch = \"GET /a/{env}\"\naction = \"read\"\n";
+const SERVICE: &str =
+    "upstreams = [\"http://127.0.0.1:9080\"]\n\n[[route]]\nmatch = \"GET /a/{env}\"\naction = \"read\"\n";
 const ACCESS: &str = "permit (principal in Group::\"g\", action == Action::\"read\", resource);\n";
 
 /// What loading these files says; a service `svc` is there if not given.
 fn told(files: &[(&str, &str)]) -> String {
     let given = |name: &str| files.iter().any(|(file, _)| *file == name);
-    let mut all: Vec<(&str, &str)> =
-        [("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS)].into_iter().filter(|(name, _)| !given(name)).collect();
+    let mut all: Vec<(&str, &str)> = [("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS)]
+        .into_iter()
+        .filter(|(name, _)| !given(name))
+        .collect();
     all.extend(files);
     let dir = folder(&all);
     let found = match load(dir.path(), &settings()) {
@@ -52,18 +55,50 @@ fn a66_a_misspelt_attribute_names_its_place_and_the_way_out() {
 #[test]
 fn a66_policies_that_are_not_meant_so_are_refused_with_a_way_out() {
     for (policy, place, expected) in [
-        ("permit (principal, action == Action::\"raed\", resource);", "Action::", "unrecognized action `Action::\"raed\"`\n  help: did you mean `Action::\"read\"`?"),
-        ("permit (principal in Grup::\"g\", action, resource);", "Grup", "unrecognized entity type `Grup`\n  help: did you mean `Group`?"),
-        ("permit (principal, action == Action::\"read\", resource) when { context.params.evn == \"x\" };", "evn", "help: did you mean `env`?"),
-        ("permit (principal, action == Action::\"read\", resource) when { context.session.age_seconds < 5 };", "context.session.age", "has"),
-        ("permit (principal, action == Action::\"read\", resource == Service::\"other\");", "Service::", "this file decides about `svc` only, not about `other`"),
-        ("permit (principal, action == Action::\"revoke\", resource == Installation::\"doorward\");", "Installation::", "decided by `global.cedar` alone"),
-        ("permit (principal in Entitlement::\"svc/nothing\", action == Action::\"read\", resource);", "Entitlement::", "there is no entitlement `svc/nothing`"),
+        (
+            "permit (principal, action == Action::\"raed\", resource);",
+            "Action::",
+            "unrecognized action `Action::\"raed\"`\n  help: did you mean `Action::\"read\"`?",
+        ),
+        (
+            "permit (principal in Grup::\"g\", action, resource);",
+            "Grup",
+            "unrecognized entity type `Grup`\n  help: did you mean `Group`?",
+        ),
+        (
+            "permit (principal, action == Action::\"read\", resource) when { context.params.evn == \"x\" };",
+            "evn",
+            "help: did you mean `env`?",
+        ),
+        (
+            "permit (principal, action == Action::\"read\", resource) when { context.session.age_seconds < 5 };",
+            "context.session.age",
+            "has",
+        ),
+        (
+            "permit (principal, action == Action::\"read\", resource == Service::\"other\");",
+            "Service::",
+            "this file decides about `svc` only, not about `other`",
+        ),
+        (
+            "permit (principal, action == Action::\"revoke\", resource == Installation::\"doorward\");",
+            "Installation::",
+            "decided by `global.cedar` alone",
+        ),
+        (
+            "permit (principal in Entitlement::\"svc/nothing\", action == Action::\"read\", resource);",
+            "Entitlement::",
+            "there is no entitlement `svc/nothing`",
+        ),
         ("permit (principal == ?principal, action, resource);", "?principal", "is a template"),
         ("permit (principal, action, resource)", "", "unexpected end of input"),
         ("", "", "the file holds no policy"),
         ("// permit (principal, action, resource);\n", "", "the file holds no policy"),
-        ("@id(\"a\") permit (principal in Group::\"g\", action == Action::\"read\", resource);\n@id(\"a\") forbid (principal in Group::\"h\", action == Action::\"read\", resource);", "", "two policies are named `a`"),
+        (
+            "@id(\"a\") permit (principal in Group::\"g\", action == Action::\"read\", resource);\n@id(\"a\") forbid (principal in Group::\"h\", action == Action::\"read\", resource);",
+            "",
+            "two policies are named `a`",
+        ),
     ] {
         let told = told(&[("svc/access.cedar", policy)]);
         let column = policy.find(place).unwrap() + 1;
@@ -78,7 +113,11 @@ fn a66_service_files_with_faults_are_refused_with_a_way_out() {
     let with = |more: &str| SERVICE.replacen('\n', &format!("\n{more}\n"), 1);
     for (text, place, expected) in [
         (with("upstraems = []"), "2:1", "unknown key `upstraems`\n  help: did you mean `upstreams`?"),
-        (with("client_certificate = \"optinal\""), "2:22", "`client_certificate` can't be `optinal`\n  help: did you mean `optional`?"),
+        (
+            with("client_certificate = \"optinal\""),
+            "2:22",
+            "`client_certificate` can't be `optinal`\n  help: did you mean `optional`?",
+        ),
         (with("encoded_slash = \"yes\""), "2:17", "`encoded_slash` must be `true` or `false`, not a text"),
         (with("hosts = [\"Svc\"]"), "2:10", "`Svc` is not a host"),
         (with("hosts = [\"svc:443\"]"), "2:10", "`svc:443` is not a host"),
@@ -88,11 +127,31 @@ fn a66_service_files_with_faults_are_refused_with_a_way_out() {
         (with("time_zone = \"Europe/Berlln\""), "2:13", "is not a time zone"),
         (with("limits = { burst = 0 }"), "2:20", "`limits.burst` must be from 1 to 10000000"),
         (with("timeouts = { connect = \"5\" }"), "2:24", "help: write `90s`"),
-        (with("timeouts = { conect = \"5s\" }"), "2:14", "in `timeouts`: unknown key `conect`\n  help: did you mean `connect`?"),
-        (with("inject = [{ header = \"X-Forwarded-For\", secret = { env = \"A\" } }]"), "2:22", "is made by the gateway"),
-        (with("inject = [{ header = \"A\", scheme = \"basic\", secret = { env = \"A\" } }]"), "2:11", "`user` is missing"),
-        (with("inject = [{ header = \"A\", secret = { env = \"A\", file = \"b\" } }]"), "2:36", "a secret has exactly one source"),
-        (SERVICE.replace("http://127.0.0.1:9080", "http://169.254.169.254"), "1:14", "`169.254.169.254` can't be an upstream"),
+        (
+            with("timeouts = { conect = \"5s\" }"),
+            "2:14",
+            "in `timeouts`: unknown key `conect`\n  help: did you mean `connect`?",
+        ),
+        (
+            with("inject = [{ header = \"X-Forwarded-For\", secret = { env = \"A\" } }]"),
+            "2:22",
+            "is made by the gateway",
+        ),
+        (
+            with("inject = [{ header = \"A\", scheme = \"basic\", secret = { env = \"A\" } }]"),
+            "2:11",
+            "`user` is missing",
+        ),
+        (
+            with("inject = [{ header = \"A\", secret = { env = \"A\", file = \"b\" } }]"),
+            "2:36",
+            "a secret has exactly one source",
+        ),
+        (
+            SERVICE.replace("http://127.0.0.1:9080", "http://169.254.169.254"),
+            "1:14",
+            "`169.254.169.254` can't be an upstream",
+        ),
         (SERVICE.replace("http://127.0.0.1:9080", "http://[::ffff:169.254.169.254]"), "1:14", "can't be an upstream"),
         (SERVICE.replace("http://127.0.0.1:9080", "http://2130706433"), "1:14", "is not a host"),
         (SERVICE.replace("http://127.0.0.1:9080", "http://user@host"), "1:14", "has more than a host and a port"),
@@ -110,7 +169,11 @@ fn a66_service_files_with_faults_are_refused_with_a_way_out() {
         (SERVICE.replace("{env}", "%2f"), "4:9", "characters that no canonical path has"),
         (SERVICE.replace("{env}", "{e-v}"), "4:9", "can't be read as `context.params"),
         (SERVICE.replace("{env}", "{a}/{a}"), "4:9", "is named twice"),
-        (format!("{SERVICE}[[route]]\nmatch = \"GET|POST /a/{{other}}\"\naction = \"write\"\n"), "7:9", "is never reached: `GET /a/{env}` on line 4 takes the same requests"),
+        (
+            format!("{SERVICE}[[route]]\nmatch = \"GET|POST /a/{{other}}\"\naction = \"write\"\n"),
+            "7:9",
+            "is never reached: `GET /a/{env}` on line 4 takes the same requests",
+        ),
         ("upstreams = [\"http://a\"]\n".to_owned(), "1:1", "`route` is missing"),
         ("route = []\n".to_owned(), "1:1", "`upstreams` is missing"),
         (SERVICE[..SERVICE.find('[').unwrap() + 5].to_owned(), "1:", "this is not TOML"),
@@ -140,11 +203,17 @@ fn a66_entitlements_with_faults_are_refused_with_a_way_out() {
         ("description = \"d\"\napprovals = 0", "`entitlement.x.approvals` must be from 1 to 10"),
         ("description = \"d\"\napprovals = -1", "must be from 1 to 10"),
         ("description = \"d\"\nticket = \"[A-Z\"", "is not a regular expression"),
-        ("description = \"d\"\nactions = [\"raed\"]", "no route of this service leads to an action `raed`\n  help: did you mean `read`?"),
+        (
+            "description = \"d\"\nactions = [\"raed\"]",
+            "no route of this service leads to an action `raed`\n  help: did you mean `read`?",
+        ),
         ("description = \"d\"\nreason = \"always\"", "can't be `always`"),
         ("description = \"d\"\ncapacity = 0", "must be from 1 to 1000000"),
         ("description = \"d\"\nextended_max = \"5m\"", "shorter than `max`"),
-        ("description = \"d\"\nparameters = { p = { value = [] } }", "unknown key `value`\n  help: did you mean `values`?"),
+        (
+            "description = \"d\"\nparameters = { p = { value = [] } }",
+            "unknown key `value`\n  help: did you mean `values`?",
+        ),
     ] {
         let service = format!("{SERVICE}[entitlement.x]\n{text}\n");
         let told = told(&[("svc/service.toml", &service), ("svc/access.cedar", access)]);
@@ -156,23 +225,41 @@ fn a66_entitlements_with_faults_are_refused_with_a_way_out() {
 #[test]
 fn a66_files_of_the_folder_are_what_they_should_be_or_refused() {
     for (files, expected) in [
-        (&[("svc/acess.cedar", ACCESS)][..], "DIR/svc/acess.cedar: error: `acess.cedar` is not a file that is read here\n  help: did you mean `access.cedar`?"),
+        (
+            &[("svc/acess.cedar", ACCESS)][..],
+            "DIR/svc/acess.cedar: error: `acess.cedar` is not a file that is read here\n  help: did you mean `access.cedar`?",
+        ),
         (&[("group.toml", "[group.a]\n")], "did you mean `groups.toml`?"),
         (&[("workloads.toml", "[[rule]]\n")], "trust rules for workloads are not built yet"),
         (&[("Other/service.toml", SERVICE)], "`Other` is not the name of a service"),
         (&[("other/service.toml", SERVICE)], "DIR/other: error: `access.cedar` is missing"),
         (&[("other/access.cedar", ACCESS)], "DIR/other: error: `service.toml` is missing"),
-        (&[("global.cedar", "permit (principal, action == Action::\"read\", resource);")], "DIR/global.cedar:1:30: error: unrecognized action `Action::\"read\"`\n  help: `global.cedar` holds for all services and may name built-in actions only"),
+        (
+            &[("global.cedar", "permit (principal, action == Action::\"read\", resource);")],
+            "DIR/global.cedar:1:30: error: unrecognized action `Action::\"read\"`\n  help: `global.cedar` holds for all services and may name built-in actions only",
+        ),
         (&[("global.cedar", "\n")], "DIR/global.cedar:1:1: error: the file holds no policy"),
-        (&[("global.cedar", "forbid (principal, action, resource == Service::\"scv\");")], "there is no service `scv`\n  help: did you mean `svc`?"),
+        (
+            &[("global.cedar", "forbid (principal, action, resource == Service::\"scv\");")],
+            "there is no service `scv`\n  help: did you mean `svc`?",
+        ),
         (&[("groups.toml", "")], "the file holds no group"),
         (&[("groups.toml", "[group.\"a|b\"]\n")], "`a|b` can't be a group of this file"),
         (&[("groups.toml", "[group.a]\nmembers = [\"alice\"]\n")], "`alice` names nobody"),
         (&[("groups.toml", "[group.a]\nincludes = [\"b\"]\n[group.b]\nincludes = [\"a\"]\n")], "include each other"),
         (&[("groups.toml", "[group.a]\nmember = []\n")], "did you mean `members`?"),
-        (&[("people.toml", "[[person]]\naccounts = [\"a|1\"]\n[[person]]\naccounts = [\"a|1\"]\n")], "`a|1` is listed twice"),
+        (
+            &[("people.toml", "[[person]]\naccounts = [\"a|1\"]\n[[person]]\naccounts = [\"a|1\"]\n")],
+            "`a|1` is listed twice",
+        ),
         (&[("people.toml", "[[person]]\naccounts = [\"a@b.c\"]\n")], "`a@b.c` is no account"),
-        (&[("other/service.toml", &SERVICE.replacen("upstreams", "hosts = [\"svc\"]\nupstreams", 1)), ("other/access.cedar", ACCESS)], "the host `svc.doorward.localhost` belongs to `other` already"),
+        (
+            &[
+                ("other/service.toml", &SERVICE.replacen("upstreams", "hosts = [\"svc\"]\nupstreams", 1)),
+                ("other/access.cedar", ACCESS),
+            ],
+            "the host `svc.doorward.localhost` belongs to `other` already",
+        ),
     ] {
         let told = told(files);
         assert!(told.contains(expected), "{files:?}\n{told}");
@@ -200,10 +287,17 @@ fn one_run_tells_all_faults_by_place() {
         ("svc/service.toml", &SERVICE.replace("GET ", "get ").replace("upstreams", "upstream")),
         ("groups.toml", "x = 1\n"),
     ]);
-    let places: Vec<&str> = told.lines().filter(|line| !line.starts_with("  ")).filter_map(|line| line.split(" error").next()).collect();
+    let places: Vec<&str> =
+        told.lines().filter(|line| !line.starts_with("  ")).filter_map(|line| line.split(" error").next()).collect();
     assert_eq!(
         places,
-        ["DIR/groups.toml:1:1:", "DIR/groups.toml:1:1:", "DIR/svc/service.toml:1:1:", "DIR/svc/service.toml:1:1:", "DIR/svc/service.toml:4:9:"]
+        [
+            "DIR/groups.toml:1:1:",
+            "DIR/groups.toml:1:1:",
+            "DIR/svc/service.toml:1:1:",
+            "DIR/svc/service.toml:1:1:",
+            "DIR/svc/service.toml:4:9:"
+        ]
     );
 }
 
@@ -220,19 +314,28 @@ fn what_is_valid_and_probably_not_meant_is_a_warning() {
         (
             &[
                 ("svc/service.toml", entitled.as_str()),
-                ("svc/access.cedar", "permit (principal in Entitlement::\"svc/x\", action, resource);\npermit (principal in Group::\"g\", action == Action::\"request\", resource);"),
+                (
+                    "svc/access.cedar",
+                    "permit (principal in Entitlement::\"svc/x\", action, resource);\npermit (principal in Group::\"g\", action == Action::\"request\", resource);",
+                ),
             ],
             "also permits to approve and revoke this service's entitlements",
         ),
         (
             &[
                 ("svc/service.toml", entitled.as_str()),
-                ("svc/access.cedar", "permit (principal in Entitlement::\"svc/x\", action, resource is Service);\npermit (principal in Group::\"g\", action == Action::\"request\", resource);"),
+                (
+                    "svc/access.cedar",
+                    "permit (principal in Entitlement::\"svc/x\", action, resource is Service);\npermit (principal in Group::\"g\", action == Action::\"request\", resource);",
+                ),
             ],
             "nobody may approve `svc/x`",
         ),
         (
-            &[("svc/access.cedar", "permit (principal is User, action == Action::\"read\", resource) when { principal is Workload };")],
+            &[(
+                "svc/access.cedar",
+                "permit (principal is User, action == Action::\"read\", resource) when { principal is Workload };",
+            )],
             "the policy `svc/access.cedar:1` can never match",
         ),
         (
@@ -240,7 +343,13 @@ fn what_is_valid_and_probably_not_meant_is_a_warning() {
             "the policy `svc/access.cedar:1` can never match",
         ),
         (
-            &[("groups.toml", "[group.operators]\n"), ("svc/access.cedar", "permit (principal in Group::\"operatros\", action == Action::\"read\", resource);")],
+            &[
+                ("groups.toml", "[group.operators]\n"),
+                (
+                    "svc/access.cedar",
+                    "permit (principal in Group::\"operatros\", action == Action::\"read\", resource);",
+                ),
+            ],
             "`groups.toml` has no group `operatros`\n  help: did you mean `operators`?",
         ),
         (
@@ -326,7 +435,8 @@ fn a_service_file_sets_what_it_says() {
             service(name).upstreams,
             [Upstream { tls: false, host: "127.0.0.1".to_owned(), port: 9080, protocol: UpstreamProtocol::Http1 }]
         );
-        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("policies").join(name).join("service.toml"));
+        let text =
+            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("policies").join(name).join("service.toml"));
         assert!(text.unwrap().lines().any(|line| line == "upstreams = [\"http://127.0.0.1:9080\"]"), "dev rewrites it");
     }
 }
@@ -363,7 +473,10 @@ fn reads_are_what_the_policies_of_an_action_look_at_and_everything_on_doubt() {
         ("context has token && context.token.scope.contains(\"x\")", Reads { token: true, ..none }),
         ("context.time.hour < 9", Reads { time: true, ..none }),
         ("context.params.env == \"x\"", Reads { params: true, ..none }),
-        ("if principal is User then context.path == \"x\" else context.host == \"y\"", Reads { path: true, host: true, ..none }),
+        (
+            "if principal is User then context.path == \"x\" else context.host == \"y\"",
+            Reads { path: true, host: true, ..none },
+        ),
         ("[context.path, \"x\"].contains(\"y\")", Reads { path: true, ..none }),
         ("{a: context.path}.a == \"y\"", Reads { path: true, ..none }),
         ("context == context", Reads::EVERYTHING),
@@ -423,7 +536,9 @@ fn a70_groups_come_by_provider_by_id_and_by_verified_e_mail_only_and_nest() {
 fn a39_a_rule_on_an_address_is_met_by_a_verified_one_only() {
     let access = "permit (principal is User, action == Action::\"read\", resource) when { principal.email == \"a@example.com\" };";
     let set = loaded(&[("svc/service.toml", SERVICE), ("svc/access.cedar", access)]);
-    for (email, verified, expected) in [(Some("a@example.com"), true, true), (Some("a@example.com"), false, false), (None, true, false)] {
+    for (email, verified, expected) in
+        [(Some("a@example.com"), true, true), (Some("a@example.com"), false, false), (None, true, false)]
+    {
         let subject = set.subject(&Facts {
             principal: &Principal::user("p", "1").unwrap(),
             email,

@@ -79,8 +79,22 @@ fn a10_patterns_are_anchored_and_metacharacters_are_themselves() {
     let set = service(&[("GET /a.c/$x+(y)", "meta"), ("GET /public/{name}", "public")], "");
     assert_eq!(found(&set, "GET", "/a.c/$x+(y)"), "meta()");
     for path in [
-        "/abc/$x+(y)", "/a.c/$xx(y)", "/x/a.c/$x+(y)", "/a.c/$x+(y)/z", "/a.c", "/evil?/public/x", "/evil#/public/x",
-        "/public", "/public/", "/public/a/b", "/.*", "/public/../a.c", "//public/x", "/evil/public/x", "/*", "/{name}",
+        "/abc/$x+(y)",
+        "/a.c/$xx(y)",
+        "/x/a.c/$x+(y)",
+        "/a.c/$x+(y)/z",
+        "/a.c",
+        "/evil?/public/x",
+        "/evil#/public/x",
+        "/public",
+        "/public/",
+        "/public/a/b",
+        "/.*",
+        "/public/../a.c",
+        "//public/x",
+        "/evil/public/x",
+        "/*",
+        "/{name}",
     ] {
         assert_eq!(found(&set, "GET", path), "-", "{path}");
     }
@@ -93,12 +107,27 @@ fn a10_patterns_are_anchored_and_metacharacters_are_themselves() {
 
 #[test]
 fn a08_a_spelling_that_an_upstream_may_fold_never_takes_a_wider_route() {
-    let routes = [("GET /**", "read"), ("* /admin/**", "admin"), ("GET /{page}/edit", "edit"), ("GET /status", "status")];
+    let routes =
+        [("GET /**", "read"), ("* /admin/**", "admin"), ("GET /{page}/edit", "edit"), ("GET /status", "status")];
     let set = service(&routes, "");
     for path in [
-        "/Admin", "/ADMIN/users", "/admin;x/users", "/admin./users", "/.admin/users", "/admin%20/users", "/%41dmin",
-        "/admin%3Bx/users", "/%61dmin/users", "/Status", "/status/", "/status;v=1", "/status.", "/x/Edit", "/x/edit/",
-        "/status%00", "/admin%09",
+        "/Admin",
+        "/ADMIN/users",
+        "/admin;x/users",
+        "/admin./users",
+        "/.admin/users",
+        "/admin%20/users",
+        "/%41dmin",
+        "/admin%3Bx/users",
+        "/%61dmin/users",
+        "/Status",
+        "/status/",
+        "/status;v=1",
+        "/status.",
+        "/x/Edit",
+        "/x/edit/",
+        "/status%00",
+        "/admin%09",
     ] {
         assert_eq!(found(&set, "GET", path), "-", "{path}");
     }
@@ -124,7 +153,12 @@ fn a25_a_path_of_many_segments_costs_no_more_than_the_tree() {
 }
 
 fn segment() -> impl Strategy<Value = String> {
-    prop_oneof![Just("admin".to_owned()), Just("v1".to_owned()), Just("a".to_owned()), "[a-z]{1,4}".prop_map(|text| text)]
+    prop_oneof![
+        Just("admin".to_owned()),
+        Just("v1".to_owned()),
+        Just("a".to_owned()),
+        "[a-z]{1,4}".prop_map(|text| text)
+    ]
 }
 
 /// What each place of a path may be written as by someone who wants it to look like another.

@@ -185,8 +185,7 @@ async fn a71_the_last_fifth_of_the_queue_is_for_the_identified() {
         let mut holder = hang(&url).await;
         let first = running.recorder.submit(event(&entropy));
         until(|| async { running.recorder.state().queued == 0 }).await;
-        let anonymous: Vec<_> =
-            (0..90).map(|_| running.recorder.submit(anonymous(&entropy, "192.0.2.1"))).collect();
+        let anonymous: Vec<_> = (0..90).map(|_| running.recorder.submit(anonymous(&entropy, "192.0.2.1"))).collect();
         let identified: Vec<_> = (0..30).map(|_| running.recorder.submit(event(&entropy))).collect();
         assert_eq!(running.recorder.state().queued, 100);
         assert_eq!(running.recorder.state().unrecorded, 20);

@@ -77,11 +77,14 @@ async fn a_lock_is_set_once_told_recorded_and_lifted() {
         let feed = store.revocation_since(0, 10).await.unwrap();
         let told: Vec<_> = feed.iter().map(|entry| (entry.kind, entry.subject.as_str())).collect();
         let name = bob.to_string();
-        assert_eq!(told, [
-            (RevocationKind::LockSet, &*name),
-            (RevocationKind::LockCleared, &*name),
-            (RevocationKind::LockSet, &*name),
-        ]);
+        assert_eq!(
+            told,
+            [
+                (RevocationKind::LockSet, &*name),
+                (RevocationKind::LockCleared, &*name),
+                (RevocationKind::LockSet, &*name),
+            ]
+        );
         let events = store.event_list(&EventFilter::default(), 10).await.unwrap();
         assert_eq!(events.len(), 3);
         let cleared = events.iter().find(|event| event.clear().kind == EventType::LockCleared).unwrap();

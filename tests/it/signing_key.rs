@@ -1,8 +1,6 @@
 //! Signing keys, on both engines: made, published, followed, forgotten; sealed under a key.
 
-use doorward::control::signing_key::{
-    KeyAlert, KeyError, KeyRing, KeySettings, Loaded, load_or_create, rotate_if_due,
-};
+use doorward::control::signing_key::{KeyAlert, KeyError, KeyRing, KeySettings, Loaded, load_or_create, rotate_if_due};
 use doorward::credential::seal::{SealError, Sealer};
 use doorward::credential::token::SigningKey;
 use doorward::identity::token::{Expected, KeySet, verify};
@@ -93,9 +91,7 @@ async fn the_next_key_is_published_before_it_signs_and_the_old_one_until_its_las
         // A week, a look each ten minutes.
         for minute in (0..7 * 24 * 60).step_by(10) {
             let now = NOW.plus(Ttl::minutes(minute));
-            if let Some(loaded) =
-                rotate_if_due(&ring, &store, &sealer(), now, &entropy, &settings).await.unwrap()
-            {
+            if let Some(loaded) = rotate_if_due(&ring, &store, &sealer(), now, &entropy, &settings).await.unwrap() {
                 assert_eq!(loaded.alerts, []);
                 if loaded.ring.current.kid != ring.current.kid {
                     ended.push((ring.current.kid, now));

@@ -247,7 +247,8 @@ async fn events_are_listed_newest_first_by_what_is_asked() {
         let by = EventFilter { actor: Some(alice), from: Some(decision(8, "/").time), ..EventFilter::default() };
         assert_eq!(store.event_list(&by, 100).await.unwrap().len(), 2);
         let service = decision(1, "/").service;
-        let about = EventFilter { service: service.as_ref(), to: Some(decision(3, "/").time), ..EventFilter::default() };
+        let about =
+            EventFilter { service: service.as_ref(), to: Some(decision(3, "/").time), ..EventFilter::default() };
         assert_eq!(store.event_list(&about, 100).await.unwrap().len(), 3);
     }
 }

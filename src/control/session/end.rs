@@ -78,7 +78,7 @@ pub async fn end_by_provider_session(
     sid: &str,
     now: Timestamp,
 ) -> Result<usize, StoreError> {
-    end_all(desk, Which::OfProviderSession { provider, sid }, now).await
+    end_all(desk, Which::ProviderSession { provider, sid }, now).await
 }
 
 /// Ends all sessions of a principal.
@@ -86,7 +86,7 @@ pub async fn end_by_provider_session(
 /// # Errors
 /// When the database refused.
 pub async fn end_by_principal(desk: &Desk, principal: &Principal, now: Timestamp) -> Result<usize, StoreError> {
-    end_all(desk, Which::OfPrincipal(principal), now).await
+    end_all(desk, Which::Principal(principal), now).await
 }
 
 /// Ends the sessions that rest on one sign-in, because its provider refused it.
@@ -94,28 +94,26 @@ pub async fn end_by_principal(desk: &Desk, principal: &Principal, now: Timestamp
 /// # Errors
 /// When the database refused.
 pub async fn end_by_link(desk: &Desk, link: &str, now: Timestamp) -> Result<usize, StoreError> {
-    end_all(desk, Which::OfLink(link), now).await
+    end_all(desk, Which::Link(link), now).await
 }
 
 /// Which sessions are to end.
 #[derive(Clone, Copy)]
 enum Which<'a> {
-    OfProviderSession { provider: &'a str, sid: &'a str },
-    OfPrincipal(&'a Principal),
-    OfLink(&'a str),
+    ProviderSession { provider: &'a str, sid: &'a str },
+    Principal(&'a Principal),
+    Link(&'a str),
 }
 
 impl Which<'_> {
     /// Those that live, or a page of them.
     async fn live(self, desk: &Desk, now: Timestamp) -> Result<Vec<SessionId>, StoreError> {
         let found = match self {
-            Self::OfProviderSession { provider, sid } => {
+            Self::ProviderSession { provider, sid } => {
                 return desk.store.link_sessions_by_sid(provider, sid, now).await;
             }
-            Self::OfPrincipal(principal) => {
-                desk.store.session_list(Some(principal), None, SESSION_PAGE_MAX, now).await?
-            }
-            Self::OfLink(link) => desk.store.session_list_by_link(link, now).await?,
+            Self::Principal(principal) => desk.store.session_list(Some(principal), None, SESSION_PAGE_MAX, now).await?,
+            Self::Link(link) => desk.store.session_list_by_link(link, now).await?,
         };
         Ok(found.iter().map(|stored| stored.session.id).collect())
     }

@@ -64,7 +64,10 @@ impl fmt::Display for DevError {
                 "`doorward dev` signs in whoever asks, so it listens on loopback only, not on {address}; use `127.0.0.1:PORT`"
             ),
             Self::Taken { address, what, cause } => {
-                write!(f, "listening on {address} for {what}: {cause}; free it, or take a free port with `--listen 127.0.0.1:0`")
+                write!(
+                    f,
+                    "listening on {address} for {what}: {cause}; free it, or take a free port with `--listen 127.0.0.1:0`"
+                )
             }
             Self::OtherAddress { dir, made_for, asked } => write!(
                 f,
@@ -72,7 +75,9 @@ impl fmt::Display for DevError {
                 dir.display()
             ),
             Self::Create(error) => error.fmt(f),
-            Self::Files { path, cause } => write!(f, "`{}` can't be used: {cause}; take another `--dir`", path.display()),
+            Self::Files { path, cause } => {
+                write!(f, "`{}` can't be used: {cause}; take another `--dir`", path.display())
+            }
         }
     }
 }
@@ -161,11 +166,7 @@ fn files(path: &Path) -> impl FnOnce(io::Error) -> DevError + '_ {
     move |cause| DevError::Files { path: path.to_path_buf(), cause: cause.to_string() }
 }
 
-async fn fresh(
-    options: &DevOptions,
-    clock: &Arc<dyn Clock>,
-    entropy: &Arc<dyn Entropy>,
-) -> Result<Parts, DevError> {
+async fn fresh(options: &DevOptions, clock: &Arc<dyn Clock>, entropy: &Arc<dyn Entropy>) -> Result<Parts, DevError> {
     let dir = &options.dir;
     std::fs::create_dir_all(dir.join("keys")).map_err(files(dir))?;
     let dir = &dir.canonicalize().map_err(files(dir))?;
@@ -173,8 +174,7 @@ async fn fresh(
     let upstream =
         DevUpstream::bind(loopback(0), Arc::clone(clock)).await.map_err(taken(loopback(0), "the sample upstream"))?;
     let secret = data_encoding::BASE64URL_NOPAD.encode(&entropy.bytes_32());
-    let provider =
-        provider_at(loopback(0), listen.port(), Secret::new(secret.clone()), dir, clock, entropy).await?;
+    let provider = provider_at(loopback(0), listen.port(), Secret::new(secret.clone()), dir, clock, entropy).await?;
     let telemetry_port = match options.listen.port() {
         0 => free_port().map_err(taken(loopback(0), "metrics"))?,
         _ => TELEMETRY_PORT,
@@ -232,8 +232,7 @@ async fn again(
     let (listener, listen) = open(made_for)?;
     let secret_path = dir.join("keys").join("dev.secret");
     let secret = std::fs::read_to_string(&secret_path).map_err(files(&secret_path))?.trim().to_owned();
-    let provider =
-        provider_at(address("provider")?, listen.port(), Secret::new(secret), &dir, clock, entropy).await?;
+    let provider = provider_at(address("provider")?, listen.port(), Secret::new(secret), &dir, clock, entropy).await?;
     let upstream_address = address("upstream")?;
     let upstream = DevUpstream::bind(upstream_address, Arc::clone(clock))
         .await
