@@ -79,6 +79,7 @@ pub struct VerifiedToken {
 }
 
 /// Who is asking, proven. Only [`authenticate`] makes one.
+#[expect(clippy::manual_non_exhaustive, reason = "the field is the proof: only this file can make one")]
 pub struct Caller {
     /// Who.
     pub principal: Principal,
@@ -247,10 +248,11 @@ fn verified_token(
 ) -> Result<Rc<VerifiedToken>, Refusal> {
     let hash: [u8; 32] = Sha256::digest(text.as_bytes()).into();
     let key = (hash, routed.entry.service.name.clone());
-    if let Some(known) = worker.tokens.borrow_mut().get(&key) {
-        if known.keys_version == snapshot.keys.version && !known.expires_at.is_over(now) {
-            return Ok(Rc::clone(known));
-        }
+    if let Some(known) = worker.tokens.borrow_mut().get(&key)
+        && known.keys_version == snapshot.keys.version
+        && !known.expires_at.is_over(now)
+    {
+        return Ok(Rc::clone(known));
     }
     let bad = Refusal::BadCredential("a token that does not hold");
     let (_, issuer) = claimed(text).ok_or_else(|| bad.clone())?;
@@ -359,10 +361,11 @@ async fn session_caller(
 fn subject_of(worker: &Worker, snapshot: &Snapshot, live: &LiveSession) -> Rc<Subject> {
     let session = &live.session;
     let mut subjects = worker.subjects.borrow_mut();
-    if let Some(built) = subjects.get(&session.id) {
-        if built.generation == snapshot.generation && built.version == session.version {
-            return Rc::clone(&built.subject);
-        }
+    if let Some(built) = subjects.get(&session.id)
+        && built.generation == snapshot.generation
+        && built.version == session.version
+    {
+        return Rc::clone(&built.subject);
     }
     let subject = Rc::new(snapshot.policies.subject(&Facts {
         principal: &session.principal,

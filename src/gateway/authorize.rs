@@ -35,6 +35,7 @@ pub struct DecisionKey {
 }
 
 /// A request that a policy permits. Only [`authorize`] makes one.
+#[expect(clippy::manual_non_exhaustive, reason = "the field is the proof: only this file can make one")]
 pub struct Permitted {
     /// The action that the route stands for.
     pub action: ActionName,
@@ -65,11 +66,11 @@ pub fn authorize(
         return Err(Refused { refusal, verdict: None });
     }
     let key = decision_key(snapshot, channel, routed, caller, action);
-    if let Some(key) = &key {
-        if let Some(verdict) = worker.decisions.borrow_mut().get(key) {
-            worker.shared.metrics.decisions_remembered.inc();
-            return Ok(Permitted { action: action.clone(), verdict: Rc::clone(verdict), _proof: () });
-        }
+    if let Some(key) = &key
+        && let Some(verdict) = worker.decisions.borrow_mut().get(key)
+    {
+        worker.shared.metrics.decisions_remembered.inc();
+        return Ok(Permitted { action: action.clone(), verdict: Rc::clone(verdict), _proof: () });
     }
     let session = caller.session.as_ref().map(|live| &live.session);
     let device = session.and_then(|session| session.device.as_ref());

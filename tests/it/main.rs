@@ -37,6 +37,8 @@ mod return_to;
 mod revocation;
 mod session;
 mod sign_in;
+mod sign_in_certified;
+mod sign_in_dev;
 mod sign_in_scene;
 mod signing_key;
 mod store_record;
