@@ -77,13 +77,19 @@ pub fn run(arguments: Arguments) -> Exit {
     match dispatch(&context, command) {
         Ok(()) => Exit::Done,
         Err(mut failure) => {
-            if failure.exit == Exit::SignedOut && failure.problem.remedy.is_none() {
-                let command = context.sign_in_command(None);
-                failure.problem.remedy = Some(Remedy::new("sign_in", Some(&command)));
-            }
+            told_how_to_sign_in(&context, &mut failure);
             context.printer.failure(&failure);
             failure.exit
         }
+    }
+}
+
+/// Puts this profile's own command into what says no more than to sign in.
+fn told_how_to_sign_in(context: &Context, failure: &mut Failure) {
+    let said = failure.problem.remedy.as_ref().and_then(|remedy| remedy.command.as_deref());
+    if failure.exit == Exit::SignedOut && matches!(said, None | Some("doorward login")) {
+        let command = context.sign_in_command(None);
+        failure.problem.remedy = Some(Remedy::new("sign_in", Some(&command)));
     }
 }
 
