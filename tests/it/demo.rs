@@ -56,7 +56,18 @@ fn the_demo_tells_its_steps_as_json() {
     let names: Vec<_> = steps.iter().map(|step| step["step"].as_str().unwrap()).collect();
     assert_eq!(
         names,
-        ["no_certificate", "sign_in", "allowed", "identity", "denied", "why", "others", "revoked", "telemetry", "record"]
+        [
+            "no_certificate",
+            "sign_in",
+            "allowed",
+            "identity",
+            "denied",
+            "why",
+            "others",
+            "revoked",
+            "telemetry",
+            "record"
+        ]
     );
     for step in steps {
         assert_eq!(step["ok"], true, "{step}");

@@ -18,7 +18,7 @@ use crate::cli::failure::Failure;
 use crate::cli::origin::Origin;
 use crate::cli::serve::{configuration, start_failure};
 use crate::config::Environment;
-use crate::model::{Clock, Entropy};
+use crate::model::{Clock, Entropy, Ttl};
 use crate::server::ambient::{SystemClock, SystemEntropy};
 use crate::server::dev::door::{DOMAIN, DevOptions, Parts, prepare};
 use crate::server::dev::upstream::RequestCount;
@@ -26,6 +26,8 @@ use crate::server::run::{Running, Start, start};
 
 /// How long provider and upstream may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the door waits for exchanges under way: the story has ended all of its own by then.
+const DRAIN: Ttl = Ttl::seconds(1);
 
 /// A door that is open, and what stands beside it.
 pub struct House {
@@ -71,7 +73,8 @@ impl House {
         ];
         // What the person has set for a door of their own is not for this one.
         let environment = Environment::default();
-        let config = configuration(&config, &environment)?;
+        let mut config = configuration(&config, &environment)?;
+        config.server.drain = DRAIN;
         let running = start(Start { config, environment, listener: Some(listener), clock, entropy })
             .map_err(|error| start_failure(&error))?;
         let address = |text: &str| Origin::parse(text).map_err(|error| Failure::failed(error.to_string()));
@@ -122,12 +125,14 @@ impl House {
     /// When the folder can't be removed.
     pub fn close(self) -> Result<(), Failure> {
         let Self { folder, running, runtime, over, serving, .. } = self;
-        running.stop();
+        // ORDER: the service ends first, and with it the door's idle connections to it, for whose end
+        // the door would wait.
         over.cancel();
         for task in serving {
             // A part that panicked has ended too.
             let _ = runtime.block_on(async { tokio::time::timeout(END_TIMEOUT, task).await });
         }
+        running.stop();
         runtime.shutdown_timeout(END_TIMEOUT);
         let path = folder.path().to_path_buf();
         folder.close().map_err(|error| Failure::failed(format!("removing `{}`: {error}", path.display())))

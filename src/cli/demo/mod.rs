@@ -13,26 +13,18 @@ mod transcript;
 
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::args::Format;
 use super::context::Context;
-use super::exit::Exit;
 use super::failure::Failure;
 use super::serve::{telling, until_signalled};
 use crate::wire::Page;
 
 use self::house::House;
 use self::story::Story;
-use self::transcript::{Step, Transcript};
+use self::transcript::Transcript;
 
 /// How long the whole story may take.
-const STORY_TIMEOUT: Duration = Duration::from_secs(28);
-
-/// What `-o json` prints: the steps, as any list.
-fn print_json<T: Serialize>(context: &Context, items: Vec<T>) -> Result<(), Failure> {
-    context.printer.json(&Page::whole(items))
-}
+const STORY_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Plays the story.
 ///
@@ -59,18 +51,16 @@ pub fn run(context: &Context) -> Result<(), Failure> {
         })
     });
     let closed = house.close();
-    played?;
-    closed?;
-    let (steps, ok) = (transcript.steps().len(), transcript.steps().iter().filter(|step| step.ok).count());
     if context.printer.format() == Format::Json {
-        let items: Vec<&Step> = transcript.steps().iter().collect();
-        print_json(context, items)?;
+        context.printer.json(&Page::whole(transcript.steps().to_vec()))?;
     } else {
         transcript.closing()?;
     }
-    if ok == steps {
+    played?;
+    closed?;
+    let (all, failed) = (transcript.steps().len(), transcript.failed());
+    if failed == 0 {
         return Ok(());
     }
-    let detail = format!("{} of {steps} steps did not end as they should", steps - ok);
-    Err(Failure::new(Exit::Failed, "failed", detail))
+    Err(Failure::failed(format!("{failed} of {all} steps did not end as they should")))
 }

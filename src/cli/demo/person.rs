@@ -7,7 +7,7 @@ use bytes::Bytes;
 use clap::Parser;
 use http::{HeaderName, Method};
 
-use crate::cli::args::{Arguments, Format, raw_arguments};
+use crate::cli::args::{Arguments, GlobalArgs, raw_arguments};
 use crate::cli::client::{Answer, ClientError, exchange};
 use crate::cli::context::Context;
 use crate::cli::dial;
@@ -68,7 +68,7 @@ impl Person {
         Ok(Self { name, environment })
     }
 
-    fn context(&self, screen: &Screen, global: crate::cli::args::GlobalArgs) -> Context {
+    fn context(&self, screen: &Screen, global: GlobalArgs) -> Context {
         let (out, talk) = (Box::new(screen.clone()), Box::new(screen.clone()));
         Context {
             printer: Printer::new(global.output, false, out, talk),
@@ -86,8 +86,8 @@ impl Person {
     pub async fn types(&self, told: &mut Told, arguments: &[&str], expected: Exit) -> Result<String, Failure> {
         told.asked(&format!("{} $ doorward {}", self.name, quoted(arguments)));
         let words = std::iter::once("doorward").chain(arguments.iter().copied()).map(Into::into);
-        let Arguments { global, command } = Arguments::try_parse_from(raw_arguments(words))
-            .map_err(|error| Failure::usage(error.to_string()))?;
+        let Arguments { global, command } =
+            Arguments::try_parse_from(raw_arguments(words)).map_err(|error| Failure::usage(error.to_string()))?;
         let screen = Screen::default();
         let context = self.context(&screen, global);
         // A command waits on a runtime of its own, as in its own process.
@@ -112,8 +112,7 @@ impl Person {
     /// # Errors
     /// When they are not signed in.
     pub async fn signed_in(&self) -> Result<SignedIn, Failure> {
-        let global = crate::cli::args::GlobalArgs { output: Format::Table, ..Default::default() };
-        signed_in(&self.context(&Screen::default(), global)).await
+        signed_in(&self.context(&Screen::default(), GlobalArgs::default())).await
     }
 
     /// Makes a request with their certificate, on a connection of its own.

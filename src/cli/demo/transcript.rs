@@ -76,6 +76,11 @@ impl<'a> Transcript<'a> {
         &self.steps
     }
 
+    /// How many of them did not end as they should.
+    pub fn failed(&self) -> usize {
+        self.steps.iter().filter(|step| !step.ok).count()
+    }
+
     fn print(&self, text: &str) -> Result<(), Failure> {
         if self.printer.format() == Format::Json { Ok(()) } else { self.printer.line(text) }
     }
@@ -131,13 +136,13 @@ impl<'a> Transcript<'a> {
     /// # Errors
     /// When it can't be written.
     pub fn closing(&self) -> Result<(), Failure> {
-        let ok = self.steps.iter().filter(|step| step.ok).count();
-        let sign = if ok == self.steps.len() { '✓' } else { '✗' };
+        let all = self.steps.len();
+        let sign = if self.failed() == 0 { '✓' } else { '✗' };
         self.print(&format!(
-            "\n{sign} {ok} of {} steps ended as they should, in {:.1} s. The folder is removed.\n\
+            "\n{sign} {} of {all} steps ended as they should, in {:.1} s.\n\
              Not built yet, so not shown: asking for access and approving it, its expiry, break-glass, verifying \
              the record.",
-            self.steps.len(),
+            all - self.failed(),
             self.started.elapsed().as_secs_f64()
         ))
     }
