@@ -124,7 +124,8 @@ fn is_unsafe(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Checks everything that was shown and says who it is.
+/// Checks everything that was shown and says who it is. `named` is whom good credentials named, also
+/// where the answer is a refusal (a session that has ended, a lock): for the record.
 ///
 /// # Errors
 /// `NoCredential` when nothing names anybody; else what does not hold.
@@ -135,6 +136,7 @@ pub async fn authenticate(
     routed: &Routed,
     headers: &HeaderMap,
     now: Timestamp,
+    named: &mut Option<Principal>,
 ) -> Result<Caller, Refusal> {
     let service = &routed.entry.service;
     let mut claims = Claims::default();
@@ -176,10 +178,11 @@ pub async fn authenticate(
     }
 
     let caller = match (claims.session, token) {
-        (Some(id), token) => session_caller(worker, snapshot, id, token, ends_at, now).await?,
+        (Some(id), token) => session_caller(worker, snapshot, id, token, ends_at, now, named).await?,
         (None, Some(token)) => bearer_caller(snapshot, token, ends_at)?,
         (None, None) => return Err(Refusal::NoCredential),
     };
+    *named = Some(caller.principal.clone());
     if worker.shared.directory.is_locked(&caller.principal) {
         return Err(Refusal::Locked);
     }
@@ -330,6 +333,7 @@ async fn session_caller(
     token: Option<Rc<VerifiedToken>>,
     ends_at: Timestamp,
     now: Timestamp,
+    named: &mut Option<Principal>,
 ) -> Result<Caller, Refusal> {
     let directory = &worker.shared.directory;
     let live = match directory.session(id) {
@@ -339,6 +343,7 @@ async fn session_caller(
             directory.session(id).ok_or(Refusal::BadCredential("an unknown session"))?
         }
     };
+    *named = Some(live.session.principal.clone());
     if !live.session.is_live(now) {
         return Err(Refusal::SessionEnded);
     }
