@@ -17,6 +17,7 @@ mod config;
 mod console;
 mod dev_provider;
 mod dev_upstream;
+mod door;
 mod fake_provider;
 mod fuzz_replay;
 mod guard_h1;
