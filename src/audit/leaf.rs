@@ -99,8 +99,9 @@ impl SaltStock {
             entropy.fill(&mut self.bytes);
             self.left = SALT_STOCK_BYTES;
         }
+        let from = SALT_STOCK_BYTES - self.left;
         self.left -= count;
-        let taken = self.bytes.get_mut(self.left..self.left + count).unwrap_or_default();
+        let taken = self.bytes.get_mut(from..from + count).unwrap_or_default();
         let salts = taken.to_vec();
         // INVARIANT: no salt is given out twice.
         taken.fill(0);

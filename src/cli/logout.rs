@@ -21,7 +21,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     let Some(session) = profile.load_locked(&lock)? else { return Err(context.nobody_signed_in()) };
     let origin = context.server_of(&session)?;
     let ca_pem = context.named_ca()?.or_else(|| session.ca_pem.clone());
-    let usable = freshness(&session.certificate_pem, context.clock.now()) != Freshness::Over;
+    let usable = freshness(&session, context.clock.now()) != Freshness::Over;
     let identity =
         usable.then(|| Identity { certificate_pem: session.certificate_pem.clone(), key_pem: session.key_pem.clone() });
     let fields = [

@@ -10,6 +10,7 @@ pub mod check;
 pub mod client;
 pub mod context;
 pub mod curl;
+pub mod demo;
 pub mod dev;
 pub mod dial;
 pub mod doctor;
@@ -74,16 +75,27 @@ pub fn run(arguments: Arguments) -> Exit {
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
     };
-    match dispatch(&context, command) {
+    carried_out(&context, command)
+}
+
+/// Runs a command in these surroundings, tells what failed, and says how it ended.
+fn carried_out(context: &Context, command: Command) -> Exit {
+    match dispatch(context, command) {
         Ok(()) => Exit::Done,
         Err(mut failure) => {
-            if failure.exit == Exit::SignedOut && failure.problem.remedy.is_none() {
-                let command = context.sign_in_command(None);
-                failure.problem.remedy = Some(Remedy::new("sign_in", Some(&command)));
-            }
+            told_how_to_sign_in(&context, &mut failure);
             context.printer.failure(&failure);
             failure.exit
         }
+    }
+}
+
+/// Puts this profile's own command into what says no more than to sign in.
+fn told_how_to_sign_in(context: &Context, failure: &mut Failure) {
+    let said = failure.problem.remedy.as_ref().and_then(|remedy| remedy.command.as_deref());
+    if failure.exit == Exit::SignedOut && matches!(said, None | Some("doorward login")) {
+        let command = context.sign_in_command(None);
+        failure.problem.remedy = Some(Remedy::new("sign_in", Some(&command)));
     }
 }
 
@@ -94,7 +106,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
     }
     match command {
         // Those that run or look at an installation.
-        Command::Demo => Err(Failure::failed("not built yet")),
+        Command::Demo => demo::run(context),
         Command::Dev(args) => dev::run(context, &args),
         Command::Init(args) => init::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),

@@ -97,6 +97,8 @@ pub struct ProfileRecord {
     pub principal: Principal,
     /// When the session ends.
     pub expires_at: Time,
+    /// When the newest certificate came.
+    pub certificate_since: Time,
     /// When the newest certificate ends.
     pub certificate_expires_at: Time,
     /// Good once; the answer to its use has the next.

@@ -48,25 +48,25 @@ pub enum Freshness {
     Over,
 }
 
-/// How fresh a certificate (PEM) is: what can't be read is over. It is ending when less than a
-/// third of its life is left, or less than ten minutes and half of its life.
+/// How fresh a session's certificate is: what can't be read is over. It is ending when less than a
+/// third of its life is left, or less than ten minutes and half of its life. Its life is counted
+/// from when it came: certificates start a little in the past, for clocks that disagree.
 #[must_use]
-pub fn freshness(certificate_pem: &str, now: Timestamp) -> Freshness {
-    let Some((from, until)) = validity(certificate_pem) else { return Freshness::Over };
+pub fn freshness(session: &SavedSession, now: Timestamp) -> Freshness {
+    let Some(until) = end(&session.certificate_pem) else { return Freshness::Over };
     if until.is_over(now) {
         return Freshness::Over;
     }
-    let life = until.since(from).as_millis();
+    let life = until.since(session.record.certificate_since.0).as_millis();
     let margin = (life / 3).max(MARGIN.as_millis().min(life / 2));
     if until.since(now).as_millis() < margin { Freshness::Ending } else { Freshness::Fresh }
 }
 
-fn validity(certificate_pem: &str) -> Option<(Timestamp, Timestamp)> {
+/// When a certificate (PEM) ends.
+fn end(certificate_pem: &str) -> Option<Timestamp> {
     let (_, block) = parse_x509_pem(certificate_pem.as_bytes()).ok()?;
     let certificate = block.parse_x509().ok()?;
-    let validity = certificate.validity();
-    let at = |time: x509_parser::time::ASN1Time| Timestamp::from_seconds(time.timestamp());
-    Some((at(validity.not_before), at(validity.not_after)))
+    Some(Timestamp::from_seconds(certificate.validity().not_after.timestamp()))
 }
 
 /// A signing request (PKCS#10, PEM) for this key. The server takes nothing from it but the key.
@@ -94,7 +94,7 @@ pub async fn signed_in(context: &Context) -> Result<SignedIn, Failure> {
     let Some(session) = loaded? else { return Err(context.nobody_signed_in()) };
     let origin = context.server_of(&session)?;
     let ca_pem = context.named_ca()?.or_else(|| session.ca_pem.clone());
-    let session = match freshness(&session.certificate_pem, context.clock.now()) {
+    let session = match freshness(&session, context.clock.now()) {
         Freshness::Fresh => session,
         Freshness::Ending | Freshness::Over => renewed(context, &profile, &origin, ca_pem.as_deref()).await?,
     };
@@ -121,7 +121,7 @@ async fn renewed(
     let lock = on_thread(move || locking.lock()).await??;
     // Somebody else may have renewed it, or signed out, while this one waited.
     let Some(session) = profile.load_locked(&lock)? else { return Err(context.nobody_signed_in()) };
-    let found = freshness(&session.certificate_pem, context.clock.now());
+    let found = freshness(&session, context.clock.now());
     if found == Freshness::Fresh {
         return Ok(session);
     }
@@ -185,7 +185,8 @@ pub fn take(session: &mut SavedSession, answer: &TokenAnswer, now: Timestamp) {
         Time(Timestamp::from_seconds(now.seconds().saturating_add(answer.refresh_token_expires_in)));
     if let Some(pem) = &answer.certificate {
         session.certificate_pem.clone_from(pem);
-        if let Some((_, until)) = validity(pem) {
+        record.certificate_since = Time(now);
+        if let Some(until) = end(pem) {
             record.certificate_expires_at = Time(until);
         }
     }

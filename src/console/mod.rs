@@ -63,7 +63,6 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
 ];
 
 /// The pages, to be merged with the API's router, which answers for all other paths.
-#[must_use]
 pub fn router(desk: Arc<Desk>) -> Router {
     let mut router = Router::new()
         .route("/", get(home::home))

@@ -9,6 +9,7 @@
 //!    that signs in anew leaves its former session ended.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::audit::{Actor, Event, EventType, Outcome};
 use crate::credential::seal::SealError;
@@ -35,6 +36,8 @@ const CODE_BYTES_MAX: usize = 4096;
 const HINT_BYTES_MAX: usize = 256;
 /// What is kept of a provider's error code, in characters.
 const ERROR_CHARACTERS_MAX: usize = 64;
+/// How long a failure waits for its place in the record.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A sign-in that began: where the browser goes, and the cookie that it takes along.
 #[derive(Debug)]
@@ -214,9 +217,12 @@ pub async fn complete(
         let mut event = Event::new(desk.event_id(now), now, EventType::SignInFailed, Outcome::Failed);
         event.actor = Actor { address: Some(connection.address), ..Actor::default() };
         event.reason = Some(error.reason().into());
-        // Anybody can make this happen, so it is counted where it comes in floods; what is refused
+        // Anybody can make this happen, so it is counted where it comes in floods. What is refused
         // stays refused, on record or not.
-        let _ = desk.recorder.refused_anonymous(event);
+        let recorded = tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused_anonymous(event)).await;
+        if !matches!(recorded, Ok(Ok(()))) {
+            tracing::warn!(reason = error.reason(), "a failed sign-in is not on record");
+        }
     }
     outcome
 }

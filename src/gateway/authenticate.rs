@@ -79,6 +79,7 @@ pub struct VerifiedToken {
 }
 
 /// Who is asking, proven. Only [`authenticate`] makes one.
+#[expect(clippy::manual_non_exhaustive, reason = "the field is the proof: only this file can make one")]
 pub struct Caller {
     /// Who.
     pub principal: Principal,
@@ -123,7 +124,8 @@ fn is_unsafe(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Checks everything that was shown and says who it is.
+/// Checks everything that was shown and says who it is. `named` is whom good credentials named, also
+/// where the answer is a refusal (a session that has ended, a lock): for the record.
 ///
 /// # Errors
 /// `NoCredential` when nothing names anybody; else what does not hold.
@@ -134,6 +136,7 @@ pub async fn authenticate(
     routed: &Routed,
     headers: &HeaderMap,
     now: Timestamp,
+    named: &mut Option<Principal>,
 ) -> Result<Caller, Refusal> {
     let service = &routed.entry.service;
     let mut claims = Claims::default();
@@ -175,10 +178,11 @@ pub async fn authenticate(
     }
 
     let caller = match (claims.session, token) {
-        (Some(id), token) => session_caller(worker, snapshot, id, token, ends_at, now).await?,
+        (Some(id), token) => session_caller(worker, snapshot, id, token, ends_at, now, named).await?,
         (None, Some(token)) => bearer_caller(snapshot, token, ends_at)?,
         (None, None) => return Err(Refusal::NoCredential),
     };
+    *named = Some(caller.principal.clone());
     if worker.shared.directory.is_locked(&caller.principal) {
         return Err(Refusal::Locked);
     }
@@ -247,10 +251,11 @@ fn verified_token(
 ) -> Result<Rc<VerifiedToken>, Refusal> {
     let hash: [u8; 32] = Sha256::digest(text.as_bytes()).into();
     let key = (hash, routed.entry.service.name.clone());
-    if let Some(known) = worker.tokens.borrow_mut().get(&key) {
-        if known.keys_version == snapshot.keys.version && !known.expires_at.is_over(now) {
-            return Ok(Rc::clone(known));
-        }
+    if let Some(known) = worker.tokens.borrow_mut().get(&key)
+        && known.keys_version == snapshot.keys.version
+        && !known.expires_at.is_over(now)
+    {
+        return Ok(Rc::clone(known));
     }
     let bad = Refusal::BadCredential("a token that does not hold");
     let (_, issuer) = claimed(text).ok_or_else(|| bad.clone())?;
@@ -328,6 +333,7 @@ async fn session_caller(
     token: Option<Rc<VerifiedToken>>,
     ends_at: Timestamp,
     now: Timestamp,
+    named: &mut Option<Principal>,
 ) -> Result<Caller, Refusal> {
     let directory = &worker.shared.directory;
     let live = match directory.session(id) {
@@ -337,6 +343,7 @@ async fn session_caller(
             directory.session(id).ok_or(Refusal::BadCredential("an unknown session"))?
         }
     };
+    *named = Some(live.session.principal.clone());
     if !live.session.is_live(now) {
         return Err(Refusal::SessionEnded);
     }
@@ -359,10 +366,11 @@ async fn session_caller(
 fn subject_of(worker: &Worker, snapshot: &Snapshot, live: &LiveSession) -> Rc<Subject> {
     let session = &live.session;
     let mut subjects = worker.subjects.borrow_mut();
-    if let Some(built) = subjects.get(&session.id) {
-        if built.generation == snapshot.generation && built.version == session.version {
-            return Rc::clone(&built.subject);
-        }
+    if let Some(built) = subjects.get(&session.id)
+        && built.generation == snapshot.generation
+        && built.version == session.version
+    {
+        return Rc::clone(&built.subject);
     }
     let subject = Rc::new(snapshot.policies.subject(&Facts {
         principal: &session.principal,

@@ -9,12 +9,12 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::model::{ActionName, ServiceName, SessionId, Timestamp};
+use crate::model::{ActionName, EntitlementName, ServiceName, SessionId, Timestamp};
 use crate::policy::{Ambient, DenyReason, DeviceContext, RequestContext, SessionContext, Verdict};
 
 use super::authenticate::Caller;
 use super::handshake::Channel;
-use super::refusal::Refusal;
+use super::refusal::{Offer, Refusal};
 use super::route::Routed;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
@@ -35,6 +35,7 @@ pub struct DecisionKey {
 }
 
 /// A request that a policy permits. Only [`authorize`] makes one.
+#[expect(clippy::manual_non_exhaustive, reason = "the field is the proof: only this file can make one")]
 pub struct Permitted {
     /// The action that the route stands for.
     pub action: ActionName,
@@ -65,11 +66,11 @@ pub fn authorize(
         return Err(Refused { refusal, verdict: None });
     }
     let key = decision_key(snapshot, channel, routed, caller, action);
-    if let Some(key) = &key {
-        if let Some(verdict) = worker.decisions.borrow_mut().get(key) {
-            worker.shared.metrics.decisions_remembered.inc();
-            return Ok(Permitted { action: action.clone(), verdict: Rc::clone(verdict), _proof: () });
-        }
+    if let Some(key) = &key
+        && let Some(verdict) = worker.decisions.borrow_mut().get(key)
+    {
+        worker.shared.metrics.decisions_remembered.inc();
+        return Ok(Permitted { action: action.clone(), verdict: Rc::clone(verdict), _proof: () });
     }
     let session = caller.session.as_ref().map(|live| &live.session);
     let device = session.and_then(|session| session.device.as_ref());
@@ -121,7 +122,12 @@ fn refusal_of(
     verdict: &Verdict,
 ) -> Refusal {
     let service = &routed.entry.service;
-    let remedies = service.remedy(&snapshot.policies, &caller.subject, action, &context);
+    let helpful = service.remedy(&snapshot.policies, &caller.subject, action, &context);
+    let offer = |name: EntitlementName| {
+        let command = snapshot.policies.entitlement(&name)?.command();
+        Some(Offer { name, command })
+    };
+    let remedies: Vec<Offer> = helpful.into_iter().filter_map(offer).collect();
     if remedies.is_empty() && context.ambient.device.is_none() && service.reads(action).device {
         context.ambient.device = Some(DeviceContext { id: "", trusted: true });
         if service.decide(&caller.subject, action, &context).allow {

@@ -236,6 +236,15 @@ impl Body {
         Self::Full(Some(bytes.into()).filter(|bytes| !bytes.is_empty()))
     }
 
+    /// The bytes of our own; none of what passes through.
+    #[must_use]
+    pub fn into_own(self) -> Bytes {
+        match self {
+            Self::Full(bytes) => bytes.unwrap_or_default(),
+            Self::Relay(_) => Bytes::new(),
+        }
+    }
+
     /// A body of nothing.
     #[must_use]
     pub const fn empty() -> Self {

@@ -146,12 +146,12 @@ fn assertion(
     };
     let session = caller.session.as_ref().map(|live| &live.session);
     let key = session.filter(|_| !each).map(|session| (session.id, service.name.clone()));
-    if let (Some(key), Some(session)) = (&key, session) {
-        if let Some(made) = worker.assertions.borrow_mut().get(key) {
-            let same = made.version == session.version && made.generation == snapshot.generation;
-            if same && !made.until.is_over(now) {
-                return Ok(Some(made.value.clone()));
-            }
+    if let (Some(key), Some(session)) = (&key, session)
+        && let Some(made) = worker.assertions.borrow_mut().get(key)
+    {
+        let same = made.version == session.version && made.generation == snapshot.generation;
+        if same && !made.until.is_over(now) {
+            return Ok(Some(made.value.clone()));
         }
     }
     let expires_at = now.plus(worker.shared.settings.assertion_ttl).min(caller.ends_at);

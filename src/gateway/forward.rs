@@ -119,10 +119,10 @@ struct KeepLane {
 
 impl Ending for KeepLane {
     fn ended(&mut self, progress: &Progress) {
-        if let Some(mut lane) = self.lane.take() {
-            if !progress.finished.get() || progress.failed.get().is_some() {
-                lane.discard();
-            }
+        if let Some(mut lane) = self.lane.take()
+            && (!progress.finished.get() || progress.failed.get().is_some())
+        {
+            lane.discard();
         }
         self.then.ended(progress);
     }

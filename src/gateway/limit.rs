@@ -29,17 +29,28 @@ pub fn admit(entry: &ServiceEntry, principal: &Principal) -> Result<(), Refusal>
     })
 }
 
+/// Lets a request to the control host through, if its address does not send too many.
+///
+/// # Errors
+/// `RateLimited`, with the seconds to wait.
+pub fn control_request(shared: &Shared, address: IpAddr) -> Result<(), Refusal> {
+    shared.control_requests.check_key(&address).map_err(|not_until| of_address(shared, &not_until))
+}
+
+fn of_address(shared: &Shared, not_until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Refusal {
+    let settings = &shared.settings;
+    Refusal::RateLimited {
+        retry_after_seconds: seconds_of(not_until, DefaultClock::default().now()),
+        quota: settings.anonymous_burst,
+        window_seconds: u64::from(settings.anonymous_burst.div_ceil(settings.anonymous_per_second.max(1))),
+    }
+}
+
 /// Counts a refusal of someone who is not identified; too many become another refusal.
 #[must_use]
 pub fn anonymous(shared: &Shared, address: IpAddr, refusal: Refusal) -> Refusal {
     match shared.anonymous.check_key(&address) {
         Ok(()) => refusal,
-        Err(not_until) => Refusal::RateLimited {
-            retry_after_seconds: seconds_of(&not_until, DefaultClock::default().now()),
-            quota: shared.settings.anonymous_burst,
-            window_seconds: u64::from(
-                shared.settings.anonymous_burst.div_ceil(shared.settings.anonymous_per_second.max(1)),
-            ),
-        },
+        Err(not_until) => of_address(shared, &not_until),
     }
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::model::DecisionId;
+use crate::model::{DecisionId, Principal};
 use crate::policy::{ClientCertificate, Verdict};
 
 use super::authenticate::{Caller, authenticate};
@@ -32,6 +32,7 @@ use super::worker::Worker;
 struct Known {
     routed: Option<Routed>,
     caller: Option<Caller>,
+    named: Option<Principal>,
     verdict: Option<Verdict>,
 }
 
@@ -91,7 +92,7 @@ async fn pass(
     if browser::is_ours(routed) {
         return browser::answer(worker, routed, request.headers(), now).await;
     }
-    let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now).await?;
+    let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now, &mut known.named).await?;
     let caller = known.caller.insert(caller);
     limit::admit(&routed.entry, &caller.principal)?;
     not_stale(worker, routed, now)?;
@@ -150,12 +151,23 @@ async fn refuse(
 ) -> Response<Body> {
     let routed = known.routed.as_ref();
     let caller = known.caller.as_ref();
-    let refusal = if caller.is_none() {
+    let refusal = if known.named.is_none() {
         limit::anonymous(&worker.shared, counted_address(channel.peer.ip()), refusal)
     } else {
         refusal
     };
-    record::refuse(worker, snapshot, channel, exchange, &refusal, known.verdict.as_ref(), routed, caller).await;
+    record::refuse(
+        worker,
+        snapshot,
+        channel,
+        exchange,
+        &refusal,
+        known.verdict.as_ref(),
+        routed,
+        caller,
+        known.named.as_ref(),
+    )
+    .await;
     let optional = |routed: &&Routed| routed.entry.service.client_certificate == ClientCertificate::Optional;
     if let (Form::Page, true, Some(routed)) = (form, refusal.is_about_credentials(), routed.filter(optional)) {
         return browser::to_sign_in(worker, routed, exchange);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts};
-use crate::model::{DecisionId, EventId, Timestamp};
+use crate::model::{DecisionId, EventId, Principal, Timestamp};
 use crate::policy::{RecordMode, Verdict};
 
 use super::authenticate::Caller;
@@ -125,9 +125,13 @@ pub async fn refuse(
     verdict: Option<&Verdict>,
     routed: Option<&Routed>,
     caller: Option<&Caller>,
+    named: Option<&Principal>,
 ) {
     let mut event = exchange.event(EventType::DecisionDeny, Outcome::Denied, exchange.arrived);
     event.actor = actor(channel, caller);
+    if event.actor.principal.is_none() {
+        event.actor.principal = named.cloned();
+    }
     event.reason = Some(refusal.reason().into());
     event.policy_version = Some(Arc::clone(snapshot.policies.version()));
     match routed {
@@ -151,7 +155,7 @@ pub async fn refuse(
     event.data.insert("status".to_owned(), refusal.status().as_u16().into());
     event.data.insert("remedy".to_owned(), refusal.remedy().to_json());
     let recorder = &worker.shared.recorder;
-    if caller.is_none() {
+    if named.is_none() {
         // Within the rate it is on record before it is answered; beyond it is counted at once.
         let _ = tokio::time::timeout(RECORD_TIMEOUT, recorder.refused_anonymous(event)).await;
     } else if *refusal != Refusal::AuditUnavailable {

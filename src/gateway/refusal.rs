@@ -39,7 +39,7 @@ pub enum Refusal {
     /// The service has no such route.
     NoRoute,
     /// No policy permits it. Holding one of these entitlements, which may be asked for, would.
-    NoPolicyMatch { remedies: Vec<EntitlementName> },
+    NoPolicyMatch { remedies: Vec<Offer> },
     /// A policy forbids it.
     Forbidden,
     /// It comes from another site's page on the strength of a cookie or certificate alone.
@@ -60,6 +60,15 @@ pub enum Refusal {
     Internal,
 }
 
+/// An entitlement that would help and may be asked for, with the ready command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Its name.
+    pub name: EntitlementName,
+    /// The command; what the asker fills in is in capitals.
+    pub command: String,
+}
+
 /// What was wrong with the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamFault {
@@ -75,7 +84,7 @@ pub enum UpstreamFault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {
     /// Ask for one of these.
-    RequestAccess(Vec<EntitlementName>),
+    RequestAccess(Vec<Offer>),
     /// Sign in.
     SignIn,
     /// Show a trusted device.
@@ -170,7 +179,7 @@ impl Refusal {
                 "No policy permits this, and there is nothing that you could ask for to change it. Ask the owner of the service.".to_owned()
             }
             Self::NoPolicyMatch { remedies } => {
-                let names: Vec<String> = remedies.iter().map(|name| format!("`{name}`")).collect();
+                let names: Vec<String> = remedies.iter().map(|offer| format!("`{}`", offer.name)).collect();
                 format!("No policy permits this now. It would be permitted while you hold {}, which you may ask for.", names.join(" or "))
             }
             Self::Forbidden => "A policy forbids this whatever else is permitted. `doorward why` names it.".to_owned(),
@@ -236,18 +245,16 @@ impl Remedy {
     #[must_use]
     pub fn to_json(&self) -> Value {
         match self {
-            Self::RequestAccess(names) => {
-                let first = names.first().map(ToString::to_string).unwrap_or_default();
+            Self::RequestAccess(offers) => {
+                let first = offers.first();
                 let mut json = json!({
                     "kind": "request_access",
-                    "entitlement": first,
-                    "command": request_command(&first),
+                    "entitlement": first.map(|offer| offer.name.to_string()),
+                    "command": first.map(|offer| offer.command.as_str()),
                 });
-                if names.len() > 1 {
-                    let others: Vec<String> = names.iter().map(ToString::to_string).collect();
-                    if let Some(object) = json.as_object_mut() {
-                        object.insert("entitlements".to_owned(), json!(others));
-                    }
+                if let (true, Some(object)) = (offers.len() > 1, json.as_object_mut()) {
+                    let names: Vec<String> = offers.iter().map(|offer| offer.name.to_string()).collect();
+                    object.insert("entitlements".to_owned(), json!(names));
                 }
                 json
             }
@@ -262,17 +269,11 @@ impl Remedy {
     #[must_use]
     pub fn command(&self) -> Option<String> {
         match self {
-            Self::RequestAccess(names) => names.first().map(|name| request_command(&name.to_string())),
+            Self::RequestAccess(offers) => offers.first().map(|offer| offer.command.clone()),
             Self::SignIn => Some("doorward login".to_owned()),
             Self::Device | Self::Retry | Self::None => None,
         }
     }
-}
-
-/// The command that asks for an entitlement.
-#[must_use]
-pub fn request_command(entitlement: &str) -> String {
-    format!("doorward request {entitlement} --reason \"…\"")
 }
 
 /// How the refusal is to be written.

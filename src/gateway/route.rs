@@ -12,6 +12,7 @@ use super::refusal::Refusal;
 use super::snapshot::{ServiceEntry, Snapshot};
 
 /// A request in its one form, with the service that it is for. Only [`route`] makes one.
+#[expect(clippy::manual_non_exhaustive, reason = "the field is the proof: only this file can make one")]
 pub struct Routed {
     /// The request as policy, record and upstream see it.
     pub canonical: Canonical,

@@ -96,6 +96,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// When a certificate, key or secret of a service can't be used.
+    #[expect(clippy::too_many_arguments, reason = "each is one thing that a reload swaps")]
     pub fn new(
         generation: u64,
         policies: Arc<PolicySet>,

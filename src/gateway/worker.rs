@@ -42,6 +42,9 @@ const DECISIONS_MAX: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 /// Assertions that one thread keeps.
 const ASSERTIONS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
+/// SHA-256 of a token, and the service that it was shown to.
+pub type TokenKey = ([u8; 32], ServiceName);
+
 /// What all data-path threads share.
 pub struct Shared {
     /// Settings that hold for the life of the process.
@@ -68,6 +71,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Refusals per address before anyone is identified.
     pub anonymous: Limiter<IpAddr>,
+    /// Requests to the control host per address: signing in costs more than it looks.
+    pub control_requests: Limiter<IpAddr>,
     /// Connections that are open on all threads.
     pub connections: AtomicUsize,
     /// The same per address.
@@ -140,7 +145,7 @@ pub struct Worker {
     pub tasks: TaskTracker,
     pools: RefCell<Vec<(Arc<ServiceEntry>, Rc<Pool>)>>,
     /// Tokens by SHA-256 and audience.
-    pub tokens: RefCell<LruCache<([u8; 32], ServiceName), Rc<VerifiedToken>>>,
+    pub tokens: RefCell<LruCache<TokenKey, Rc<VerifiedToken>>>,
     /// Subjects by session.
     pub subjects: RefCell<LruCache<SessionId, BuiltSubject>>,
     /// Decisions by everything they were made from.

@@ -209,7 +209,8 @@ impl Client {
         };
         let host = url.host().ok_or_else(|| refused("it names no host"))?.to_owned();
         let port = url.port_or_known_default().ok_or_else(|| refused("it names no port"))?;
-        if !tls && !(self.allow_loopback && is_loopback(&host)) {
+        let plain_allowed = self.allow_loopback && is_loopback(&host);
+        if !tls && !plain_allowed {
             return Err(refused("plain http is spoken only with this machine, and only with `allow_loopback = true`"));
         }
         let path = url[url::Position::BeforePath..url::Position::AfterQuery]

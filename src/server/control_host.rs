@@ -31,6 +31,9 @@ use crate::gateway::guard::GuardControl;
 use crate::gateway::guard_h1::GuardH1;
 use crate::gateway::guard_h2::{GuardH2, H2Limits};
 use crate::gateway::handshake::{Channel, asked_name};
+use crate::gateway::limit;
+use crate::gateway::record::counted_address;
+use crate::gateway::refusal::Form;
 use crate::gateway::worker::Shared;
 use crate::model::DecisionId;
 
@@ -96,6 +99,11 @@ struct Host {
 impl Host {
     /// Reads the request in its one way and lets the router answer.
     async fn answer(self, mut request: Request<Incoming>) -> Result<Response, std::convert::Infallible> {
+        if let Err(refusal) = limit::control_request(&self.shared, counted_address(self.facts.address)) {
+            let decision = DecisionId::fresh(self.shared.clock.now(), &*self.shared.entropy);
+            let metadata = format!("{}/.well-known/oauth-authorization-server", self.shared.settings.origin);
+            return Ok(refusal.response(decision, Form::Problem, &metadata).map(|body| Body::from(body.into_own())));
+        }
         let canonical = match canonical(&request, PathRules { encoded_slash: false }) {
             Ok(canonical) => canonical,
             Err(ambiguity) => return Ok(self.refuse(ambiguity.status(), ambiguity.what())),

@@ -4,6 +4,7 @@ pub mod ambient;
 pub mod bridge;
 pub mod control_host;
 pub mod dev;
+pub mod doctor;
 pub mod examples;
 pub mod gauges;
 pub mod installation;

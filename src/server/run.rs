@@ -428,6 +428,7 @@ async fn build(
     let lookup = Lookup::new(runtime.clone(), tasks.clone(), opened.store.clone(), Arc::clone(&directory));
     let shared = Arc::new(Shared {
         anonymous: limiter(settings.anonymous_per_second, settings.anonymous_burst),
+        control_requests: limiter(settings.anonymous_per_second, settings.anonymous_burst),
         settings,
         snapshot: ArcSwap::from_pointee(snapshot),
         directory,

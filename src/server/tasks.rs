@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::control::{Desk, recheck, signing_key};
+use crate::control::{Desk, recheck, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
 use crate::model::{Principal, SessionId, Timestamp, Ttl};
@@ -176,10 +176,13 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
         let now = shared.clock.now();
         shared.directory.sweep(now);
         shared.anonymous.retain_recent();
+        shared.control_requests.retain_recent();
         let swept = async {
             let mut tx = desk.store.begin().await?;
             tx.revocation_prune(now.minus(FEED_KEPT)).await?;
-            tx.commit().await
+            tx.commit().await?;
+            recheck::sweep(&desk, now).await?;
+            session::sweep(&desk, now).await.map(drop)
         };
         if let Err(error) = swept.await {
             tracing::warn!(%error, "what is over could not be tidied up");

@@ -1,6 +1,7 @@
 //! The second, plain listener: `/metrics`, `/healthz`, `/readyz`. Its own address is what keeps it
 //! apart; it answers nothing else.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::StatusCode;
+use http::header::ACCEPT;
+use http::{HeaderMap, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -74,16 +76,38 @@ pub async fn run(telemetry: Arc<Telemetry>, listener: TcpListener, stopping: Can
     tasks.wait().await;
 }
 
-async fn metrics(State(telemetry): State<Arc<Telemetry>>) -> Response {
+async fn metrics(State(telemetry): State<Arc<Telemetry>>, headers: HeaderMap) -> Response {
     telemetry.gauges.set(&telemetry.shared);
     let mut text = String::new();
-    match encode(&mut text, &telemetry.registry) {
-        Ok(()) => {
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([("content-type", content_type)], text).into_response()
-        }
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    if encode(&mut text, &telemetry.registry).is_err() {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accepted.contains("application/openmetrics-text") {
+        let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        return ([("content-type", content_type)], text).into_response();
+    }
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], classic(&text)).into_response()
+}
+
+/// OpenMetrics in the older text form, for scrapers that do not ask for the newer: there a counter's
+/// family has the name of its samples, and there are neither units nor an end mark.
+fn classic(text: &str) -> String {
+    let counter =
+        |line: &str| line.strip_prefix("# TYPE ").and_then(|rest| rest.strip_suffix(" counter").map(str::to_owned));
+    let counters: HashSet<String> = text.lines().filter_map(counter).collect();
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(kind), Some(name), Some(rest)) if counters.contains(name) => {
+                out.push_str(&format!("# {kind} {name}_total {rest}"));
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
 }
 
 async fn healthz() -> &'static str {

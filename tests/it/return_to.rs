@@ -186,8 +186,10 @@ fn stays(text: &str) {
         assert_eq!(there.origin(), page.origin(), "{text:?}");
         assert!(there.username().is_empty() && there.password().is_none());
         let (path, query) = text.split_once('?').unwrap_or((text, ""));
-        assert_eq!(there.path(), path.replace('"', "%22").replace('<', "%3C").replace('>', "%3E"), "{text:?}");
-        assert_eq!(there.query().unwrap_or_default().len() >= query.len(), true, "{text:?}");
+        // Browsers write some characters encoded; what they mean stays.
+        let meant = |path| percent_encoding::percent_decode_str(path).collect::<Vec<u8>>();
+        assert_eq!(meant(there.path()), meant(path), "{text:?}");
+        assert!(there.query().unwrap_or_default().len() >= query.len(), "{text:?}");
     }
 }
 

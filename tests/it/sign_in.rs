@@ -60,6 +60,7 @@ async fn a40_an_answer_is_good_once_and_in_the_browser_that_began() {
         assert_eq!(scene.get(&mut mallory, &good).await.status, 400);
         assert!(!mallory.cookies.contains_key(SESSION_COOKIE));
         assert_eq!(scene.get(&mut alice, &good).await.status, 303);
+        assert!(events(&scene, EventType::SignInFailed).await >= 1, "a failed sign-in is on record");
         // Replayed by the same browser.
         assert_eq!(scene.get(&mut alice, &good).await.status, 400);
         assert_eq!(scene.fake.hits("token"), 1, "a code is exchanged once");

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use data_encoding::BASE64URL_NOPAD;
 use doorward::control::Desk;
 use doorward::identity::certificate::ClientCertificate;
-use doorward::identity::cookie::{FLOW_COOKIE, SESSION_COOKIE};
+use doorward::identity::cookie::SESSION_COOKIE;
 use doorward::identity::provider::{ProviderSettings, Providers};
 use doorward::model::{Session, SessionId, Timestamp};
 use doorward::{api, console};
@@ -182,10 +182,6 @@ impl Browser {
         } else {
             self.cookies.insert(name.to_owned(), value.to_owned());
         }
-    }
-
-    pub fn flow(&self) -> &str {
-        &self.cookies[FLOW_COOKIE]
     }
 }
 

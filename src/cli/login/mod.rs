@@ -182,6 +182,7 @@ fn saved(
         session: answer.session.id.clone(),
         principal: answer.session.principal.clone(),
         expires_at: answer.session.expires_at,
+        certificate_since: Time(now),
         certificate_expires_at: answer.certificate_expires_at.unwrap_or(Time(now)),
         refresh_token: answer.refresh_token.clone(),
         refresh_token_expires_at: Time(now),

@@ -98,10 +98,12 @@ fn refusal(answer: &Answer, url: &Url, name: &str) -> Failure {
     }
     let place = place(url);
     if answer.status == StatusCode::OK {
-        return Failure::failed(format!(
-            "signing in as `{name}`: `{place}` shows a page instead of going on; where there are several providers name \
-             one with `--provider`"
-        ));
+        let hint = if url.scheme() == "https" {
+            "where there are several providers, name one with `--provider`".to_owned()
+        } else {
+            format!("does it know `{name}`?")
+        };
+        return Failure::failed(format!("signing in as `{name}`: `{place}` shows a page instead of going on; {hint}"));
     }
     let exit = if answer.status == StatusCode::FORBIDDEN { Exit::Denied } else { Exit::Failed };
     let text = String::from_utf8_lossy(&answer.body);

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, PROXY_AUTHENTICATE, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, PROXY_AUTHENTICATE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -210,8 +210,14 @@ fn rewrite(
     upgrade: Option<HeaderValue>,
 ) -> Result<(), &'static str> {
     *request.uri_mut() = path.parse::<Uri>().map_err(|_| "the path can't be read")?;
+    *request.version_mut() = Version::HTTP_11;
+    // A GET with a body of unknown length would lose it: hyper sends one only where a header says so.
+    let chunked = !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
     let headers = request.headers_mut();
     strip(headers);
+    if chunked {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     // Whoever expects `100 Continue` gets it from this proxy, as the body is read.
     headers.remove(EXPECT);
     let authority = if port == 443 { host.to_owned() } else { format!("{host}:{port}") };

@@ -50,8 +50,10 @@ pub const PROXY_USER: &str = "doorward";
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most clients at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 256;
-/// How often session, certificate and the list of hosts are looked at again.
-const REFRESH_PAUSE: Duration = Duration::from_secs(30);
+/// How often the saved session is looked at again, and its certificate renewed where that is due.
+const SESSION_PAUSE: Duration = Duration::from_secs(5);
+/// The server is asked for its hosts each time that the session was looked at so often.
+const HOSTS_EVERY: u32 = 6;
 
 /// Where clients knock.
 enum Knocker {
@@ -146,25 +148,32 @@ pub async fn client(door: &Door, stream: impl AsyncRead + AsyncWrite + Unpin + S
 
 /// Keeps what is needed onward fresh: the certificate, and which hosts there are.
 async fn refresh(context: &Context, door: &Door) {
+    let mut looked: u32 = 0;
     loop {
-        tokio::time::sleep(REFRESH_PAUSE).await;
+        tokio::time::sleep(SESSION_PAUSE).await;
+        looked = looked.wrapping_add(1);
         let old = door.onward.load_full();
-        let fresh = match signed_in(context).await {
-            Ok(here) if here.origin == door.server => onward(&here, old.generation + 1).await,
+        let here = match signed_in(context).await {
+            Ok(here) if here.origin == door.server => Ok(here),
             Ok(_) => {
-                Err(Failure::new(Exit::SignedOut, "session_ended", "the profile is signed in to another server now"))
+                let detail = "the profile is signed in to another server now";
+                Err(Failure::new(Exit::SignedOut, "session_ended", detail))
+            }
+            Err(failure) => Err(failure),
+        };
+        let fresh = match here {
+            Ok(here) => {
+                let same = here.session.certificate_pem == old.certificate_pem;
+                if same && old.ended.is_none() && !looked.is_multiple_of(HOSTS_EVERY) {
+                    continue;
+                }
+                // The same certificate: connections that stand go on being used.
+                onward(&here, if same { old.generation } else { old.generation + 1 }).await
             }
             Err(failure) => Err(failure),
         };
         match fresh {
-            Ok(mut new) => {
-                if new.certificate_pem == old.certificate_pem {
-                    // The same certificate: connections that stand go on being used.
-                    new.generation = old.generation;
-                    new.tls = Arc::clone(&old.tls);
-                }
-                door.onward.store(Arc::new(new));
-            }
+            Ok(new) => door.onward.store(Arc::new(new)),
             Err(failure) if failure.exit == Exit::SignedOut => {
                 if old.ended.is_none() {
                     context.printer.failure(&failure);

@@ -1,3 +1,4 @@
+//! Any bytes into `guard_h1`: it answers or refuses, and never panics.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| doorward_fuzz::targets::guard_h1(data));

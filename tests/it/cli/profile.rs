@@ -20,6 +20,7 @@ fn session(refresh_token: &str) -> SavedSession {
             session: "ses_1".to_owned(),
             principal: Principal { kind: "User".to_owned(), id: "dev|alice".to_owned(), name: None, email: None },
             expires_at: at,
+            certificate_since: at,
             certificate_expires_at: at,
             refresh_token: refresh_token.to_owned(),
             refresh_token_expires_at: at,

@@ -239,6 +239,21 @@ async fn a_clients_connection_keeps_one_onward_until_the_certificate_changes() {
 }
 
 #[tokio::test]
+async fn a_body_of_unknown_length_arrives_whatever_the_method() {
+    let door = FakeDoor::open(|_| Response::new(Full::new(Bytes::from_static(b"ok")))).await;
+    let proxy = proxy_to(&door);
+    for method in ["GET", "POST", "DELETE"] {
+        let line = head(method, &format!("http://{HOST}/"), "\r\ntransfer-encoding: chunked");
+        let (answer, _) = ask(&mut connect(&proxy), &line, "5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n").await;
+        assert!(answer.starts_with("http/1.1 200"), "{answer}");
+    }
+    let old = head("GET", &format!("http://{HOST}/"), "").replace("HTTP/1.1", "HTTP/1.0");
+    assert!(ask(&mut connect(&proxy), &old, "").await.0.contains(" 200"));
+    let bodies: Vec<_> = door.seen().into_iter().map(|seen| seen.body).collect();
+    assert_eq!(bodies, ["hello!", "hello!", "hello!", ""]);
+}
+
+#[tokio::test]
 async fn an_upgrade_passes_through() {
     let door = FakeDoor::open(|_| json_reply(500, &serde_json::json!({}))).await;
     let proxy = proxy_to(&door);

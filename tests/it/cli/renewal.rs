@@ -66,6 +66,7 @@ pub fn sign_in(person: &Person, door: &FakeDoor, lifetime: Ttl, refresh_token: &
         session: session.to_string(),
         principal: Principal { kind: "User".to_owned(), id: "dev|alice".to_owned(), name: None, email: None },
         expires_at: Time(now.plus(Ttl::hours(12))),
+        certificate_since: Time(now),
         certificate_expires_at: Time(issued.not_after),
         refresh_token: refresh_token.to_owned(),
         refresh_token_expires_at: Time(now.plus(Ttl::hours(12))),
@@ -87,16 +88,21 @@ async fn a_certificate_is_ending_in_its_last_third() {
         // A short one is ending in its last ten minutes, but never in its first half.
         (24, 11, Freshness::Fresh),
         (24, 9, Freshness::Ending),
-        (8, 6, Freshness::Fresh),
+        (8, 5, Freshness::Fresh),
         (8, 3, Freshness::Ending),
+        (1, 1, Freshness::Fresh),
     ] {
         let person = Person::at(&door);
         sign_in(&person, &door, Ttl::minutes(lifetime), "one");
         let saved = person.context.profile().unwrap().load().unwrap().unwrap();
         let at = saved.record.certificate_expires_at.0.minus(Ttl::minutes(left));
-        assert_eq!(freshness(&saved.certificate_pem, at), expected, "{left}m of {lifetime}m left");
+        assert_eq!(freshness(&saved, at), expected, "{left}m of {lifetime}m left");
     }
-    assert_eq!(freshness("nonsense", present()), Freshness::Over);
+    let person = Person::at(&door);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    let mut saved = person.context.profile().unwrap().load().unwrap().unwrap();
+    saved.certificate_pem = "nonsense".to_owned();
+    assert_eq!(freshness(&saved, present()), Freshness::Over);
 }
 
 #[tokio::test]
