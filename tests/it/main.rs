@@ -18,6 +18,7 @@ mod console;
 mod demo;
 mod dev_provider;
 mod dev_upstream;
+mod door;
 mod fake_provider;
 mod fuzz_replay;
 mod guard_h1;
