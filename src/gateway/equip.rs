@@ -4,8 +4,9 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, FORWARDED, HOST, TE, UPGRADE};
+use http::header::{CONNECTION, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request};
+use http_body::Body as HttpBody;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -193,7 +194,7 @@ fn assertion(
 ///
 /// # Errors
 /// When the target can't be written for HTTP/2.
-pub fn addressed<B>(mut head: request::Parts, body: B, http2: bool) -> Result<Request<B>, Refusal> {
+pub fn addressed<B: HttpBody>(mut head: request::Parts, body: B, http2: bool) -> Result<Request<B>, Refusal> {
     if http2 {
         // RFC 9113 §8.3.1: scheme and authority in pseudo-headers, no Host.
         let authority = head.headers.remove(HOST).ok_or(Refusal::Internal)?;
@@ -210,6 +211,10 @@ pub fn addressed<B>(mut head: request::Parts, body: B, http2: bool) -> Result<Re
             head.uri = Uri::from_static("*");
         }
         head.version = Version::HTTP_11;
+        // hyper sends no body of unknown length with methods that seldom have one, unless told to.
+        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
     }
     Ok(Request::from_parts(head, body))
 }

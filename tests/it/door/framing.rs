@@ -8,9 +8,8 @@ use super::upstream::Reply;
 #[test]
 fn a12_to_a16_a_message_that_can_be_read_in_two_ways_never_gets_through() {
     const H: &str = "Host: app.doorward.localhost\r\n";
-    let chunked = |more: &str, body: &str| {
-        format!("POST /x HTTP/1.1\r\n{H}{more}Transfer-Encoding: chunked\r\n\r\n{body}")
-    };
+    let chunked =
+        |more: &str, body: &str| format!("POST /x HTTP/1.1\r\n{H}{more}Transfer-Encoding: chunked\r\n\r\n{body}");
     let with = |lines: &str| format!("POST /x HTTP/1.1\r\n{H}{lines}\r\n\r\nGET /smuggled HTTP/1.1\r\n{H}\r\n");
     let messages: Vec<String> = vec![
         // a12

@@ -51,14 +51,12 @@ fn a28_a_session_that_ends_takes_its_streams_along() {
             assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "session_ended"));
         }
         for (_client, mut body) in streams {
-            let cut = tokio::time::timeout(Duration::from_secs(1), async {
-                while let Some(Ok(_)) = body.frame().await {}
-            });
+            let cut =
+                tokio::time::timeout(Duration::from_secs(1), async { while let Some(Ok(_)) = body.frame().await {} });
             cut.await.expect("a stream outlived its session");
         }
-        let cut = tokio::time::timeout(Duration::from_secs(1), async {
-            while let Some(Ok(_)) = socket.next().await {}
-        });
+        let cut =
+            tokio::time::timeout(Duration::from_secs(1), async { while let Some(Ok(_)) = socket.next().await {} });
         cut.await.expect("a WebSocket outlived its session");
         assert!(ended.elapsed() < Duration::from_secs(1), "{:?}", ended.elapsed());
         assert_eq!(door.raw.count(), before);
@@ -122,7 +120,10 @@ fn grpc_passes_with_its_trailers() {
             }
             let seen = door.h2c.seen().pop().unwrap();
             assert_eq!(seen.target.rsplit_once("/pkg.").map(|(_, rest)| rest), Some("Service/Method"));
-            assert_eq!(seen.headers.get("te").map(|value| value.as_bytes()), (speaks == Speaks::Http2).then_some(&b"trailers"[..]));
+            assert_eq!(
+                seen.headers.get("te").map(|value| value.as_bytes()),
+                (speaks == Speaks::Http2).then_some(&b"trailers"[..])
+            );
             assert_eq!(seen.headers["content-type"], "application/grpc");
         }
     });

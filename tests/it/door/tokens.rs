@@ -50,7 +50,13 @@ pub fn audience(door: &Door, service: &str) -> String {
     snapshot.service_at(&super::fixture::host(service)).unwrap().audience.to_string()
 }
 
-async fn with_token(door: &Door, service: &str, person: Option<&Person>, speaks: Speaks, token: &str) -> super::fixture::Got {
+async fn with_token(
+    door: &Door,
+    service: &str,
+    person: Option<&Person>,
+    speaks: Speaks,
+    token: &str,
+) -> super::fixture::Got {
     let bearer = format!("Bearer {token}");
     door.client(service, person, speaks).await.ask(Method::GET, "/x", &[("authorization", &bearer)], b"").await
 }
@@ -85,9 +91,22 @@ fn a34_to_a38_a_token_is_good_only_as_it_was_made() {
             ("alg none", encode(json!({"alg": "none", "typ": "at+jwt", "kid": kid}), &good().claims, b"")),
             ("alg None", encode(json!({"alg": "None", "typ": "at+jwt"}), &good().claims, &signature)),
             ("hs256 with the public key", hmac),
-            ("kid traversal", encode(json!({"alg": "ES256", "typ": "at+jwt", "kid": "../../etc/passwd"}), &good().claims, &signature)),
-            ("jwk in the header", encode(json!({"alg": "ES256", "typ": "at+jwt", "kid": kid, "jwk": jwk}), &good().claims, b"")),
-            ("crit", encode(json!({"alg": "ES256", "typ": "at+jwt", "kid": kid, "crit": ["x"], "x": 1}), &good().claims, &signature)),
+            (
+                "kid traversal",
+                encode(json!({"alg": "ES256", "typ": "at+jwt", "kid": "../../etc/passwd"}), &good().claims, &signature),
+            ),
+            (
+                "jwk in the header",
+                encode(json!({"alg": "ES256", "typ": "at+jwt", "kid": kid, "jwk": jwk}), &good().claims, b""),
+            ),
+            (
+                "crit",
+                encode(
+                    json!({"alg": "ES256", "typ": "at+jwt", "kid": kid, "crit": ["x"], "x": 1}),
+                    &good().claims,
+                    &signature,
+                ),
+            ),
             ("two parts", whole.rsplit_once('.').unwrap().0.to_owned()),
             ("more after it", format!("{whole}.x")),
             ("another signature", format!("{}A{}", &whole[..whole.len() - 10], &whole[whole.len() - 9..])),
