@@ -99,8 +99,9 @@ fn refusal(answer: &Answer, url: &Url, name: &str) -> Failure {
     let place = place(url);
     if answer.status == StatusCode::OK {
         return Failure::failed(format!(
-            "signing in as `{name}`: `{place}` shows a page instead of going on; where there are several providers name \
-             one with `--provider`"
+            "signing in as `{name}`: `{place}` asks something instead of going on: either it knows nobody of that \
+             name (`doorward dev` has alice, bob, carol and dave), or there are several providers and `--provider` \
+             chooses"
         ));
     }
     let exit = if answer.status == StatusCode::FORBIDDEN { Exit::Denied } else { Exit::Failed };
