@@ -67,9 +67,13 @@ pub fn equip(
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
     }
-    forwarded(headers, channel.peer.ip().to_canonical(), &routed.canonical.host, worker.shared.settings.public_port)?;
+    let authority = match worker.shared.settings.public_port {
+        443 => routed.canonical.host.clone(),
+        port => format!("{}:{port}", routed.canonical.host),
+    };
+    forwarded(headers, channel.peer.ip().to_canonical(), &authority, worker.shared.settings.public_port)?;
     let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Refusal::Internal);
-    headers.insert(HOST, value(&routed.canonical.host)?);
+    headers.insert(HOST, value(&authority)?);
     headers.insert(DECISION_HEADER, value(&exchange.decision.to_string())?);
     headers.insert(TRACEPARENT, value(&traceparent(worker, exchange))?);
     if let Some(assertion) = assertion(worker, snapshot, exchange, routed, caller, permitted, now)? {
