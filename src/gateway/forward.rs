@@ -53,7 +53,8 @@ pub async fn forward(
     let service = &routed.entry.service;
     let pool = worker.pool(&routed.entry);
     let bytes_max = service.limits.body_bytes_max.unwrap_or(u64::MAX);
-    let relay = Relay::new(body, permit.clone(), service.timeouts.body_idle, bytes_max, strip_client_trailers);
+    let idle = service.timeouts.body_idle.min(worker.shared.settings.body_idle);
+    let relay = Relay::new(body, permit.clone(), idle, bytes_max, strip_client_trailers);
     let sent = relay.progress();
     let mut waiting = Some((head, relay));
     for _ in 0..TRIES {
@@ -96,7 +97,9 @@ fn failed(sent: &Progress) -> Refusal {
     match sent.failed.get() {
         Some(BodyError::TooLarge) => Refusal::BodyTooLarge,
         Some(BodyError::Cut) => Refusal::SessionEnded,
-        Some(BodyError::Idle | BodyError::Peer) | None => Refusal::Upstream(UpstreamFault::Broken),
+        Some(BodyError::Idle) => Refusal::BodySlow,
+        Some(BodyError::Peer) => Refusal::BodyBroken,
+        None => Refusal::Upstream(UpstreamFault::Broken),
     }
 }
 
@@ -163,9 +166,13 @@ pub fn join(
     let (mut lane, sent) = (answer.lane, answer.sent);
     lane.discard();
     control.tunnel();
+    let stopping = worker.shared.stopping.clone();
     worker.tasks.spawn_local(async move {
         let down = Progress::default();
-        tunnel::run(client, upstream, permit, idle, &down, &sent).await;
+        tokio::select! {
+            () = tunnel::run(client, upstream, permit, idle, &down, &sent) => {}
+            () = stopping.cancelled() => down.failed.set(Some(BodyError::Cut)),
+        }
         then.ended(&down);
         drop(lane);
     });
