@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Response, StatusCode, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -103,8 +103,13 @@ fn failed(sent: &Progress) -> Refusal {
     }
 }
 
-fn answer(response: Response<Incoming>, lane: Lane, sent: Rc<Progress>) -> Result<Answer, Refusal> {
+fn answer(response: Response<Incoming>, mut lane: Lane, sent: Rc<Progress>) -> Result<Answer, Refusal> {
     let (mut head, incoming) = response.into_parts();
+    // Two lengths of one body: whoever reads the other one reads something else (RFC 9112 §6.3).
+    if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
+        lane.discard();
+        return Err(Refusal::Upstream(UpstreamFault::Broken));
+    }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer { head, incoming, lane, sent });
     }
