@@ -136,6 +136,8 @@ fn a34_to_a38_a_token_is_good_only_as_it_was_made() {
 fn a44_a_token_seen_before_is_judged_for_each_service_and_caller_anew() {
     with_door(Plan::default(), async |door| {
         let (alice, bob) = (door.sign_in("alice").await, door.sign_in("bob").await);
+        // TLS goes by the machine's time, so everyone signs in before the clock is moved.
+        let carol = door.sign_in("carol").await;
         let token = Token::of(door, &alice).mint(door);
         for _ in 0..3 {
             assert_eq!(with_token(door, "app", Some(&alice), Speaks::Http2, &token).await.status, 200);
@@ -154,7 +156,6 @@ fn a44_a_token_seen_before_is_judged_for_each_service_and_caller_anew() {
         }
         assert_eq!(last, 401);
         // Different people at the same time get their own answers.
-        let carol = door.sign_in("carol").await;
         let mut clients = Vec::new();
         for person in [&alice, &carol] {
             clients.push(door.client("app", Some(person), Speaks::Http2).await);
