@@ -104,7 +104,9 @@ impl Refusal {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Ambiguous(_) | Self::Misdirected | Self::BodyTooLarge | Self::BodyBroken | Self::BodySlow => "ambiguous_request",
+            Self::Ambiguous(_) | Self::Misdirected | Self::BodyTooLarge | Self::BodyBroken | Self::BodySlow => {
+                "ambiguous_request"
+            }
             Self::NoCredential => "no_credential",
             Self::BadCredential(_) => "bad_credential",
             Self::SessionEnded => "session_ended",

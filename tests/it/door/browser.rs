@@ -118,7 +118,8 @@ fn a_browser_is_sent_to_sign_in_and_comes_back_with_a_cookie_of_this_host_alone(
             assert_eq!(got.status, 403);
         }
         // The session at the control host brings the next service without a question.
-        let (places, got) = browser.follow(Url::parse(&format!("https://{}:{port}/", host("wiki"))).unwrap(), "nobody").await;
+        let (places, got) =
+            browser.follow(Url::parse(&format!("https://{}:{port}/", host("wiki"))).unwrap(), "nobody").await;
         assert_eq!(got.status, 200, "{places:?}");
         assert_ne!(browser.jars[&host("wiki")]["__Host-doorward"], cookie);
     });

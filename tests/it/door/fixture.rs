@@ -437,11 +437,8 @@ impl Door {
             key_pem: saved.key_pem,
             certificate_pem: saved.certificate_pem,
             session: SessionId::parse(&saved.record.session).unwrap(),
-            principal: Principal::parse(&format!(
-                "{}::\"{}\"",
-                saved.record.principal.kind, saved.record.principal.id
-            ))
-            .unwrap(),
+            principal: Principal::parse(&format!("{}::\"{}\"", saved.record.principal.kind, saved.record.principal.id))
+                .unwrap(),
         }
     }
 

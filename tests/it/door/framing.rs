@@ -8,9 +8,8 @@ use super::upstream::Reply;
 #[test]
 fn a12_to_a16_a_message_that_can_be_read_in_two_ways_never_gets_through() {
     const H: &str = "Host: app.doorward.localhost\r\n";
-    let chunked = |more: &str, body: &str| {
-        format!("POST /x HTTP/1.1\r\n{H}{more}Transfer-Encoding: chunked\r\n\r\n{body}")
-    };
+    let chunked =
+        |more: &str, body: &str| format!("POST /x HTTP/1.1\r\n{H}{more}Transfer-Encoding: chunked\r\n\r\n{body}");
     let with = |lines: &str| format!("POST /x HTTP/1.1\r\n{H}{lines}\r\n\r\nGET /smuggled HTTP/1.1\r\n{H}\r\n");
     let messages: Vec<String> = vec![
         // a12
@@ -150,7 +149,6 @@ fn a19_an_upstream_that_breaks_the_rules_costs_its_connection_and_nobody_elses_a
         for (path, bytes) in garbage {
             door.raw.reply(path, Reply::Close(bytes.to_vec()));
             for speaks in BOTH {
-                println!("{path} {speaks:?}");
                 let got = door.get("app", Some(&alice), speaks, path).await;
                 assert!(!got.text().contains("stolen"));
                 if path == "/both" || path == "/two" || path == "/fold" || path == "/space" {
@@ -186,7 +184,6 @@ fn a19_an_upstream_that_breaks_the_rules_costs_its_connection_and_nobody_elses_a
         for speaks in BOTH {
             let mut client = door.client("app", Some(&alice), speaks).await;
             let body = vec![b'x'; 256 * 1024];
-            println!("/early {speaks:?}");
             let asked = client.ask(http::Method::POST, "/early", &[], &body);
             let got = tokio::time::timeout(Duration::from_secs(5), asked).await.unwrap();
             assert!([413, 502].contains(&got.status.as_u16()), "{speaks:?} {got:?}");

@@ -75,7 +75,9 @@ fn a02_hop_by_hop_fields_go_no_further_and_cannot_remove_ours() {
             }
             assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
             let seen = door.raw.last();
-            for ours in ["doorward-assertion", "doorward-decision", "forwarded", "x-forwarded-for", "host", "traceparent"] {
+            for ours in
+                ["doorward-assertion", "doorward-decision", "forwarded", "x-forwarded-for", "host", "traceparent"]
+            {
                 assert!(seen.one(ours).is_some(), "{ours} is gone: {}", seen.head);
             }
             for theirs in ["keep-alive", "proxy-connection", "proxy-authorization"] {
@@ -126,7 +128,8 @@ fn a03_forwarding_fields_are_ours_alone() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         stream.write_all(b"PROXY TCP4 6.6.6.6 127.0.0.1 1 2\r\n").await.unwrap();
         let mut answer = Vec::new();
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(12), stream.read_to_end(&mut answer)).await.unwrap();
+        let _ =
+            tokio::time::timeout(std::time::Duration::from_secs(12), stream.read_to_end(&mut answer)).await.unwrap();
         assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
     });
 }
@@ -152,7 +155,8 @@ fn a05_credentials_of_ours_never_reach_an_upstream_nor_follow_its_redirects() {
     with_door(Plan::default(), async |door| {
         let alice = door.sign_in("alice").await;
         let token = super::tokens::Token::of(door, &alice).mint(door);
-        let elsewhere = format!("HTTP/1.1 302 Found\r\nlocation: http://{}/stolen\r\ncontent-length: 0\r\n\r\n", door.raw.address);
+        let elsewhere =
+            format!("HTTP/1.1 302 Found\r\nlocation: http://{}/stolen\r\ncontent-length: 0\r\n\r\n", door.raw.address);
         door.raw.reply("/redirect", Reply::Bytes(elsewhere.into_bytes()));
         door.raw.reply("/error", Reply::Bytes(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n".to_vec()));
         let set = "HTTP/1.1 200 OK\r\nset-cookie: __Host-doorward=evil\r\nset-cookie: __host-Doorward-flow=evil\r\n\

@@ -60,8 +60,7 @@ fn a06_a07_a08_no_spelling_of_a_path_gets_around_a_rule() {
         let alice = door.sign_in("alice").await;
         let mut http2 = door.client("app", Some(&alice), Speaks::Http2).await;
         for path in DISGUISES {
-            let request =
-                format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", host("app"));
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", host("app"));
             let got = door.bytes("app", Some(&alice), request.as_bytes()).await;
             let status: u16 = got.split(' ').nth(1).unwrap_or("0").parse().unwrap();
             assert!([400, 403].contains(&status), "{path}: {got}");
@@ -139,7 +138,8 @@ fn a09_a10_target_forms_are_one_form_or_refused() {
         }
         assert_eq!(door.raw.count(), 0);
         let port = door.address.port();
-        let request = format!("GET https://{own}:{port}/x?y HTTP/1.1\r\nHost: {own}:{port}\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET https://{own}:{port}/x?y HTTP/1.1\r\nHost: {own}:{port}\r\nConnection: close\r\n\r\n");
         let got = door.bytes("app", Some(&alice), request.as_bytes()).await;
         assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
         assert_eq!(door.raw.last().line(), "GET /x?y HTTP/1.1");

@@ -115,7 +115,10 @@ fn a63_no_secret_is_kept() {
                 let mut client = door.client(service, person, speaks).await;
                 for headers in [
                     vec![("authorization", bearer.as_str())],
-                    vec![("authorization", "Basic CANARY1xyz"), ("cookie", "__Host-doorward=CANARY2xyz; own=CANARY3xyz")],
+                    vec![
+                        ("authorization", "Basic CANARY1xyz"),
+                        ("cookie", "__Host-doorward=CANARY2xyz; own=CANARY3xyz"),
+                    ],
                     vec![("doorward-token", "CANARY4xyz"), ("x-api-key", "CANARY5xyz")],
                 ] {
                     client.ask(Method::POST, "/x?secret=CANARY6xyz", &headers, b"CANARY7xyz").await;
@@ -123,7 +126,8 @@ fn a63_no_secret_is_kept() {
                 client.ask(Method::POST, "/a%2fb?secret=CANARY8xyz", &[], b"CANARY9xyz").await;
             }
         }
-        door.bytes("app", Some(&alice), b"GET /CANARY0xyz?CANARYaxyz HTTP/1.1\r\nHost: a@b\r\nX: CANARYbxyz\r\n\r\n").await;
+        door.bytes("app", Some(&alice), b"GET /CANARY0xyz?CANARYaxyz HTTP/1.1\r\nHost: a@b\r\nX: CANARYbxyz\r\n\r\n")
+            .await;
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let mut texts = Vec::new();
         for entry in std::fs::read_dir(&door.dir).unwrap().flatten().filter(|entry| entry.path().is_file()) {
@@ -133,7 +137,10 @@ fn a63_no_secret_is_kept() {
         if let Some(address) = door.running().telemetry {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
             let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-            stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+            stream
+                .write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+                .await
+                .unwrap();
             let mut got = Vec::new();
             stream.read_to_end(&mut got).await.unwrap();
             assert!(got.starts_with(b"HTTP/1.1 200 "));

@@ -51,14 +51,12 @@ fn a28_a_session_that_ends_takes_its_streams_along() {
             assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "session_ended"));
         }
         for (_client, mut body) in streams {
-            let cut = tokio::time::timeout(Duration::from_secs(1), async {
-                while let Some(Ok(_)) = body.frame().await {}
-            });
+            let cut =
+                tokio::time::timeout(Duration::from_secs(1), async { while let Some(Ok(_)) = body.frame().await {} });
             cut.await.expect("a stream outlived its session");
         }
-        let cut = tokio::time::timeout(Duration::from_secs(1), async {
-            while let Some(Ok(_)) = socket.next().await {}
-        });
+        let cut =
+            tokio::time::timeout(Duration::from_secs(1), async { while let Some(Ok(_)) = socket.next().await {} });
         cut.await.expect("a WebSocket outlived its session");
         assert!(ended.elapsed() < Duration::from_secs(1), "{:?}", ended.elapsed());
         assert_eq!(door.raw.count(), before);

@@ -18,7 +18,8 @@ fn a27_no_session_is_resumed() {
             let mut roots = rustls::RootCertStore::empty();
             use rustls::pki_types::pem::PemObject;
             roots.add(rustls::pki_types::CertificateDer::from_pem_slice(door.ca_pem.as_bytes()).unwrap()).unwrap();
-            let chain = vec![rustls::pki_types::CertificateDer::from_pem_slice(alice.certificate_pem.as_bytes()).unwrap()];
+            let chain =
+                vec![rustls::pki_types::CertificateDer::from_pem_slice(alice.certificate_pem.as_bytes()).unwrap()];
             let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(alice.key_pem.as_bytes()).unwrap();
             let mut config = rustls::ClientConfig::builder_with_protocol_versions(&versions)
                 .with_root_certificates(roots)
@@ -37,7 +38,10 @@ fn a27_no_session_is_resumed() {
                 assert!(got.starts_with(b"HTTP/1.1 200 "));
                 let tls = stream.get_ref().1;
                 assert!(
-                    matches!(tls.handshake_kind(), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)),
+                    matches!(
+                        tls.handshake_kind(),
+                        Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)
+                    ),
                     "{:?}",
                     tls.handshake_kind()
                 );

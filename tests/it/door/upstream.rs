@@ -46,7 +46,13 @@ impl Received {
     /// All values of a field, in the order in which they came.
     pub fn all(&self, name: &str) -> Vec<&str> {
         let field = |line: &'_ str| line.split_once(':').is_some_and(|(n, _)| n.eq_ignore_ascii_case(name));
-        self.head.lines().skip(1).filter(|l| field(l)).filter_map(|l| l.split_once(':')).map(|(_, v)| v.trim()).collect()
+        self.head
+            .lines()
+            .skip(1)
+            .filter(|l| field(l))
+            .filter_map(|l| l.split_once(':'))
+            .map(|(_, v)| v.trim())
+            .collect()
     }
 
     pub fn one(&self, name: &str) -> Option<&str> {
