@@ -211,7 +211,15 @@ async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
     let control = GuardControl::new();
     let settings = &worker.shared.settings;
     let pace = PaceLimits { bytes_per_second: settings.body_rate_min, ..PaceLimits::default() };
-    let limits = H2Limits { write: pace, ..H2Limits::default() };
+    let limits = H2Limits {
+        header_block_bytes_max: u32::try_from(settings.head_bytes).unwrap_or(u32::MAX),
+        control_frames_max: settings.http2_control_frames,
+        opening_timeout: settings.head.duration(),
+        idle_timeout: settings.keep_alive.duration(),
+        frame: pace,
+        write: pace,
+        ..H2Limits::default()
+    };
     let guard = GuardH2::new(stream, limits, control.clone());
     let service = service_fn({
         let (worker, channel, control) = (Rc::clone(worker), Rc::clone(&channel), control.clone());

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Response, StatusCode, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -53,7 +53,8 @@ pub async fn forward(
     let service = &routed.entry.service;
     let pool = worker.pool(&routed.entry);
     let bytes_max = service.limits.body_bytes_max.unwrap_or(u64::MAX);
-    let relay = Relay::new(body, permit.clone(), service.timeouts.body_idle, bytes_max, strip_client_trailers);
+    let idle = service.timeouts.body_idle.min(worker.shared.settings.body_idle);
+    let relay = Relay::new(body, permit.clone(), idle, bytes_max, strip_client_trailers);
     let sent = relay.progress();
     let mut waiting = Some((head, relay));
     for _ in 0..TRIES {
@@ -96,12 +97,19 @@ fn failed(sent: &Progress) -> Refusal {
     match sent.failed.get() {
         Some(BodyError::TooLarge) => Refusal::BodyTooLarge,
         Some(BodyError::Cut) => Refusal::SessionEnded,
-        Some(BodyError::Idle | BodyError::Peer) | None => Refusal::Upstream(UpstreamFault::Broken),
+        Some(BodyError::Idle) => Refusal::BodySlow,
+        Some(BodyError::Peer) => Refusal::BodyBroken,
+        None => Refusal::Upstream(UpstreamFault::Broken),
     }
 }
 
-fn answer(response: Response<Incoming>, lane: Lane, sent: Rc<Progress>) -> Result<Answer, Refusal> {
+fn answer(response: Response<Incoming>, mut lane: Lane, sent: Rc<Progress>) -> Result<Answer, Refusal> {
     let (mut head, incoming) = response.into_parts();
+    // Two lengths of one body: whoever reads the other one reads something else (RFC 9112 §6.3).
+    if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
+        lane.discard();
+        return Err(Refusal::Upstream(UpstreamFault::Broken));
+    }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer { head, incoming, lane, sent });
     }
@@ -163,9 +171,13 @@ pub fn join(
     let (mut lane, sent) = (answer.lane, answer.sent);
     lane.discard();
     control.tunnel();
+    let stopping = worker.shared.stopping.clone();
     worker.tasks.spawn_local(async move {
         let down = Progress::default();
-        tunnel::run(client, upstream, permit, idle, &down, &sent).await;
+        tokio::select! {
+            () = tunnel::run(client, upstream, permit, idle, &down, &sent) => {}
+            () = stopping.cancelled() => down.failed.set(Some(BodyError::Cut)),
+        }
         then.ended(&down);
         drop(lane);
     });

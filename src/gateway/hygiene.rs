@@ -96,9 +96,10 @@ const RESERVED_PREFIXES: [&str; 42] = [
 ];
 
 /// Whole folded names of the same kind, sorted.
-const RESERVED_NAMES: [&str; 45] = [
+const RESERVED_NAMES: [&str; 46] = [
     "base-url",
     "client-ip",
+    "dpop",
     "expect",
     "front-end-https",
     "host-override",

@@ -19,6 +19,8 @@ use super::worker::{Shared, Worker};
 const BACKLOG: i32 = 1024;
 /// How long to wait after an accept that failed for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long connections have to end once they must.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// Opens one listening socket on `address`; several may be open on one port.
 ///
@@ -51,7 +53,7 @@ pub fn probe(address: SocketAddr) -> io::Result<()> {
 pub async fn run(shared: Arc<Shared>, listener: std::net::TcpListener) -> io::Result<()> {
     let worker = Rc::new(Worker::new(Arc::clone(&shared)));
     let listener = TcpListener::from_std(listener)?;
-    worker.tasks.spawn_local(Rc::clone(&worker).sweep());
+    worker.beside.spawn_local(Rc::clone(&worker).sweep());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -75,7 +77,13 @@ pub async fn run(shared: Arc<Shared>, listener: std::net::TcpListener) -> io::Re
     }
     drop(listener);
     worker.tasks.close();
-    // `stopping` is cancelled when the drain time is over, which ends every connection.
-    worker.tasks.wait().await;
+    // `stopping` is cancelled when the drain time is over, which ends every connection; what has
+    // not heard of it soon ends with the thread.
+    tokio::select! {
+        () = worker.tasks.wait() => {}
+        () = shared.stopping.cancelled() => {
+            let _ = tokio::time::timeout(LAST_MOMENT, worker.tasks.wait()).await;
+        }
+    }
     Ok(())
 }

@@ -56,6 +56,10 @@ pub enum Refusal {
     Upstream(UpstreamFault),
     /// The request's body is longer than the service takes.
     BodyTooLarge,
+    /// The request's body broke off or could not be read.
+    BodyBroken,
+    /// The request's body stood still for too long.
+    BodySlow,
     /// Something of ours went wrong.
     Internal,
 }
@@ -100,7 +104,9 @@ impl Refusal {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Ambiguous(_) | Self::Misdirected | Self::BodyTooLarge => "ambiguous_request",
+            Self::Ambiguous(_) | Self::Misdirected | Self::BodyTooLarge | Self::BodyBroken | Self::BodySlow => {
+                "ambiguous_request"
+            }
             Self::NoCredential => "no_credential",
             Self::BadCredential(_) => "bad_credential",
             Self::SessionEnded => "session_ended",
@@ -136,6 +142,8 @@ impl Refusal {
             Self::Upstream(UpstreamFault::Slow) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Broken) => StatusCode::BAD_GATEWAY,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::BodySlow => StatusCode::REQUEST_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -159,6 +167,8 @@ impl Refusal {
             Self::AuditUnavailable => "The decision can't be recorded",
             Self::Upstream(_) => "The service behind the door does not answer",
             Self::BodyTooLarge => "The body is too large",
+            Self::BodyBroken => "The body can't be read",
+            Self::BodySlow => "The body does not come",
             Self::Internal => "Something went wrong on our side",
         }
     }
@@ -192,6 +202,8 @@ impl Refusal {
             Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Broken) => "The upstream's answer could not be passed on. Whether it did what was asked is not known.".to_owned(),
             Self::BodyTooLarge => "The request's body is longer than this service takes.".to_owned(),
+            Self::BodyBroken => "The request's body broke off or is not framed as it must be. Whether the upstream did something is not known.".to_owned(),
+            Self::BodySlow => "The request's body stood still for too long. Whether the upstream did something is not known.".to_owned(),
             Self::Internal => "The request was not passed on. The decision's id helps us find out why.".to_owned(),
         }
     }
@@ -217,6 +229,8 @@ impl Refusal {
             | Self::ScopeInsufficient { .. }
             | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken)
             | Self::BodyTooLarge
+            | Self::BodyBroken
+            | Self::BodySlow
             | Self::Internal => Remedy::None,
         }
     }

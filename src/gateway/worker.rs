@@ -141,8 +141,10 @@ pub struct MadeAssertion {
 pub struct Worker {
     /// What all share.
     pub shared: Arc<Shared>,
-    /// Its tasks.
+    /// What serves clients: connections, streams, tunnels. The end waits for these.
     pub tasks: TaskTracker,
+    /// What waits for no client: idle connections to upstreams among it. The end drops these.
+    pub beside: TaskTracker,
     pools: RefCell<Vec<(Arc<ServiceEntry>, Rc<Pool>)>>,
     /// Tokens by SHA-256 and audience.
     pub tokens: RefCell<LruCache<TokenKey, Rc<VerifiedToken>>>,
@@ -161,6 +163,7 @@ impl Worker {
         Self {
             shared,
             tasks: TaskTracker::new(),
+            beside: TaskTracker::new(),
             pools: RefCell::default(),
             tokens: RefCell::new(LruCache::new(TOKENS_MAX)),
             subjects: RefCell::new(LruCache::new(SUBJECTS_MAX)),
@@ -191,7 +194,7 @@ impl Worker {
             service.upstream_tls.server_name.clone(),
             service.timeouts.connect.duration(),
             service.limits.connections_per_upstream,
-            self.tasks.clone(),
+            self.beside.clone(),
             self.shared.stopping.clone(),
         ));
         pools.push((Arc::clone(entry), Rc::clone(&pool)));

@@ -136,6 +136,10 @@ pub fn with_stopping_door(plan: Plan, test: impl AsyncFnOnce(Door) -> Door) {
 /// Prepares everything and starts the door.
 pub fn open(plan: Plan, runtime: &tokio::runtime::Runtime) -> Result<Door, StartError> {
     install_crypto();
+    if std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    }
     let folder = temporary_folder();
     let clock = MovedClock::default();
     let shared: Arc<dyn Clock> = Arc::new(clock.clone());

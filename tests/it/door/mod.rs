@@ -1,10 +1,15 @@
 //! The door as a whole, from a client's first byte to what an upstream saw: each attack class of
 //! the threat list that this stage speaks of, and what must work besides.
 
+mod browser;
 mod fixture;
 mod framing;
 mod headers;
+mod limits;
 mod paths;
+mod record;
+mod reload;
 mod streams;
+mod tls;
 mod tokens;
 mod upstream;

@@ -99,7 +99,8 @@ fn a08_the_path_judged_is_the_path_sent() {
                 let before = door.raw.count();
                 let got = door.get("app", Some(&alice), speaks, sent).await;
                 if door.raw.count() == before {
-                    assert!([400, 403].contains(&got.status.as_u16()), "{sent}: {got:?}");
+                    // A literal of a rule in other letters has no route.
+                    assert!([400, 403, 404].contains(&got.status.as_u16()), "{sent}: {got:?}");
                     continue;
                 }
                 assert_eq!(door.raw.last().target().to_ascii_lowercase(), expected.to_ascii_lowercase(), "{sent}");

@@ -155,11 +155,23 @@ fn a34_to_a38_a_token_is_good_only_as_it_was_made() {
 fn a44_a_token_seen_before_is_judged_for_each_service_and_caller_anew() {
     with_door(Plan::default(), async |door| {
         let (alice, bob) = (door.sign_in("alice").await, door.sign_in("bob").await);
+        // TLS goes by the machine's time, so everyone signs in before the clock is moved.
+        let carol = door.sign_in("carol").await;
         let token = Token::of(door, &alice).mint(door);
         for _ in 0..3 {
             assert_eq!(with_token(door, "app", Some(&alice), Speaks::Http2, &token).await.status, 200);
             assert_eq!(with_token(door, "web", Some(&alice), Speaks::Http2, &token).await.status, 401);
             assert_eq!(with_token(door, "app", Some(&bob), Speaks::Http2, &token).await.status, 401);
+        }
+        // Different people at the same time get their own answers.
+        let mut clients = Vec::new();
+        for person in [&alice, &carol] {
+            clients.push(door.client("app", Some(person), Speaks::Http2).await);
+        }
+        for _ in 0..50 {
+            let [a, c] = &mut clients[..] else { unreachable!() };
+            let (a, c) = tokio::join!(a.get("/x"), c.get("/x"));
+            assert_eq!((a.status.as_u16(), c.status.as_u16()), (200, 403));
         }
         // The cache of tokens ends with the token.
         door.clock.advance(Ttl::seconds(330));
@@ -172,17 +184,6 @@ fn a44_a_token_seen_before_is_judged_for_each_service_and_caller_anew() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         assert_eq!(last, 401);
-        // Different people at the same time get their own answers.
-        let carol = door.sign_in("carol").await;
-        let mut clients = Vec::new();
-        for person in [&alice, &carol] {
-            clients.push(door.client("app", Some(person), Speaks::Http2).await);
-        }
-        for _ in 0..50 {
-            let [a, c] = &mut clients[..] else { unreachable!() };
-            let (a, c) = tokio::join!(a.get("/x"), c.get("/x"));
-            assert_eq!((a.status.as_u16(), c.status.as_u16()), (200, 403));
-        }
     });
 }
 

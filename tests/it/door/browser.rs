@@ -1,0 +1,142 @@
+//! A person's browser: pages, the way to sign in and back, cookies; a42, a68.
+
+use std::collections::BTreeMap;
+
+use http::{Method, StatusCode};
+use url::Url;
+
+use super::fixture::{Door, Got, Plan, Speaks, full, host, with_door};
+
+const PAGE: (&str, &str) = ("accept", "text/html,application/xhtml+xml");
+
+/// A browser with a jar for each host.
+struct Browser<'a> {
+    door: &'a Door,
+    jars: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Browser<'_> {
+    async fn visit(&mut self, url: &Url) -> Got {
+        let name = url.host_str().unwrap().to_owned();
+        let jar = self.jars.entry(name.clone()).or_default();
+        let cookies: Vec<String> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut headers = vec![PAGE];
+        let cookies = cookies.join("; ");
+        if !cookies.is_empty() {
+            headers.push(("cookie", cookies.as_str()));
+        }
+        let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
+        let got = if url.scheme() == "https" {
+            let service = name.strip_suffix("doorward.localhost").unwrap().trim_end_matches('.');
+            self.door.client(service, None, Speaks::Http1).await.ask(Method::GET, path, &headers, b"").await
+        } else {
+            let address = format!("{name}:{}", url.port().unwrap());
+            let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+            tokio::spawn(connection);
+            let request = http::Request::get(path).header("host", address).body(full("")).unwrap();
+            super::fixture::read(sender.send_request(request).await.unwrap()).await
+        };
+        let jar = self.jars.entry(name).or_default();
+        for set in got.headers.get_all("set-cookie") {
+            let text = set.to_str().unwrap();
+            let (name, value) = text.split(';').next().unwrap().split_once('=').unwrap();
+            if name.starts_with("__Host-") {
+                assert!(text.contains("Secure") && text.contains("HttpOnly") && text.contains("Path=/"), "{text}");
+                assert!(!text.to_lowercase().contains("domain="), "{text}");
+            }
+            if text.contains("Max-Age=0") {
+                jar.remove(name);
+            } else {
+                jar.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        got
+    }
+
+    /// Goes on until there is no redirect; all places on the way.
+    async fn follow(&mut self, from: Url, person: &str) -> (Vec<Url>, Got) {
+        let mut places = vec![from];
+        for _ in 0..20 {
+            let mut url = places.last().unwrap().clone();
+            if url.path() == "/authorize" && url.scheme() == "http" {
+                url.query_pairs_mut().append_pair("login_hint", person);
+            }
+            let got = self.visit(&url).await;
+            if !got.status.is_redirection() {
+                return (places, got);
+            }
+            places.push(url.join(got.header("location").unwrap()).unwrap());
+        }
+        panic!("{places:?}");
+    }
+}
+
+#[test]
+fn a_browser_is_sent_to_sign_in_and_comes_back_with_a_cookie_of_this_host_alone() {
+    let services = vec![("wiki", "{raw}".to_owned(), "client_certificate = \"optional\"")];
+    with_door(Plan { services, ..Plan::default() }, async |door| {
+        let mut browser = Browser { door, jars: BTreeMap::new() };
+        let port = door.address.port();
+        let start = Url::parse(&format!("https://{}:{port}/page?a=b", host("web"))).unwrap();
+        let (places, got) = browser.follow(start.clone(), "alice").await;
+        assert_eq!(got.status, 200, "{places:?} {}", got.text());
+        assert_eq!(got.text(), "GET /page?a=b HTTP/1.1");
+        assert_eq!(places.last(), Some(&start));
+        assert!(places.iter().any(|url| url.path() == "/signin/service"));
+        let callback = places.iter().find(|url| url.path() == "/.doorward/callback").unwrap().clone();
+        assert!(!door.raw.last().head.contains("__Host-"), "{}", door.raw.last().head);
+        assert_eq!(door.raw.count(), 1);
+        let cookie = browser.jars[&host("web")]["__Host-doorward"].clone();
+        let with = async |service: &str, person: Option<&super::fixture::Person>, headers: &[(&str, &str)]| {
+            let mut client = door.client(service, person, Speaks::Http2).await;
+            client.ask(Method::GET, "/x", headers, b"").await
+        };
+        let own = format!("__Host-doorward={cookie}");
+        assert_eq!(with("web", None, &[("cookie", &own)]).await.status, 200);
+        // a42: two of them, in one field or two; another host's; another case is no cookie of ours.
+        let twice = format!("{own}; {own}");
+        for headers in [vec![("cookie", twice.as_str())], vec![("cookie", own.as_str()), ("cookie", own.as_str())]] {
+            assert_eq!(with("web", None, &headers).await.status, 401);
+        }
+        assert_eq!(with("wiki", None, &[("cookie", &own)]).await.status, 401);
+        // a code is good once, and in this browser only: whoever comes with it is a stranger.
+        let mut stranger = Browser { door, jars: BTreeMap::new() };
+        stranger.visit(&callback).await;
+        assert!(!stranger.jars[&host("web")].contains_key("__Host-doorward"));
+        browser.visit(&callback).await;
+        assert_eq!(browser.jars[&host("web")]["__Host-doorward"], cookie);
+        // a68: a cookie of one over the certificate of another.
+        let bob = door.sign_in("bob").await;
+        let got = with("web", Some(&bob), &[("cookie", &own)]).await;
+        assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "bad_credential"));
+        // a69 for cookies.
+        for (name, value) in [("origin", "https://evil.example"), ("sec-fetch-site", "same-site")] {
+            let mut client = door.client("web", None, Speaks::Http2).await;
+            let got = client.ask(Method::POST, "/x", &[("cookie", &own), (name, value)], b"").await;
+            assert_eq!(got.status, 403);
+        }
+        // The session at the control host brings the next service without a question.
+        let (places, got) =
+            browser.follow(Url::parse(&format!("https://{}:{port}/", host("wiki"))).unwrap(), "nobody").await;
+        assert_eq!(got.status, 200, "{places:?}");
+        assert_ne!(browser.jars[&host("wiki")]["__Host-doorward"], cookie);
+    });
+}
+
+#[test]
+fn a_person_gets_a_page_that_says_why() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        for speaks in super::fixture::BOTH {
+            let mut client = door.client("app", Some(&alice), speaks).await;
+            let got = client.ask(Method::GET, "/admin/x", &[PAGE], b"").await;
+            assert_eq!(got.status, StatusCode::FORBIDDEN);
+            assert!(got.header("content-type").unwrap().starts_with("text/html"));
+            assert!(got.text().contains(&got.decision().to_string()), "{}", got.text());
+            let got = client.ask(Method::POST, "/admin/x", &[PAGE], b"").await;
+            assert_eq!(got.reason(), "no_policy_match");
+        }
+    });
+}

@@ -1,0 +1,261 @@
+//! Too much, too big, too slow: a20 to a23, a71, rates, upstreams that are down or don't read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Method;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::fixture::{BOTH, Plan, Speaks, host, with_door};
+use super::upstream::Reply;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// GET / of the service, as a header block without any table.
+fn block() -> Vec<u8> {
+    let authority = host("app");
+    let mut block = vec![0x82, 0x87, 0x84, 0x01, u8::try_from(authority.len()).unwrap()];
+    block.extend(authority.bytes());
+    block
+}
+
+#[test]
+fn a20_a21_floods_of_frames_end_their_connection_and_disturb_nobody() {
+    type Flood = fn(u32) -> Vec<u8>;
+    let floods: [(&str, Flood); 7] = [
+        ("rapid reset", |n| [frame(1, 5, n * 2 + 1, &block()), frame(3, 0, n * 2 + 1, &[0, 0, 0, 8])].concat()),
+        ("continuation", |n| if n == 0 { frame(1, 1, 1, &block()) } else { frame(9, 0, 1, &[]) }),
+        ("empty data", |n| if n == 0 { frame(1, 4, 1, &block()) } else { frame(0, 0, 1, &[]) }),
+        ("settings", |_| frame(4, 0, 0, &[])),
+        ("ping", |_| frame(6, 0, 0, &[0; 8])),
+        ("priority", |n| frame(2, 0, n * 2 + 1, &[0, 0, 0, 0, 1])),
+        ("window update", |_| frame(8, 0, 0, &[0, 0, 0, 1])),
+    ];
+    with_door(Plan::default(), async |door| {
+        let (alice, bob) = (door.sign_in("alice").await, door.sign_in("bob").await);
+        let mut other = door.client("app", Some(&bob), Speaks::Http2).await;
+        for (what, flood) in floods {
+            let stream = door.connect("app", Some(&alice), Speaks::Http2).await.unwrap();
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            let opening = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[])].concat();
+            writer.write_all(&opening).await.unwrap();
+            let reading = tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                while reader.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+            });
+            let mut sent = 0;
+            for number in 0..20_000 {
+                if reading.is_finished() || writer.write_all(&flood(number)).await.is_err() {
+                    break;
+                }
+                sent = number;
+                if number % 500 == 0 {
+                    let asked = Instant::now();
+                    assert_eq!(other.get("/x").await.status, 200, "{what}");
+                    assert!(asked.elapsed() < Duration::from_secs(2), "{what}: {:?}", asked.elapsed());
+                }
+            }
+            assert!(sent < 19_999, "{what} went on");
+            let ended = tokio::time::timeout(Duration::from_secs(5), reading).await;
+            assert!(ended.is_ok(), "{what}: the connection is still open");
+            assert_eq!(other.get("/x").await.status, 200, "{what}");
+        }
+    });
+}
+
+#[test]
+fn a22_heads_have_a_size_and_a_number_of_fields() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let big = "x".repeat(70 * 1024);
+        let many: String = (0..150).map(|n| format!("X-{n}: 1\r\n")).collect();
+        let crumbs: String = (0..150).map(|n| format!("Cookie: a{n}=1\r\n")).collect();
+        for lines in [format!("X-Big: {big}\r\n"), many, crumbs, format!("Cookie: {big}\r\n")] {
+            let request = format!("GET /x HTTP/1.1\r\nHost: {}\r\n{lines}\r\n", host("app"));
+            let got = door.bytes("app", Some(&alice), request.as_bytes()).await;
+            assert!(got.starts_with("HTTP/1.1 431 "), "{}", &got[..got.len().min(300)]);
+        }
+        let got = door.bytes("app", Some(&alice), format!("GET /{big} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await;
+        assert!(got.starts_with("HTTP/1.1 431 ") || got.starts_with("HTTP/1.1 414 "), "{}", &got[..got.len().min(300)]);
+        let mut client = door.client("app", Some(&alice), Speaks::Http2).await;
+        let pieces = "y".repeat(8 * 1024);
+        let mut request = client.request(Method::GET, "/x");
+        for number in 0..12 {
+            request = request.header(format!("x-{number}"), &pieces);
+        }
+        // Answered, or the connection is given up.
+        if let Ok(response) = client.send(request.body(super::fixture::full("")).unwrap()).await {
+            assert_eq!(response.status(), 431);
+        }
+        assert_eq!(door.raw.count(), 0);
+    });
+}
+
+#[test]
+fn a23_whoever_is_slow_is_let_go_and_others_come_in() {
+    let plan = Plan {
+        environment: vec![
+            ("DOORWARD__SERVER__LIMITS__HANDSHAKE", "1s".to_owned()),
+            ("DOORWARD__SERVER__LIMITS__HEADER", "1s".to_owned()),
+            ("DOORWARD__SERVER__LIMITS__BODY_IDLE", "1s".to_owned()),
+            ("DOORWARD__SERVER__LIMITS__KEEP_ALIVE", "2s".to_owned()),
+        ],
+        ..Plan::default()
+    };
+    with_door(plan, async |door| {
+        let alice = door.sign_in("alice").await;
+        let begun = Instant::now();
+        let silent = async {
+            let mut stream = tokio::net::TcpStream::connect(door.address).await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        };
+        let half_hello = async {
+            let mut stream = tokio::net::TcpStream::connect(door.address).await.unwrap();
+            stream.write_all(&[22, 3, 1, 1, 0, 1]).await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        };
+        let half_head = async {
+            let mut stream = door.connect("app", Some(&alice), Speaks::Http1).await.unwrap();
+            stream.write_all(b"GET /x HTTP/1.1\r\nHost: ").await.unwrap();
+            let mut got = Vec::new();
+            let _ = stream.read_to_end(&mut got).await;
+            assert!(got.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&got));
+        };
+        let half_preface = async {
+            let mut stream = door.connect("app", Some(&alice), Speaks::Http2).await.unwrap();
+            stream.write_all(b"PRI * HTTP").await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        };
+        let idle = async {
+            for speaks in BOTH {
+                let mut stream = door.connect("app", Some(&alice), speaks).await.unwrap();
+                if speaks == Speaks::Http2 {
+                    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+                }
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        };
+        let half_body = async {
+            let mut stream = door.connect("app", Some(&alice), Speaks::Http1).await.unwrap();
+            let head = format!("POST /x HTTP/1.1\r\nHost: {}\r\nContent-Length: 100\r\n\r\nabc", host("app"));
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut got = Vec::new();
+            let _ = stream.read_to_end(&mut got).await;
+            assert!(got.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&got));
+        };
+        let others = async {
+            for _ in 0..10 {
+                assert_eq!(door.get("app", Some(&alice), Speaks::Http2, "/x").await.status, 200);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let all = async { tokio::join!(silent, half_hello, half_head, half_preface, idle, half_body, others) };
+        tokio::time::timeout(Duration::from_secs(12), all).await.expect("a slow client was kept");
+        assert!(begun.elapsed() < Duration::from_secs(12));
+    });
+}
+
+#[test]
+fn a71_a_flood_without_identity_is_counted_not_kept() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let mut limited = 0;
+        for speaks in BOTH {
+            let mut client = door.client("web", None, speaks).await;
+            for number in 0..300 {
+                let got = client.get(&format!("/junk/{number}")).await;
+                assert!([401, 429].contains(&got.status.as_u16()));
+                limited += usize::from(got.status == 429);
+            }
+        }
+        assert!(limited > 100, "{limited}");
+        assert!(door.running().desk.recorder.state().counted > 100, "{:?}", door.running().desk.recorder.state());
+        let got = door.get("app", Some(&alice), Speaks::Http2, "/x").await;
+        assert_eq!(got.status, 200);
+        door.recorded(got.decision()).await;
+        assert_eq!(door.raw.count(), 1);
+    });
+}
+
+#[test]
+fn too_many_requests_of_one_are_told_when_to_come_again() {
+    let tables = "[limits]\nrequests_per_second = 1\nburst = 5".to_owned();
+    with_door(Plan { tables, ..Plan::default() }, async |door| {
+        let (alice, bob) = (door.sign_in("alice").await, door.sign_in("bob").await);
+        for speaks in BOTH {
+            let mut client =
+                door.client(if speaks == Speaks::Http1 { "app" } else { "web" }, Some(&alice), speaks).await;
+            let mut last = client.get("/x").await;
+            for _ in 0..10 {
+                last = client.get("/x").await;
+            }
+            assert_eq!((last.status.as_u16(), last.reason().as_str()), (429, "rate_limited"));
+            assert!(last.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+            assert!(last.header("ratelimit").is_some() && last.header("ratelimit-policy").is_some(), "{last:?}");
+        }
+        assert_eq!(door.get("app", Some(&bob), Speaks::Http2, "/x").await.status, 200);
+    });
+}
+
+#[test]
+fn an_upstream_that_is_down_is_passed_over_and_nothing_is_sent_twice() {
+    let services = vec![
+        ("pair", "\"http://127.0.0.1:1\", {raw}".to_owned(), ""),
+        ("down", "\"http://127.0.0.1:1\"".to_owned(), ""),
+    ];
+    with_door(Plan { services, ..Plan::default() }, async |door| {
+        let alice = door.sign_in("alice").await;
+        for speaks in BOTH {
+            let mut client = door.client("pair", Some(&alice), speaks).await;
+            for _ in 0..20 {
+                assert_eq!(client.ask(Method::POST, "/x", &[], b"body").await.text(), "body");
+            }
+            let got = door.get("down", Some(&alice), speaks, "/x").await;
+            assert_eq!((got.status.as_u16(), got.reason().as_str()), (502, "upstream_unavailable"));
+        }
+        door.raw.reply("/die", Reply::Close(Vec::new()));
+        for speaks in BOTH {
+            for method in [Method::POST, Method::PUT, Method::GET] {
+                let before = door.raw.count();
+                let mut client = door.client("pair", Some(&alice), speaks).await;
+                assert_eq!(client.ask(method, "/die", &[], b"").await.status, 502);
+                assert_eq!(door.raw.count(), before + 1, "a request was sent twice");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_upstream_that_does_not_read_stops_the_client_not_the_memory() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        door.raw.reply("/stall", Reply::Stall);
+        for speaks in BOTH {
+            let taken = Arc::new(AtomicUsize::new(0));
+            let counter = Arc::clone(&taken);
+            let frames = futures_util::stream::unfold((), move |()| {
+                let counter = Arc::clone(&counter);
+                async move {
+                    counter.fetch_add(16 * 1024, Ordering::SeqCst);
+                    Some((Ok(Frame::data(Bytes::from_static(&[0; 16 * 1024]))), ()))
+                }
+            });
+            let mut client = door.client("app", Some(&alice), speaks).await;
+            let request = client.request(Method::POST, "/stall").body(StreamBody::new(frames).boxed_unsync()).unwrap();
+            let asked = tokio::time::timeout(Duration::from_millis(1500), client.send(request)).await;
+            assert!(asked.is_err(), "{speaks:?} was answered");
+            let taken = taken.load(Ordering::SeqCst);
+            assert!(taken < 32 * 1024 * 1024, "{speaks:?}: {taken} bytes were taken from the client");
+        }
+    });
+}

@@ -1,0 +1,122 @@
+//! Files that change while it runs, and the end: a32, a66.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Method;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+
+use super::fixture::{BOTH, POLICY, Plan, Speaks, read, with_door, with_stopping_door};
+
+#[test]
+fn a66_bad_files_change_nothing_and_good_ones_everything_on_open_connections() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let mut clients = Vec::new();
+        for speaks in BOTH {
+            clients.push(door.client("app", Some(&alice), speaks).await);
+        }
+        let toml = std::fs::read_to_string(door.dir.join("policies/app/service.toml")).unwrap();
+        let bad: Vec<(&str, String)> = vec![
+            ("app/access.cedar", "permit (".to_owned()),
+            ("app/access.cedar", POLICY.replace("principal in", "principal.grups in")),
+            ("app/access.cedar", POLICY.replace("\"open\"", "\"opne\"")),
+            ("app/access.cedar", "\u{0}\u{1}".to_owned()),
+            ("app/service.toml", toml.replace("upstreams", "upstraems")),
+            ("app/service.toml", toml.replace("upstreams = [", "upstreams = [[")),
+            ("app/service.toml", String::new()),
+            ("app/service.toml", toml[..toml.len() / 2].to_owned()),
+            ("app/service.toml", toml.replace("* /**", "FETCH nowhere")),
+            ("app/service.toml", format!("hosts = [\"web\"]\n{toml}")),
+            ("groups.toml", "[group.x]\nmembrs = []\n".to_owned()),
+            ("global.cedar", "permit (principal, action == Action::\"open\", resource);".to_owned()),
+            ("../keys/ca.crt", String::new()),
+            ("../keys/server.crt", door.ca_pem.clone()),
+            ("../keys/server.key", "no key".to_owned()),
+        ];
+        for (file, text) in bad {
+            let path = door.dir.join("policies").join(file);
+            let before = std::fs::read(&path).ok();
+            std::fs::write(&path, &text).unwrap();
+            assert!(door.running().reload().is_err(), "{file} was taken: {text:?}");
+            for client in &mut clients {
+                assert_eq!(client.get("/x").await.status, 200, "{file}");
+                assert_eq!(client.get("/admin/x").await.status, 403, "{file}");
+            }
+            match before {
+                Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+        }
+        door.write("app/access.cedar", &POLICY.replace("Group::\"engineering\"", "Group::\"auditors\""));
+        door.running().reload().unwrap();
+        for client in &mut clients {
+            assert_eq!(client.get("/x").await.status, 403);
+        }
+        door.write("app/access.cedar", POLICY);
+        door.running().reload().unwrap();
+        for client in &mut clients {
+            assert_eq!(client.get("/x").await.status, 200);
+        }
+    });
+}
+
+#[test]
+fn the_end_waits_for_exchanges_under_way_and_for_nothing_else() {
+    let plan = Plan { environment: vec![("DOORWARD__SERVER__DRAIN", "20s".to_owned())], ..Plan::default() };
+    with_stopping_door(plan, async |mut door| {
+        let alice = door.sign_in("alice").await;
+        // Connections that lie idle on both sides hold nothing up.
+        assert_eq!(door.get("app", Some(&alice), Speaks::Http1, "/x").await.status, 200);
+        assert_eq!(door.get("rpc", Some(&alice), Speaks::Http2, "/x").await.status, 200);
+        let mut idle = door.client("app", Some(&alice), Speaks::Http2).await;
+        idle.get("/x").await;
+        let mut clients = Vec::new();
+        for speaks in BOTH {
+            clients.push(door.client("app", Some(&alice), speaks).await);
+        }
+        let stopping = Instant::now();
+        let mut asked = Vec::new();
+        for client in &mut clients {
+            let frames = futures_util::stream::unfold(0, |number| async move {
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                (number < 6).then(|| (Ok(Frame::data(Bytes::from_static(b"piece"))), number + 1))
+            });
+            let request = client.request(Method::POST, "/slow").body(StreamBody::new(frames).boxed_unsync()).unwrap();
+            asked.push(async move { read(client.send(request).await.unwrap()).await });
+        }
+        let running = door.running.take().unwrap();
+        let stop = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::task::spawn_blocking(move || running.stop()).await.unwrap();
+        };
+        let (got, ()) = tokio::join!(futures_util::future::join_all(asked), stop);
+        for got in got {
+            assert_eq!((got.status.as_u16(), got.text()), (200, "piece".repeat(6)));
+        }
+        assert!(stopping.elapsed() < Duration::from_secs(6), "{:?}", stopping.elapsed());
+        door
+    });
+}
+
+#[test]
+fn the_end_comes_although_streams_are_open() {
+    with_stopping_door(Plan::default(), async |mut door| {
+        let alice = door.sign_in("alice").await;
+        let mut client = door.client("app", Some(&alice), Speaks::Http2).await;
+        let request = client.request(Method::GET, "/sse").body(super::fixture::full("")).unwrap();
+        let _response = client.send(request).await.unwrap();
+        let upgrade = "GET /ws HTTP/1.1\r\nHost: app.doorward.localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let mut stream = door.connect("app", Some(&alice), Speaks::Http1).await.unwrap();
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        stream.write_all(upgrade.as_bytes()).await.unwrap();
+        assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+        let running = door.running.take().unwrap();
+        let stopping = Instant::now();
+        tokio::task::spawn_blocking(move || running.stop()).await.unwrap();
+        assert!(stopping.elapsed() < Duration::from_secs(5), "{:?}", stopping.elapsed());
+        door
+    });
+}
