@@ -155,7 +155,7 @@ pub struct DevArgs {
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Where the door listens; loopback only, port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443", value_parser = address)]
     pub listen: SocketAddr,
     /// The database [default: SQLite in DIR]
     #[arg(long, value_name = "URL")]
@@ -359,9 +359,12 @@ fn reason(text: &str) -> Result<String, String> {
     }
 }
 
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an address is written `127.0.0.1:8443` or `[::1]:8443`, in figures".to_owned())
+}
+
 fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr =
-        text.parse().map_err(|_| "an address is written `127.0.0.1:3128` or `[::1]:3128`".to_owned())?;
+    let address = address(text)?;
     if address.ip().is_loopback() {
         Ok(address)
     } else {

@@ -6,6 +6,7 @@ use crate::server::material;
 use super::args::ConfigArgs;
 use super::context::Context;
 use super::failure::Failure;
+use super::policy::counted;
 use super::serve::configuration;
 
 /// Checks configuration, certificates and policies without asking anything outside.
@@ -20,9 +21,10 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     }
     let services = material.policies.services().count();
     context.printer.talk(&format!(
-        "{} is good: {services} services, {} warnings",
+        "{} is good: {}, {}",
         args.config.display(),
-        material.warnings.len()
+        counted(services, "service"),
+        counted(material.warnings.len(), "warning")
     ));
     Ok(())
 }

@@ -73,9 +73,14 @@ impl Context {
         let asked = self.global.ca.clone().or_else(|| self.environment.path("DOORWARD_CA"));
         asked
             .map(|path| {
-                fs::read_to_string(&path).map_err(|error| {
-                    Failure::usage(format!("reading the authorities in `{}`: {error}", path.display()))
-                })
+                let fails = |what: &dyn std::fmt::Display| {
+                    Failure::usage(format!("reading the authorities in `{}`: {what}", path.display()))
+                };
+                let pem = fs::read_to_string(&path).map_err(|error| fails(&error))?;
+                if !pem.contains("-----BEGIN CERTIFICATE-----") {
+                    return Err(fails(&"there is no certificate in it; the file of `dev` and `init` is `keys/ca.crt`"));
+                }
+                Ok(pem)
             })
             .transpose()
     }

@@ -143,7 +143,11 @@ fn policies(context: &Context, command: policy::PolicyCommand) -> Result<(), Fai
         }
         (2, "") => Err(Failure::silent(Exit::Usage)),
         (_, "") => Err(Failure::silent(Exit::Failed)),
-        (2, talk) => Err(Failure::usage(talk)),
+        // The failure is told as an error already.
+        (2, talk) => {
+            let lines: Vec<String> = talk.lines().map(|line| line.replacen(": error: ", ": ", 1)).collect();
+            Err(Failure::usage(lines.join("\n")))
+        }
         (_, talk) => Err(Failure::failed(talk)),
     }
 }

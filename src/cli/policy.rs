@@ -214,17 +214,18 @@ pub fn check(args: &CheckArgs) -> Printed {
         let warnings = checked.diagnostics.len();
         let _ = writeln!(
             text,
-            "{} in force if loaded: {}, {}, {}",
-            policies.version(),
+            "{} is good: {}, {}, {}; version {}",
+            args.folder.dir.display(),
             counted(services, "service"),
             counted(entitlements, "entitlement"),
             counted(warnings, "warning"),
+            policies.version(),
         );
     }
     printed(code, text)
 }
 
-fn counted(count: usize, word: &str) -> String {
+pub(super) fn counted(count: usize, word: &str) -> String {
     format!("{count} {word}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -409,7 +410,10 @@ fn question(words: &[String]) -> Result<Question, String> {
         [action, resource] => {
             let known = EntitlementAction::ALL.map(EntitlementAction::name).join(", ");
             let action = EntitlementAction::parse(action).ok_or_else(|| {
-                format!("`{}` is not done to an entitlement; there are: {known}", action.escape_debug())
+                format!(
+                    "`{}` is not done to an entitlement; there are: {known}; a request is asked as SERVICE METHOD PATH",
+                    action.escape_debug()
+                )
             })?;
             Ok(Question::Entitlement(action, EntitlementName::parse(resource).map_err(spoken)?))
         }

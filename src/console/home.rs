@@ -71,8 +71,8 @@ fn service_line(desk: &Desk, reachable: &Reachable) -> ServiceLine {
     ServiceLine {
         name: service.name.to_string(),
         description: service.description.clone(),
-        href: (lets_browsers_in && access == "allowed").then(|| desk.settings.url_of(&host)),
-        host,
+        browser: lets_browsers_in && access == "allowed",
+        url: desk.settings.url_of(&host),
         access,
         entitlements: reachable.requestable.iter().map(ToString::to_string).collect(),
     }

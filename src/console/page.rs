@@ -47,10 +47,10 @@ pub struct ServiceLine {
     pub name: String,
     /// What its owner says of it.
     pub description: String,
-    /// Where a browser gets in; none where a client certificate is needed.
-    pub href: Option<String>,
-    /// Its host.
-    pub host: String,
+    /// Whether a browser gets in; elsewhere a client certificate is needed.
+    pub browser: bool,
+    /// Where it is reached, with the port where that is not 443.
+    pub url: String,
     /// `allowed`, `can be asked for` or `denied`.
     pub access: &'static str,
     /// What may be asked for.

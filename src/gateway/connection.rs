@@ -34,6 +34,8 @@ use super::pipeline::respond;
 use super::settings::Settings;
 use super::worker::{Counted, Shared, Worker};
 
+/// How long a connection with no exchange open is kept once draining has begun.
+pub const SILENT_DRAIN: Duration = Duration::from_secs(1);
 /// How long the last words on a refused connection may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -69,6 +71,12 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, coun
     let handshake = shared.settings.handshake.duration();
     let deadline = tokio::time::Instant::now() + handshake;
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let hello = async {
+        tokio::select! {
+            start = hello => start,
+            () = shared.draining.cancelled() => Err(std::io::ErrorKind::ConnectionAborted.into()),
+        }
+    };
     let start = match tokio::time::timeout_at(deadline, hello).await {
         Ok(Ok(start)) => start,
         Ok(Err(_)) => return shared.metrics.handshake_failed("malformed"),
@@ -166,6 +174,12 @@ async fn serve_h1(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
                 asked = true;
                 connection.as_mut().graceful_shutdown();
             }
+            () = tokio::time::sleep(SILENT_DRAIN), if asked => {
+                // hyper waits for a first request that may never come.
+                if control.open_exchanges() == 0 {
+                    return;
+                }
+            }
             () = worker.shared.stopping.cancelled() => return,
         }
     };
@@ -223,6 +237,12 @@ async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
             () = worker.shared.draining.cancelled(), if !asked => {
                 asked = true;
                 connection.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep(SILENT_DRAIN), if asked => {
+                // hyper waits for a first request that may never come.
+                if control.open_exchanges() == 0 {
+                    return;
+                }
             }
             () = worker.shared.stopping.cancelled() => return,
         }

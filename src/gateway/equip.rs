@@ -4,8 +4,9 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, FORWARDED, HOST, TE, UPGRADE};
+use http::header::{CONNECTION, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request};
+use http_body::Body as HttpBody;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -66,9 +67,13 @@ pub fn equip(
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
     }
-    forwarded(headers, channel.peer.ip().to_canonical(), &routed.canonical.host, worker.shared.settings.public_port)?;
+    let authority = match worker.shared.settings.public_port {
+        443 => routed.canonical.host.clone(),
+        port => format!("{}:{port}", routed.canonical.host),
+    };
+    forwarded(headers, channel.peer.ip().to_canonical(), &authority, worker.shared.settings.public_port)?;
     let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Refusal::Internal);
-    headers.insert(HOST, value(&routed.canonical.host)?);
+    headers.insert(HOST, value(&authority)?);
     headers.insert(DECISION_HEADER, value(&exchange.decision.to_string())?);
     headers.insert(TRACEPARENT, value(&traceparent(worker, exchange))?);
     if let Some(assertion) = assertion(worker, snapshot, exchange, routed, caller, permitted, now)? {
@@ -193,7 +198,7 @@ fn assertion(
 ///
 /// # Errors
 /// When the target can't be written for HTTP/2.
-pub fn addressed<B>(mut head: request::Parts, body: B, http2: bool) -> Result<Request<B>, Refusal> {
+pub fn addressed<B: HttpBody>(mut head: request::Parts, body: B, http2: bool) -> Result<Request<B>, Refusal> {
     if http2 {
         // RFC 9113 §8.3.1: scheme and authority in pseudo-headers, no Host.
         let authority = head.headers.remove(HOST).ok_or(Refusal::Internal)?;
@@ -210,6 +215,10 @@ pub fn addressed<B>(mut head: request::Parts, body: B, http2: bool) -> Result<Re
             head.uri = Uri::from_static("*");
         }
         head.version = Version::HTTP_11;
+        // hyper sends no body of unknown length with methods that seldom have one, unless told to.
+        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
     }
     Ok(Request::from_parts(head, body))
 }

@@ -172,6 +172,6 @@ async fn refuse(
     if let (Form::Page, true, Some(routed)) = (form, refusal.is_about_credentials(), routed.filter(optional)) {
         return browser::to_sign_in(worker, routed, exchange);
     }
-    let metadata = format!("{}/.well-known/oauth-authorization-server", worker.shared.settings.origin);
+    let metadata = format!("{}/.well-known/oauth-protected-resource", worker.shared.settings.origin);
     refusal.response(exchange.decision, form, &metadata)
 }

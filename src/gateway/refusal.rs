@@ -304,7 +304,7 @@ impl Refusal {
     #[must_use]
     pub fn response(&self, decision: DecisionId, form: Form, resource_metadata: &str) -> Response<Body> {
         let (content_type, bytes) = match form {
-            Form::Problem => ("application/problem+json", self.problem(decision).to_string()),
+            Form::Problem => ("application/problem+json", format!("{}\n", self.problem(decision))),
             Form::Page => {
                 let command = self.remedy().command();
                 let page = refusal_page(

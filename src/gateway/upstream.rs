@@ -17,6 +17,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::policy::{Upstream, UpstreamProtocol};
@@ -64,6 +65,7 @@ pub struct Pool {
     connect: Duration,
     connections_max: u32,
     tasks: TaskTracker,
+    stopping: CancellationToken,
 }
 
 /// A way to send one request. Its upstream counts it as load until this is dropped.
@@ -143,6 +145,7 @@ impl Pool {
         connect: Duration,
         connections_max: u32,
         tasks: TaskTracker,
+        stopping: CancellationToken,
     ) -> Self {
         let target = |address: &Upstream| {
             Rc::new(Target {
@@ -156,7 +159,15 @@ impl Pool {
                 rest: Cell::new(REST_FIRST),
             })
         };
-        Self { targets: upstreams.iter().map(target).collect(), tls, server_name, connect, connections_max, tasks }
+        Self {
+            targets: upstreams.iter().map(target).collect(),
+            tls,
+            server_name,
+            connect,
+            connections_max,
+            tasks,
+            stopping,
+        }
     }
 
     /// The upstreams, best first: healthy before resting ones, less loaded before more loaded.
@@ -283,13 +294,27 @@ impl Pool {
     /// Runs a connection until it ends, and counts it while it is open.
     fn keep<F: Future<Output = hyper::Result<()>> + 'static>(&self, target: &Rc<Target>, connection: F) {
         let target = Rc::clone(target);
+        let stopping = self.stopping.clone();
         target.open.set(target.open.get() + 1);
         self.tasks.spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to an upstream ended badly");
+            tokio::select! {
+                ended = connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection to an upstream ended badly");
+                    }
+                }
+                () = stopping.cancelled() => {}
             }
             target.open.set(target.open.get().saturating_sub(1));
         });
+    }
+
+    /// Closes what lies idle: nothing new is to come.
+    pub fn close_idle(&self) {
+        for target in &self.targets {
+            target.idle.borrow_mut().clear();
+            target.multiplexed.borrow_mut().clear();
+        }
     }
 
     /// Forgets idle connections that are too old or closed, so that they don't lie about.

@@ -192,6 +192,7 @@ impl Worker {
             service.timeouts.connect.duration(),
             service.limits.connections_per_upstream,
             self.tasks.clone(),
+            self.shared.stopping.clone(),
         ));
         pools.push((Arc::clone(entry), Rc::clone(&pool)));
         pool
@@ -200,11 +201,15 @@ impl Worker {
     /// Tidies up every now and then until the end.
     pub async fn sweep(self: Rc<Self>) {
         const EVERY: Duration = Duration::from_secs(10);
-        let stopping = self.shared.stopping.clone();
-        while tokio::time::timeout(EVERY, stopping.cancelled()).await.is_err() {
+        let draining = self.shared.draining.clone();
+        while tokio::time::timeout(EVERY, draining.cancelled()).await.is_err() {
             for (_, pool) in self.pools.borrow().iter() {
                 pool.sweep();
             }
+        }
+        // Idle connections to upstreams would keep their tasks, and so this thread, waiting.
+        for (_, pool) in self.pools.borrow().iter() {
+            pool.close_idle();
         }
     }
 }

@@ -31,7 +31,10 @@ impl fmt::Display for IdError {
                 write!(f, "an id that starts with `{expected}` is needed here")
             }
             Self::Tail { expected } => {
-                write!(f, "an id is `{expected}` and {TAIL_LENGTH} characters of `0-9a-v`; copy it whole")
+                write!(
+                    f,
+                    "this is not a whole id: `{expected}` and {TAIL_LENGTH} characters of `0-9a-v`; copy it again"
+                )
             }
         }
     }

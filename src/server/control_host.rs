@@ -26,7 +26,7 @@ use tower::ServiceExt;
 
 use crate::control::caller::ConnectionFacts;
 use crate::gateway::canonical::{Ambiguity, PathRules, canonical};
-use crate::gateway::connection::{ControlConnection, h1_limits, last_words};
+use crate::gateway::connection::{ControlConnection, SILENT_DRAIN, h1_limits, last_words};
 use crate::gateway::guard::GuardControl;
 use crate::gateway::guard_h1::GuardH1;
 use crate::gateway::guard_h2::{GuardH2, H2Limits};
@@ -101,7 +101,7 @@ impl Host {
     async fn answer(self, mut request: Request<Incoming>) -> Result<Response, std::convert::Infallible> {
         if let Err(refusal) = limit::control_request(&self.shared, counted_address(self.facts.address)) {
             let decision = DecisionId::fresh(self.shared.clock.now(), &*self.shared.entropy);
-            let metadata = format!("{}/.well-known/oauth-authorization-server", self.shared.settings.origin);
+            let metadata = format!("{}/.well-known/oauth-protected-resource", self.shared.settings.origin);
             return Ok(refusal.response(decision, Form::Problem, &metadata).map(|body| Body::from(body.into_own())));
         }
         let canonical = match canonical(&request, PathRules { encoded_slash: false }) {
@@ -174,6 +174,11 @@ async fn serve_h1(host: &Host, stream: TlsStream<TcpStream>) {
                 asked = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
+            () = tokio::time::sleep(SILENT_DRAIN), if asked => {
+                if control.open_exchanges() == 0 {
+                    return;
+                }
+            }
             () = host.shared.stopping.cancelled() => return,
         }
     };
@@ -193,10 +198,18 @@ async fn serve_h1(host: &Host, stream: TlsStream<TcpStream>) {
 }
 
 async fn serve_h2(host: &Host, stream: TlsStream<TcpStream>) {
-    let guard = GuardH2::new(stream, H2Limits::default(), GuardControl::new());
+    let control = GuardControl::new();
+    let guard = GuardH2::new(stream, H2Limits::default(), control.clone());
     let service = service_fn({
-        let host = host.clone();
-        move |request: Request<Incoming>| host.clone().answer(request)
+        let (host, control) = (host.clone(), control.clone());
+        move |request: Request<Incoming>| {
+            let (host, exchange) = (host.clone(), control.exchange());
+            async move {
+                let response = host.answer(request).await;
+                drop(exchange);
+                response
+            }
+        }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -211,6 +224,11 @@ async fn serve_h2(host: &Host, stream: TlsStream<TcpStream>) {
             () = host.shared.draining.cancelled(), if !asked => {
                 asked = true;
                 connection.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep(SILENT_DRAIN), if asked => {
+                if control.open_exchanges() == 0 {
+                    return;
+                }
             }
             () = host.shared.stopping.cancelled() => return,
         }

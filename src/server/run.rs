@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -236,6 +237,11 @@ async fn open_store(
     let config = &start.config;
     let now = start.clock.now();
     let place = config.storage.shown();
+    if let Some(file) = config.storage.sqlite_file() {
+        // For its owner alone: the record has people in it, and sealed keys.
+        let made = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&file);
+        made.map_err(outside(format!("opening the database file `{}`", file.display())))?;
+    }
     let store = Store::open(config.storage.url.expose()).map_err(outside(format!("opening the database `{place}`")))?;
     let migrated = tokio::time::timeout(STORE_TIMEOUT, store.migrate());
     migrated

@@ -206,3 +206,15 @@ async fn a_device_is_signed_in_only_by_its_owners_word() {
     let got = poll().await;
     assert_eq!(got.status, 200, "{got:?}");
 }
+
+#[tokio::test]
+async fn the_home_page_names_services_with_the_port_that_people_type() {
+    let (scene, mut browser) = scene().await;
+    let page = scene.get(&mut browser, "/").await;
+    let mut shown = 0;
+    for address in page.body.split("https://").skip(1) {
+        assert!(address.split(['/', '"']).next().unwrap().ends_with(":8443"), "{address}");
+        shown += 1;
+    }
+    assert!(shown > 0, "{}", page.body);
+}

@@ -19,6 +19,7 @@ mod crash;
 mod demo;
 mod dev_provider;
 mod dev_upstream;
+mod door;
 mod fake_provider;
 mod fuzz_replay;
 mod guard_h1;

@@ -43,21 +43,16 @@ pub struct House {
 }
 
 impl House {
-    /// Makes the installation and opens the door on free ports.
+    /// Makes the installation and opens the door on free ports; provider, upstream and story run on
+    /// `runtime`.
     ///
     /// # Errors
     /// What is in the way.
-    pub fn open() -> Result<Self, Failure> {
+    pub fn open(runtime: Runtime) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new()
             .prefix("doorward-demo-")
             .tempdir()
             .map_err(|error| Failure::failed(format!("making a temporary folder: {error}")))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("demo")
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::failed(format!("starting: {error}")))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));

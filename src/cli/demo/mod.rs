@@ -13,6 +13,8 @@ mod transcript;
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::args::Format;
 use super::context::Context;
 use super::failure::Failure;
@@ -33,7 +35,21 @@ const STORY_TIMEOUT: Duration = Duration::from_secs(25);
 pub fn run(context: &Context) -> Result<(), Failure> {
     // Logs would stand in the middle of the story; `DOORWARD_LOG` brings them back.
     telling("off");
-    let house = House::open()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("demo")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("starting: {error}")))?;
+    // Before there is a folder, so that whoever stops the story leaves none behind.
+    let stopped = CancellationToken::new();
+    let told = stopped.clone();
+    runtime.spawn(async move {
+        if until_signalled(|| {}).await.is_ok() {
+            told.cancel();
+        }
+    });
+    let house = House::open(runtime)?;
     let mut transcript = Transcript::new(&context.printer);
     let played = transcript.opening(&house).and_then(|()| {
         let mut story = Story::new(&house)?;
@@ -44,9 +60,7 @@ pub fn run(context: &Context) -> Result<(), Failure> {
                         Err(Failure::failed(format!("the story took longer than {} s", STORY_TIMEOUT.as_secs())))
                     })
                 }
-                signalled = until_signalled(|| {}) => {
-                    signalled.and_then(|()| Err(Failure::failed("stopped by a signal")))
-                }
+                () = stopped.cancelled() => Err(Failure::failed("stopped by a signal")),
             }
         })
     });

@@ -33,6 +33,8 @@ use super::printer::left;
 use super::profile::{Profile, ProfileRecord, SavedSession};
 use super::renewal::{signing_request, take};
 
+/// What every door tells strangers (RFC 8414).
+const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 /// How long a person may take in the browser.
 const SIGN_IN_TIMEOUT: Ttl = Ttl::minutes(10);
 
@@ -106,6 +108,8 @@ async fn sign_in_by_browser(
     args: &LoginArgs,
     request: &str,
 ) -> Result<TokenAnswer, Failure> {
+    // Before a browser shows a page that can't load, or an address is printed that leads nowhere.
+    client.get(METADATA_PATH).await?;
     let listener = Loopback::bind().await?;
     let flow = Flow::start(&*context.entropy, listener.redirect_uri());
     let url = format!("{}{}", client.origin(), flow.authorize_path(None, args.provider.as_deref()));

@@ -98,12 +98,11 @@ fn refusal(answer: &Answer, url: &Url, name: &str) -> Failure {
     }
     let place = place(url);
     if answer.status == StatusCode::OK {
-        let hint = if url.scheme() == "https" {
-            "where there are several providers, name one with `--provider`".to_owned()
-        } else {
-            format!("does it know `{name}`?")
-        };
-        return Failure::failed(format!("signing in as `{name}`: `{place}` shows a page instead of going on; {hint}"));
+        return Failure::failed(format!(
+            "signing in as `{name}`: `{place}` asks something instead of going on: either it knows nobody of that \
+             name (`doorward dev` has alice, bob, carol and dave), or there are several providers and `--provider` \
+             chooses"
+        ));
     }
     let exit = if answer.status == StatusCode::FORBIDDEN { Exit::Denied } else { Exit::Failed };
     let text = String::from_utf8_lossy(&answer.body);

@@ -219,7 +219,9 @@ async fn listening(
         ));
     }
     let asked = args.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let fails = |error: std::io::Error| Failure::usage(format!("listening on {asked}: {error}"));
+    let fails = |error: std::io::Error| {
+        Failure::usage(format!("listening on {asked}: {error}; leave `--listen` out for a free port"))
+    };
     let listener = TcpListener::bind(asked).await.map_err(fails)?;
     let address = listener.local_addr().map_err(fails)?;
     let secret = BASE64URL_NOPAD.encode(&context.entropy.bytes_32());
@@ -239,7 +241,11 @@ fn bind_socket(path: &Path) -> Result<UnixListener, Failure> {
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     // Made in a folder that nobody else can enter, closed to others, and only then put in place.
-    let folder = tempfile::Builder::new().prefix(".doorward-").tempdir_in(parent).map_err(|error| fails(&error))?;
+    let folder = tempfile::Builder::new().prefix(".doorward-").tempdir_in(parent).map_err(|error| {
+        // The name of a folder that was not made says nothing to anybody.
+        let cause = std::io::Error::from(error.kind());
+        fails(&format!("making it in `{}`: {cause}", parent.display()))
+    })?;
     let inside = folder.path().join("s");
     let listener = UnixListener::bind(&inside).map_err(|error| fails(&error))?;
     fs::set_permissions(&inside, Permissions::from_mode(0o600)).map_err(|error| fails(&error))?;

@@ -83,6 +83,7 @@ impl Server {
                     "verification_uri_complete": format!("{origin}/device?code=WDJB-MJHT"), "expires_in": 600, "interval": 1}),
             ),
             "/oauth2/token" => self.token(seen),
+            "/.well-known/oauth-authorization-server" => json_reply(200, &json!({"issuer": origin})),
             other => panic!("{other}"),
         }
     }
@@ -219,7 +220,8 @@ async fn signing_in_by_name_goes_nowhere_but_to_dev() {
     let choosing = door(Twist::Page).await;
     let person = Person::at(&choosing);
     let failure = login::run(&person.context, &sign_in_as("alice")).await.unwrap_err();
-    assert!(failure.problem.detail.unwrap().contains("--provider"));
+    let detail = failure.problem.detail.unwrap();
+    assert!(detail.contains("--provider") && detail.contains("knows nobody of that name"), "{detail}");
 
     let mut person = Person::at(&choosing);
     person.context.global.server = Some("https://doorward.example.com".to_owned());
@@ -281,6 +283,30 @@ async fn the_browsers_answer_is_taken_once_and_only_with_its_state() {
     outcome.unwrap();
     assert!(person.context.profile().unwrap().load().unwrap().is_some());
     assert!(TcpStream::connect(format!("127.0.0.1:{port}")).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn no_address_is_printed_of_a_door_that_is_not_there() {
+    let door = door(Twist::None).await;
+    let mut person = Person::at(&door);
+    person.context.global.server = Some("https://127.0.0.1:1".to_owned());
+    let args = LoginArgs { print_url: true, ..LoginArgs::default() };
+    let failure = login::run(&person.context, &args).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Unreachable);
+    assert_eq!(person.talk.text(), "");
+}
+
+#[tokio::test]
+async fn a_file_without_authorities_is_named() {
+    let door = door(Twist::None).await;
+    let mut person = Person::at(&door);
+    let file = person.home.path().join("notes.txt");
+    std::fs::write(&file, "no certificate").unwrap();
+    person.context.global.ca = Some(file.clone());
+    let failure = login::run(&person.context, &sign_in_as("alice")).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Usage);
+    let detail = failure.problem.detail.unwrap();
+    assert!(detail.contains(&file.display().to_string()) && detail.contains("no certificate in it"), "{detail}");
 }
 
 #[tokio::test]

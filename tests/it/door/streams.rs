@@ -1,0 +1,145 @@
+//! What is long: streams, upgrades, bodies, and their end; a28.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use doorward::model::Ttl;
+use futures_util::{SinkExt, StreamExt};
+use http::Method;
+use http_body_util::BodyExt;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::fixture::{BOTH, Door, Person, Plan, Speaks, full, host, with_door};
+
+type Socket = tokio_tungstenite::WebSocketStream<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>;
+
+async fn websocket(door: &Door, person: &Person) -> Socket {
+    let stream = door.connect("app", Some(person), Speaks::Http1).await.unwrap();
+    let url = format!("wss://{}:{}/ws", host("app"), door.address.port());
+    let (socket, response) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+    assert_eq!(response.status(), 101);
+    assert!(response.headers().contains_key("doorward-decision"));
+    socket
+}
+
+#[test]
+fn a28_a_session_that_ends_takes_its_streams_along() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let mut http2 = door.client("app", Some(&alice), Speaks::Http2).await;
+        let mut http1 = door.client("app", Some(&alice), Speaks::Http1).await;
+        assert_eq!(http2.get("/x").await.status, 200);
+        assert_eq!(http1.get("/x").await.status, 200);
+        let mut socket = websocket(door, &alice).await;
+        socket.send(Message::text("hello")).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
+        let mut streams = Vec::new();
+        for speaks in BOTH {
+            let mut client = door.client("app", Some(&alice), speaks).await;
+            let request = client.request(Method::GET, "/sse").body(full("")).unwrap();
+            let mut body = client.send(request).await.unwrap().into_body();
+            for _ in 0..3 {
+                assert!(body.frame().await.unwrap().is_ok());
+            }
+            streams.push((client, body));
+        }
+        let before = door.raw.count();
+        let ended = Instant::now();
+        door.revoke(&alice).await;
+        for client in [&mut http2, &mut http1] {
+            let got = client.get("/x").await;
+            assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "session_ended"));
+        }
+        for (_client, mut body) in streams {
+            let cut =
+                tokio::time::timeout(Duration::from_secs(1), async { while let Some(Ok(_)) = body.frame().await {} });
+            cut.await.expect("a stream outlived its session");
+        }
+        let cut =
+            tokio::time::timeout(Duration::from_secs(1), async { while let Some(Ok(_)) = socket.next().await {} });
+        cut.await.expect("a WebSocket outlived its session");
+        assert!(ended.elapsed() < Duration::from_secs(1), "{:?}", ended.elapsed());
+        assert_eq!(door.raw.count(), before);
+        // The upstream is told too.
+        for _ in 0..20 {
+            if door.raw.open.load(std::sync::atomic::Ordering::SeqCst) <= 2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}
+
+#[test]
+fn a28_a_certificate_that_ends_in_mid_connection_is_no_credential_any_more() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let mut clients = Vec::new();
+        for speaks in BOTH {
+            clients.push(door.client("app", Some(&alice), speaks).await);
+        }
+        for client in &mut clients {
+            assert_eq!(client.get("/x").await.status, 200);
+        }
+        let before = door.raw.count();
+        door.clock.advance(Ttl::hours(2));
+        for client in &mut clients {
+            let got = client.get("/x").await;
+            assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "bad_credential"));
+        }
+        assert_eq!(door.raw.count(), before);
+    });
+}
+
+#[test]
+fn websocket_messages_pass_both_ways() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let mut socket = websocket(door, &alice).await;
+        for size in [0, 1, 125, 126, 70_000] {
+            let message = Message::binary(vec![7u8; size]);
+            socket.send(message.clone()).await.unwrap();
+            assert_eq!(socket.next().await.unwrap().unwrap(), message);
+        }
+        socket.close(None).await.unwrap();
+    });
+}
+
+#[test]
+fn grpc_passes_with_its_trailers() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        for speaks in BOTH {
+            let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+            let mut client = door.client("rpc", Some(&alice), speaks).await;
+            let got = client.ask(Method::POST, "/pkg.Service/Method", &headers, b"\0\0\0\0\x02hi").await;
+            assert_eq!(got.status, 200, "{}", got.text());
+            assert_eq!(got.body, Bytes::from_static(b"\0\0\0\0\x02hi"));
+            if speaks == Speaks::Http2 {
+                assert_eq!(got.trailers.unwrap()["grpc-status"], "0");
+            }
+            let seen = door.h2c.seen().pop().unwrap();
+            assert_eq!(seen.target.rsplit_once("/pkg.").map(|(_, rest)| rest), Some("Service/Method"));
+            assert_eq!(
+                seen.headers.get("te").map(|value| value.as_bytes()),
+                (speaks == Speaks::Http2).then_some(&b"trailers"[..])
+            );
+            assert_eq!(seen.headers["content-type"], "application/grpc");
+        }
+    });
+}
+
+#[test]
+fn a_mebibyte_passes_both_ways_unchanged() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let body: Vec<u8> = (0..1024 * 1024u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        for speaks in BOTH {
+            for service in ["app", "rpc"] {
+                let got = door.client(service, Some(&alice), speaks).await.ask(Method::PUT, "/big", &[], &body).await;
+                assert_eq!(got.status, 200);
+                assert!(got.body == body, "{service} {speaks:?}: {} bytes", got.body.len());
+            }
+        }
+    });
+}
