@@ -15,6 +15,7 @@ mod canonical;
 mod cli;
 mod config;
 mod console;
+mod crash;
 mod demo;
 mod dev_provider;
 mod dev_upstream;
