@@ -34,7 +34,7 @@ fn the_demo_plays_every_step_to_its_right_end() {
         "/v1/deployments/staging\n      201 Created",
         "doorward-assertion: eyJ",
         "reason    no_policy_match",
-        "remedy    doorward request ops-api/deploy-prod --reason \"…\"",
+        "remedy    doorward request ops-api/deploy-prod --reason TEXT --ticket TICKET",
         "alice $ doorward why dec_",
         "dave $ doorward login --as dave",
         "carol $ doorward revoke ses_",
