@@ -24,7 +24,7 @@ const OWN_COOKIE_PREFIX: &[u8] = b"__host-doorward";
 /// Names are folded into a buffer of this size; a longer one can match by its beginning only.
 const FOLDED_BYTES_MAX: usize = 64;
 
-/// Whether the client's `Authorization` goes on to the upstream.
+/// Whether the client's `Authorization`, and the `DPoP` proof that belongs to it (RFC 9449), goes on to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PassAuthorization {
     /// The field is this gateway's.
@@ -96,10 +96,9 @@ const RESERVED_PREFIXES: [&str; 42] = [
 ];
 
 /// Whole folded names of the same kind, sorted.
-const RESERVED_NAMES: [&str; 46] = [
+const RESERVED_NAMES: [&str; 45] = [
     "base-url",
     "client-ip",
-    "dpop",
     "expect",
     "front-end-https",
     "host-override",
@@ -195,7 +194,8 @@ pub fn strip_client_headers(headers: &mut HeaderMap, authorization: PassAuthoriz
     let mut doomed: Vec<HeaderName> = Vec::new();
     for name in headers.keys() {
         if is_refused_from_clients(name.as_str())
-            || (authorization == PassAuthorization::Withhold && name == header::AUTHORIZATION)
+            || (authorization == PassAuthorization::Withhold
+                && (name == header::AUTHORIZATION || name.as_str() == "dpop"))
         {
             doomed.push(name.clone());
         }

@@ -158,7 +158,6 @@ fn what_applications_need_stays() {
         ("depth", "1"),
         ("x-amz-date", "d"),
         ("x-grafana-org-id", "1"),
-        ("dpop", "x"),
     ];
     assert_eq!(stripped(&fields), headers(&fields));
 }
