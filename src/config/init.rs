@@ -16,6 +16,8 @@ use data_encoding::BASE64;
 use crate::model::Secret;
 
 const TEMPLATE: &str = include_str!("template.toml");
+/// Where a database URL with a password is kept.
+const DATABASE_URL: &str = "keys/database.url";
 
 /// What a new installation is to be told.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub struct InitOptions {
     /// `server.public_port`.
     pub public_port: Option<u16>,
     /// `storage.url`; a relative SQLite path starts at the new folder.
+    /// With a password it is written to `keys/database.url`, and the file is named.
     pub storage_url: String,
     /// `telemetry.listen`; none is `off`.
     pub telemetry: Option<SocketAddr>,
@@ -165,6 +168,9 @@ pub fn write_installation(
         let text = format!("{}\n", provider.client_secret.expose());
         files.push(New::private(&secret_path(provider), text));
     }
+    if has_password(&options.storage_url) {
+        files.push(New::private(DATABASE_URL, format!("{}\n", options.storage_url)));
+    }
     for (path, text) in examples {
         if !Path::new(path).components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(InitError::Outside((*path).to_owned()));
@@ -224,6 +230,11 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), InitError> {
     made.map_err(|cause| InitError::Write { path: path.to_path_buf(), cause })
 }
 
+/// Whether a database URL may not stand in `doorward.toml` itself, which anybody may read.
+fn has_password(storage_url: &str) -> bool {
+    url::Url::parse(storage_url).is_ok_and(|url| url.password().is_some())
+}
+
 fn secret_path(provider: &InitProvider) -> String {
     format!("keys/{}.secret", provider.name)
 }
@@ -242,13 +253,17 @@ fn render(options: &InitOptions) -> String {
         providers => providers.iter().map(|provider| render_provider(provider) + "\n").collect(),
     };
     let telemetry = options.telemetry.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    let storage_url = match has_password(&options.storage_url) {
+        true => format!("{{ file = {} }}", quoted(DATABASE_URL)),
+        false => quoted(&options.storage_url),
+    };
     TEMPLATE
         .replace("{{listen}}", &quoted(&options.listen.to_string()))
         .replace("{{domain}}", &quoted(&options.domain))
         .replace("{{control_host}}", &quoted(&options.control_host))
         .replace("{{public_port}}", &public_port)
         .replace("{{redirect_uri}}", &redirect_uri)
-        .replace("{{storage_url}}", &quoted(&options.storage_url))
+        .replace("{{storage_url}}", &storage_url)
         .replace("{{telemetry}}", &quoted(&telemetry))
         .replace("{{providers}}", &providers)
 }
