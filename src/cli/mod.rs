@@ -83,7 +83,7 @@ fn carried_out(context: &Context, command: Command) -> Exit {
     match dispatch(context, command) {
         Ok(()) => Exit::Done,
         Err(mut failure) => {
-            told_how_to_sign_in(&context, &mut failure);
+            told_how_to_sign_in(context, &mut failure);
             context.printer.failure(&failure);
             failure.exit
         }

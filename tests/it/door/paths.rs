@@ -124,7 +124,7 @@ fn a09_a10_target_forms_are_one_form_or_refused() {
             format!("{own}:443"),
             "x".to_owned(),
             "!".to_owned(),
-            format!("https://evil.example/x"),
+            "https://evil.example/x".to_owned(),
             format!("https://user@{own}/x"),
             format!("ftp://{own}/x"),
             format!("https://{own}/../admin"),
