@@ -12,9 +12,10 @@ use std::fmt;
 use data_encoding::BASE64URL_NOPAD;
 use subtle::ConstantTimeEq;
 
+use crate::audit::{Event, EventType, Outcome};
 use crate::identity::cookie::CookieValue;
 use crate::identity::directory::CookieEntry;
-use crate::model::{SessionId, SessionKind, Timestamp, Ttl};
+use crate::model::{Session, SessionId, SessionKind, Timestamp, Ttl};
 use crate::policy::ClientCertificate;
 use crate::store::{ServiceHandover, StoreError, StoredCookie};
 
@@ -174,9 +175,20 @@ pub async fn redeem(desk: &Desk, code: &str, host: &str, flow: &str, now: Timest
         expires_at: stored.session.expires_at,
     };
     tx.session_cookie_insert(&kept, now).await?;
+    tx.event_append(&cookie_event(desk, &stored.session, host, now)).await?;
     tx.commit().await?;
     let session = stored.session.id;
     desk.directory.insert(stored.session);
     desk.directory.cookie_insert(kept.hash, CookieEntry { session, host: kept.host.into() });
     Ok(Redeemed { cookie, session, return_to: handover.return_to })
+}
+
+/// A session got a cookie at another host: a credential like any other.
+fn cookie_event(desk: &Desk, session: &Session, host: &str, now: Timestamp) -> Event {
+    let mut event = Event::new(desk.event_id(now), now, EventType::CredentialIssued, Outcome::Success);
+    event.actor.principal = Some(session.principal.clone());
+    event.actor.session = Some(session.id);
+    event.resource = Some(session.id.to_string().into());
+    event.service = desk.policies.load().service_for_host(host).map(|service| service.name.clone());
+    event.with("kind", "cookie").with("host", host)
 }
