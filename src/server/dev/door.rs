@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -168,7 +169,9 @@ fn files(path: &Path) -> impl FnOnce(io::Error) -> DevError + '_ {
 
 async fn fresh(options: &DevOptions, clock: &Arc<dyn Clock>, entropy: &Arc<dyn Entropy>) -> Result<Parts, DevError> {
     let dir = &options.dir;
-    std::fs::create_dir_all(dir.join("keys")).map_err(files(dir))?;
+    let keys = dir.join("keys");
+    std::fs::create_dir_all(dir).map_err(files(dir))?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys).map_err(files(&keys))?;
     let dir = &dir.canonicalize().map_err(files(dir))?;
     let (listener, listen) = open(options.listen)?;
     let upstream =
