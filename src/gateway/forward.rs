@@ -67,8 +67,14 @@ pub async fn forward(
         let outcome = tokio::select! {
             biased;
             outcome = lane.send(request) => outcome,
-            () = permit.streams.cancelled() => return Err(Refusal::SessionEnded),
-            () = late(&sent, first_byte) => return Err(Refusal::Upstream(UpstreamFault::Slow)),
+            () = permit.streams.cancelled() => {
+                lane.discard();
+                return Err(Refusal::SessionEnded);
+            }
+            () = late(&sent, first_byte) => {
+                lane.discard();
+                return Err(Refusal::Upstream(UpstreamFault::Slow));
+            }
         };
         match outcome {
             Ok(response) => return answer(response, lane, sent),

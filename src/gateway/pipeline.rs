@@ -34,6 +34,8 @@ struct Known {
     caller: Option<Caller>,
     named: Option<Principal>,
     verdict: Option<Verdict>,
+    /// The decision to pass it on is on record: what goes wrong from here is its outcome.
+    opened: bool,
 }
 
 /// Answers one request. It never fails: what goes wrong is an answer.
@@ -106,6 +108,7 @@ async fn pass(
     let client = routed.canonical.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     // ORDER: the decision is on record before anything of the request goes upstream.
     record::open(worker, snapshot, channel, exchange, routed, caller, &permitted).await?;
+    known.opened = true;
     let permit =
         Permit { streams: caller.streams.clone(), ends_at: caller.ends_at, clock: worker.shared.clock.clone() };
     let (head, body) = request.into_parts();
@@ -156,6 +159,11 @@ async fn refuse(
     } else {
         refusal
     };
+    let metadata = format!("{}/.well-known/oauth-protected-resource", worker.shared.settings.origin);
+    if let (true, Some(routed), Some(caller)) = (known.opened, routed, caller) {
+        record::fail(worker, channel, exchange, &refusal, routed, caller);
+        return refusal.response(exchange.decision, form, &metadata);
+    }
     record::refuse(
         worker,
         snapshot,
@@ -172,6 +180,5 @@ async fn refuse(
     if let (Form::Page, true, Some(routed)) = (form, refusal.is_about_credentials(), routed.filter(optional)) {
         return browser::to_sign_in(worker, routed, exchange);
     }
-    let metadata = format!("{}/.well-known/oauth-protected-resource", worker.shared.settings.origin);
     refusal.response(exchange.decision, form, &metadata)
 }

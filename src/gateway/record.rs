@@ -166,6 +166,31 @@ pub async fn refuse(
     }
 }
 
+/// Records that a request whose decision stands got no answer from its upstream. Its own event: the
+/// decision's id is taken by the decision.
+pub fn fail(
+    worker: &Worker,
+    channel: &Channel,
+    exchange: &Exchange,
+    refusal: &Refusal,
+    routed: &Routed,
+    caller: &Caller,
+) {
+    let now = worker.now();
+    let id = EventId::fresh(now, &*worker.shared.entropy);
+    let mut event = Event::new(id, now, EventType::ExchangeEnded, Outcome::Failed);
+    event.decision = Some(exchange.decision);
+    event.service = Some(routed.entry.service.name.clone());
+    event.actor = actor(channel, Some(caller));
+    event.trace_id = Some(Arc::clone(&exchange.trace_id));
+    event.reason = Some(refusal.reason().into());
+    event.data.insert("status".to_owned(), refusal.status().as_u16().into());
+    let millis = u64::try_from(exchange.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    event.data.insert("duration_ms".to_owned(), millis.into());
+    routed.entry.metrics.refuse(refusal.reason());
+    worker.shared.recorder.offer(event);
+}
+
 /// Records the outcome of what was passed on, once its answer has ended or broken off.
 pub struct Close {
     shared: Arc<Shared>,

@@ -31,6 +31,8 @@ use super::refusal::UpstreamFault;
 const IDLE_MAX: usize = 64;
 /// How long a connection may lie idle before it is not used again.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(20);
+/// How long a connection may take to be ready again after its last answer.
+const READY_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long an upstream that could not be reached is left alone at first, and at most.
 const REST_FIRST: Duration = Duration::from_millis(250);
 const REST_MAX: Duration = Duration::from_secs(5);
@@ -220,8 +222,10 @@ impl Pool {
                 continue;
             }
             let mut sender = idle.sender;
-            // The connection's task may still be finishing the last exchange; a dead one says so.
-            if sender.ready().await.is_ok() {
+            // The connection's task may still be finishing the last exchange; a dead one says so. One
+            // that was answered early and still takes somebody's slow upload is given up: nobody
+            // waits for another's body.
+            if matches!(tokio::time::timeout(READY_TIMEOUT, sender.ready()).await, Ok(Ok(()))) {
                 return Some(Sender::Http1(sender));
             }
         }
