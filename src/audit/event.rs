@@ -66,6 +66,52 @@ event_types! {
     LockSet = "lock.set",
     /// A bar was lifted.
     LockCleared = "lock.cleared",
+    /// An entitlement was asked for.
+    RequestCreated = "request.created",
+    /// An approver said yes.
+    RequestApproved = "request.approved",
+    /// An approver said no.
+    RequestDenied = "request.denied",
+    /// The requester took it back.
+    RequestWithdrawn = "request.withdrawn",
+    /// Nobody answered in time.
+    RequestTimedOut = "request.timed_out",
+    /// An approval stopped counting, since what it opened became wider.
+    RequestVoided = "request.voided",
+    /// A grant waits for its start or for a place.
+    GrantScheduled = "grant.scheduled",
+    /// A grant became active.
+    GrantActive = "grant.active",
+    /// A grant lasts longer than before.
+    GrantExtended = "grant.extended",
+    /// A grant reached its end.
+    GrantExpired = "grant.expired",
+    /// A grant was ended by someone else than its holder.
+    GrantRevoked = "grant.revoked",
+    /// A grant was ended by its holder.
+    GrantDropped = "grant.dropped",
+    /// A workload's token was not exchanged.
+    ExchangeRefused = "token.exchange_refused",
+    /// A credential ended or was withdrawn.
+    CredentialRevoked = "credential.revoked",
+    /// A credential could not be withdrawn yet.
+    CredentialRevokeFailed = "credential.revoke_failed",
+    /// The emergency path was opened.
+    BreakGlassOpened = "breakglass.opened",
+    /// Somebody failed to use the emergency path.
+    BreakGlassRefused = "breakglass.refused",
+    /// An opening was closed before its end.
+    BreakGlassClosed = "breakglass.closed",
+    /// An opening reached its end.
+    BreakGlassExpired = "breakglass.expired",
+    /// An opening or an emergency grant was reviewed by one person.
+    BreakGlassReviewed = "breakglass.reviewed",
+    /// The emergency path was exercised without opening anything.
+    BreakGlassDrilled = "breakglass.drilled",
+    /// Custodians or threshold are not those that were last recorded.
+    BreakGlassCustodiansChanged = "breakglass.custodians_changed",
+    /// A notice could not be delivered and is not tried again.
+    NoticeDead = "notice.dead",
     /// Policies came into force.
     PolicyLoaded = "policy.loaded",
     /// Policies were refused; the old ones stay.
@@ -74,6 +120,20 @@ event_types! {
     KeyChanged = "key.changed",
     /// The record was read.
     AuditRead = "audit.read",
+    /// The record was exported.
+    AuditExported = "audit.exported",
+    /// A log was opened, or its key changed.
+    AuditLogOpened = "audit.log_opened",
+    /// Decisions that were spooled while the database was away were merged.
+    AuditSpoolMerged = "audit.spool_merged",
+    /// Old events were pruned; their hashes stay.
+    AuditPruned = "audit.pruned",
+    /// A person's values were erased from the record.
+    AuditErased = "audit.erased",
+    /// An access review was begun, decided in part, or closed.
+    AccessReviewed = "review.recorded",
+    /// The clock stepped.
+    ClockStepped = "clock.stepped",
     /// The gateway began or ended.
     NodeStarted = "node.started",
     /// The gateway ended in good order.
