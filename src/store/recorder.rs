@@ -298,7 +298,8 @@ impl Recorder {
     /// and node, else in a count. A counted one is answered with `Ok` at once.
     pub fn refused_anonymous(&self, event: Event) -> Submitted {
         let mut queue = self.0.lock();
-        let room = queue.entries.len() < self.0.room(&event) && queue.state.keeping != Keeping::Nowhere && !queue.closed;
+        let room =
+            queue.entries.len() < self.0.room(&event) && queue.state.keeping != Keeping::Nowhere && !queue.closed;
         if !room {
             queue.refusals.count(&event);
         } else if queue.refusals.admit(&event, self.0.settings.refusal_rates) {

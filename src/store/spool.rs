@@ -229,7 +229,9 @@ impl Disk {
                 let (file, tail) = SpoolFile::open(&self.settings.path, self.settings.bytes, &*self.entropy)?;
                 match tail {
                     Tail::Whole => {}
-                    Tail::Torn => tracing::warn!("the spool's last batch was torn by a crash; nobody was answered for it"),
+                    Tail::Torn => {
+                        tracing::warn!("the spool's last batch was torn by a crash; nobody was answered for it")
+                    }
                     Tail::Altered { kept } => tracing::error!(
                         kept = %kept.display(),
                         "the spool was altered or damaged; what can still be proven is merged, and the file is kept"

@@ -224,11 +224,7 @@ impl SpoolFile {
         let mut end = self.end;
         let mut bytes = Vec::with_capacity(records.iter().map(|record| record.len() + 36).sum::<usize>() + 4);
         for record in records {
-            end = Place {
-                at: end.at + framed(record.len()),
-                chain: chained(&end.chain, record),
-                count: end.count + 1,
-            };
+            end = Place { at: end.at + framed(record.len()), chain: chained(&end.chain, record), count: end.count + 1 };
             bytes.extend_from_slice(&u32::try_from(record.len()).unwrap_or(u32::MAX).to_be_bytes());
             bytes.extend_from_slice(record);
             bytes.extend_from_slice(&end.chain);
