@@ -45,5 +45,6 @@ mod sign_in_certified;
 mod sign_in_dev;
 mod sign_in_scene;
 mod signing_key;
+mod spool;
 mod store_record;
 mod support;
