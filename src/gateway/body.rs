@@ -128,7 +128,17 @@ impl Relay {
     /// `trailers` cleans the trailer section.
     #[must_use]
     pub fn new(inner: Incoming, permit: Permit, idle: Ttl, bytes_max: u64, trailers: fn(&mut http::HeaderMap)) -> Self {
-        Self { inner, permit, idle, bytes_max, progress: Rc::default(), ending: None, waiting: None, pace: None, trailers }
+        Self {
+            inner,
+            permit,
+            idle,
+            bytes_max,
+            progress: Rc::default(),
+            ending: None,
+            waiting: None,
+            pace: None,
+            trailers,
+        }
     }
 
     /// Demands a minimum rate of whoever sends it: only the time in which we wait for them counts.

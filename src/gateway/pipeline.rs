@@ -133,10 +133,8 @@ async fn pass(
 fn pace_of(worker: &Worker, channel: &Channel, headers: &HeaderMap) -> Option<PaceLimits> {
     let grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
     let is_grpc = headers.get(CONTENT_TYPE).is_some_and(grpc);
-    (channel.http2 && !is_grpc).then(|| PaceLimits {
-        bytes_per_second: worker.shared.settings.body_rate_min,
-        ..PaceLimits::default()
-    })
+    (channel.http2 && !is_grpc)
+        .then(|| PaceLimits { bytes_per_second: worker.shared.settings.body_rate_min, ..PaceLimits::default() })
 }
 
 /// A node that has not confirmed the revocation feed for too long lets ordinary callers through

@@ -21,7 +21,12 @@ use tokio_util::sync::CancellationToken;
 use crate::support::TestClock;
 
 /// What one upload came to: why it failed, if it did, and when.
-async fn upload(every: Duration, bytes: usize, count: usize, pace: Option<PaceLimits>) -> (Option<BodyError>, Duration) {
+async fn upload(
+    every: Duration,
+    bytes: usize,
+    count: usize,
+    pace: Option<PaceLimits>,
+) -> (Option<BodyError>, Duration) {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let (told, mut failed) = mpsc::unbounded_channel();
     let serve = tokio::task::spawn_local(async move {
@@ -46,13 +51,15 @@ async fn upload(every: Duration, bytes: usize, count: usize, pace: Option<PaceLi
                 Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
             }
         });
-        let _ended = hyper::server::conn::http2::Builder::new(Local).serve_connection(TokioIo::new(server), service).await;
+        let _ended =
+            hyper::server::conn::http2::Builder::new(Local).serve_connection(TokioIo::new(server), service).await;
     });
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(client)).await.unwrap();
     tokio::spawn(connection);
     let (body, source) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
-    let stream = futures_util::stream::unfold(source, |mut source| async { source.recv().await.map(|it| (it, source)) });
+    let stream =
+        futures_util::stream::unfold(source, |mut source| async { source.recv().await.map(|it| (it, source)) });
     let request = Request::post("http://a/x").body(StreamBody::new(Box::pin(stream))).unwrap();
     let answer = tokio::spawn(sender.send_request(request));
     let began = Instant::now();
