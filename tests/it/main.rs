@@ -11,6 +11,7 @@
 
 mod api;
 mod api_house;
+mod body_pace;
 mod canonical;
 mod cli;
 mod config;
@@ -45,5 +46,6 @@ mod sign_in_certified;
 mod sign_in_dev;
 mod sign_in_scene;
 mod signing_key;
+mod spool;
 mod store_record;
 mod support;
