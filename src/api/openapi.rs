@@ -48,11 +48,9 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/sessions" => {
             ("Live sessions: one's own, or with `all` those that one may revoke", page("Session"), None)
         }
-        "/api/v1/sessions/{id}/revoke" => (
-            "Ends a session; one that is over is answered the same",
-            shape("Session"),
-            body("Revoke"),
-        ),
+        "/api/v1/sessions/{id}/revoke" => {
+            ("Ends a session; one that is over is answered the same", shape("Session"), body("Revoke"))
+        }
         "/api/v1/locks" if method == "GET" => {
             ("Who is barred, for those who may bar or read the record", page("Lock"), None)
         }

@@ -1,9 +1,9 @@
 //! From what operations answer to what stands on paper.
 
-use crate::control::{Lock, StoredSession};
 use crate::control::decision::Explained;
 use crate::control::oauth::Granted;
 use crate::control::service::{Reach, Reachable};
+use crate::control::{Lock, StoredSession};
 use crate::model::{Principal, Session, SessionId, Timestamp};
 use crate::policy::Entitlement;
 use crate::wire;

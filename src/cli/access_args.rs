@@ -7,18 +7,8 @@ use super::args::{length, moment, parameter, reason};
 use crate::model::{EntitlementName, Timestamp, Ttl};
 
 /// The states that a request can be listed by.
-const REQUEST_STATES: [&str; 10] = [
-    "pending",
-    "approved",
-    "scheduled",
-    "active",
-    "expired",
-    "revoked",
-    "dropped",
-    "denied",
-    "withdrawn",
-    "timed_out",
-];
+const REQUEST_STATES: [&str; 10] =
+    ["pending", "approved", "scheduled", "active", "expired", "revoked", "dropped", "denied", "withdrawn", "timed_out"];
 
 pub(super) const REQUEST_EXAMPLES: &str = "\
 Examples:

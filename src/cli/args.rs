@@ -128,13 +128,17 @@ pub enum Command {
     #[command(before_help = REQUEST_EXAMPLES)]
     Request(RequestArgs),
     /// What was asked for: your own, or what waits for your answer
-    #[command(before_help = "Examples:\n  doorward requests\n  doorward requests --to-approve\n  doorward requests --all --state pending -o json")]
+    #[command(
+        before_help = "Examples:\n  doorward requests\n  doorward requests --to-approve\n  doorward requests --all --state pending -o json"
+    )]
     Requests(RequestsArgs),
     /// A request or grant, whole
     #[command(before_help = "Examples:\n  doorward show req_…\n  doorward show grt_… -o json")]
     Show(ShowArgs),
     /// Say yes to a request; on a terminal it is shown first
-    #[command(before_help = "Examples:\n  doorward approve req_…\n  doorward approve req_… --reason \"as agreed\" --yes")]
+    #[command(
+        before_help = "Examples:\n  doorward approve req_…\n  doorward approve req_… --reason \"as agreed\" --yes"
+    )]
     Approve(ApproveArgs),
     /// Say no to a request, which ends it
     #[command(before_help = "Example:\n  doorward deny req_… --reason \"not during the freeze\"")]
@@ -152,10 +156,14 @@ pub enum Command {
     #[command(before_help = "Example:\n  doorward drop grt_…")]
     Drop(DropArgs),
     /// End a grant or a session at once, its open streams too
-    #[command(before_help = "Examples:\n  doorward revoke grt_… --reason \"wrong cluster\"\n  doorward revoke ses_… --reason \"laptop lost\"")]
+    #[command(
+        before_help = "Examples:\n  doorward revoke grt_… --reason \"wrong cluster\"\n  doorward revoke ses_… --reason \"laptop lost\""
+    )]
     Revoke(RevokeArgs),
     /// Bar somebody from everything until it is lifted
-    #[command(before_help = "Examples:\n  doorward lock alice@example.com --reason \"laptop lost\"\n  doorward lock 'User::\"corp|alice\"' --reason \"laptop lost\"")]
+    #[command(
+        before_help = "Examples:\n  doorward lock alice@example.com --reason \"laptop lost\"\n  doorward lock 'User::\"corp|alice\"' --reason \"laptop lost\""
+    )]
     Lock(LockArgs),
     /// Lift the bar
     #[command(before_help = "Example:\n  doorward unlock alice@example.com --reason \"it was found\"")]

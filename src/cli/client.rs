@@ -218,7 +218,8 @@ impl Client {
         if let Ok(mut problem) = serde_json::from_slice::<Problem>(&answer.body) {
             problem.status = status.as_u16();
             if problem.reason == "no_route" && problem.detail.is_none() {
-                problem.detail = Some("this door does not know how to do that; it may be older than this command".into());
+                problem.detail =
+                    Some("this door does not know how to do that; it may be older than this command".into());
             }
             return ClientError::Refused(Box::new(problem));
         }

@@ -126,7 +126,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Whoami => wait_for(whoami::run(context)),
         Command::Services => wait_for(services::run(context)),
         Command::Sessions(args) => wait_for(sessions::run(context, &args)),
-                Command::Curl(args) => wait_for(async { Err(curl::run(context, &args).await) }),
+        Command::Curl(args) => wait_for(async { Err(curl::run(context, &args).await) }),
         Command::Proxy(args) => wait_for(proxy::run(context, &args)),
         Command::Request(args) => wait_for(request::run(context, &args)),
         Command::Requests(args) => wait_for(requests::run(context, &args)),

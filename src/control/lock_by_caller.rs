@@ -109,7 +109,11 @@ pub async fn clear(
 /// When the database is away.
 pub async fn list(desk: &Desk, caller: &Caller, now: Timestamp) -> Result<Vec<Lock>, LockError> {
     let may = [InstallationAction::Lock, InstallationAction::ReadAudit];
-    if may.into_iter().any(|action| caller.may(desk, action, now)) { lock::list(&desk.store).await } else { Ok(Vec::new()) }
+    if may.into_iter().any(|action| caller.may(desk, action, now)) {
+        lock::list(&desk.store).await
+    } else {
+        Ok(Vec::new())
+    }
 }
 
 async fn named(desk: &Desk, caller: &Caller, name: &str, now: Timestamp) -> Result<Principal, ChangeLockError> {

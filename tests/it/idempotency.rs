@@ -73,8 +73,7 @@ async fn of_fifty_at_once_with_one_key_one_is_done() {
         let body = json!({ "principal": "dev|alice", "reason": "a test" });
         let all = (0..50).map(|_| keyed(&house, &carol, "k", "/api/v1/locks", &body));
         let answers = futures_join(all).await;
-        let fresh =
-            answers.iter().filter(|a| a.status == 200 && a.header("idempotency-replayed").is_empty()).count();
+        let fresh = answers.iter().filter(|a| a.status == 200 && a.header("idempotency-replayed").is_empty()).count();
         assert_eq!(fresh, 1);
         for answer in &answers {
             let same = answer.status == 200 || answer.text("/reason") == "in_progress";
@@ -94,11 +93,7 @@ async fn futures_join<F: Future<Output = Answer>>(all: impl Iterator<Item = F>) 
             }
             std::task::Poll::Pending => true,
         });
-        if all.is_empty() {
-            std::task::Poll::Ready(std::mem::take(&mut done))
-        } else {
-            std::task::Poll::Pending
-        }
+        if all.is_empty() { std::task::Poll::Ready(std::mem::take(&mut done)) } else { std::task::Poll::Pending }
     })
     .await
 }
@@ -120,7 +115,8 @@ async fn a_locked_person_is_refused_at_once_until_it_is_lifted() {
         assert_eq!(listed.body["items"][0]["reason"], "laptop lost");
         let (bob, _, _) = house.command_line("bob").await;
         assert_eq!(house.get(&bob, "/api/v1/locks").await.body["items"], json!([]), "who is barred is not for all");
-        let cleared = house.json(&carol, "/api/v1/locks/clear", &json!({ "principal": "alice", "reason": "found" })).await;
+        let cleared =
+            house.json(&carol, "/api/v1/locks/clear", &json!({ "principal": "alice", "reason": "found" })).await;
         assert_eq!((cleared.status.as_u16(), &cleared.body["active"]), (200, &json!(false)));
         assert_eq!(house.get(&alice, "/api/v1/whoami").await.status, 200);
         for (body, status) in [

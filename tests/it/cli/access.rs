@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use doorward::cli::access_args::{
-    AnswerArgs, ApproveArgs, DropArgs, ExtendArgs, GrantsArgs, LockArgs, RequestArgs, RequestsArgs, RevokeArgs, ShowArgs,
+    AnswerArgs, ApproveArgs, DropArgs, ExtendArgs, GrantsArgs, LockArgs, RequestArgs, RequestsArgs, RevokeArgs,
+    ShowArgs,
 };
 use doorward::cli::args::Format;
 use doorward::cli::exit::Exit;
@@ -55,7 +56,9 @@ fn answer(seen: &Seen) -> Reply {
         "/api/v1/grants" => page(&[grant_json("active")]),
         "/api/v1/sessions" => page(&[]),
         path if path == format!("/api/v1/requests/{FIRST}") => json_reply(200, &request_json(FIRST, "pending")),
-        path if path == format!("/api/v1/requests/{FIRST}/approvals") => json_reply(200, &request_json(FIRST, "active")),
+        path if path == format!("/api/v1/requests/{FIRST}/approvals") => {
+            json_reply(200, &request_json(FIRST, "active"))
+        }
         path if path == format!("/api/v1/requests/{FIRST}/withdraw") => {
             json_reply(200, &request_json(FIRST, "withdrawn"))
         }
@@ -125,7 +128,10 @@ async fn waiting_ends_as_the_request_does() {
         let looks = AtomicUsize::new(0);
         let door = FakeDoor::open(move |seen| {
             if seen.method == http::Method::POST || looks.fetch_add(1, Ordering::SeqCst) == 0 {
-                return json_reply(if seen.method == http::Method::POST { 201 } else { 200 }, &request_json(FIRST, "pending"));
+                return json_reply(
+                    if seen.method == http::Method::POST { 201 } else { 200 },
+                    &request_json(FIRST, "pending"),
+                );
             }
             json_reply(200, &request_json(FIRST, state))
         })
@@ -160,7 +166,9 @@ async fn an_id_may_be_cut_short_where_it_is_one_things() {
     let told = several.problem.detail.unwrap();
     assert!(told.contains(FIRST) && told.contains(SECOND), "{told}");
     assert_eq!(show("req_v").await.unwrap_err().exit, Exit::Failed);
-    for wrong in ["", "req_", "req_XYZ", "ses_06h0", "nonsense", "req_06h01rs2cto0b2afh7rgi8mlb0000", "req_w", "req_../x"] {
+    for wrong in
+        ["", "req_", "req_XYZ", "ses_06h0", "nonsense", "req_06h01rs2cto0b2afh7rgi8mlb0000", "req_w", "req_../x"]
+    {
         assert_eq!(show(wrong).await.unwrap_err().exit, Exit::Usage, "{wrong}");
     }
 }
