@@ -15,6 +15,7 @@ mod idempotent;
 mod lock;
 mod oauth;
 pub mod openapi;
+mod schema;
 mod service;
 mod session;
 mod shape;

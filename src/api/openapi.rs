@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::control::Desk;
 
 use super::decided::json as answer;
-use super::{Needs, ROUTES, Route};
+use super::{Needs, ROUTES, Route, schema};
 
 /// The document.
 pub async fn document(State(desk): State<Arc<Desk>>) -> Response {
@@ -118,7 +118,7 @@ pub fn describe(origin: &str) -> Value {
                 "token": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
                 "cookie": { "type": "apiKey", "in": "cookie", "name": "__Host-doorward" },
             },
-            "schemas": schemas(),
+            "schemas": schema::all(),
         },
     })
 }
@@ -153,7 +153,7 @@ fn operation(route: &Route) -> Value {
         if let Some(sent) = sent {
             operation.insert("requestBody".to_owned(), json!({ "required": true, "content": sent }));
         }
-        let parameters = parameters(route.path);
+        let parameters = parameters(route);
         if !parameters.is_empty() {
             operation.insert("parameters".to_owned(), parameters.into());
         }
@@ -170,97 +170,35 @@ fn security(needs: Needs) -> Value {
     }
 }
 
-fn parameters(path: &str) -> Vec<Value> {
-    let parameter = |name: &str, place: &str, required: &str| json!({ "name": name, "in": place, "required": required == "required", "schema": { "type": "string" } });
-    match path {
-        "/api/v1/sessions" => vec![parameter("all", "query", "optional"), parameter("cursor", "query", "optional")],
-        "/oauth2/authorize" => {
+fn parameters(route: &Route) -> Vec<Value> {
+    let parameter = |name: &str, place: &str, required: bool, kind: &str| {
+        json!({ "name": name, "in": place, "required": required, "schema": schema::of(kind) })
+    };
+    let query = |name: &str, kind: &str| parameter(name, "query", false, kind);
+    let mut found = match (route.method, route.path) {
+        ("GET", "/api/v1/sessions") => vec![query("all", "boolean"), query("cursor", "id:ses_")],
+        (_, "/oauth2/authorize") => {
             let required = ["response_type", "client_id", "redirect_uri", "code_challenge", "code_challenge_method"];
             let optional = ["state", "login_hint", "provider"];
-            let required = required.map(|name| parameter(name, "query", "required"));
-            required.into_iter().chain(optional.map(|name| parameter(name, "query", "optional"))).collect()
+            let required = required.map(|name| parameter(name, "query", true, "string"));
+            required.into_iter().chain(optional.map(|name| query(name, "string"))).collect()
         }
-        path if path.contains("{id}") => vec![parameter("id", "path", "required")],
         _ => Vec::new(),
-    }
-}
-
-/// An object whose fields are written `name: type`; a `?` after the type says that it may be null.
-fn object(fields: &[(&str, &str)]) -> Value {
-    let mut properties = Map::new();
-    for (name, kind) in fields {
-        let (kind, nullable) = kind.strip_suffix('?').map_or((*kind, false), |kind| (kind, true));
-        let schema = match kind {
-            "time" => json!({ "type": "string", "format": "date-time" }),
-            "strings" => json!({ "type": "array", "items": { "type": "string" } }),
-            "string" | "integer" | "boolean" => json!({ "type": kind }),
-            list if list.ends_with("[]") => {
-                json!({ "type": "array", "items": { "$ref": format!("#/components/schemas/{}", list.trim_end_matches("[]")) } })
-            }
-            reference => json!({ "$ref": format!("#/components/schemas/{reference}") }),
+    };
+    if route.path.contains("{id}") {
+        let kind = match route.path.split('/').nth(3) {
+            Some("sessions") => "id:ses_",
+            Some("requests") => "id:req_",
+            Some("grants") => "id:grt_",
+            Some("decisions") => "id:dec_",
+            _ => "string",
         };
-        let schema = if nullable { json!({ "anyOf": [schema, { "type": "null" }] }) } else { schema };
-        properties.insert((*name).to_owned(), schema);
+        found.push(parameter("id", "path", true, kind));
     }
-    json!({ "type": "object", "properties": properties })
+    if route.method == "POST" && route.path.starts_with("/api/") {
+        let key = json!({ "type": "string", "pattern": "^[!-~]{1,255}$" });
+        found.push(json!({ "name": "Idempotency-Key", "in": "header", "required": false, "schema": key }));
+    }
+    found
 }
 
-fn schemas() -> Value {
-    json!({
-        "Principal": object(&[("kind", "string"), ("id", "string"), ("name", "string?"), ("email", "string?")]),
-        "Device": object(&[("id", "string")]),
-        "Session": object(&[
-            ("id", "string"), ("kind", "string"), ("principal", "Principal"), ("device", "Device?"),
-            ("groups", "strings"), ("created_at", "time"), ("authenticated_at", "time"), ("expires_at", "time"),
-            ("certificate_expires_at", "time?"), ("current", "boolean"), ("state", "string"), ("end", "string"),
-        ]),
-        "Grant": object(&[("id", "string"), ("entitlement", "string"), ("expires_at", "time")]),
-        "Whoami": object(&[
-            ("principal", "Principal"), ("session", "Session"), ("groups", "strings"), ("grants", "Grant[]"),
-            ("expires_at", "time"),
-        ]),
-        "ServiceAction": object(&[("name", "string"), ("access", "string"), ("entitlement", "string?")]),
-        "Service": object(&[
-            ("name", "string"), ("description", "string"), ("url", "string"), ("hosts", "strings"),
-            ("access", "string"), ("actions", "ServiceAction[]"), ("entitlements", "strings"),
-        ]),
-        "Entitlement": object(&[
-            ("name", "string"), ("description", "string"), ("approvals", "integer"), ("max", "string"),
-            ("default", "string"), ("min", "string"), ("reason_required", "boolean"), ("ticket", "string?"),
-            ("may_request", "boolean"),
-        ]),
-        "Revoke": object(&[("reason", "string")]),
-        "Lock": object(&[
-            ("id", "string"), ("principal", "Principal"), ("reason", "string"), ("set_at", "time"),
-            ("active", "boolean"),
-        ]),
-        "NewLock": object(&[("principal", "string"), ("reason", "string")]),
-        "DecisionRequest": object(&[("method", "string"), ("host", "string"), ("path", "string")]),
-        "Decision": object(&[
-            ("id", "string"), ("time", "time"), ("outcome", "string"), ("reason", "string?"),
-            ("principal", "Principal?"), ("action", "string?"), ("service", "string?"), ("request", "DecisionRequest?"),
-            ("policy_version", "string?"), ("policies", "strings"), ("errors", "strings"), ("remedy", "Remedy?"),
-            ("log", "string?"), ("seq", "integer?"),
-        ]),
-        "Remedy": object(&[("kind", "string"), ("entitlement", "string"), ("command", "string")]),
-        "Problem": object(&[
-            ("type", "string"), ("title", "string"), ("status", "integer"), ("detail", "string"),
-            ("decision", "string"), ("reason", "string"), ("remedy", "Remedy"),
-        ]),
-        "OauthError": object(&[("error", "string"), ("error_description", "string"), ("decision", "string?")]),
-        "TokenAnswer": object(&[
-            ("access_token", "string"), ("token_type", "string"), ("expires_in", "integer"),
-            ("refresh_token", "string"), ("refresh_token_expires_in", "integer"), ("session", "Session"),
-            ("certificate", "string"), ("certificate_expires_at", "time"), ("ca", "string"), ("audit_key", "string?"),
-        ]),
-        "DeviceAuthorization": object(&[
-            ("device_code", "string"), ("user_code", "string"), ("verification_uri", "string"),
-            ("verification_uri_complete", "string"), ("expires_in", "integer"), ("interval", "integer"),
-        ]),
-        "Introspection": object(&[
-            ("active", "boolean"), ("scope", "string"), ("client_id", "string"), ("token_type", "string"),
-            ("exp", "integer"), ("iat", "integer"), ("sub", "string"), ("aud", "string"), ("iss", "string"),
-            ("jti", "string"), ("sid", "string"),
-        ]),
-    })
-}
