@@ -11,6 +11,7 @@
 
 mod api;
 mod api_house;
+mod away;
 mod canonical;
 mod cli;
 mod config;
