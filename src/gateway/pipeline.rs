@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use http::header::{ACCEPT, CONNECTION};
+use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ use super::body::{Body, Permit};
 use super::browser;
 use super::equip::{equip, trace_of};
 use super::forward::{forward, join, relayed};
+use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
 use super::handshake::Channel;
 use super::limit;
@@ -116,7 +117,8 @@ async fn pass(
         Permit { streams: caller.streams.clone(), ends_at: caller.ends_at, clock: worker.shared.clock.clone() };
     let (head, body) = request.into_parts();
     let head = equip(worker, snapshot, channel, exchange, routed, caller, &permitted, head, now)?;
-    let answer = forward(worker, routed, head, body, &permit).await?;
+    let pace = pace_of(worker, channel, &head.headers);
+    let answer = forward(worker, routed, head, body, pace, &permit).await?;
     routed.entry.metrics.allowed.inc();
     let status = answer.head.status;
     let sent = Rc::clone(&answer.sent);
@@ -138,6 +140,15 @@ fn not_in_emergency(worker: &Worker, channel: &Channel) -> Result<(), Refusal> {
     match channel.certificate.as_ref().map(|certificate| certificate.issuer) {
         None | Some(Issuer::Ours | Issuer::Device | Issuer::Spiffe) => Err(Refusal::Emergency),
     }
+}
+
+/// The rate that a request's body must keep. Over HTTP/1 the guard holds it for the connection; a
+/// gRPC call may be silent for as long as a stream may.
+fn pace_of(worker: &Worker, channel: &Channel, headers: &HeaderMap) -> Option<PaceLimits> {
+    let grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
+    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(grpc);
+    (channel.http2 && !is_grpc)
+        .then(|| PaceLimits { bytes_per_second: worker.shared.settings.body_rate_min, ..PaceLimits::default() })
 }
 
 /// A node that has not confirmed the revocation feed for too long lets ordinary callers through
