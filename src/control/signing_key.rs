@@ -227,12 +227,7 @@ pub async fn load_or_create(
 ///
 /// # Errors
 /// When the file has none that signs now.
-pub fn load_from_file(
-    sealer: &Sealer,
-    now: Timestamp,
-    settings: &KeySettings,
-    why: &str,
-) -> Result<Loaded, KeyError> {
+pub fn load_from_file(sealer: &Sealer, now: Timestamp, settings: &KeySettings, why: &str) -> Result<Loaded, KeyError> {
     from_file(sealer, now, settings, why.to_owned())
 }
 

@@ -33,10 +33,10 @@ use crate::gateway::guard_h1::GuardH1;
 use crate::gateway::guard_h2::{GuardH2, H2Limits};
 use crate::gateway::handshake::{Channel, asked_name};
 use crate::gateway::limit;
-use crate::gateway::record::counted_address;
 use crate::gateway::pipeline::form_of;
-use crate::gateway::refusal::Refusal;
+use crate::gateway::record::counted_address;
 use crate::gateway::refusal::Form;
+use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Shared;
 use crate::model::DecisionId;
 
@@ -124,7 +124,8 @@ impl Host {
         if emergency && !WITHOUT_DATABASE.iter().any(|path| canonical.path.starts_with(path)) {
             let decision = DecisionId::fresh(self.shared.clock.now(), &*self.shared.entropy);
             let metadata = format!("{}/.well-known/oauth-protected-resource", self.shared.settings.origin);
-            let refusal = Refusal::Emergency.response(decision, form_of(request.method(), request.headers()), &metadata);
+            let refusal =
+                Refusal::Emergency.response(decision, form_of(request.method(), request.headers()), &metadata);
             return Ok(refusal.map(|body| Body::from(body.into_own())));
         }
         // The router sees the path that was judged, not the one that came.

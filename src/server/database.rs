@@ -19,9 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::Sealing;
 use crate::config::Config;
+use crate::control::Desk;
 use crate::control::record::{self, OpenRecordError};
 use crate::control::signing_key::{self, KeyError, KeySettings, Loaded};
-use crate::control::Desk;
 use crate::credential::seal::Sealer;
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
@@ -81,7 +81,6 @@ fn node_id(config: &Config, now: Timestamp, entropy: &dyn Entropy) -> Result<Nod
         Err(error) => Err(outside(format!("reading the node's id from `{}`", path.display()))(error)),
     }
 }
-
 
 fn key_settings(config: &Config) -> KeySettings {
     KeySettings {

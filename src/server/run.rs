@@ -392,17 +392,7 @@ async fn build(
             tasks.spawn(back.run(Arc::clone(&reloader), tasks.clone()));
         }
     }
-    Ok(Built {
-        origin,
-        telemetry: telemetry_address,
-        desk,
-        shared,
-        reloader,
-        tasks,
-        recording,
-        end_recording,
-        drain,
-    })
+    Ok(Built { origin, telemetry: telemetry_address, desk, shared, reloader, tasks, recording, end_recording, drain })
 }
 
 fn note_start(

@@ -228,7 +228,8 @@ fn assert_recorded(events: &[Recorded], served: &HashSet<String>) {
     let merge = of(EventType::AuditSpoolMerged).next().unwrap();
     // Forty decisions, what ended of them before the kill, the emergency start and its refusals.
     assert!(merge.body["data"]["count"].as_u64().unwrap() > 40, "{}", merge.body);
-    let started: Vec<_> = of(EventType::NodeStarted).filter(|event| !event.body["data"]["emergency"].is_null()).collect();
+    let started: Vec<_> =
+        of(EventType::NodeStarted).filter(|event| !event.body["data"]["emergency"].is_null()).collect();
     assert_eq!(started.len(), 1);
     assert!(of(EventType::DecisionDeny).any(|event| event.body["reason"] == "stale"));
 }
