@@ -1,9 +1,9 @@
 //! From what operations answer to what stands on paper.
 
-use crate::control::StoredSession;
 use crate::control::decision::Explained;
 use crate::control::oauth::Granted;
 use crate::control::service::{Reach, Reachable};
+use crate::control::{Lock, StoredSession};
 use crate::model::{Principal, Session, SessionId, Timestamp};
 use crate::policy::Entitlement;
 use crate::wire;
@@ -39,6 +39,17 @@ pub fn session(stored: &StoredSession, current: SessionId, now: Timestamp) -> wi
         current: session.id == current,
         state,
         end: session.ended.map(|(why, _)| why.name().to_owned()),
+    }
+}
+
+/// A bar on a principal; `active` while it holds.
+pub fn lock(lock: &Lock, active: bool) -> wire::Lock {
+    wire::Lock {
+        id: lock.id.to_string(),
+        principal: principal(&lock.principal, None),
+        reason: lock.reason.clone(),
+        set_at: lock.set_at.into(),
+        active,
     }
 }
 

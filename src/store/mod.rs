@@ -3,6 +3,7 @@
 
 mod audit_event;
 mod engine;
+mod idempotency;
 mod link;
 mod lock;
 mod log;
@@ -19,6 +20,7 @@ mod spool_file;
 
 pub use audit_event::{EVENT_PAGE_MAX, EventFilter, Recorded};
 pub use engine::{Store, StoreError, Tx};
+pub use idempotency::KeptAnswer;
 pub use link::ProviderLink;
 pub use lock::Lock;
 pub use log::Log;

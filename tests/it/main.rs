@@ -27,6 +27,7 @@ mod guard_h1;
 mod guard_h2;
 mod house;
 mod hygiene;
+mod idempotency;
 mod leaf;
 mod oauth;
 mod outbound;
