@@ -247,8 +247,7 @@ impl Store {
     /// # Errors
     /// When the database is away or a row can't be.
     pub async fn access_approval_list(&self, id: RequestId) -> Result<Vec<Approval>, StoreError> {
-        let rows: Vec<ApprovalRow> =
-            sqlx::query_as(APPROVAL_LIST).bind(id.to_string()).fetch_all(self.pool()).await?;
+        let rows: Vec<ApprovalRow> = sqlx::query_as(APPROVAL_LIST).bind(id.to_string()).fetch_all(self.pool()).await?;
         rows.into_iter().map(Approval::try_from).collect()
     }
 

@@ -91,7 +91,9 @@ struct Row {
 
 fn state_of(row: &Row) -> Option<GrantState> {
     let time = |millis: Option<i64>| millis.map(Timestamp::from_millis);
-    let over = |end| Some(GrantState::Over { from: time(row.active_at), until: time(row.expires_at), end, at: time(row.ended_at)? });
+    let over = |end| {
+        Some(GrantState::Over { from: time(row.active_at), until: time(row.expires_at), end, at: time(row.ended_at)? })
+    };
     match row.state.as_str() {
         "scheduled" => Some(GrantState::Scheduled),
         "queued" => Some(GrantState::Queued),
