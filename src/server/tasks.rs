@@ -87,6 +87,8 @@ impl Feed {
                     directory.unlock(&principal);
                 }
             }
+            // Membership is not at the door yet.
+            RevocationKind::GrantChanged => {}
             RevocationKind::KeysChanged => self.keys_changed = true,
         }
         Ok(())
