@@ -5,10 +5,8 @@
 
 use serde_json::{Map, Value, json};
 
-/// What an id looks like after its prefix.
-const TAIL: &str = "[0-9a-v]{25}[0-9a-v]";
-/// What nobody writes in a line: control characters.
-const WORDS: &str = r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$";
+/// What an id looks like after its prefix: 128 bits, of which the last character has three.
+const TAIL: &str = "[0-9a-v]{25}[048cgkos]";
 
 /// The schema of one word of this file's notation:
 ///
@@ -26,8 +24,8 @@ pub(super) fn of(kind: &str) -> Value {
         "strings" => json!({ "type": "array", "items": { "type": "string" } }),
         "texts" => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         "string" | "integer" | "boolean" => json!({ "type": kind }),
-        "words" => json!({ "type": "string", "minLength": 1, "maxLength": 1000, "pattern": WORDS }),
-        "length" => json!({ "type": "string", "pattern": "^([1-9][0-9]{0,3}d|[1-9][0-9]{0,2}[hm]|[1-9][0-9]{0,3}s)$" }),
+        "words" => json!({ "type": "string", "minLength": 1, "maxLength": 1000, "pattern": "^[^\\x00]*\\S[^\\x00]*$" }),
+        "length" => json!({ "type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "minLength": 2, "maxLength": 40 }),
         other => match (other.split_once(':'), other.strip_suffix("[]")) {
             (Some(("id", prefix)), _) => json!({ "type": "string", "pattern": format!("^{prefix}{TAIL}$") }),
             (Some((_, words)), _) => json!({ "type": "string", "enum": words.split('|').collect::<Vec<_>>() }),
