@@ -51,6 +51,25 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/sessions/{id}/revoke" => {
             ("Ends a session; one that is over is answered the same", shape("Session"), body("Revoke"))
         }
+        "/api/v1/requests" if method == "GET" => {
+            ("Requests: one's own, those that wait for one's answer, or all that concern one", page("AccessRequest"), None)
+        }
+        "/api/v1/requests" => (
+            "Asks for an entitlement, or with `dry_run` what it would take",
+            shape("AccessRequest"),
+            body("NewAccessRequest"),
+        ),
+        "/api/v1/requests/{id}" => ("A request", shape("AccessRequest"), None),
+        "/api/v1/requests/{id}/approvals" if method == "GET" => ("What approvers answered", page("Approval"), None),
+        "/api/v1/requests/{id}/approvals" => ("Approves or denies", shape("AccessRequest"), body("NewApproval")),
+        "/api/v1/requests/{id}/withdraw" => ("Takes back one's own request", shape("AccessRequest"), body("Nothing")),
+        "/api/v1/grants" => ("Grants: one's own, or all that concern one", page("Grant"), None),
+        "/api/v1/grants/{id}" => ("A grant", shape("Grant"), None),
+        "/api/v1/grants/{id}/extend" => {
+            ("Asks for more time with one's own grant", shape("AccessRequest"), body("Extend"))
+        }
+        "/api/v1/grants/{id}/drop" => ("Gives back one's own grant", shape("Grant"), body("Nothing")),
+        "/api/v1/grants/{id}/revoke" => ("Ends a grant", shape("Grant"), body("Revoke")),
         "/api/v1/locks" if method == "GET" => {
             ("Who is barred, for those who may bar or read the record", page("Lock"), None)
         }
@@ -127,6 +146,14 @@ fn operation(route: &Route) -> Value {
     let (summary, answer, sent) = words(route.method, route.path);
     let mut responses = Map::new();
     match answer {
+        // What is asked for is made, what it would take is told.
+        Some(schema) if (route.method, route.path) == ("POST", "/api/v1/requests") => {
+            let told = json!({ "$ref": "#/components/schemas/DryRun" });
+            for (status, schema) in [("200", told), ("201", schema)] {
+                let content = json!({ "application/json": { "schema": schema } });
+                responses.insert(status.to_owned(), json!({ "description": "Done", "content": content }));
+            }
+        }
         Some(schema) => {
             responses.insert(
                 "200".to_owned(),
@@ -177,6 +204,15 @@ fn parameters(route: &Route) -> Vec<Value> {
     let query = |name: &str, kind: &str| parameter(name, "query", false, kind);
     let mut found = match (route.method, route.path) {
         ("GET", "/api/v1/sessions") => vec![query("all", "boolean"), query("cursor", "id:ses_")],
+        ("GET", "/api/v1/requests") => {
+            let state = "one:pending|approved|scheduled|active|expired|revoked|dropped|denied|withdrawn|timed_out";
+            let flags = ["mine", "to_approve", "all"].map(|name| query(name, "boolean"));
+            let page = [query("state", state), query("cursor", "id:req_"), query("limit", "limit")];
+            flags.into_iter().chain(page).collect()
+        }
+        ("GET", "/api/v1/grants") => {
+            vec![query("mine", "boolean"), query("all", "boolean"), query("cursor", "id:grt_"), query("limit", "limit")]
+        }
         (_, "/oauth2/authorize") => {
             let required = ["response_type", "client_id", "redirect_uri", "code_challenge", "code_challenge_method"];
             let optional = ["state", "login_hint", "provider"];

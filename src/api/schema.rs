@@ -13,7 +13,7 @@ const TAIL: &str = "[0-9a-v]{25}[048cgkos]";
 /// - `string`, `integer`, `boolean`, `strings`, `texts` (text → text), `time`
 /// - `id:req_`: an id of that prefix; `one:a|b`: one of these words
 /// - `words`: 1 to 1,000 characters for people to read; `line`: some, possibly none
-/// - `length`: `1h30m`; `Name`, `Name[]`: one or several of another shape
+/// - `limit`: how many a page is to hold; `length`: `1h30m`; `Name`, `Name[]`: one or several of another shape
 ///
 /// A `?` at its end: it may be null.
 pub(super) fn of(kind: &str) -> Value {
@@ -24,6 +24,7 @@ pub(super) fn of(kind: &str) -> Value {
         "strings" => json!({ "type": "array", "items": { "type": "string" } }),
         "texts" => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         "string" | "integer" | "boolean" => json!({ "type": kind }),
+        "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200 }),
         "words" => json!({ "type": "string", "minLength": 1, "maxLength": 1000, "pattern": "^[^\\x00]*\\S[^\\x00]*$" }),
         "length" => json!({ "type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "minLength": 2, "maxLength": 40 }),
         other => match (other.split_once(':'), other.strip_suffix("[]")) {
@@ -117,7 +118,7 @@ fn people_and_services() -> Value {
 fn access() -> Value {
     json!({
         "Revoke": body(&[("reason", "words")]),
-        "Remark": body(&[("reason?", "words?")]),
+        "Nothing": body(&[]),
         "Lock": object(&[
             ("id", "id:lck_"), ("principal", "Principal"), ("reason", "string"), ("set_at", "time"),
             ("active", "boolean"),
@@ -152,7 +153,7 @@ fn access() -> Value {
             ("created_at", "time"), ("starts_at", "time?"), ("active_at", "time?"), ("expires_at", "time?"),
             ("ended_at", "time?"), ("end_reason", "string?"), ("reviewed", "boolean"),
         ]),
-        "Extend": body(&[("for", "length"), ("reason?", "words?")]),
+        "Extend": body(&[("for", "length")]),
     })
 }
 
