@@ -18,7 +18,7 @@ use super::settings::{
 use super::subject::Subject;
 use super::upstream::{Upstream, UpstreamTls};
 use super::verdict::Verdict;
-use crate::model::{ActionName, EntitlementName, ServiceName};
+use crate::model::{ActionName, EntitlementName, ServiceName, Timestamp};
 
 /// A protected upstream.
 #[derive(Debug)]
