@@ -74,15 +74,6 @@ pub(super) struct Engine {
     pub(super) desk: Judge,
     /// Entitlements that its policies name, or that it defines: what could change a refusal.
     pub(super) remedies: BTreeSet<EntitlementName>,
-    /// Whether it is Monday to Friday, 8 to 18, where the service is at home.
-    #[must_use]
-    pub fn is_at_work(&self, now: Timestamp) -> bool {
-        let Ok(moment) = jiff::Timestamp::from_millisecond(now.millis()) else { return false };
-        let local = moment.to_zoned(self.time_zone.clone());
-        let weekend = matches!(local.weekday(), jiff::civil::Weekday::Saturday | jiff::civil::Weekday::Sunday);
-        !weekend && (8..18).contains(&local.hour())
-    }
-
     /// Texts that its policies compare with.
     pub(super) texts: BTreeSet<String>,
     pub(super) schema: String,
@@ -128,6 +119,15 @@ impl Service {
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         self.engine.router.routes()
+    }
+
+    /// Whether it is Monday to Friday, 8 to 18, where the service is at home.
+    #[must_use]
+    pub fn is_at_work(&self, now: Timestamp) -> bool {
+        let Ok(moment) = jiff::Timestamp::from_millisecond(now.millis()) else { return false };
+        let local = moment.to_zoned(self.time_zone.clone());
+        let weekend = matches!(local.weekday(), jiff::civil::Weekday::Saturday | jiff::civil::Weekday::Sunday);
+        !weekend && (8..18).contains(&local.hour())
     }
 
     /// Texts that its policies compare with: what a parameter may have to be to matter.
