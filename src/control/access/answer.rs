@@ -72,7 +72,7 @@ pub async fn approve(
     tx.commit().await?;
     if let Some(grant) = &grant {
         // ORDER: after the commit and before the answer, so that an answer means that this node obeys.
-        desk.directory.grant_enter(grant, now);
+        desk.directory.grant_enter(grant);
     }
     request_fetch(desk, caller, id, now).await
 }

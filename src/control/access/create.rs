@@ -194,7 +194,7 @@ async fn enter(
     let (closed, grant) = grant_within(desk, &mut tx, &request, definition, &caller.actor(), now).await?;
     tx.commit().await?;
     // ORDER: after the commit and before the answer, so that an answer means that this node obeys.
-    desk.directory.grant_enter(&grant, now);
+    desk.directory.grant_enter(&grant);
     Ok((closed, Some(grant)))
 }
 

@@ -97,6 +97,6 @@ async fn end(
     tx.event_append(&event.with("reason", reason)).await?;
     tell(&mut tx, &saved, now).await?;
     tx.commit().await?;
-    desk.directory.grant_end(&saved.holder.principal, saved.id, now);
+    desk.directory.grant_leave(&saved.holder.principal, saved.id);
     Ok(grant_seen(saved, now))
 }

@@ -195,13 +195,11 @@ fn hash_of(request: &AccessRequest, definition: &Entitlement, actions: &[ActionN
         request.start.map(Timestamp::millis),
         request.emergency,
         request.extends.map(|id| id.to_string()),
-        [
-            definition.description.clone().into(),
-            definition.max.as_millis().into(),
-            definition.approvals.into(),
-            definition.capacity.into(),
-            serde_json::Value::from(definition.extended_max.map(crate::model::Ttl::as_millis)),
-        ],
+        definition.description,
+        definition.max.as_millis(),
+        definition.approvals,
+        definition.capacity,
+        definition.extended_max.map(crate::model::Ttl::as_millis),
         parameters,
         actions,
     ]);

@@ -82,7 +82,7 @@ async fn begin(desk: &Desk, grant: &Grant, now: Timestamp) -> Result<(), AccessE
         tell(&mut tx, &saved, now).await?;
     }
     tx.commit().await?;
-    desk.directory.grant_enter(&saved, now);
+    desk.directory.grant_enter(&saved);
     Ok(())
 }
 
@@ -107,7 +107,7 @@ async fn end_by_itself(
     tx.event_append(&grant_event(desk, kind, Actor::default(), &saved, now).with("reason", why)).await?;
     tell(&mut tx, &saved, now).await?;
     tx.commit().await?;
-    desk.directory.grant_end(&saved.holder.principal, saved.id, now);
+    desk.directory.grant_leave(&saved.holder.principal, saved.id);
     Ok(())
 }
 
@@ -121,6 +121,6 @@ pub async fn load(desk: &Desk, now: Timestamp) -> Result<(), StoreError> {
         let page = desk.store.grant_list_active(after, 500, now).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.id);
-        page.iter().for_each(|grant| desk.directory.grant_enter(grant, now));
+        page.iter().for_each(|grant| desk.directory.grant_enter(grant));
     }
 }
