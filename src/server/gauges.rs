@@ -1,11 +1,15 @@
 //! Gauges that are set when they are asked for: the record's queue, certificates, build.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::gateway::worker::Shared;
+
+use super::tree::TreeState;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
@@ -23,6 +27,10 @@ pub struct Gauges {
     queued: Gauge,
     record: Family<RecordLabel, Gauge>,
     away: Gauge,
+    tree_size: Gauge,
+    tree_consistent: Gauge,
+    witness_lag_events: Gauge,
+    witness_lag: Gauge,
     certificate_end: Gauge,
     policy_services: Gauge,
     reload_success: Gauge,
@@ -40,6 +48,23 @@ impl Gauges {
         registry.register("audit_queue_events", "Events that wait to be written", gauges.queued.clone());
         registry.register("audit_events", "Events since the start, by what became of them", gauges.record.clone());
         registry.register("audit_away", "1 while the record can't be written", gauges.away.clone());
+        registry.register("audit_tree_events", "Events under a signed checkpoint", gauges.tree_size.clone());
+        registry.register(
+            "audit_tree_consistent",
+            "1 while the tree agrees with its last checkpoint",
+            gauges.tree_consistent.clone(),
+        );
+        registry.register(
+            "audit_witness_lag_events",
+            "Events under checkpoints that a witness lacks",
+            gauges.witness_lag_events.clone(),
+        );
+        registry.register_with_unit(
+            "audit_witness_lag",
+            "Age of the oldest checkpoint that a witness lacks",
+            Unit::Seconds,
+            gauges.witness_lag.clone(),
+        );
         registry.register_with_unit(
             "server_certificate_end_timestamp",
             "When the listener's certificate ends",
@@ -65,7 +90,11 @@ impl Gauges {
     }
 
     /// Sets what is only known when asked.
-    pub fn set(&self, shared: &Shared) {
+    pub fn set(&self, shared: &Shared, tree: &TreeState) {
+        self.tree_size.set(i64::try_from(tree.size.load(Relaxed)).unwrap_or(i64::MAX));
+        self.tree_consistent.set(tree.consistent.load(Relaxed));
+        self.witness_lag_events.set(tree.lag_events.load(Relaxed));
+        self.witness_lag.set(tree.lag_seconds.load(Relaxed));
         let state = shared.recorder.state();
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.queued.set(i64::try_from(state.queued).unwrap_or(i64::MAX));

@@ -44,6 +44,7 @@ use super::keys::{KeyBox, keys_of};
 use super::material::{self, Material, MaterialError};
 use super::reload::Reloader;
 use super::telemetry::Telemetry;
+use super::tree::Keeper;
 use super::{control_host, tasks, telemetry};
 
 /// Connections to the control host that may wait to be taken.
@@ -125,6 +126,8 @@ pub struct Running {
     pub desk: Arc<Desk>,
     /// The data path's shared state.
     pub shared: Arc<Shared>,
+    /// The record's tree.
+    pub tree: Arc<Keeper>,
     reloader: Arc<Reloader>,
     runtime: Runtime,
     tasks: TaskTracker,
@@ -320,6 +323,7 @@ pub fn start(mut start: Start) -> Result<Running, StartError> {
         telemetry: built.telemetry,
         desk: built.desk,
         shared: built.shared,
+        tree: built.tree,
         reloader: built.reloader,
         runtime,
         tasks: built.tasks,
@@ -365,6 +369,7 @@ struct Built {
     telemetry: Option<SocketAddr>,
     desk: Arc<Desk>,
     shared: Arc<Shared>,
+    tree: Arc<Keeper>,
     reloader: Arc<Reloader>,
     tasks: TaskTracker,
     recording: TaskTracker,
@@ -429,6 +434,8 @@ async fn build(
         entropy: Arc::clone(&entropy),
         settings: desk_settings(&config, &origin, public_port),
     });
+    let tree = Keeper::open(&desk, config.audit.witnesses.clone(), config.audit.retention, now).await;
+    let tree = Arc::new(tree.map_err(outside("opening the record's tree"))?);
     let settings = gateway_settings(&config, &origin, public_port);
     let (control, connections) = mpsc::channel(CONTROL_QUEUE);
     let lookup = Lookup::new(runtime.clone(), tasks.clone(), opened.store.clone(), Arc::clone(&directory));
@@ -461,11 +468,13 @@ async fn build(
     ));
     let telemetry_address = telemetry_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = telemetry_listener {
-        let telemetry = Arc::new(Telemetry { shared: Arc::clone(&shared), registry, gauges });
+        let state = Arc::clone(&tree.state);
+        let telemetry = Arc::new(Telemetry { shared: Arc::clone(&shared), registry, gauges, tree: state });
         tasks.spawn(telemetry::run(telemetry, listener, shared.stopping.clone()));
     }
     let router = crate::api::router(Arc::clone(&desk)).merge(crate::console::router(Arc::clone(&desk)));
     tasks.spawn(control_host::run(Arc::clone(&shared), router, connections));
+    tree.spawn(&tasks, &desk, &shared.stopping);
     tasks::spawn_all(&tasks, feed, opened.keys, &shared, &desk, &reloader, &config);
     note_start(&desk, address, threads, &material, now);
     Ok(Built {
@@ -473,6 +482,7 @@ async fn build(
         telemetry: telemetry_address,
         desk,
         shared,
+        tree,
         reloader,
         tasks,
         recording,
@@ -515,7 +525,7 @@ impl Running {
 
     /// Takes it down in order: exchanges under way have the drain time to end.
     pub fn stop(self) {
-        let Self { shared, runtime, tasks, recording, end_recording, threads, drain, desk, .. } = self;
+        let Self { shared, tree, runtime, tasks, recording, end_recording, threads, drain, desk, .. } = self;
         shared.draining.cancel();
         let stopping = shared.stopping.clone();
         let (ended, wait) = std::sync::mpsc::channel::<()>();
@@ -541,6 +551,10 @@ impl Running {
         runtime.block_on(async {
             if tokio::time::timeout(RECORD_END_TIMEOUT, recording.wait()).await.is_err() {
                 tracing::error!("the record could not be written out in time");
+            }
+            // ORDER: after the last event is written, so that the last checkpoint is over it too.
+            if tokio::time::timeout(RECORD_END_TIMEOUT, tree.close(&desk)).await.is_err() {
+                tracing::error!("the last checkpoint could not be made in time");
             }
             let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
             let _ = tokio::time::timeout(Duration::from_secs(2), desk.store.close()).await;

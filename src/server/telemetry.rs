@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::gateway::worker::Shared;
 
 use super::gauges::Gauges;
+use super::tree::TreeState;
 
 /// What the listener answers from.
 pub struct Telemetry {
@@ -34,6 +35,8 @@ pub struct Telemetry {
     pub registry: Registry,
     /// Gauges that are set when they are asked for.
     pub gauges: Gauges,
+    /// The record's tree.
+    pub tree: Arc<TreeState>,
 }
 
 /// Opens the listener.
@@ -77,7 +80,7 @@ pub async fn run(telemetry: Arc<Telemetry>, listener: TcpListener, stopping: Can
 }
 
 async fn metrics(State(telemetry): State<Arc<Telemetry>>, headers: HeaderMap) -> Response {
-    telemetry.gauges.set(&telemetry.shared);
+    telemetry.gauges.set(&telemetry.shared, &telemetry.tree);
     let mut text = String::new();
     if encode(&mut text, &telemetry.registry).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();

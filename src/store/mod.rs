@@ -2,6 +2,9 @@
 //! only `engine.rs` knows which of them is behind it.
 
 mod audit_event;
+mod audit_retention;
+mod audit_scan;
+mod audit_tree;
 mod engine;
 mod link;
 mod lock;
@@ -15,6 +18,8 @@ mod sign_in;
 mod signing_key;
 
 pub use audit_event::{EVENT_PAGE_MAX, EventFilter, Recorded};
+pub use audit_scan::Position;
+pub use audit_tree::{Grown, LogEntry, SealedLogKey, StoredCheckpoint};
 pub use engine::{Store, StoreError, Tx};
 pub use link::ProviderLink;
 pub use lock::Lock;
