@@ -13,8 +13,8 @@ use data_encoding::{BASE64, BASE64URL_NOPAD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
-use crate::control::audit::root;
 use crate::control::Desk;
+use crate::control::audit::root;
 use crate::control::caller::{Proof, Unproven};
 use crate::control::oauth::code::{self, AuthorizeError, AuthorizeRequest, CodeRequest};
 use crate::control::oauth::device::{self, DEVICE_INTERVAL, DEVICE_TTL, DeviceRequest};

@@ -51,20 +51,14 @@ fn words(path: &str) -> (&'static str, Option<Value>, Option<Value>) {
             Some(json!({ "application/json": { "schema": { "$ref": "#/components/schemas/Revoke" } } })),
         ),
         "/api/v1/decisions/{id}" => ("A decision, from the record", shape("Decision"), None),
-        "/api/v1/audit/events" => {
-            ("The record, newest first, or with `after` on from there", page("AuditEvent"), None)
-        }
+        "/api/v1/audit/events" => ("The record, newest first, or with `after` on from there", page("AuditEvent"), None),
         "/api/v1/audit/export" => {
             ("The record with everything that proves it, as lines of JSON", Some(json!({ "type": "object" })), None)
         }
         "/api/v1/audit/logs" => ("Every log and its size", page("AuditLog"), None),
         "/api/v1/audit/checkpoint" => ("The newest signed checkpoint of every log", page("AuditCheckpoint"), None),
-        "/api/v1/audit/inclusion" => {
-            ("Proof that an event is in its log (RFC 9162 §2.1.3)", shape("AuditProof"), None)
-        }
-        "/api/v1/audit/consistency" => {
-            ("Proof that a log only grew (RFC 9162 §2.1.4)", shape("AuditProof"), None)
-        }
+        "/api/v1/audit/inclusion" => ("Proof that an event is in its log (RFC 9162 §2.1.3)", shape("AuditProof"), None),
+        "/api/v1/audit/consistency" => ("Proof that a log only grew (RFC 9162 §2.1.4)", shape("AuditProof"), None),
         "/api/v1/openapi.json" => ("This document", Some(json!({ "type": "object" })), None),
         "/oauth2/authorize" => ("Sends a signed-in browser back with a code (RFC 6749 §4.1, PKCE S256)", None, None),
         "/oauth2/token" => (
@@ -188,17 +182,27 @@ fn parameters(path: &str) -> Vec<Value> {
             let required = required.map(|name| parameter(name, "query", "required"));
             required.into_iter().chain(optional.map(|name| parameter(name, "query", "optional"))).collect()
         }
-        "/api/v1/audit/events" => ["from", "to", "service", "actor", "type", "grant", "session", "cursor", "after", "limit"]
-            .map(|name| parameter(name, "query", "optional"))
-            .to_vec(),
+        "/api/v1/audit/events" => {
+            ["from", "to", "service", "actor", "type", "grant", "session", "cursor", "after", "limit"]
+                .map(|name| parameter(name, "query", "optional"))
+                .to_vec()
+        }
         "/api/v1/audit/export" => ["from", "to", "service", "actor", "type", "grant", "session"]
             .map(|name| parameter(name, "query", "optional"))
             .to_vec(),
         "/api/v1/audit/inclusion" => {
-            vec![parameter("log", "query", "required"), parameter("index", "query", "required"), parameter("size", "query", "optional")]
+            vec![
+                parameter("log", "query", "required"),
+                parameter("index", "query", "required"),
+                parameter("size", "query", "optional"),
+            ]
         }
         "/api/v1/audit/consistency" => {
-            vec![parameter("log", "query", "required"), parameter("from", "query", "required"), parameter("to", "query", "optional")]
+            vec![
+                parameter("log", "query", "required"),
+                parameter("from", "query", "required"),
+                parameter("to", "query", "optional"),
+            ]
         }
         path if path.contains("{id}") => vec![parameter("id", "path", "required")],
         _ => Vec::new(),

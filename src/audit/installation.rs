@@ -75,7 +75,9 @@ impl LogKey {
     #[must_use]
     pub fn is_certified(&self, root: &NoteKey, log: NodeId) -> bool {
         Note::parse(&self.certificate).is_ok_and(|note| {
-            note.text == certified(root, log, &self.key) && note.verify(root).is_ok() && self.key.name() == origin_of(root, log)
+            note.text == certified(root, log, &self.key)
+                && note.verify(root).is_ok()
+                && self.key.name() == origin_of(root, log)
         })
     }
 }

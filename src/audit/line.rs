@@ -387,9 +387,14 @@ pub fn check_line(line: &str) -> Result<CheckedLine, LineError> {
     Ok(done(leaf, None, erased, pruned_before))
 }
 
-fn opened<'a>(body: Option<Cow<'a, str>>, personal: Option<Values<'a>>, salts: Option<Values<'a>>) -> Option<Content<'a>> {
+fn opened<'a>(
+    body: Option<Cow<'a, str>>,
+    personal: Option<Values<'a>>,
+    salts: Option<Values<'a>>,
+) -> Option<Content<'a>> {
     let (mut personal, mut salts) = (personal?, salts?);
-    let salt = |text: Cow<'a, str>| BASE64URL_NOPAD.decode(text.as_bytes()).ok().filter(|salt| salt.len() == SALT_BYTES);
+    let salt =
+        |text: Cow<'a, str>| BASE64URL_NOPAD.decode(text.as_bytes()).ok().filter(|salt| salt.len() == SALT_BYTES);
     let body = Opened { value: body?, salt: salt(salts.body.take()?)? };
     if personal.body.is_some() {
         return None;

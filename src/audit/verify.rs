@@ -68,7 +68,9 @@ impl Fault {
     #[must_use]
     pub const fn place(&self) -> &Place {
         match self {
-            Self::Altered { at, .. } | Self::Gap { at, .. } | Self::Truncated { at, .. } | Self::Forked { at, .. } => at,
+            Self::Altered { at, .. } | Self::Gap { at, .. } | Self::Truncated { at, .. } | Self::Forked { at, .. } => {
+                at
+            }
         }
     }
 
@@ -81,8 +83,10 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Altered { at, what } | Self::Gap { at, what } | Self::Truncated { at, what } | Self::Forked { at, what }) =
-            self;
+        let (Self::Altered { at, what }
+        | Self::Gap { at, what }
+        | Self::Truncated { at, what }
+        | Self::Forked { at, what }) = self;
         write!(f, "{}: {at}: {what}", self.word())
     }
 }
@@ -210,7 +214,10 @@ impl Verifier {
             logs.push(LogState::new(node, extent, proofs.next(), heads.remove(&LogName::Node(node)), &told)?);
         }
         if proofs.next().is_some() || !heads.is_empty() {
-            return Err(Fault::altered("the proofs or checkpoints", "there are some of logs that are not in the export"));
+            return Err(Fault::altered(
+                "the proofs or checkpoints",
+                "there are some of logs that are not in the export",
+            ));
         }
         for node in told.logs.keys() {
             if !logs.iter().any(|log| log.node == *node) {
@@ -259,12 +266,18 @@ impl Verifier {
             return Err(Fault::Gap { at, what: format!("event {seq} of {} stands in its place", line.leaf.log) });
         }
         if seq < index {
-            return Err(Fault::Altered { at, what: format!("event {seq} stands in its place, which was there before") });
+            return Err(Fault::Altered {
+                at,
+                what: format!("event {seq} stands in its place, which was there before"),
+            });
         }
         let wanted = self.filter.surely_wants(&line.leaf);
         match line.withheld {
             Some(Withheld::Filtered) if wanted => {
-                return Err(Fault::Altered { at, what: "its content was left out against the export's own filter".into() });
+                return Err(Fault::Altered {
+                    at,
+                    what: "its content was left out against the export's own filter".into(),
+                });
             }
             Some(Withheld::Filtered) => self.verified.filtered += 1,
             Some(Withheld::Pruned) => {
@@ -343,8 +356,8 @@ impl LogState {
         let proof = proof.filter(|proof| proof.log == extent.log).ok_or_else(|| wrong("it has no proof"))?;
         let hashes = |written| RangeProof::hashes(written).ok_or_else(|| wrong("its proof can't be read"));
         let (left, right) = (hashes(&proof.left)?, hashes(&proof.right)?);
-        let frontier =
-            Frontier::with_peaks(extent.from, &left).ok_or_else(|| wrong("its proof has not the hashes that it needs"))?;
+        let frontier = Frontier::with_peaks(extent.from, &left)
+            .ok_or_else(|| wrong("its proof has not the hashes that it needs"))?;
         let mut log = Self {
             node,
             extent: extent.clone(),
@@ -359,8 +372,9 @@ impl LogState {
                 let what = format!("the installation log says that it had {size} events, and it has {}", extent.size);
                 return Err(Fault::Truncated { at: Place::Event { log: node, index: extent.size }, what });
             }
-            log.know(*size, *root, false).map_err(|()| {
-                Fault::Forked { at: whole(), what: format!("the installation log has two roots for its size {size}") }
+            log.know(*size, *root, false).map_err(|()| Fault::Forked {
+                at: whole(),
+                what: format!("the installation log has two roots for its size {size}"),
             })?;
         }
         Ok(log)
@@ -474,15 +488,13 @@ impl Told {
             head.ok_or_else(|| Fault::Gap { at: whole(), what: "it has no checkpoint".to_owned() })?;
         // The log's checkpoints are signed by the root key under the log's own name.
         let signer = NoteKey::new(&origin(root.name(), LogName::Installation), *root.public());
-        if !signer.is_some_and(|key| note.verify(&key).is_ok()) {
+        if signer.is_none_or(|key| note.verify(&key).is_err()) {
             return Err(Fault::Altered { at: whole(), what: "its checkpoint is not signed by the root key".into() });
         }
         let mut frontier = Frontier::default();
         let mut told = Self { logs: BTreeMap::new(), roots: vec![frontier.root()] };
         for (index, leaf) in leaves.iter().enumerate() {
-            let wrong = |what: &str| {
-                Fault::altered(&format!("statement {index} of the installation log"), what)
-            };
+            let wrong = |what: &str| Fault::altered(&format!("statement {index} of the installation log"), what);
             let statement = Statement::parse(leaf).ok_or_else(|| wrong("it can't be read"))?;
             if statement.seq != frontier.size() {
                 let what = format!("statement {} stands in the place of {index}", statement.seq);
@@ -509,7 +521,10 @@ impl Told {
             return Err(Fault::Truncated { at: whole(), what });
         }
         if checkpoint.size != frontier.size() || checkpoint.root != frontier.root() {
-            return Err(Fault::Altered { at: whole(), what: "its leaves do not lead to the root of its checkpoint".into() });
+            return Err(Fault::Altered {
+                at: whole(),
+                what: "its leaves do not lead to the root of its checkpoint".into(),
+            });
         }
         Ok(told)
     }
@@ -543,7 +558,7 @@ fn witness(
             let what = format!("a witness has another root for its first {size} statements");
             return Err(Fault::Forked { at: Place::Log(log), what });
         }
-        if !signer.is_some_and(|key| note.verify(&key).is_ok()) {
+        if signer.is_none_or(|key| note.verify(&key).is_err()) {
             return Err(unsigned());
         }
         verified.witnessed += 1;

@@ -6,6 +6,7 @@
 //! `client.rs`; it ends in `Ok` or in one [`Failure`], which is printed and gives the exit code.
 
 pub mod args;
+pub mod audit;
 pub mod check;
 pub mod client;
 pub mod context;
@@ -124,6 +125,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Curl(args) => wait_for(async { Err(curl::run(context, &args).await) }),
         Command::Proxy(args) => wait_for(proxy::run(context, &args)),
         Command::Request(args) => request::run(&args),
+        Command::Audit(command) => audit::run(context, command),
         Command::Why(args) => wait_for(why::run(context, &args)),
         Command::Completions(args) => pages::completions(&context.printer, &args),
         Command::Man(args) => pages::man(&context.printer, &args),

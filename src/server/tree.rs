@@ -65,7 +65,12 @@ impl Keeper {
     ///
     /// # Errors
     /// When the database is away or keys don't open.
-    pub async fn open(desk: &Desk, witnesses: Vec<Witness>, retention: Ttl, now: Timestamp) -> Result<Self, TreeOpenError> {
+    pub async fn open(
+        desk: &Desk,
+        witnesses: Vec<Witness>,
+        retention: Ttl,
+        now: Timestamp,
+    ) -> Result<Self, TreeOpenError> {
         let root = Root::ensure(&desk.store, &desk.sealer, now, &*desk.entropy).await.map_err(TreeOpenError::Root)?;
         let state = Arc::new(TreeState::default());
         let tree = match LogTree::open(&desk.store, &desk.sealer, &root, now, &*desk.entropy).await {
@@ -158,7 +163,8 @@ impl Keeper {
         let mut outcome = Ok(());
         for log in [LogName::Installation, LogName::Node(node)] {
             let reached = desk.store.witness_reached(&node, &name, log).await.map_err(|error| error.to_string())?;
-            let due = desk.store.checkpoints_after(log, reached, WITNESS_PAGE).await.map_err(|error| error.to_string())?;
+            let due =
+                desk.store.checkpoints_after(log, reached, WITNESS_PAGE).await.map_err(|error| error.to_string())?;
             if let (Some(first), Some(last)) = (due.first(), due.last()) {
                 lag_seconds = lag_seconds.max(now.since(first.time).as_seconds());
                 lag_events += i64::try_from(last.size).unwrap_or(0) - reached;
@@ -228,7 +234,8 @@ fn name_of(witness: &Witness) -> String {
 async fn hand_over(witness: &Witness, due: &[StoredCheckpoint], clock: &Arc<dyn Clock>) -> Result<(), String> {
     match witness {
         Witness::File(path) => {
-            let (path, text) = (path.clone(), due.iter().map(|checkpoint| checkpoint.note.as_str()).collect::<String>());
+            let (path, text) =
+                (path.clone(), due.iter().map(|checkpoint| checkpoint.note.as_str()).collect::<String>());
             let written = tokio::task::spawn_blocking(move || append(&path, &text)).await;
             written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
         }

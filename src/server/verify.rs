@@ -30,7 +30,8 @@ pub async fn open(url: &str, key: Option<NoteKey>, now: Timestamp) -> Result<Rec
         Some(key) => key,
         None => root::public(&store).await.map_err(|error| error.to_string())?,
     };
-    let begun = export::begin(&store, &key, &Filter::default(), now).await.map_err(|error: ReadError| error.to_string())?;
+    let begun =
+        export::begin(&store, &key, &Filter::default(), now).await.map_err(|error: ReadError| error.to_string())?;
     let mut export = begun.export;
     export.compare_columns();
     Ok(Record { statement: begun.statement, evidence: begun.evidence, export })

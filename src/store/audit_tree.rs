@@ -34,8 +34,7 @@ const KEYS: &str = "\
     select public_key, created_at, certificate, sealed from audit_log_key where log = $1 order by created_at, public_key";
 const KEY_INSERT: &str = "\
     insert into audit_log_key (log, public_key, created_at, certificate, sealed) values ($1, $2, $3, $4, $5)";
-const STATEMENT_NUMBER: &str =
-    "update counter set value = value + 1 where name = 'installation_log' returning value";
+const STATEMENT_NUMBER: &str = "update counter set value = value + 1 where name = 'installation_log' returning value";
 const STATEMENT_INSERT: &str = "insert into installation_leaf (seq, leaf) values ($1, $2)";
 const STATEMENTS: &str = "select leaf from installation_leaf where seq < $1 order by seq";
 const LEAVES: &str = "\
@@ -185,7 +184,8 @@ impl Store {
     /// When the database is away or the row can't be.
     pub async fn checkpoint_last(&self, log: LogName) -> Result<Option<StoredCheckpoint>, StoreError> {
         let Some(number) = self.number_of(log).await? else { return Ok(None) };
-        let row: Option<CheckpointRow> = sqlx::query_as(CHECKPOINT_LAST).bind(number).fetch_optional(self.pool()).await?;
+        let row: Option<CheckpointRow> =
+            sqlx::query_as(CHECKPOINT_LAST).bind(number).fetch_optional(self.pool()).await?;
         row.map(StoredCheckpoint::try_from).transpose()
     }
 

@@ -10,6 +10,8 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use data_encoding::BASE64URL_NOPAD;
 use doorward::api;
+use doorward::control::audit::root::Root;
+use doorward::control::audit::tree::LogTree;
 use doorward::control::session::{self, NewSession};
 use doorward::control::{ConnectionFacts, Desk, DeskSettings, Keys, record, signing_key};
 use doorward::credential::authority::Authority;
@@ -132,6 +134,8 @@ impl House {
             entropy,
             settings,
         });
+        let root = Root::ensure(&desk.store, &desk.sealer, now, &*desk.entropy).await.unwrap();
+        LogTree::open(&desk.store, &desk.sealer, &root, now, &*desk.entropy).await.unwrap();
         Self { router: api::router(Arc::clone(&desk)), desk, clock }
     }
 

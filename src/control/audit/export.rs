@@ -113,7 +113,11 @@ pub async fn begin(store: &Store, root: &NoteKey, filter: &Filter, now: Timestam
     }
     let statement = StatementText::new(now, filter, root, extents);
     let evidence = Evidence { statement: String::new(), checkpoints, installation: statements, proofs };
-    Ok(Begun { statement, evidence, export: Export { store: store.clone(), filter: filter.clone(), logs, columns: false } })
+    Ok(Begun {
+        statement,
+        evidence,
+        export: Export { store: store.clone(), filter: filter.clone(), logs, columns: false },
+    })
 }
 
 fn named_by(leaf: &str) -> Option<String> {

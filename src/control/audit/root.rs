@@ -36,7 +36,9 @@ impl fmt::Display for RootError {
             Self::Store(error) => write!(f, "the record's root key could not be read: {error}"),
             Self::Sealed(error) => write!(f, "the record's root key could not be opened: {error}"),
             Self::Key(_) => f.write_str("the record's root key is damaged; restore the database from a backup"),
-            Self::None => f.write_str("there is no root key of the record yet: `doorward serve` makes one at its first start"),
+            Self::None => {
+                f.write_str("there is no root key of the record yet: `doorward serve` makes one at its first start")
+            }
         }
     }
 }
@@ -88,7 +90,12 @@ impl Root {
     ///
     /// # Errors
     /// When the database is away, or the key is sealed under another key-encryption key.
-    pub async fn ensure(store: &Store, sealer: &Sealer, now: Timestamp, entropy: &dyn Entropy) -> Result<Self, RootError> {
+    pub async fn ensure(
+        store: &Store,
+        sealer: &Sealer,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<Self, RootError> {
         let sealed = match store.installation_secret_fetch(PURPOSE).await? {
             Some(sealed) => sealed,
             None => {

@@ -56,7 +56,10 @@ impl fmt::Display for TreeError {
             Self::Sealed(error) => write!(f, "the key of the log could not be opened: {error}"),
             Self::Note(error) => write!(f, "the key or a checkpoint of the log is damaged: {error}"),
             Self::Inconsistent { what } => {
-                write!(f, "the log is not the one that its last checkpoint is of: {what}; run `doorward audit verify` on the database")
+                write!(
+                    f,
+                    "the log is not the one that its last checkpoint is of: {what}; run `doorward audit verify` on the database"
+                )
             }
         }
     }
