@@ -21,13 +21,13 @@ create table audit_checkpoint (
 );
 
 -- Keys that sign checkpoints, sealed under the key-encryption key. A row never changes.
-create table audit_log_key (
+create table audit_log_signer (
     log bigint not null,
     public_key bytea not null,
     created_at bigint not null,
     certificate text not null,
     sealed bytea not null,
-    constraint audit_log_key_key primary key (log, public_key)
+    constraint audit_log_signer_key primary key (log, public_key)
 );
 
 -- The leaves of the installation log, which names all logs.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, Witness};
 use crate::control::{Desk, recheck, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
@@ -107,7 +107,12 @@ pub fn spawn_all(
     tasks.spawn(follow_feed(feed, keys, Arc::clone(shared), Arc::clone(desk), Arc::clone(reloader)));
     tasks.spawn(tend_providers(Arc::clone(shared), Arc::clone(desk)));
     tasks.spawn(sweep(Arc::clone(shared), Arc::clone(desk)));
-    tasks.spawn(watch(Arc::clone(reloader), watched(config)));
+    let file = |witness: &Witness| match witness {
+        Witness::File(path) => Some(path.clone()),
+        Witness::Webhook { .. } => None,
+    };
+    let witnesses = config.audit.witnesses.iter().filter_map(file).collect();
+    tasks.spawn(watch(Arc::clone(reloader), watched(config), witnesses));
 }
 
 /// Waits, unless it is over.

@@ -31,9 +31,9 @@ const CHECKPOINT_PRUNE: &str = "\
     delete from audit_checkpoint where time < $1 \
     and size < (select max(c.size) from audit_checkpoint c where c.log = audit_checkpoint.log)";
 const KEYS: &str = "\
-    select public_key, created_at, certificate, sealed from audit_log_key where log = $1 order by created_at, public_key";
+    select public_key, created_at, certificate, sealed from audit_log_signer where log = $1 order by created_at, public_key";
 const KEY_INSERT: &str = "\
-    insert into audit_log_key (log, public_key, created_at, certificate, sealed) values ($1, $2, $3, $4, $5)";
+    insert into audit_log_signer (log, public_key, created_at, certificate, sealed) values ($1, $2, $3, $4, $5)";
 const STATEMENT_NUMBER: &str = "update counter set value = value + 1 where name = 'installation_log' returning value";
 const STATEMENT_INSERT: &str = "insert into installation_leaf (seq, leaf) values ($1, $2)";
 const STATEMENTS: &str = "select leaf from installation_leaf where seq < $1 order by seq";

@@ -253,7 +253,12 @@ impl House {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+        let lines = headers.get("content-type").is_some_and(|kind| kind == "application/x-ndjson");
+        let body = match body.is_empty() {
+            true => Value::Null,
+            false if lines => Value::String(String::from_utf8(body.to_vec()).unwrap()),
+            false => serde_json::from_slice(&body).unwrap(),
+        };
         assert!(headers.contains_key("doorward-decision"), "{method} {path} has no decision");
         Answer { status, headers, body }
     }

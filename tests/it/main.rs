@@ -11,6 +11,8 @@
 
 mod api;
 mod api_house;
+mod audit_tree;
+mod audit_verify;
 mod canonical;
 mod cli;
 mod config;
