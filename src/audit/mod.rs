@@ -13,6 +13,7 @@ pub mod merkle;
 pub mod note;
 pub mod proof;
 pub mod pseudonym;
+pub mod spool;
 pub mod tile;
 pub mod verify;
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Witness};
-use crate::control::{Desk, recheck, session, signing_key};
+use crate::control::{Desk, idempotency, recheck, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
 use crate::model::{Principal, SessionId, Timestamp, Ttl};
@@ -88,6 +88,8 @@ impl Feed {
                     directory.unlock(&principal);
                 }
             }
+            // Membership is not at the door yet.
+            RevocationKind::GrantChanged => {}
             RevocationKind::KeysChanged => self.keys_changed = true,
         }
         Ok(())
@@ -187,6 +189,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
             tx.revocation_prune(now.minus(FEED_KEPT)).await?;
             tx.commit().await?;
             recheck::sweep(&desk, now).await?;
+            idempotency::sweep(&desk, now).await?;
             session::sweep(&desk, now).await.map(drop)
         };
         if let Err(error) = swept.await {
