@@ -204,7 +204,7 @@ pub fn ready(running: &Running, dir: &Path, path: &Path) -> Value {
         "dir": dir,
         "services": services,
         "people": people(),
-        "env": environment(&running.origin, dir, Some(running.tree.key())),
+        "env": environment(&running.origin, dir, running.tree.key()),
     })
 }
 
@@ -224,7 +224,7 @@ fn tell(context: &Context, running: &Running, dir: &Path) {
          Everything is in {}. Ctrl-C ends it.",
         running.origin,
         dir.join("keys").join("ca.crt").display(),
-        running.tree.key(),
+        running.tree.key().unwrap_or_default(),
         running.desk.settings.url_of(&format!("ops-api.{DOMAIN}")),
         dir.display(),
     ));

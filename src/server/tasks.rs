@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, Witness};
 use crate::control::{Desk, idempotency, recheck, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
@@ -14,7 +13,7 @@ use crate::model::{Principal, SessionId, Timestamp, Ttl};
 use crate::store::{Revocation, RevocationKind, Store, StoreError};
 
 use super::keys::{KeyBox, keys_of};
-use super::reload::{Reloader, watch, watched};
+use super::reload::Reloader;
 
 /// How often the feed is read.
 const FEED_EVERY: Duration = Duration::from_millis(500);
@@ -104,17 +103,10 @@ pub fn spawn_all(
     shared: &Arc<Shared>,
     desk: &Arc<Desk>,
     reloader: &Arc<Reloader>,
-    config: &Config,
 ) {
     tasks.spawn(follow_feed(feed, keys, Arc::clone(shared), Arc::clone(desk), Arc::clone(reloader)));
     tasks.spawn(tend_providers(Arc::clone(shared), Arc::clone(desk)));
     tasks.spawn(sweep(Arc::clone(shared), Arc::clone(desk)));
-    let file = |witness: &Witness| match witness {
-        Witness::File(path) => Some(path.clone()),
-        Witness::Webhook { .. } => None,
-    };
-    let witnesses = config.audit.witnesses.iter().filter_map(file).collect();
-    tasks.spawn(watch(Arc::clone(reloader), watched(config), witnesses));
 }
 
 /// Waits, unless it is over.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -50,10 +50,15 @@ pub struct TreeState {
     pub lag_seconds: AtomicI64,
 }
 
-/// The tree of this node, and the root key.
-pub struct Keeper {
+/// What is there once the database is.
+struct Kept {
     root: Root,
     tree: Option<Mutex<LogTree>>,
+}
+
+/// The tree of this node, and the root key. Before the database is there, there is neither.
+pub struct Keeper {
+    kept: OnceCell<Kept>,
     witnesses: Vec<Witness>,
     retention: Ttl,
     /// For metrics.
@@ -61,18 +66,22 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Opens root key and tree. A tree that does not agree stands still.
+    /// A keeper that has opened nothing yet.
+    #[must_use]
+    pub fn new(witnesses: Vec<Witness>, retention: Ttl) -> Self {
+        Self { kept: OnceCell::new(), witnesses, retention, state: Arc::default() }
+    }
+
+    /// Opens root key and tree, once. A tree that does not agree stands still.
     ///
     /// # Errors
     /// When the database is away or keys don't open.
-    pub async fn open(
-        desk: &Desk,
-        witnesses: Vec<Witness>,
-        retention: Ttl,
-        now: Timestamp,
-    ) -> Result<Self, TreeOpenError> {
+    pub async fn open(&self, desk: &Desk, now: Timestamp) -> Result<(), TreeOpenError> {
+        self.kept.get_or_try_init(|| self.opened(desk, now)).await.map(drop)
+    }
+
+    async fn opened(&self, desk: &Desk, now: Timestamp) -> Result<Kept, TreeOpenError> {
         let root = Root::ensure(&desk.store, &desk.sealer, now, &*desk.entropy).await.map_err(TreeOpenError::Root)?;
-        let state = Arc::new(TreeState::default());
         let tree = match LogTree::open(&desk.store, &desk.sealer, &root, now, &*desk.entropy).await {
             Ok(tree) => Some(Mutex::new(tree)),
             Err(error @ TreeError::Inconsistent { .. }) => {
@@ -81,14 +90,14 @@ impl Keeper {
             }
             Err(error) => return Err(TreeOpenError::Tree(error)),
         };
-        state.consistent.store(i64::from(tree.is_some()), Ordering::Relaxed);
-        Ok(Self { root, tree, witnesses, retention, state })
+        self.state.consistent.store(i64::from(tree.is_some()), Ordering::Relaxed);
+        Ok(Kept { root, tree })
     }
 
-    /// The root key, as auditors hold it.
+    /// The root key, as auditors hold it; none before the database is there.
     #[must_use]
-    pub fn key(&self) -> String {
-        self.root.key().to_string()
+    pub fn key(&self) -> Option<String> {
+        self.kept.get().map(|kept| kept.root.key().to_string())
     }
 
     /// Starts everything that goes on beside requests, until `stopping`.
@@ -106,12 +115,15 @@ impl Keeper {
     }
 
     async fn grow(&self, desk: &Desk) {
-        let Some(tree) = &self.tree else { return };
-        let mut tree = tree.lock().await;
         let now = desk.clock.now();
+        if !self.kept.initialized() && self.open(desk, now).await.is_err() {
+            return;
+        }
+        let Some(Kept { root, tree: Some(tree) }) = self.kept.get() else { return };
+        let mut tree = tree.lock().await;
         let work = async {
             let grew = tree.grow(&desk.store, now).await?;
-            tree.tend(&desk.store, &desk.sealer, &self.root, now, &*desk.entropy).await?;
+            tree.tend(&desk.store, &desk.sealer, root, now, &*desk.entropy).await?;
             Ok::<_, TreeError>(grew)
         };
         match tokio::time::timeout(GROW_TIMEOUT, work).await {
@@ -124,9 +136,9 @@ impl Keeper {
     /// After the last event was written: a last checkpoint, and the installation log's `log.closed`.
     pub async fn close(&self, desk: &Desk) {
         self.grow(desk).await;
-        let Some(tree) = &self.tree else { return };
+        let Some(Kept { root, tree: Some(tree) }) = self.kept.get() else { return };
         let tree = tree.lock().await;
-        let done = tree.close(&desk.store, &self.root, desk.clock.now());
+        let done = tree.close(&desk.store, root, desk.clock.now());
         if !matches!(tokio::time::timeout(GROW_TIMEOUT, done).await, Ok(Ok(()))) {
             tracing::warn!("the end of this node's log is not in the installation log");
         }
@@ -155,6 +167,9 @@ impl Keeper {
 
     /// Brings one witness up to date, as far as it takes it.
     async fn serve(&self, desk: &Desk, witness: &Witness) -> Result<(), String> {
+        if !self.kept.initialized() {
+            return Ok(());
+        }
         let own = desk.store.own_log().map_err(|error| error.to_string())?;
         let node = *own.node();
         let name = name_of(witness);
@@ -189,6 +204,9 @@ impl Keeper {
     /// Prunes what is older than the retention until `stopping`.
     pub async fn prune(self: Arc<Self>, desk: Arc<Desk>, stopping: CancellationToken) {
         while tokio::time::timeout(PRUNE_EVERY, stopping.cancelled()).await.is_err() {
+            if !self.kept.initialized() {
+                continue;
+            }
             let now = desk.clock.now();
             let pruned = async {
                 retention::prune(&desk, self.retention, now).await?;
