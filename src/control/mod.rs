@@ -6,6 +6,7 @@
 //! answer means that this node obeys, and nothing is obeyed that was not committed.
 
 pub mod access;
+pub mod audit;
 pub mod browser;
 pub mod caller;
 pub mod decision;
