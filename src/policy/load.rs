@@ -162,7 +162,8 @@ fn opened<'s>(
     let mut opens: BTreeMap<EntitlementName, BTreeSet<ActionName>> = BTreeMap::new();
     for statement in statements.filter(|statement| statement.policy.effect() == Effect::Permit) {
         for name in validate::entitlements_named(&statement.policy) {
-            let matching = actions.iter().filter(|action| could_match(&statement.policy, &kinds.action(action.as_str())));
+            let matching =
+                actions.iter().filter(|action| could_match(&statement.policy, &kinds.action(action.as_str())));
             opens.entry(name).or_default().extend(matching.cloned());
         }
     }

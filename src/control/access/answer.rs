@@ -9,9 +9,7 @@ use super::super::caller::Caller;
 use super::super::desk::Desk;
 use super::activate::grant_within;
 use super::view::{Seen, request_fetch, seen};
-use super::{
-    AccessError, eligible, hash_of, may, one_human, opened, person_of, reason_of, request_event, session_of,
-};
+use super::{AccessError, eligible, hash_of, may, one_human, opened, person_of, reason_of, request_event, session_of};
 
 /// Says yes to a request. `hash` is what was looked at; none: whatever it is now. With the last
 /// approval that is needed the grant is made.
@@ -30,8 +28,7 @@ pub async fn approve(
     let policies = desk.policies.load_full();
     let reason = reason.map(reason_of).transpose()?;
     let request = answerable(desk, &policies, caller, id, now).await?;
-    let definition =
-        policies.entitlement(&request.entitlement).ok_or(AccessError::NotFound { what: "entitlement" })?;
+    let definition = policies.entitlement(&request.entitlement).ok_or(AccessError::NotFound { what: "entitlement" })?;
     eligible(desk, &policies, &request, now).await?;
 
     let mut tx = desk.store.begin().await?;
@@ -171,8 +168,7 @@ async fn standing(
         // have the right.
         if let Some(session) = session_of(desk, &approval.by.principal, now).await? {
             let subject = desk.subject(policies, &session, &[]);
-            let ambient =
-                Ambient { address: request.address, now, session: None, device: None, token_scope: None };
+            let ambient = Ambient { address: request.address, now, session: None, device: None, token_scope: None };
             let verdict =
                 policies.entitlement_decide(&subject, EntitlementAction::Approve, &request.entitlement, &ambient);
             if !verdict.allow {

@@ -277,7 +277,9 @@ fn fitting(definition: &Entitlement, asked: &Asked, now: Timestamp) -> Result<Fi
     }
     let longest = match (asked.emergency, definition.emergency_max) {
         (true, None) => {
-            return invalid(format!("`{name}` does not allow an emergency to skip approvals; ask without `--emergency`"));
+            return invalid(format!(
+                "`{name}` does not allow an emergency to skip approvals; ask without `--emergency`"
+            ));
         }
         (true, Some(longest)) => longest.min(definition.max),
         (false, _) => definition.max,

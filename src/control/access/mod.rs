@@ -123,7 +123,14 @@ fn one_human(policies: &PolicySet, left: &Person, right: &Person) -> bool {
 }
 
 /// What the caller may do with an entitlement.
-fn may(desk: &Desk, policies: &PolicySet, caller: &Caller, action: EntitlementAction, name: &EntitlementName, now: Timestamp) -> bool {
+fn may(
+    desk: &Desk,
+    policies: &PolicySet,
+    caller: &Caller,
+    action: EntitlementAction,
+    name: &EntitlementName,
+    now: Timestamp,
+) -> bool {
     let subject = desk.subject(policies, caller.session(), &[]);
     policies.entitlement_decide(&subject, action, name, &caller.ambient(now)).allow
 }
@@ -136,7 +143,12 @@ async fn session_of(desk: &Desk, principal: &Principal, now: Timestamp) -> Resul
 
 /// Whether the requester could still ask for it at `now`: the right to ask, by what is known of them
 /// now, and locks.
-async fn eligible(desk: &Desk, policies: &PolicySet, request: &AccessRequest, now: Timestamp) -> Result<(), AccessError> {
+async fn eligible(
+    desk: &Desk,
+    policies: &PolicySet,
+    request: &AccessRequest,
+    now: Timestamp,
+) -> Result<(), AccessError> {
     let principal = &request.requester.principal;
     if desk.directory.is_locked(principal) {
         return Err(AccessError::Ineligible("the requester is locked".to_owned()));

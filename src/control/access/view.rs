@@ -134,7 +134,11 @@ pub async fn grant_fetch(desk: &Desk, caller: &Caller, id: GrantId, now: Timesta
     let Some(grant) = desk.store.grant_fetch(id).await? else { return Err(missing) };
     let policies = desk.policies.load_full();
     let own = grant.holder.principal == *caller.principal();
-    if own || may_see(desk, &policies, caller, &grant.entitlement, now) { Ok(grant_seen(grant, now)) } else { Err(missing) }
+    if own || may_see(desk, &policies, caller, &grant.entitlement, now) {
+        Ok(grant_seen(grant, now))
+    } else {
+        Err(missing)
+    }
 }
 
 /// Grants, newest first, with the cursor of the next page.
