@@ -76,6 +76,14 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/locks" => ("Bars a principal until the bar is lifted", shape("Lock"), body("NewLock")),
         "/api/v1/locks/clear" => ("Lifts the bar on a principal", shape("Lock"), body("NewLock")),
         "/api/v1/decisions/{id}" => ("A decision, from the record", shape("Decision"), None),
+        "/api/v1/audit/events" => ("The record, newest first, or with `after` on from there", page("AuditEvent"), None),
+        "/api/v1/audit/export" => {
+            ("The record with everything that proves it, as lines of JSON", Some(json!({ "type": "object" })), None)
+        }
+        "/api/v1/audit/logs" => ("Every log and its size", page("AuditLog"), None),
+        "/api/v1/audit/checkpoint" => ("The newest signed checkpoint of every log", page("AuditCheckpoint"), None),
+        "/api/v1/audit/inclusion" => ("Proof that an event is in its log (RFC 9162 §2.1.3)", shape("AuditProof"), None),
+        "/api/v1/audit/consistency" => ("Proof that a log only grew (RFC 9162 §2.1.4)", shape("AuditProof"), None),
         "/api/v1/openapi.json" => ("This document", Some(json!({ "type": "object" })), None),
         "/oauth2/authorize" => ("Sends a signed-in browser back with a code (RFC 6749 §4.1, PKCE S256)", None, None),
         "/oauth2/token" => (
@@ -218,6 +226,28 @@ fn parameters(route: &Route) -> Vec<Value> {
             let optional = ["state", "login_hint", "provider"];
             let required = required.map(|name| parameter(name, "query", true, "string"));
             required.into_iter().chain(optional.map(|name| query(name, "string"))).collect()
+        }
+        (_, "/api/v1/audit/events") => {
+            ["from", "to", "service", "actor", "type", "grant", "session", "cursor", "after", "limit"]
+                .map(|name| query(name, "string"))
+                .to_vec()
+        }
+        (_, "/api/v1/audit/export") => ["from", "to", "service", "actor", "type", "grant", "session"]
+            .map(|name| query(name, "string"))
+            .to_vec(),
+        (_, "/api/v1/audit/inclusion") => {
+            vec![
+                parameter("log", "query", true, "string"),
+                parameter("index", "query", true, "string"),
+                query("size", "string"),
+            ]
+        }
+        (_, "/api/v1/audit/consistency") => {
+            vec![
+                parameter("log", "query", true, "string"),
+                parameter("from", "query", true, "string"),
+                query("to", "string"),
+            ]
         }
         _ => Vec::new(),
     };

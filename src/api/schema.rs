@@ -107,6 +107,18 @@ fn people_and_services() -> Value {
             ("request?", "DecisionRequest?"), ("policy_version?", "string?"), ("policies", "strings"),
             ("errors", "strings"), ("remedy?", "Remedy?"), ("log?", "string?"), ("seq?", "integer?"),
         ]),
+        "AuditEvent": object(&[
+            ("id", "id:evt_"), ("time", "time"), ("node", "string"), ("seq?", "integer?"), ("type", "string"),
+            ("service?", "string?"), ("outcome", "string"), ("reason?", "string?"), ("decision?", "string?"),
+            ("grant?", "string?"),
+        ]),
+        "AuditLog": object(&[
+            ("log", "string"), ("size", "integer"), ("opened_at", "time"), ("pruned_to", "integer"),
+        ]),
+        "AuditCheckpoint": object(&[
+            ("log", "string"), ("size", "integer"), ("root", "string"), ("time", "time"), ("note", "string"),
+        ]),
+        "AuditProof": object(&[("log", "string"), ("size", "integer"), ("root", "string"), ("hashes", "strings")]),
         "Remedy": object(&[("kind", "string"), ("entitlement?", "string"), ("command?", "string")]),
         "Problem": object(&[
             ("type", "string"), ("title", "string"), ("status", "integer"), ("detail?", "string"),
