@@ -27,7 +27,7 @@ pub async fn whoami(State(desk): State<Arc<Desk>>, Proven { caller, now }: Prove
         expires_at: shown.expires_at,
         session: shown,
         groups: service::groups(&desk, &caller),
-        grants: Vec::new(),
+        grants: desk.directory.grants(caller.principal(), now).iter().map(shape::grant_in_brief).collect(),
     };
     json(StatusCode::OK, JSON, &body)
 }

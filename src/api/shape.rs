@@ -5,6 +5,7 @@ use crate::control::decision::Explained;
 use crate::control::oauth::Granted;
 use crate::control::service::{Reach, Reachable};
 use crate::control::{Lock, StoredSession};
+use crate::identity::directory::LiveGrant;
 use crate::model::{Answer, Approval, Person, Principal, Session, SessionId, Timestamp};
 use crate::policy::{Entitlement, PolicySet};
 use crate::wire;
@@ -21,6 +22,15 @@ pub fn person(session: &Session) -> wire::Principal {
 
 fn principal(principal: &Principal, email: Option<String>) -> wire::Principal {
     wire::Principal { kind: principal.kind().name().to_owned(), id: principal.id().to_owned(), name: None, email }
+}
+
+/// An active grant, for `whoami`.
+pub fn grant_in_brief(grant: &LiveGrant) -> wire::HeldGrant {
+    wire::HeldGrant {
+        id: grant.id.to_string(),
+        entitlement: grant.entitlement.to_string(),
+        expires_at: grant.expires_at.into(),
+    }
 }
 
 /// A session, as the caller under session `current` sees it.

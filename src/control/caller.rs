@@ -203,7 +203,7 @@ impl Caller {
     #[must_use]
     pub fn may(&self, desk: &Desk, action: InstallationAction, now: Timestamp) -> bool {
         let policies = desk.policies.load();
-        let subject = desk.subject(&policies, self.session(), &[]);
+        let subject = desk.subject_now(&policies, self.session(), now);
         policies.installation_decide(&subject, action, &self.ambient(now)).allow
     }
 }

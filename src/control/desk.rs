@@ -147,6 +147,13 @@ impl Desk {
         EventId::fresh(now, &*self.entropy)
     }
 
+    /// The person of a session as policies judge them at `now`: with the entitlements of their
+    /// active grants.
+    #[must_use]
+    pub fn subject_now(&self, policies: &PolicySet, session: &Session, now: Timestamp) -> Subject {
+        self.subject(policies, session, &self.directory.entitlements(&session.principal, now))
+    }
+
     /// The person of a session as policies judge them, with the entitlements that are active.
     #[must_use]
     pub fn subject(&self, policies: &PolicySet, session: &Session, active: &[EntitlementName]) -> Subject {

@@ -41,7 +41,7 @@ pub struct Reachable {
 #[must_use]
 pub fn list(desk: &Desk, caller: &Caller, now: Timestamp) -> Vec<Reachable> {
     let policies = desk.policies.load();
-    let subject = desk.subject(&policies, caller.session(), &[]);
+    let subject = desk.subject_now(&policies, caller.session(), now);
     policies.services().map(|service| reachable(&policies, service, &subject, caller, now)).collect()
 }
 
@@ -49,7 +49,7 @@ pub fn list(desk: &Desk, caller: &Caller, now: Timestamp) -> Vec<Reachable> {
 #[must_use]
 pub fn entitlements(desk: &Desk, caller: &Caller, now: Timestamp) -> Vec<(Entitlement, bool)> {
     let policies = desk.policies.load();
-    let subject = desk.subject(&policies, caller.session(), &[]);
+    let subject = desk.subject_now(&policies, caller.session(), now);
     let found = policies.entitlements();
     found.map(|it| (it.clone(), may_request(&policies, &subject, &it.name, caller, now))).collect()
 }

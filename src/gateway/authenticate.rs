@@ -15,14 +15,15 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::certificate::Issuer;
-use crate::identity::directory::{CookieHash, LiveSession};
+use crate::identity::directory::{CookieHash, LiveGrant, LiveSession};
 use crate::identity::token::{Expected, Verified, claimed, verify};
-use crate::model::{Principal, PrincipalKind, SessionId, Thumbprint, Timestamp};
+use crate::model::{EntitlementName, Principal, PrincipalKind, SessionId, Thumbprint, Timestamp};
 use crate::policy::{ClientCertificate, Facts, Subject};
 
 use super::canonical::Canonical;
 use super::handshake::Channel;
 use super::hygiene::{SESSION_COOKIE, own_cookie};
+use super::membership::counting;
 use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;
@@ -85,8 +86,12 @@ pub struct Caller {
     pub principal: Principal,
     /// Under which session; none for a provider's bearer token.
     pub session: Option<Arc<LiveSession>>,
-    /// Their Cedar entities.
+    /// Their Cedar entities, with the entitlements of `grants`.
     pub subject: Rc<Subject>,
+    /// The same without any entitlement.
+    pub base: Rc<Subject>,
+    /// Their grants that count for this request.
+    pub grants: Vec<LiveGrant>,
     /// The e-mail, for the record.
     pub email: Option<Arc<str>>,
     /// The token, if one was shown.
@@ -186,6 +191,8 @@ pub async fn authenticate(
     if worker.shared.directory.is_locked(&caller.principal) {
         return Err(Refusal::Locked);
     }
+    let mut caller = caller;
+    with_grants(worker, snapshot, channel, routed, &mut caller, now);
     if caller.token.is_none() {
         not_cross_site(worker, routed, headers)?;
     }
@@ -350,9 +357,12 @@ async fn session_caller(
     if token.as_ref().is_some_and(|token| token.principal != live.session.principal) {
         return Err(Refusal::BadCredential("token and session name different principals"));
     }
+    let subject = subject_of(worker, snapshot, &live, &[]);
     Ok(Caller {
         principal: live.session.principal.clone(),
-        subject: subject_of(worker, snapshot, &live),
+        base: Rc::clone(&subject),
+        subject,
+        grants: Vec::new(),
         email: live.session.email.as_deref().map(Into::into),
         ends_at: ends_at.min(live.session.expires_at),
         streams: live.streams.clone(),
@@ -362,11 +372,41 @@ async fn session_caller(
     })
 }
 
-/// The session's Cedar entities, built once per change of session or policies.
-fn subject_of(worker: &Worker, snapshot: &Snapshot, live: &LiveSession) -> Rc<Subject> {
+/// Makes the caller a member of the entitlements of their grants that count for this request.
+pub fn with_grants(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    channel: &Channel,
+    routed: &Routed,
+    caller: &mut Caller,
+    now: Timestamp,
+) {
+    let (grants, names) = counting(worker, snapshot, channel, routed, &caller.base, now);
+    caller.subject = match &caller.session {
+        _ if names.is_empty() => Rc::clone(&caller.base),
+        Some(live) => subject_of(worker, snapshot, live, &names),
+        None => {
+            let mut subject = Subject::clone(&caller.base);
+            for name in &names {
+                subject = subject.with_entitlement(name);
+            }
+            Rc::new(subject)
+        }
+    };
+    caller.grants = grants;
+}
+
+/// The session's Cedar entities, built once per change of session, grants or policies.
+fn subject_of(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    live: &LiveSession,
+    entitlements: &[EntitlementName],
+) -> Rc<Subject> {
     let session = &live.session;
+    let key = (session.id, entitlements.to_vec());
     let mut subjects = worker.subjects.borrow_mut();
-    if let Some(built) = subjects.get(&session.id)
+    if let Some(built) = subjects.get(&key)
         && built.generation == snapshot.generation
         && built.version == session.version
     {
@@ -378,13 +418,13 @@ fn subject_of(worker: &Worker, snapshot: &Snapshot, live: &LiveSession) -> Rc<Su
         email_verified: session.email_verified,
         name: session.name.as_deref(),
         groups: &session.groups,
-        entitlements: &[],
+        entitlements,
         claims: None,
         breakglass: None,
     }));
     let built =
         BuiltSubject { generation: snapshot.generation, version: session.version, subject: Rc::clone(&subject) };
-    subjects.put(session.id, built);
+    subjects.put(key, built);
     subject
 }
 
@@ -392,7 +432,7 @@ fn subject_of(worker: &Worker, snapshot: &Snapshot, live: &LiveSession) -> Rc<Su
 fn bearer_caller(snapshot: &Snapshot, token: Rc<VerifiedToken>, ends_at: Timestamp) -> Result<Caller, Refusal> {
     let identity = token.identity.as_ref().ok_or(Refusal::BadCredential("a token of no session"))?;
     debug_assert!(identity.principal.kind() == PrincipalKind::User, "providers name users");
-    let subject = snapshot.policies.subject(&Facts {
+    let subject = Rc::new(snapshot.policies.subject(&Facts {
         principal: &identity.principal,
         email: identity.email.as_deref(),
         email_verified: identity.email_verified,
@@ -401,11 +441,13 @@ fn bearer_caller(snapshot: &Snapshot, token: Rc<VerifiedToken>, ends_at: Timesta
         entitlements: &[],
         claims: None,
         breakglass: None,
-    });
+    }));
     Ok(Caller {
         principal: identity.principal.clone(),
         session: None,
-        subject: Rc::new(subject),
+        base: Rc::clone(&subject),
+        subject,
+        grants: Vec::new(),
         email: identity.email.as_deref().map(Into::into),
         ends_at,
         // Nothing revokes a provider's token but its end and a lock, which `Directory::lock` can't

@@ -1,7 +1,7 @@
 //! What the policy says, asked on every request and remembered where it can't have changed.
 //!
-//! A decision is remembered under everything that its policies read: session and version, policies,
-//! service, action, parameters, and method, path, host or address where a policy looks at them.
+//! A decision is remembered under everything that its policies read: session and version, the
+//! entitlements of the grants that are in force at this moment, policies, service, action, parameters, and method, path, host or address where a policy looks at them.
 //! Where a policy reads the time or the age of a session, or a token narrows the scope, nothing is
 //! remembered. Refusals are never remembered: something may have changed that would help.
 
@@ -14,6 +14,7 @@ use crate::policy::{Ambient, DenyReason, DeviceContext, RequestContext, SessionC
 
 use super::authenticate::Caller;
 use super::handshake::Channel;
+use super::membership::Rests;
 use super::refusal::{Offer, Refusal};
 use super::route::Routed;
 use super::snapshot::Snapshot;
@@ -25,6 +26,7 @@ pub struct DecisionKey {
     generation: u64,
     session: SessionId,
     version: i64,
+    entitlements: Vec<EntitlementName>,
     service: ServiceName,
     action: ActionName,
     params: Vec<(Arc<str>, String)>,
@@ -41,6 +43,8 @@ pub struct Permitted {
     pub action: ActionName,
     /// What the policies said.
     pub verdict: Rc<Verdict>,
+    /// Which entitlements that rests on.
+    pub rests: Rc<Rests>,
     _proof: (),
 }
 
@@ -67,10 +71,10 @@ pub fn authorize(
     }
     let key = decision_key(snapshot, channel, routed, caller, action);
     if let Some(key) = &key
-        && let Some(verdict) = worker.decisions.borrow_mut().get(key)
+        && let Some((verdict, rests)) = worker.decisions.borrow_mut().get(key)
     {
         worker.shared.metrics.decisions_remembered.inc();
-        return Ok(Permitted { action: action.clone(), verdict: Rc::clone(verdict), _proof: () });
+        return Ok(Permitted { action: action.clone(), verdict: Rc::clone(verdict), rests: Rc::clone(rests), _proof: () });
     }
     let session = caller.session.as_ref().map(|live| &live.session);
     let device = session.and_then(|session| session.device.as_ref());
@@ -94,11 +98,12 @@ pub fn authorize(
     let service = &routed.entry.service;
     let verdict = service.decide(&caller.subject, action, &context);
     if verdict.allow {
+        let rests = Rc::new(Rests::of(service, caller, action, &context));
         let verdict = Rc::new(verdict);
         if let Some(key) = key {
-            worker.decisions.borrow_mut().put(key, Rc::clone(&verdict));
+            worker.decisions.borrow_mut().put(key, (Rc::clone(&verdict), Rc::clone(&rests)));
         }
-        return Ok(Permitted { action: action.clone(), verdict, _proof: () });
+        return Ok(Permitted { action: action.clone(), verdict, rests, _proof: () });
     }
     let refusal = refusal_of(snapshot, routed, caller, action, context, &verdict);
     Err(Refused { refusal, verdict: Some(verdict) })
@@ -159,6 +164,7 @@ fn decision_key(
         generation: snapshot.generation,
         session: session.id,
         version: session.version,
+        entitlements: caller.subject.entitlements().to_vec(),
         service: service.name.clone(),
         action: action.clone(),
         params: routed.matched.as_ref()?.params.clone(),

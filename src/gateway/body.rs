@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 use crate::model::{Clock, Timestamp, Ttl};
 
@@ -68,13 +69,18 @@ pub struct Permit {
     pub ends_at: Timestamp,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
+    /// Where it rests on grants: until when, in milliseconds, moved by who watches them for as long
+    /// as this is kept.
+    pub granted: Option<(Arc<AtomicI64>, Arc<DropGuard>)>,
 }
 
 impl Permit {
     /// Whether it is over.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.streams.is_cancelled() || self.ends_at.is_over(self.clock.now())
+        let now = self.clock.now();
+        let granted = self.granted.as_ref().map(|(until, _)| Timestamp::from_millis(until.load(Ordering::Acquire)));
+        self.streams.is_cancelled() || self.ends_at.is_over(now) || granted.is_some_and(|until| until.is_over(now))
     }
 
     /// How long it may still last, for a timer.

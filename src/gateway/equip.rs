@@ -10,7 +10,7 @@ use http_body::Body as HttpBody;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::model::{EventId, Timestamp, Ttl};
+use crate::model::{EventId, GrantId, Timestamp, Ttl};
 use crate::policy::AssertionMode;
 
 use super::authenticate::Caller;
@@ -150,16 +150,19 @@ fn assertion(
         AssertionMode::Session => false,
     };
     let session = caller.session.as_ref().map(|live| &live.session);
+    let grants: Vec<GrantId> = caller.grants.iter().map(|grant| grant.id).collect();
     let key = session.filter(|_| !each).map(|session| (session.id, service.name.clone()));
     if let (Some(key), Some(session)) = (&key, session)
         && let Some(made) = worker.assertions.borrow_mut().get(key)
     {
-        let same = made.version == session.version && made.generation == snapshot.generation;
+        let same = made.version == session.version && made.generation == snapshot.generation && made.grants == grants;
         if same && !made.until.is_over(now) {
             return Ok(Some(made.value.clone()));
         }
     }
+    let first_end = caller.grants.iter().map(|grant| grant.expires_at).min();
     let expires_at = now.plus(worker.shared.settings.assertion_ttl).min(caller.ends_at);
+    let expires_at = first_end.map_or(expires_at, |end| expires_at.min(end));
     let mut claims = json!({
         "iss": worker.shared.settings.origin,
         "aud": &*routed.entry.audience,
@@ -168,7 +171,7 @@ fn assertion(
         "email": caller.email.as_deref(),
         "groups": caller.subject.groups(),
         "session": session.map(|session| session.id.to_string()),
-        "grants": [],
+        "grants": grants.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "iat": now.seconds(),
         "exp": expires_at.seconds(),
         "jti": EventId::fresh(now, &*worker.shared.entropy).to_string(),
@@ -188,7 +191,7 @@ fn assertion(
     if let (Some(key), Some(session)) = (key, session) {
         let until = now.plus(ASSERTION_REUSE).min(expires_at);
         let made =
-            MadeAssertion { version: session.version, generation: snapshot.generation, until, value: value.clone() };
+            MadeAssertion { version: session.version, generation: snapshot.generation, grants, until, value: value.clone() };
         worker.assertions.borrow_mut().put(key, made);
     }
     Ok(Some(value))

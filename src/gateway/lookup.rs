@@ -1,5 +1,5 @@
-//! A look into the store for what this node's directory does not know: a session or a cookie that
-//! another node made a moment ago. Bounded in number and time, and one for all who ask the same.
+//! A look into the store for what this node's directory does not know: a session, a cookie or a
+//! grant that another node made a moment ago. Bounded in number and time, and one for all who ask the same.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::identity::directory::{CookieEntry, CookieHash, Directory};
-use crate::model::SessionId;
+use crate::model::{Clock, Principal, SessionId};
 use crate::store::Store;
 
 /// Looks that may be under way at once.
@@ -19,10 +19,12 @@ const LOOKS_MAX: usize = 32;
 const LOOK_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// What is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Sought {
     Session(SessionId),
     Cookie(CookieHash),
+    /// Active grants; whoever asks at about the same time gets the same.
+    Grants(Principal),
 }
 
 type Waiting = Mutex<HashMap<Sought, Vec<oneshot::Sender<()>>>>;
@@ -34,6 +36,7 @@ pub struct Lookup {
     tasks: TaskTracker,
     store: Store,
     directory: Arc<Directory>,
+    clock: Arc<dyn Clock>,
     waiting: Arc<Waiting>,
     permits: Arc<Semaphore>,
 }
@@ -41,8 +44,14 @@ pub struct Lookup {
 impl Lookup {
     /// Looks run on `runtime`, tracked by `tasks`, and enter what they find into `directory`.
     #[must_use]
-    pub fn new(runtime: Handle, tasks: TaskTracker, store: Store, directory: Arc<Directory>) -> Self {
-        Self { runtime, tasks, store, directory, waiting: Arc::default(), permits: Arc::new(Semaphore::new(LOOKS_MAX)) }
+    pub fn new(
+        runtime: Handle,
+        tasks: TaskTracker,
+        store: Store,
+        directory: Arc<Directory>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { runtime, tasks, store, directory, clock, waiting: Arc::default(), permits: Arc::new(Semaphore::new(LOOKS_MAX)) }
     }
 
     /// Looks for a session; afterwards the directory knows it, if there is one.
@@ -55,11 +64,16 @@ impl Lookup {
         self.look(Sought::Cookie(hash)).await;
     }
 
+    /// Looks for the active grants of a principal.
+    pub async fn grants(&self, principal: &Principal) {
+        self.look(Sought::Grants(principal.clone())).await;
+    }
+
     async fn look(&self, sought: Sought) {
         let (sender, receiver) = oneshot::channel();
         let first = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let asking = waiting.entry(sought).or_default();
+            let asking = waiting.entry(sought.clone()).or_default();
             asking.push(sender);
             asking.len() == 1
         };
@@ -67,7 +81,7 @@ impl Lookup {
             let this = self.clone();
             self.tasks.spawn_on(
                 async move {
-                    if tokio::time::timeout(LOOK_TIMEOUT, this.fetch(sought)).await.is_err() {
+                    if tokio::time::timeout(LOOK_TIMEOUT, this.fetch(&sought)).await.is_err() {
                         tracing::warn!("a look into the store took too long");
                     }
                     let mut waiting = this.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,22 +95,26 @@ impl Lookup {
         let _ = tokio::time::timeout(LOOK_TIMEOUT, receiver).await;
     }
 
-    async fn fetch(&self, sought: Sought) {
+    async fn fetch(&self, sought: &Sought) {
         let Ok(_permit) = self.permits.acquire().await else {
             return;
         };
         match sought {
-            Sought::Session(id) => self.fetch_session(id).await,
-            Sought::Cookie(hash) => match self.store.session_cookie_fetch(&hash).await {
+            Sought::Session(id) => self.fetch_session(*id).await,
+            Sought::Cookie(hash) => match self.store.session_cookie_fetch(hash).await {
                 Ok(Some(cookie)) => {
                     if self.directory.session(cookie.session).is_none() {
                         self.fetch_session(cookie.session).await;
                     }
                     self.directory
-                        .cookie_insert(hash, CookieEntry { session: cookie.session, host: cookie.host.into() });
+                        .cookie_insert(*hash, CookieEntry { session: cookie.session, host: cookie.host.into() });
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, "a cookie could not be looked up"),
+            },
+            Sought::Grants(principal) => match self.store.grant_list_active_of(principal, self.clock.now()).await {
+                Ok(found) => found.iter().for_each(|grant| self.directory.grant_enter(grant)),
+                Err(error) => tracing::warn!(%error, "grants could not be looked up"),
             },
         }
     }

@@ -17,6 +17,7 @@ pub mod limit;
 pub mod listener;
 pub mod local;
 pub mod lookup;
+pub mod membership;
 pub mod metrics;
 pub mod pipeline;
 pub mod record;

@@ -11,12 +11,12 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::identity::certificate::Issuer;
-use crate::model::{DecisionId, Principal, PrincipalKind};
+use crate::model::{DecisionId, Principal, PrincipalKind, Timestamp, Ttl};
 use crate::policy::{ClientCertificate, Verdict};
 
-use super::authenticate::{Caller, authenticate};
+use super::authenticate::{Caller, authenticate, with_grants};
 use super::authorize::authorize;
-use super::body::{Body, Permit};
+use super::body::Body;
 use super::browser;
 use super::equip::{equip, trace_of};
 use super::forward::{forward, join, relayed};
@@ -24,11 +24,15 @@ use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
 use super::handshake::Channel;
 use super::limit;
+use super::membership;
 use super::record::{self, Close, Exchange, counted_address};
 use super::refusal::{DECISION_HEADER, Form, Refusal};
 use super::route::{Routed, route};
 use super::snapshot::Snapshot;
 use super::worker::Worker;
+
+/// How often grants of one principal are looked for, by one thread: the feed brings the rest.
+const LOOK_EVERY: Ttl = Ttl::millis(500);
 
 /// What was found out before a request was refused, for the record of the refusal.
 #[derive(Default)]
@@ -102,7 +106,14 @@ async fn pass(
     let caller = known.caller.insert(caller);
     limit::admit(&routed.entry, &caller.principal)?;
     not_stale(worker, routed, caller, now)?;
-    let permitted = match authorize(worker, snapshot, channel, routed, caller, now) {
+    let mut judged = authorize(worker, snapshot, channel, routed, caller, now);
+    if let Err(refused) = &judged
+        && looked_for_grants(worker, caller, &refused.refusal, now).await
+    {
+        with_grants(worker, snapshot, channel, routed, caller, now);
+        judged = authorize(worker, snapshot, channel, routed, caller, now);
+    }
+    let permitted = match judged {
         Ok(permitted) => permitted,
         Err(refused) => {
             known.verdict = refused.verdict;
@@ -113,8 +124,7 @@ async fn pass(
     // ORDER: the decision is on record before anything of the request goes upstream.
     record::open(worker, snapshot, channel, exchange, routed, caller, &permitted).await?;
     known.opened = true;
-    let permit =
-        Permit { streams: caller.streams.clone(), ends_at: caller.ends_at, clock: worker.shared.clock.clone() };
+    let permit = membership::permit(worker, caller, routed, &permitted.rests, now);
     let (head, body) = request.into_parts();
     let head = equip(worker, snapshot, channel, exchange, routed, caller, &permitted, head, now)?;
     let pace = pace_of(worker, channel, &head.headers);
@@ -140,6 +150,19 @@ fn not_in_emergency(worker: &Worker, channel: &Channel) -> Result<(), Refusal> {
     match channel.certificate.as_ref().map(|certificate| certificate.issuer) {
         None | Some(Issuer::Ours | Issuer::Device | Issuer::Spiffe) => Err(Refusal::Emergency),
     }
+}
+
+/// A grant may have been given on another node since the feed was last read: where one would help,
+/// the store is asked, for each principal once in that time.
+async fn looked_for_grants(worker: &Worker, caller: &Caller, refusal: &Refusal, now: Timestamp) -> bool {
+    let helps = matches!(refusal, Refusal::NoPolicyMatch { remedies } if !remedies.is_empty());
+    let principal = &caller.principal;
+    if !helps || worker.looked.borrow_mut().get(principal).is_some_and(|at| !at.plus(LOOK_EVERY).is_over(now)) {
+        return false;
+    }
+    worker.looked.borrow_mut().put(principal.clone(), now);
+    worker.shared.lookup.grants(principal).await;
+    worker.shared.directory.grants(principal, now).len() > caller.grants.len()
 }
 
 /// The rate that a request's body must keep. Over HTTP/1 the guard holds it for the connection; a

@@ -99,6 +99,7 @@ pub async fn open(
     event.service = Some(routed.entry.service.name.clone());
     event.request = Some(facts(channel, routed));
     event.policy_version = Some(Arc::clone(snapshot.policies.version()));
+    event.grant = super::membership::deciding(caller, &permitted.rests).map(|grant| grant.id);
     judged(&mut event, &permitted.verdict);
     let recorder = &worker.shared.recorder;
     match routed.entry.service.record.unwrap_or(worker.shared.settings.record) {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::identity::directory::Directory;
-use crate::model::{Clock, Entropy, ServiceName, SessionId, Timestamp};
+use crate::model::{Clock, EntitlementName, Entropy, GrantId, Principal, ServiceName, SessionId, Timestamp};
 use crate::policy::{Subject, Verdict};
 use crate::store::Recorder;
 
@@ -28,6 +28,7 @@ use super::authorize::DecisionKey;
 use super::browser::CodeDesk;
 use super::connection::ControlConnection;
 use super::lookup::Lookup;
+use super::membership::Rests;
 use super::metrics::Metrics;
 use super::settings::Settings;
 use super::snapshot::{Limiter, ServiceEntry, Snapshot};
@@ -133,6 +134,8 @@ pub struct MadeAssertion {
     pub version: i64,
     /// The snapshot's generation.
     pub generation: u64,
+    /// The grants that it names.
+    pub grants: Vec<GrantId>,
     /// Until when it is sent.
     pub until: Timestamp,
     /// The header's value.
@@ -150,10 +153,12 @@ pub struct Worker {
     pools: RefCell<Vec<(Arc<ServiceEntry>, Rc<Pool>)>>,
     /// Tokens by SHA-256 and audience.
     pub tokens: RefCell<LruCache<TokenKey, Rc<VerifiedToken>>>,
-    /// Subjects by session.
-    pub subjects: RefCell<LruCache<SessionId, BuiltSubject>>,
+    /// Subjects by session and the entitlements that it holds.
+    pub subjects: RefCell<LruCache<(SessionId, Vec<EntitlementName>), BuiltSubject>>,
     /// Decisions by everything they were made from.
-    pub decisions: RefCell<LruCache<DecisionKey, Rc<Verdict>>>,
+    pub decisions: RefCell<LruCache<DecisionKey, (Rc<Verdict>, Rc<Rests>)>>,
+    /// When grants of a principal were last looked for.
+    pub looked: RefCell<LruCache<Principal, Timestamp>>,
     /// Assertions by session and service.
     pub assertions: RefCell<LruCache<(SessionId, ServiceName), MadeAssertion>>,
 }
@@ -170,6 +175,7 @@ impl Worker {
             tokens: RefCell::new(LruCache::new(TOKENS_MAX)),
             subjects: RefCell::new(LruCache::new(SUBJECTS_MAX)),
             decisions: RefCell::new(LruCache::new(DECISIONS_MAX)),
+            looked: RefCell::new(LruCache::new(SUBJECTS_MAX)),
             assertions: RefCell::new(LruCache::new(ASSERTIONS_MAX)),
         }
     }

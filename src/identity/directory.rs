@@ -1,4 +1,4 @@
-//! What this node knows of sessions, cookies and locks at this moment.
+//! What this node knows of sessions, cookies, locks and grants at this moment.
 //!
 //! The data path asks it on every request and never waits for it; control operations and the
 //! revocation feed update it entry by entry. It is a memory of the database, never ahead of it:
@@ -12,7 +12,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use papaya::{Compute, HashMap, Operation};
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{EntitlementName, Grant, GrantId, GrantState, Principal, Session, SessionEnd, SessionId, Timestamp};
+use crate::model::{
+    ActionName, EntitlementName, Grant, GrantId, GrantState, Principal, ServiceName, Session, SessionEnd, SessionId,
+    Timestamp, Ttl,
+};
 
 /// A session with the means to cut the streams that are open under it.
 #[derive(Debug)]
@@ -32,16 +35,40 @@ pub struct CookieEntry {
     pub host: Arc<str>,
 }
 
-/// A grant that is in force.
+/// A grant as the data path asks it.
 #[derive(Debug, Clone)]
 pub struct LiveGrant {
     /// Its id.
     pub id: GrantId,
     /// What its holder is a member of.
     pub entitlement: EntitlementName,
+    /// The actions of the entitlement's service that were approved.
+    pub actions: Arc<[ActionName]>,
+    /// When it became active.
+    pub active_at: Timestamp,
     /// When it ends by itself.
     pub expires_at: Timestamp,
+    /// Cancelled when it is ended early.
+    pub over: CancellationToken,
 }
+
+impl LiveGrant {
+    /// Whether it is in force at `now`.
+    #[must_use]
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        !self.over.is_cancelled() && !self.expires_at.is_over(now)
+    }
+
+    /// Whether it counts for this action. What its service opens by it is what was approved; a
+    /// service that names another's entitlement says so in its own policies.
+    #[must_use]
+    pub fn counts_for(&self, service: &ServiceName, action: &ActionName) -> bool {
+        self.entitlement.service() != service || self.actions.contains(action)
+    }
+}
+
+/// How long an ended grant is remembered as such: longer than any older view of it is under way.
+const ENDED_KEPT: Ttl = Ttl::minutes(10);
 
 /// SHA-256 of a cookie's value: the value itself is nowhere kept.
 pub type CookieHash = [u8; 32];
@@ -53,6 +80,8 @@ pub struct Directory {
     cookies: HashMap<CookieHash, CookieEntry>,
     locks: HashMap<Principal, ()>,
     grants: HashMap<Principal, Arc<[LiveGrant]>>,
+    /// Grants that ended early and when they would have: never entered as live again.
+    ended: HashMap<GrantId, Timestamp>,
     /// Counts lock changes; remembered decisions are keyed by it.
     epoch: AtomicU64,
     /// When the revocation feed was last known to be complete, in milliseconds.
@@ -141,31 +170,71 @@ impl Directory {
         self.locks.pin().contains_key(principal)
     }
 
-    /// Enters a grant as committed: in force, lasting longer, or over.
+    /// Enters a grant as committed: it began, it lasts longer, or it is over. The streams that are
+    /// open under a grant that lasts longer stay open.
     pub fn grant_enter(&self, grant: &Grant) {
-        let GrantState::Active { until, .. } = grant.state else {
-            return self.grant_leave(&grant.holder.principal, grant.id);
+        let principal = &grant.holder.principal;
+        let (active_at, expires_at) = match grant.state {
+            GrantState::Active { from, until } => (from, until),
+            GrantState::Over { .. } => return self.grant_leave(principal, grant.id),
+            GrantState::Scheduled | GrantState::Queued => return,
         };
-        let live = LiveGrant { id: grant.id, entitlement: grant.entitlement.clone(), expires_at: until };
-        self.grants.pin().compute(grant.holder.principal.clone(), |known| {
+        if self.ended.pin().contains_key(&grant.id) {
+            return;
+        }
+        self.grants.pin().compute(principal.clone(), |known| {
             let known = known.map(|(_, held)| &**held).unwrap_or_default();
-            let others = known.iter().filter(|held| held.id != live.id).cloned();
-            Operation::<_, ()>::Insert(others.chain(std::iter::once(live.clone())).collect())
+            let before = known.iter().find(|held| held.id == grant.id);
+            let entered = LiveGrant {
+                id: grant.id,
+                entitlement: grant.entitlement.clone(),
+                actions: grant.actions.clone().into(),
+                active_at,
+                // Views of one grant differ by an extension at most, which never shortens.
+                expires_at: before.map_or(expires_at, |held| held.expires_at.max(expires_at)),
+                over: before.map_or_else(CancellationToken::new, |held| held.over.clone()),
+            };
+            let others = known.iter().filter(|held| held.id != grant.id).cloned();
+            Operation::<_, ()>::Insert(others.chain(std::iter::once(entered)).collect())
         });
     }
 
-    /// Ends a grant: the next request under it is refused.
+    /// A grant is over: the next request under it is refused, and streams that no other grant
+    /// permits are cut.
     pub fn grant_leave(&self, principal: &Principal, id: GrantId) {
-        let without = |held: &Arc<[LiveGrant]>| held.iter().filter(|grant| grant.id != id).cloned().collect();
-        self.grants.pin().update(principal.clone(), without);
+        let grants = self.grants.pin();
+        let known = grants.get(principal).and_then(|held| held.iter().find(|grant| grant.id == id)).cloned();
+        let until = known.as_ref().map_or(self.confirmed_at(), |grant| grant.expires_at);
+        self.ended.pin().insert(id, until);
+        grants.update(principal.clone(), |held| held.iter().filter(|grant| grant.id != id).cloned().collect());
+        // ORDER: after it is gone from the list, since whoever is woken by this looks there.
+        if let Some(known) = known {
+            known.over.cancel();
+        }
     }
 
     /// Grants of a principal that are in force at `now`.
     #[must_use]
-    pub fn grants_of(&self, principal: &Principal, now: Timestamp) -> Vec<LiveGrant> {
+    pub fn grants(&self, principal: &Principal, now: Timestamp) -> Vec<LiveGrant> {
         let grants = self.grants.pin();
         let held = grants.get(principal).map(|held| &**held).unwrap_or_default();
-        held.iter().filter(|grant| !grant.expires_at.is_over(now)).cloned().collect()
+        held.iter().filter(|grant| grant.is_live(now)).cloned().collect()
+    }
+
+    /// Entitlements that a principal is a member of at `now`, each once, by name.
+    #[must_use]
+    pub fn entitlements(&self, principal: &Principal, now: Timestamp) -> Vec<EntitlementName> {
+        let mut names: Vec<EntitlementName> =
+            self.grants(principal, now).into_iter().map(|grant| grant.entitlement).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// How many grants are in force at `now`.
+    #[must_use]
+    pub fn grants_active(&self, now: Timestamp) -> usize {
+        self.grants.pin().values().map(|held| held.iter().filter(|grant| grant.is_live(now)).count()).sum()
     }
 
     /// Counts changes of locks.
@@ -194,6 +263,8 @@ impl Directory {
             }
             !over
         });
+        self.grants.pin().retain(|_, held| held.iter().any(|grant| grant.is_live(now)));
+        self.ended.pin().retain(|_, until| !until.plus(ENDED_KEPT).is_over(now));
         let sessions = self.sessions.pin();
         self.cookies.pin().retain(|_, cookie| sessions.contains_key(&cookie.session));
     }

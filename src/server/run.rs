@@ -356,7 +356,7 @@ async fn build(
     let settings = gateway_settings(&config, &origin, public_port);
     let drain = config.server.drain;
     let (control, connections) = mpsc::channel(CONTROL_QUEUE);
-    let lookup = Lookup::new(runtime.clone(), tasks.clone(), store.clone(), Arc::clone(&directory));
+    let lookup = Lookup::new(runtime.clone(), tasks.clone(), store.clone(), Arc::clone(&directory), Arc::clone(&clock));
     let shared = Arc::new(Shared {
         anonymous: limiter(settings.anonymous_per_second, settings.anonymous_burst),
         control_requests: limiter(settings.anonymous_per_second, settings.anonymous_burst),

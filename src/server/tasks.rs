@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::control::{Desk, access, idempotency, recheck, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
-use crate::model::{Principal, SessionId, Timestamp, Ttl};
+use crate::model::{GrantId, Principal, SessionId, Timestamp, Ttl};
 use crate::store::{Revocation, RevocationKind, Store, StoreError};
 
 use super::keys::{KeyBox, keys_of};
@@ -19,6 +19,8 @@ use super::reload::Reloader;
 const FEED_EVERY: Duration = Duration::from_millis(500);
 /// Entries that are read at a time.
 const FEED_PAGE: u32 = 500;
+/// Grants that are read at a time at the start.
+const GRANT_PAGE: u32 = 200;
 /// How long one read of the feed may take.
 const FEED_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often providers and keys are looked after.
@@ -37,7 +39,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Begins at the newest entry, with the locks of now.
+    /// Begins at the newest entry, with the locks and grants of now.
     ///
     /// # Errors
     /// When the database is away.
@@ -47,6 +49,15 @@ impl Feed {
         let read = store.revocation_latest().await?;
         for lock in store.lock_list().await? {
             directory.lock(&lock.principal);
+        }
+        let mut after = None;
+        loop {
+            let page = store.grant_list_active(after, GRANT_PAGE, now).await?;
+            page.iter().for_each(|grant| directory.grant_enter(grant));
+            after = page.last().map(|grant| grant.id);
+            if page.len() < usize::try_from(GRANT_PAGE).unwrap_or(usize::MAX) {
+                break;
+            }
         }
         directory.confirm(now);
         Ok(Self { read, keys_changed: false })
@@ -89,8 +100,13 @@ impl Feed {
                     directory.unlock(&principal);
                 }
             }
-            // Membership is not at the door yet.
-            RevocationKind::GrantChanged => {}
+            RevocationKind::GrantChanged => {
+                if let Ok(id) = GrantId::parse(&entry.subject)
+                    && let Some(grant) = store.grant_fetch(id).await?
+                {
+                    directory.grant_enter(&grant);
+                }
+            }
             RevocationKind::KeysChanged => self.keys_changed = true,
         }
         Ok(())

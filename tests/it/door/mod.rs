@@ -4,6 +4,7 @@
 mod browser;
 mod fixture;
 mod framing;
+mod grants;
 mod headers;
 mod limits;
 mod paths;

@@ -1,0 +1,178 @@
+//! What active grants make of a caller, asked anew on every request.
+//!
+//! INVARIANTS: a grant counts while it is in force at this moment, for the actions that were
+//! approved, and while its holder may still ask for it (judged as of its activation, so that a rule
+//! about the hour lets a night's work end). A stream that is permitted only because of grants ends
+//! with the last of them that permits it: at its end, also one that was moved meanwhile, and at once
+//! when it is ended early.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::select_all;
+use tokio_util::sync::CancellationToken;
+
+use crate::identity::directory::{Directory, LiveGrant};
+use crate::model::{ActionName, EntitlementName, Principal, ServiceName, Timestamp};
+use crate::policy::{Ambient, EntitlementAction, RequestContext, Service, Subject};
+
+use super::authenticate::Caller;
+use super::body::Permit;
+use super::handshake::Channel;
+use super::route::Routed;
+use super::snapshot::Snapshot;
+use super::worker::Worker;
+
+/// How long a watch sleeps at most: the clock may have been set meanwhile.
+const WATCH_MAX: Duration = Duration::from_millis(500);
+
+/// Which entitlements a permission rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rests {
+    /// On none: the policies permit it without.
+    OnNothing,
+    /// Each of these is enough.
+    OnAny(Vec<EntitlementName>),
+    /// All of these together.
+    OnAll(Vec<EntitlementName>),
+}
+
+impl Rests {
+    /// The entitlements.
+    #[must_use]
+    pub fn names(&self) -> &[EntitlementName] {
+        match self {
+            Self::OnNothing => &[],
+            Self::OnAny(names) | Self::OnAll(names) => names,
+        }
+    }
+
+    /// Finds out by asking the policies again with fewer. Only where something is permitted.
+    #[must_use]
+    pub fn of(service: &Service, caller: &Caller, action: &ActionName, context: &RequestContext<'_>) -> Self {
+        let held = caller.subject.entitlements();
+        if held.is_empty() || service.decide(&caller.base, action, context).allow {
+            return Self::OnNothing;
+        }
+        let enough = |name: &&EntitlementName| {
+            service.decide(&caller.base.with_entitlement(name), action, context).allow
+        };
+        let any: Vec<EntitlementName> = held.iter().filter(enough).cloned().collect();
+        if any.is_empty() { Self::OnAll(held.to_vec()) } else { Self::OnAny(any) }
+    }
+}
+
+/// The grants of `principal` that count for this request, and the entitlements of them, each once.
+#[must_use]
+pub fn counting(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    channel: &Channel,
+    routed: &Routed,
+    base: &Subject,
+    now: Timestamp,
+) -> (Vec<LiveGrant>, Vec<EntitlementName>) {
+    let Some(matched) = &routed.matched else { return (Vec::new(), Vec::new()) };
+    let mut grants = worker.shared.directory.grants(base.principal(), now);
+    let service = &routed.entry.service.name;
+    let address = channel.peer.ip().to_canonical();
+    grants.retain(|grant| {
+        grant.counts_for(service, &matched.action) && may_still_ask(snapshot, base, grant, address)
+    });
+    let mut names: Vec<EntitlementName> = grants.iter().map(|grant| grant.entitlement.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    (grants, names)
+}
+
+fn may_still_ask(snapshot: &Snapshot, base: &Subject, grant: &LiveGrant, address: IpAddr) -> bool {
+    let ambient = Ambient { address, now: grant.active_at, session: None, device: None, token_scope: None };
+    let policies = &snapshot.policies;
+    policies.entitlement_decide(base, EntitlementAction::Request, &grant.entitlement, &ambient).allow
+}
+
+/// The grant that a permission rests on: of several the one that ends last.
+#[must_use]
+pub fn deciding<'a>(caller: &'a Caller, rests: &Rests) -> Option<&'a LiveGrant> {
+    let counted = caller.grants.iter().filter(|grant| rests.names().contains(&grant.entitlement));
+    counted.max_by_key(|grant| grant.expires_at)
+}
+
+/// The permit of what is open for this caller; where it rests on grants it is watched until it is
+/// dropped.
+#[must_use]
+pub fn permit(worker: &Worker, caller: &Caller, routed: &Routed, rests: &Rests, now: Timestamp) -> Permit {
+    let clock = Arc::clone(&worker.shared.clock);
+    let plain = Permit { streams: caller.streams.clone(), ends_at: caller.ends_at, clock, granted: None };
+    let (Some(matched), false) = (&routed.matched, rests.names().is_empty()) else { return plain };
+    let watch = Watch {
+        directory: Arc::clone(&worker.shared.directory),
+        principal: caller.principal.clone(),
+        service: routed.entry.service.name.clone(),
+        action: matched.action.clone(),
+        rests: rests.clone(),
+        until: Arc::default(),
+    };
+    let (until, clock) = (Arc::clone(&watch.until), Arc::clone(&worker.shared.clock));
+    let streams = caller.streams.child_token();
+    // What was permitted a moment ago: the grant that permitted it says until when.
+    let end = deciding(caller, rests).map_or(now, |grant| grant.expires_at);
+    until.store(watch.end(now).map_or(end, |(end, _)| end).millis(), Ordering::Release);
+    let gone = CancellationToken::new();
+    let (cut, dropped) = (streams.clone(), gone.clone());
+    worker.beside.spawn_local(async move {
+        tokio::select! {
+            () = watch.run(&*clock) => cut.cancel(),
+            () = dropped.cancelled() => {}
+        }
+    });
+    let granted = Some((until, Arc::new(gone.drop_guard())));
+    Permit { streams, granted, ..plain }
+}
+
+/// Looks after one open stream.
+struct Watch {
+    directory: Arc<Directory>,
+    principal: Principal,
+    service: ServiceName,
+    action: ActionName,
+    rests: Rests,
+    until: Arc<AtomicI64>,
+}
+
+impl Watch {
+    /// Resolves when no grant permits it any more.
+    async fn run(&self, clock: &dyn crate::model::Clock) {
+        loop {
+            let now = clock.now();
+            let Some((end, grants)) = self.end(now) else {
+                self.until.store(i64::MIN, Ordering::Release);
+                return;
+            };
+            self.until.store(end.millis(), Ordering::Release);
+            let ended = grants.iter().map(|grant| Box::pin(grant.over.cancelled()));
+            // One that is ended early, the end, or a new look.
+            let _ = tokio::time::timeout(end.since(now).duration().min(WATCH_MAX), select_all(ended)).await;
+        }
+    }
+
+    /// When it ends, as things are at `now`, and the grants that it rests on; `None`: it has ended.
+    fn end(&self, now: Timestamp) -> Option<(Timestamp, Vec<LiveGrant>)> {
+        let mut grants = self.directory.grants(&self.principal, now);
+        let names = self.rests.names();
+        grants.retain(|grant| {
+            names.contains(&grant.entitlement) && grant.counts_for(&self.service, &self.action)
+        });
+        let last = |name: &EntitlementName| {
+            grants.iter().filter(|grant| grant.entitlement == *name).map(|grant| grant.expires_at).max()
+        };
+        let end = match &self.rests {
+            Rests::OnNothing => None,
+            Rests::OnAny(names) => names.iter().filter_map(last).max(),
+            Rests::OnAll(names) => names.iter().map(last).collect::<Option<Vec<_>>>()?.into_iter().min(),
+        }?;
+        Some((end, grants))
+    }
+}

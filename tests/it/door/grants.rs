@@ -1,0 +1,147 @@
+//! Membership at the door: what an active grant permits, and that it ends with it; a28, a56.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use doorward::model::{
+    ActionName, Clock, EntitlementName, Entropy, Grant, GrantEnd, GrantId, GrantState, Person as Holder, RequestId,
+    Timestamp, Ttl,
+};
+use doorward::server::ambient::SystemEntropy;
+use futures_util::{SinkExt, StreamExt};
+use http::Method;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::fixture::{Door, Http, Person, Plan, Speaks, full, host, with_door};
+
+const POLICY: &str = r#"
+permit (principal in Entitlement::"app/open", action == Action::"open", resource);
+permit (principal is User, action == Action::"request", resource == Entitlement::"app/open");
+permit (principal in Group::"engineering", action == Action::"approve", resource == Entitlement::"app/open");
+"#;
+
+fn plan() -> Plan {
+    let change = |dir: &Path| {
+        let folder = dir.join("policies/app");
+        std::fs::write(folder.join("access.cedar"), POLICY).unwrap();
+        let path = folder.join("service.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let table = "[entitlement.open]\ndescription = \"Open\"\nmin = \"1s\"\nactions = [\"open\"]\n";
+        std::fs::write(path, format!("{text}\n{table}")).unwrap();
+    };
+    Plan { change: Some(change), ..Plan::default() }
+}
+
+fn grant(person: &Person, from: Timestamp, until: Timestamp) -> Grant {
+    let entropy: &dyn Entropy = &SystemEntropy;
+    Grant {
+        id: GrantId::fresh(from, entropy),
+        request: RequestId::fresh(from, entropy),
+        entitlement: EntitlementName::parse("app/open").unwrap(),
+        holder: Holder { principal: person.principal.clone(), email: None, email_verified: false, name: None },
+        params: BTreeMap::new(),
+        actions: vec![ActionName::parse("open").unwrap()],
+        emergency: false,
+        reviews: 0,
+        created_at: from,
+        starts_at: from,
+        length: until.since(from),
+        state: GrantState::Active { from, until },
+        end_reason: None,
+    }
+}
+
+async fn events(door: &Door, person: &Person) -> (Http, Incoming) {
+    let mut client = door.client("app", Some(person), Speaks::Http2).await;
+    let request = client.request(Method::GET, "/sse").body(full("")).unwrap();
+    let response = client.send(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut body = response.into_body();
+    assert!(body.frame().await.unwrap().is_ok());
+    (client, body)
+}
+
+/// Reads until the stream is cut, and says when that was.
+async fn cut(body: &mut Incoming) -> Instant {
+    let read = async { while let Some(Ok(_)) = body.frame().await {} };
+    tokio::time::timeout(Duration::from_secs(10), read).await.expect("a stream outlived its grant");
+    Instant::now()
+}
+
+#[test]
+fn a56_a_grant_opens_on_the_same_connection_and_ends_to_the_moment_with_its_streams() {
+    with_door(plan(), async |door| {
+        let dave = door.sign_in("dave").await;
+        let directory = &door.running().shared.directory;
+        let mut client = door.client("app", Some(&dave), Speaks::Http2).await;
+        let refused = client.get("/x").await;
+        assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (403, "no_policy_match"));
+        assert_eq!(refused.problem()["remedy"]["entitlement"], "app/open");
+
+        let now = door.clock.now();
+        let mut held = grant(&dave, now, now.plus(Ttl::millis(2500)));
+        directory.grant_enter(&held);
+        let allowed = client.get("/x").await;
+        assert_eq!(allowed.status, 200);
+        assert_eq!(door.recorded(allowed.decision()).await.clear().grant, Some(held.id));
+        // What was not approved is not opened, whatever the policies say of the entitlement.
+        assert_eq!(client.get("/admin/x").await.status, 403);
+
+        let (_kept, mut body) = events(door, &dave).await;
+        let stream = door.connect("app", Some(&dave), Speaks::Http1).await.unwrap();
+        let url = format!("wss://{}:{}/ws", host("app"), door.address.port());
+        let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+        // An extension moves the end of what is open, and interrupts nothing.
+        let until = now.plus(Ttl::millis(4000));
+        held.state = GrantState::Active { from: now, until };
+        directory.grant_enter(&held);
+        tokio::time::sleep(now.plus(Ttl::millis(3000)).since(door.clock.now()).duration()).await;
+        assert_eq!(client.get("/x").await.status, 200);
+        socket.send(Message::text("still here")).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still here"));
+
+        let end = Instant::now() + until.since(door.clock.now()).duration();
+        let closed = async { while let Some(Ok(_)) = socket.next().await {} };
+        let (ended, ()) = tokio::join!(cut(&mut body), closed);
+        let late = ended.saturating_duration_since(end);
+        assert!(late < Duration::from_secs(1), "cut {late:?} after the end");
+        assert!(until.is_over(door.clock.now()), "cut before its end");
+        let over = client.get("/x").await;
+        assert_eq!((over.status.as_u16(), over.reason().as_str()), (403, "no_policy_match"));
+    });
+}
+
+#[test]
+fn a28_a_grant_that_is_ended_cuts_its_streams_at_once_and_never_lives_again() {
+    with_door(plan(), async |door| {
+        let dave = door.sign_in("dave").await;
+        let directory = &door.running().shared.directory;
+        let now = door.clock.now();
+        let (first, second) =
+            (grant(&dave, now, now.plus(Ttl::minutes(10))), grant(&dave, now, now.plus(Ttl::minutes(5))));
+        directory.grant_enter(&first);
+        directory.grant_enter(&second);
+        let mut client = door.client("app", Some(&dave), Speaks::Http2).await;
+        assert_eq!(client.get("/x").await.status, 200);
+        let (_kept, mut body) = events(door, &dave).await;
+        // Grants add up: the end of one cuts nothing that another permits.
+        directory.grant_leave(&dave.principal, first.id);
+        for _ in 0..3 {
+            assert!(body.frame().await.unwrap().is_ok());
+        }
+        assert_eq!(client.get("/x").await.status, 200);
+        let revoked = Instant::now();
+        let over = GrantState::Over { from: Some(now), until: Some(now), end: GrantEnd::Revoked, at: now };
+        directory.grant_enter(&Grant { state: over, ..second.clone() });
+        let ended = cut(&mut body).await;
+        assert!(ended.duration_since(revoked) < Duration::from_secs(1), "{:?}", ended.duration_since(revoked));
+        assert_eq!(client.get("/x").await.status, 403);
+        // An older view of it that arrives late changes nothing.
+        directory.grant_enter(&second);
+        directory.grant_enter(&first);
+        assert_eq!(client.get("/x").await.status, 403);
+    });
+}
