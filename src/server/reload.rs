@@ -143,7 +143,7 @@ fn folders(config: &Config) -> Vec<(PathBuf, RecursiveMode)> {
 fn matters(path: &Path, witnesses: &[PathBuf]) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let ours = ["node.id", "signing-keys.sealed", "pseudonym.sealed"];
-    let endings = [".db", ".db-wal", ".db-shm", ".db-journal", ".spool", ".tmp", ".swp", "~"];
+    let endings = [".db", ".db-wal", ".db-shm", ".db-journal", ".spool", ".log", ".tmp", ".swp", "~"];
     !witnesses.iter().any(|file| file == path)
         && !ours.iter().any(|own| name.starts_with(own))
         && !endings.iter().any(|ending| name.ends_with(ending))

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sqlx::ConnectOptions;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::log::Desk;
@@ -171,6 +171,9 @@ impl Store {
                     Ok(())
                 })
             })
+            // A full or failing disk makes SQLite roll back by itself; the driver then still counts a
+            // transaction and refuses every other one on that connection.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             // A log line would name statements of thousands of characters, and waits are measured
             // where they matter.
             .connect_lazy_with(url.parse::<AnyConnectOptions>()?.disable_statement_logging());

@@ -263,8 +263,10 @@ impl Writer {
         loop {
             sleep(settings.probe).await;
             // An empty batch takes the log's row and commits: all that a full one needs.
-            if let Ok(Ok(_)) = timeout(settings.write_timeout, self.write_once(&[])).await {
-                return;
+            match timeout(settings.write_timeout, self.write_once(&[])).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(error)) => self.note(error.to_string()),
+                Err(_) => self.note("the database did not answer in time"),
             }
         }
     }

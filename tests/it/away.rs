@@ -156,7 +156,7 @@ async fn control(installation: &Installation, path: &str) -> (StatusCode, Option
 }
 
 /// Waits for what the plain listener says of itself.
-async fn told(installation: &Installation, path: &str, words: &[&str]) -> Duration {
+pub async fn told(installation: &Installation, path: &str, words: &[&str]) -> Duration {
     let began = Instant::now();
     loop {
         let said = installation.telemetry(path).await.map(|(_, body)| body).unwrap_or_default();
@@ -168,7 +168,7 @@ async fn told(installation: &Installation, path: &str, words: &[&str]) -> Durati
     }
 }
 
-async fn ask(callers: &Callers) -> Option<StatusCode> {
+pub async fn ask(callers: &Callers) -> Option<StatusCode> {
     let mut tasks = JoinSet::new();
     let mut sender = callers.connect(&mut tasks).await.unwrap();
     callers.ask(&mut sender).await

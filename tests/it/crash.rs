@@ -81,12 +81,18 @@ pub struct Installation {
 impl Installation {
     /// `doorward serve` on this installation, its log in the folder.
     pub fn spawn(&self) -> Child {
+        self.spawn_with(&[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn spawn_with(&self, environment: &[(&str, &str)]) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
         Command::new(PROGRAM)
             .arg("serve")
             .arg("--config")
             .arg(&self.path)
             .env_clear()
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -118,7 +124,7 @@ impl Installation {
         panic!("it is not ready after {HUNG:?}:\n{}", self.told());
     }
 
-    async fn ready(&self) -> bool {
+    pub async fn ready(&self) -> bool {
         self.telemetry("/readyz").await.is_some_and(|(status, _)| status == StatusCode::OK)
     }
 

@@ -23,6 +23,7 @@ mod crash;
 mod demo;
 mod dev_provider;
 mod dev_upstream;
+mod disk;
 mod door;
 mod fake_provider;
 mod fuzz_replay;

@@ -23,12 +23,12 @@ use crate::recorder::{NOW, anonymous, event, hang, until};
 use crate::store_record::{assert_gapless, opened};
 use crate::support::{SeededEntropy, TestClock, databases, temporary_folder};
 
-const MEGABYTE: u64 = 1024 * 1024;
+pub const MEGABYTE: u64 = 1024 * 1024;
 
-struct Running {
+pub struct Running {
     store: Store,
     log: Log,
-    recorder: Recorder,
+    pub recorder: Recorder,
     cancel: CancellationToken,
     tracker: TaskTracker,
 }
@@ -38,7 +38,7 @@ async fn spool_at(path: &Path, bytes: u64) -> Result<Spool, SpoolError> {
 }
 
 impl Running {
-    async fn start(url: &str, path: &Path, bytes: u64) -> Self {
+    pub async fn start(url: &str, path: &Path, bytes: u64) -> Self {
         let (store, log) = opened(url, 1).await;
         let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
         let parts = RecorderParts {
@@ -52,11 +52,11 @@ impl Running {
         Self { store, log, recorder, cancel, tracker }
     }
 
-    fn keeping(&self) -> Keeping {
+    pub fn keeping(&self) -> Keeping {
         self.recorder.state().keeping
     }
 
-    async fn end(self) -> Vec<Recorded> {
+    pub async fn end(self) -> Vec<Recorded> {
         self.cancel.cancel();
         self.tracker.close();
         self.tracker.wait().await;
@@ -64,12 +64,12 @@ impl Running {
     }
 }
 
-fn merges(events: &[Recorded]) -> Vec<&Recorded> {
+pub fn merges(events: &[Recorded]) -> Vec<&Recorded> {
     events.iter().filter(|event| event.clear().kind == EventType::AuditSpoolMerged).collect()
 }
 
 /// The events before the merge are what it says it merged: ids and chain.
-fn assert_proven(events: &[Recorded], merge: &Recorded) {
+pub fn assert_proven(events: &[Recorded], merge: &Recorded) {
     let data = &merge.body["data"];
     let count = usize::try_from(data["count"].as_u64().unwrap()).unwrap();
     let end = usize::try_from(merge.seq.unwrap()).unwrap();
