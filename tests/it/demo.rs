@@ -39,7 +39,11 @@ fn the_demo_plays_every_step_to_its_right_end() {
         "dave $ doorward login --as dave",
         "carol $ doorward revoke ses_",
         "reason    session_ended",
-        "✓ 10 of 10 steps ended as they should",
+        "carol $ doorward audit export --format evidence --out ",
+        "whole: ",
+        "error: altered: event ",
+        "error: truncated: event ",
+        "✓ 11 of 11 steps ended as they should",
     ] {
         assert!(text.contains(part), "`{part}` is missing in\n{text}");
     }
@@ -66,7 +70,8 @@ fn the_demo_tells_its_steps_as_json() {
             "others",
             "revoked",
             "telemetry",
-            "record"
+            "record",
+            "proof"
         ]
     );
     for step in steps {

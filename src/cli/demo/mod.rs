@@ -8,6 +8,7 @@
 
 mod house;
 mod person;
+mod proof;
 mod story;
 mod transcript;
 

@@ -23,6 +23,7 @@ use crate::wire::{Decision, Problem};
 
 use super::house::House;
 use super::person::Person;
+use super::proof::proof;
 use super::transcript::{Told, Transcript, milliseconds};
 
 /// How soon a stream has to end after its session.
@@ -89,7 +90,10 @@ impl<'a> Story<'a> {
         let telemetry = "Health and metrics, on an address of their own";
         transcript.step("telemetry", telemetry, async |told| self.telemetry(told).await).await?;
         let record = "Every decision above is in the record";
-        transcript.step("record", record, async |told| self.record(told).await).await
+        transcript.step("record", record, async |told| self.record(told).await).await?;
+        let proven = "The record proves itself to an auditor who trusts nobody";
+        let (house, carol, events) = (self.house, &self.carol, self.shown.len());
+        transcript.step("proof", proven, async |told| proof(house, carol, told, events).await).await
     }
 
     async fn no_certificate(&self, told: &mut Told) -> Result<String, Failure> {
