@@ -1,9 +1,9 @@
 //! From what operations answer to what stands on paper.
 
-use crate::control::StoredSession;
 use crate::control::decision::Explained;
 use crate::control::oauth::Granted;
 use crate::control::service::{Reach, Reachable};
+use crate::control::{Lock, StoredSession};
 use crate::model::{Principal, Session, SessionId, Timestamp};
 use crate::policy::Entitlement;
 use crate::wire;
@@ -42,6 +42,17 @@ pub fn session(stored: &StoredSession, current: SessionId, now: Timestamp) -> wi
     }
 }
 
+/// A bar on a principal; `active` while it holds.
+pub fn lock(lock: &Lock, active: bool) -> wire::Lock {
+    wire::Lock {
+        id: lock.id.to_string(),
+        principal: principal(&lock.principal, None),
+        reason: lock.reason.clone(),
+        set_at: lock.set_at.into(),
+        active,
+    }
+}
+
 /// What a grant gives. `ca` is our authority's certificate.
 pub fn token_answer(granted: Granted, ca: &str, now: Timestamp) -> wire::TokenAnswer {
     let seconds = |end: Timestamp| end.since(now).as_seconds();
@@ -66,7 +77,7 @@ pub fn service(reachable: &Reachable, url: String) -> wire::Service {
         .iter()
         .map(|(name, reach)| {
             let (access, entitlement) = match reach {
-                Reach::Allowed => (wire::Access::Allowed, None),
+                Reach::Allowed(more) => (wire::Access::Allowed, more.as_ref().map(ToString::to_string)),
                 Reach::Requestable(name) => (wire::Access::Requestable, Some(name.to_string())),
                 Reach::Denied => (wire::Access::Denied, None),
             };

@@ -6,15 +6,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
-use crate::control::{Desk, recheck, session, signing_key};
+use crate::control::{Desk, idempotency, recheck, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
 use crate::model::{Principal, SessionId, Timestamp, Ttl};
 use crate::store::{Revocation, RevocationKind, Store, StoreError};
 
 use super::keys::{KeyBox, keys_of};
-use super::reload::{Reloader, watch, watched};
+use super::reload::Reloader;
 
 /// How often the feed is read.
 const FEED_EVERY: Duration = Duration::from_millis(500);
@@ -88,6 +87,8 @@ impl Feed {
                     directory.unlock(&principal);
                 }
             }
+            // Membership is not at the door yet.
+            RevocationKind::GrantChanged => {}
             RevocationKind::KeysChanged => self.keys_changed = true,
         }
         Ok(())
@@ -102,12 +103,10 @@ pub fn spawn_all(
     shared: &Arc<Shared>,
     desk: &Arc<Desk>,
     reloader: &Arc<Reloader>,
-    config: &Config,
 ) {
     tasks.spawn(follow_feed(feed, keys, Arc::clone(shared), Arc::clone(desk), Arc::clone(reloader)));
     tasks.spawn(tend_providers(Arc::clone(shared), Arc::clone(desk)));
     tasks.spawn(sweep(Arc::clone(shared), Arc::clone(desk)));
-    tasks.spawn(watch(Arc::clone(reloader), watched(config)));
 }
 
 /// Waits, unless it is over.
@@ -182,6 +181,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
             tx.revocation_prune(now.minus(FEED_KEPT)).await?;
             tx.commit().await?;
             recheck::sweep(&desk, now).await?;
+            idempotency::sweep(&desk, now).await?;
             session::sweep(&desk, now).await.map(drop)
         };
         if let Err(error) = swept.await {

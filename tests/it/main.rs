@@ -11,6 +11,7 @@
 
 mod api;
 mod api_house;
+mod away;
 mod body_pace;
 mod canonical;
 mod cli;
@@ -27,6 +28,7 @@ mod guard_h1;
 mod guard_h2;
 mod house;
 mod hygiene;
+mod idempotency;
 mod leaf;
 mod oauth;
 mod outbound;
