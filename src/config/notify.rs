@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::model::Secret;
-use crate::notify::pattern::{EventPattern, TOLD};
-use crate::notify::signature;
-use crate::notify::settings::{Format, NotifySettings, SmtpSettings, SmtpTls, ToApprovers, WebhookSettings};
+use crate::notify::settings::{
+    EventPattern, Format, MAIL_CHANNEL, NotifySettings, SmtpSettings, SmtpTls, TOLD, WebhookSettings, key_of,
+};
 
 use super::certificate::authorities_of;
 use super::identity::provider_name;
@@ -20,7 +20,7 @@ pub(in crate::config) fn read(mut section: Section<'_>) -> NotifySettings {
     if tables.len() > WEBHOOKS_MAX {
         section.error("webhook", format!("{} webhooks are given", tables.len()), "at most 32 are taken");
     }
-    let mut names = BTreeSet::from([crate::notify::mail::MAIL_CHANNEL.to_owned()]);
+    let mut names = BTreeSet::from([MAIL_CHANNEL.to_owned()]);
     let webhooks = tables.into_iter().take(WEBHOOKS_MAX).filter_map(|table| read_webhook(table, &mut names)).collect();
     let smtp = if section.has("smtp") { read_smtp(section.section("smtp")) } else { None };
     NotifySettings { webhooks, smtp }
@@ -57,7 +57,7 @@ fn read_webhook(mut section: Section<'_>, names: &mut BTreeSet<String>) -> Optio
         })
         .unwrap_or_default();
     let secret = section.secret("secret");
-    let key = secret.as_ref().and_then(|secret| signature::key_of(secret.expose()));
+    let key = secret.as_ref().and_then(|secret| key_of(secret.expose()));
     if secret.is_some() && key.is_none() {
         let help = "write `whsec_` and 24 to 64 random bytes in base64: `echo whsec_$(openssl rand -base64 32)`";
         section.error("secret", format!("`{}` is no key of Standard Webhooks", section.path_of("secret")), help);
@@ -143,13 +143,13 @@ fn read_smtp(mut section: Section<'_>) -> Option<SmtpSettings> {
         section.error("username", "a password would be sent without TLS".into(), "use `tls = \"starttls\"`");
     }
     let to: Vec<String> = section.texts("to").unwrap_or_default().into_iter().map(|(text, _)| text).collect();
-    let approvers = if section.flag("to_approvers") { ToApprovers::Yes } else { ToApprovers::No };
-    if to.is_empty() && approvers == ToApprovers::No {
-        section.missing("to", "give `to = [\"team@example.com\"]`, or `to_approvers = true`, or both");
+    section.not_built("to_approvers");
+    if to.is_empty() {
+        section.missing("to", "give `to = [\"team@example.com\"]`");
     }
-    for (key, address) in to.iter().map(|address| ("to", address)) {
+    for address in &to {
         if !is_address(address) {
-            section.error(key, format!("`{}` is no e-mail address", address.escape_debug()), "write `name@example.com`");
+            section.error("to", format!("`{}` is no e-mail address", address.escape_debug()), "write `name@example.com`");
         }
     }
     let from = section.parsed("from", "an e-mail address such as `doorward@example.com`", |text| {
@@ -163,7 +163,6 @@ fn read_smtp(mut section: Section<'_>) -> Option<SmtpSettings> {
         tls,
         login: user.zip(password),
         to,
-        approvers,
         events: read_events(&mut section),
         authorities: read_authorities(&mut section),
         allow_loopback,

@@ -5,8 +5,6 @@
 //! after the last of them.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,10 +42,6 @@ const ROUND_EVERY: Duration = Duration::from_millis(500);
 const REST: Duration = Duration::from_secs(5);
 /// Notices of a channel that are told in one round.
 const ROUND_MAX: u32 = 32;
-
-/// Who else is written to: e-mail addresses for a notice.
-pub type Recipients =
-    Arc<dyn Fn(Notice) -> Pin<Box<dyn Future<Output = Result<Vec<String>, String>> + Send>> + Send + Sync>;
 
 /// Why a trial came to nothing.
 #[derive(Debug)]
@@ -167,7 +161,6 @@ impl Channels {
         settings: &NotifySettings,
         origin: &str,
         clock: &Arc<dyn Clock>,
-        approvers: Recipients,
         counted: Counted,
     ) -> Result<Self, OutboundError> {
         let origin: Arc<str> = origin.into();
@@ -176,7 +169,7 @@ impl Channels {
             .iter()
             .map(|webhook| Webhook::channel(webhook, &origin, clock))
             .collect::<Result<Vec<_>, _>>()?;
-        channels.extend(settings.smtp.as_ref().map(|smtp| Mail::channel(smtp, &origin, approvers)));
+        channels.extend(settings.smtp.as_ref().map(|smtp| Mail::channel(smtp, &origin)));
         Ok(Self { channels, counted })
     }
 

@@ -12,13 +12,11 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 
-use super::delivery::{Channel, Recipients, SendError};
+use super::delivery::{Channel, SendError};
 use super::notice::Notice;
-use super::settings::{SmtpSettings, SmtpTls, ToApprovers};
+use super::settings::{MAIL_CHANNEL, SmtpSettings, SmtpTls};
 use crate::outbound::judged_addresses;
 
-/// What the mail channel is called in the database, in metrics and on record.
-pub const MAIL_CHANNEL: &str = "mail";
 /// How long each step of a conversation may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the whole may take.
@@ -29,32 +27,25 @@ const RECIPIENTS_MAX: usize = 100;
 /// A mail server that is ready to be spoken to.
 pub struct Mail {
     settings: SmtpSettings,
-    recipients: Option<Recipients>,
     origin: Arc<str>,
 }
 
 impl Mail {
-    /// The channel of these settings. `approvers` says who may approve a request.
+    /// The channel of these settings; links lead to `origin`.
     #[must_use]
-    pub fn channel(settings: &SmtpSettings, origin: &Arc<str>, approvers: Recipients) -> Channel {
-        let recipients = (settings.approvers == ToApprovers::Yes).then_some(approvers);
-        let mail = Self { settings: settings.clone(), recipients, origin: Arc::clone(origin) };
+    pub fn channel(settings: &SmtpSettings, origin: &Arc<str>) -> Channel {
+        let mail = Self { settings: settings.clone(), origin: Arc::clone(origin) };
         Channel::of_mail(MAIL_CHANNEL, settings.events.clone(), mail)
     }
 
     /// Sends once, to everyone in one mail.
     pub(in crate::notify) async fn send(&self, notice: &Notice) -> Result<(), SendError> {
         let mut to = self.settings.to.clone();
-        if let Some(approvers) = self.recipients.as_ref().filter(|_| notice.kind == "request.created") {
-            to.extend(approvers(notice.clone()).await.map_err(SendError::again)?);
-        }
         to.sort_unstable();
         to.dedup();
         to.truncate(RECIPIENTS_MAX);
         let message = match self.message(notice, &to) {
-            // Nobody wants it: that is done too.
-            Ok(None) => return Ok(()),
-            Ok(Some(message)) => message,
+            Ok(message) => message,
             Err(text) => return Err(SendError::Never(text)),
         };
         match tokio::time::timeout(SEND_TIMEOUT, self.deliver(message)).await {
@@ -63,7 +54,7 @@ impl Mail {
         }
     }
 
-    fn message(&self, notice: &Notice, to: &[String]) -> Result<Option<Message>, String> {
+    fn message(&self, notice: &Notice, to: &[String]) -> Result<Message, String> {
         let wrong = |error: &dyn std::fmt::Display| format!("the mail can't be written: {error}");
         let from: Mailbox = self.settings.from.parse().map_err(|error| wrong(&error))?;
         let domain = from.email.domain().to_owned();
@@ -74,19 +65,11 @@ impl Mail {
             // The same for each trial: who gets it twice can see that it is the same.
             .message_id(Some(format!("<{}@{domain}>", notice.id)))
             .subject(format!("[doorward] {}", notice.headline()));
-        let mut anyone = false;
         for address in to {
-            // An address that a provider told may be none; the others still get theirs.
-            if let Ok(mailbox) = address.parse::<Mailbox>() {
-                message = message.to(mailbox);
-                anyone = true;
-            }
-        }
-        if !anyone {
-            return Ok(None);
+            message = message.to(address.parse::<Mailbox>().map_err(|error| wrong(&error))?);
         }
         let message = message.header(ContentType::TEXT_PLAIN).body(notice.mail(&self.origin));
-        message.map(Some).map_err(|error| wrong(&error))
+        message.map_err(|error| wrong(&error))
     }
 
     async fn deliver(&self, message: Message) -> Result<(), SendError> {

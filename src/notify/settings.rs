@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
-use super::pattern::EventPattern;
+pub use super::pattern::{EventPattern, TOLD};
+pub use super::signature::key_of;
 use crate::model::Secret;
+
+/// What the mail channel is called in the database, in metrics and on record.
+pub const MAIL_CHANNEL: &str = "mail";
 
 /// Everyone who is told.
 #[derive(Debug, Clone, Default)]
@@ -80,8 +84,6 @@ pub struct SmtpSettings {
     pub login: Option<(String, Arc<Secret<String>>)>,
     /// Who gets every mail.
     pub to: Vec<String>,
-    /// Whether who may approve a request gets mail about it.
-    pub approvers: ToApprovers,
     /// What is told of.
     pub events: Vec<EventPattern>,
     /// Authorities beside the public ones.
@@ -90,12 +92,3 @@ pub struct SmtpSettings {
     pub allow_loopback: bool,
 }
 
-/// Whether approvers are written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ToApprovers {
-    /// Who may approve a request is told of it.
-    Yes,
-    /// Only the fixed addresses.
-    #[default]
-    No,
-}

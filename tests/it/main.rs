@@ -30,6 +30,7 @@ mod house;
 mod hygiene;
 mod idempotency;
 mod leaf;
+mod notify;
 mod oauth;
 mod outbound;
 mod policy;
