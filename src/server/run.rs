@@ -43,6 +43,7 @@ use super::material::{self, Material, MaterialError};
 use super::notices::Notices;
 use super::reload::{Reloader, watch, watched};
 use super::telemetry::Telemetry;
+use super::tree::Keeper;
 use super::{control_host, tasks, telemetry};
 
 /// Connections to the control host that may wait to be taken.
@@ -124,6 +125,8 @@ pub struct Running {
     pub shared: Arc<Shared>,
     /// Tells at once what can't wait for the database.
     pub alerts: Alerts,
+    /// The record's tree.
+    pub tree: Arc<Keeper>,
     reloader: Arc<Reloader>,
     runtime: Runtime,
     tasks: TaskTracker,
@@ -238,6 +241,7 @@ pub fn start(mut start: Start) -> Result<Running, StartError> {
         desk: built.desk,
         shared: built.shared,
         alerts: built.alerts,
+        tree: built.tree,
         reloader: built.reloader,
         runtime,
         tasks: built.tasks,
@@ -284,6 +288,7 @@ struct Built {
     desk: Arc<Desk>,
     shared: Arc<Shared>,
     alerts: Alerts,
+    tree: Arc<Keeper>,
     reloader: Arc<Reloader>,
     tasks: TaskTracker,
     recording: TaskTracker,
@@ -350,6 +355,10 @@ async fn build(
         entropy: Arc::clone(&entropy),
         settings: desk_settings(&config, &origin, public_port),
     });
+    let tree = Arc::new(Keeper::new(config.audit.witnesses.clone(), config.audit.retention));
+    if feed.is_some() {
+        tree.open(&desk, now).await.map_err(outside("opening the record's tree"))?;
+    }
     let settings = gateway_settings(&config, &origin, public_port);
     let drain = config.server.drain;
     let (control, connections) = mpsc::channel(CONTROL_QUEUE);
@@ -393,12 +402,14 @@ async fn build(
         notices.start(&mut registry, &tasks, &shared.draining).map_err(outside("reading the authorities of `[notify]`"))?;
     let telemetry_address = telemetry_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = telemetry_listener {
-        let telemetry = Arc::new(Telemetry { shared: Arc::clone(&shared), registry, gauges });
+        let state = Arc::clone(&tree.state);
+        let telemetry = Arc::new(Telemetry { shared: Arc::clone(&shared), registry, gauges, tree: state });
         tasks.spawn(telemetry::run(telemetry, listener, shared.stopping.clone()));
     }
     let router = crate::api::router(Arc::clone(&desk)).merge(crate::console::router(Arc::clone(&desk)));
     tasks.spawn(control_host::run(Arc::clone(&shared), router, connections));
-    tasks.spawn(watch(Arc::clone(&reloader), watched(&config)));
+    tree.spawn(&tasks, &desk, &shared.stopping);
+    tasks.spawn(watch(Arc::clone(&reloader), watched(&config), config.audit.witness_files()));
     note_start(&desk, address, threads, &material, away.as_deref(), now);
     match feed {
         Some(feed) => tasks::spawn_all(&tasks, feed, keys, &shared, &desk, &reloader),
@@ -407,7 +418,19 @@ async fn build(
             tasks.spawn(back.run(Arc::clone(&reloader), tasks.clone()));
         }
     }
-    Ok(Built { origin, telemetry: telemetry_address, desk, shared, alerts, reloader, tasks, recording, end_recording, drain })
+    Ok(Built {
+        origin,
+        telemetry: telemetry_address,
+        desk,
+        shared,
+        tree,
+        alerts,
+        reloader,
+        tasks,
+        recording,
+        end_recording,
+        drain,
+    })
 }
 
 fn note_start(
@@ -454,7 +477,7 @@ impl Running {
 
     /// Takes it down in order: exchanges under way have the drain time to end.
     pub fn stop(self) {
-        let Self { shared, runtime, tasks, recording, end_recording, threads, drain, desk, .. } = self;
+        let Self { shared, tree, runtime, tasks, recording, end_recording, threads, drain, desk, .. } = self;
         shared.draining.cancel();
         let stopping = shared.stopping.clone();
         let (ended, wait) = std::sync::mpsc::channel::<()>();
@@ -480,6 +503,10 @@ impl Running {
         runtime.block_on(async {
             if tokio::time::timeout(RECORD_END_TIMEOUT, recording.wait()).await.is_err() {
                 tracing::error!("the record could not be written out in time");
+            }
+            // ORDER: after the last event is written, so that the last checkpoint is over it too.
+            if tokio::time::timeout(RECORD_END_TIMEOUT, tree.close(&desk)).await.is_err() {
+                tracing::error!("the last checkpoint could not be made in time");
             }
             let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
             let _ = tokio::time::timeout(Duration::from_secs(2), desk.store.close()).await;

@@ -13,7 +13,7 @@ use crate::model::{NodeId, Principal, Timestamp, UserRef};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Log {
     pub(in crate::store) number: i64,
-    node: NodeId,
+    pub(in crate::store) node: NodeId,
 }
 
 impl Log {
