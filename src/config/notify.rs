@@ -45,7 +45,11 @@ fn read_webhook(mut section: Section<'_>, names: &mut BTreeSet<String>) -> Optio
     let url = url.filter(|url| {
         let fault = url_fault(url.expose(), allow_loopback);
         if let Some(fault) = fault {
-            section.error("url", format!("`{}` {fault}", section.path_of("url")), "write `https://host/path`, or `{ file = \"…\" }` where the address itself is a secret");
+            section.error(
+                "url",
+                format!("`{}` {fault}", section.path_of("url")),
+                "write `https://host/path`, or `{ file = \"…\" }` where the address itself is a secret",
+            );
         }
         fault.is_none()
     });
@@ -63,7 +67,10 @@ fn read_webhook(mut section: Section<'_>, names: &mut BTreeSet<String>) -> Optio
         section.error("secret", format!("`{}` is no key of Standard Webhooks", section.path_of("secret")), help);
     }
     if !section.has("secret") && format == Format::Standard {
-        section.missing("secret", "with it the receiver can tell our messages from others': `echo whsec_$(openssl rand -base64 32)`");
+        section.missing(
+            "secret",
+            "with it the receiver can tell our messages from others': `echo whsec_$(openssl rand -base64 32)`",
+        );
     }
     let webhook = WebhookSettings {
         events: read_events(&mut section),
@@ -149,15 +156,18 @@ fn read_smtp(mut section: Section<'_>) -> Option<SmtpSettings> {
     }
     for address in &to {
         if !is_address(address) {
-            section.error("to", format!("`{}` is no e-mail address", address.escape_debug()), "write `name@example.com`");
+            section.error(
+                "to",
+                format!("`{}` is no e-mail address", address.escape_debug()),
+                "write `name@example.com`",
+            );
         }
     }
     let from = section.parsed("from", "an e-mail address such as `doorward@example.com`", |text| {
         is_address(text).then(|| text.to_owned())
     });
-    let host = section.parsed("host", "the name of a mail server", |text| {
-        url::Host::parse(text).is_ok().then(|| text.to_owned())
-    });
+    let host = section
+        .parsed("host", "the name of a mail server", |text| url::Host::parse(text).is_ok().then(|| text.to_owned()));
     Some(SmtpSettings {
         port: u16::try_from(port).unwrap_or(587),
         tls,
@@ -174,5 +184,8 @@ fn read_smtp(mut section: Section<'_>) -> Option<SmtpSettings> {
 /// What the mail library will take is stricter; this finds what is no address at all.
 fn is_address(text: &str) -> bool {
     let plain = text.chars().all(|c| !c.is_control() && !c.is_whitespace() && !"<>,;\"".contains(c));
-    plain && text.rsplit_once('@').is_some_and(|(name, host)| !name.is_empty() && host.contains(|c: char| c.is_alphanumeric()))
+    plain
+        && text
+            .rsplit_once('@')
+            .is_some_and(|(name, host)| !name.is_empty() && host.contains(|c: char| c.is_alphanumeric()))
 }

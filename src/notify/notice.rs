@@ -11,9 +11,35 @@ use crate::store::{Named, Recorded};
 
 /// What of an event's data is told.
 const TOLD_DATA: &[&str] = &[
-    "entitlement", "request", "ticket", "for", "start", "emergency", "approvals_needed", "extends", "expires_at",
-    "ends_at", "end_reason", "scope", "opener", "id", "breakglass", "finding", "threshold", "channel", "event", "type",
-    "attempts", "error", "until", "framework", "format", "step_millis", "custodians", "params", "reason",
+    "entitlement",
+    "request",
+    "ticket",
+    "for",
+    "start",
+    "emergency",
+    "approvals_needed",
+    "extends",
+    "expires_at",
+    "ends_at",
+    "end_reason",
+    "scope",
+    "opener",
+    "id",
+    "breakglass",
+    "finding",
+    "threshold",
+    "channel",
+    "event",
+    "type",
+    "attempts",
+    "error",
+    "until",
+    "framework",
+    "format",
+    "step_millis",
+    "custodians",
+    "params",
+    "reason",
 ];
 /// The longest text that is told, in characters.
 const TEXT_CHARS_MAX: usize = 500;
@@ -112,9 +138,14 @@ impl Notice {
             "lock.cleared" => format!("{who} unlocked {whose}"),
             "breakglass.opened" => {
                 let opener = self.text("opener").unwrap_or(who);
-                format!("EMERGENCY: {opener} opened the emergency path to {}", self.text("scope").unwrap_or(entitlement))
+                format!(
+                    "EMERGENCY: {opener} opened the emergency path to {}",
+                    self.text("scope").unwrap_or(entitlement)
+                )
             }
-            "notice.dead" => format!("A notice to {} could not be delivered", self.text("channel").unwrap_or("somebody")),
+            "notice.dead" => {
+                format!("A notice to {} could not be delivered", self.text("channel").unwrap_or("somebody"))
+            }
             other => format!("{other}{}", self.actor.as_deref().map(|who| format!(" by {who}")).unwrap_or_default()),
         }
     }
@@ -179,8 +210,11 @@ impl Notice {
     #[must_use]
     pub fn slack(&self, origin: &str) -> Value {
         let headline = escape_slack(&self.headline());
-        let facts: Vec<String> =
-            self.facts().iter().map(|(name, value)| format!("*{}:* {}", escape_slack(name), escape_slack(value))).collect();
+        let facts: Vec<String> = self
+            .facts()
+            .iter()
+            .map(|(name, value)| format!("*{}:* {}", escape_slack(name), escape_slack(value)))
+            .collect();
         let link = self.link(origin);
         let mut blocks = vec![json!({ "type": "section", "text": { "type": "mrkdwn", "text": headline } })];
         if !facts.is_empty() {

@@ -14,7 +14,8 @@ pub enum EventPattern {
 }
 
 /// What is told at all: the first words of the types.
-pub const TOLD: &[&str] = &["request", "grant", "lock", "breakglass", "credential", "notice", "audit", "policy", "clock"];
+pub const TOLD: &[&str] =
+    &["request", "grant", "lock", "breakglass", "credential", "notice", "audit", "policy", "clock"];
 
 impl EventPattern {
     /// Reads a pattern; its first word must be one that is told.

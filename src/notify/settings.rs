@@ -91,4 +91,3 @@ pub struct SmtpSettings {
     /// It may be on this machine.
     pub allow_loopback: bool,
 }
-

@@ -36,10 +36,8 @@ impl Webhook {
         origin: &Arc<str>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Channel, OutboundError> {
-        let client = ClientSettings {
-            authorities: settings.authorities.clone(),
-            allow_loopback: settings.allow_loopback,
-        };
+        let client =
+            ClientSettings { authorities: settings.authorities.clone(), allow_loopback: settings.allow_loopback };
         let webhook = Self {
             client: Client::new(client, Arc::clone(clock))?,
             url: Arc::clone(&settings.url),

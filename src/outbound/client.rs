@@ -264,7 +264,6 @@ impl Client {
         }
         Err(OutboundError::Connect { host: target.name.clone(), source: last })
     }
-
 }
 
 /// The addresses of `host`, each judged: for what speaks something else than HTTP to the outside.

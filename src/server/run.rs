@@ -391,15 +391,11 @@ async fn build(
         gauges.clone(),
         material.anchors.clone(),
     ));
-    let notices = Notices {
-        settings: &config.notify,
-        origin: &origin,
-        store: &store,
-        clock: &clock,
-        entropy: &entropy,
-    };
-    let alerts =
-        notices.start(&mut registry, &tasks, &shared.draining).map_err(outside("reading the authorities of `[notify]`"))?;
+    let notices =
+        Notices { settings: &config.notify, origin: &origin, store: &store, clock: &clock, entropy: &entropy };
+    let alerts = notices
+        .start(&mut registry, &tasks, &shared.draining)
+        .map_err(outside("reading the authorities of `[notify]`"))?;
     let telemetry_address = telemetry_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = telemetry_listener {
         let state = Arc::clone(&tree.state);

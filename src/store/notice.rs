@@ -20,10 +20,10 @@ pub const NOTICE_PAGE_MAX: u32 = 200;
 /// The longest error that is kept of a trial, in characters.
 const ERROR_CHARS_MAX: usize = 300;
 
-const CHANNEL_OPEN: &str = "insert into notice_channel (name, created_at, read_at) values ($1, $2, $2) on conflict (name) do nothing";
+const CHANNEL_OPEN: &str =
+    "insert into notice_channel (name, created_at, read_at) values ($1, $2, $2) on conflict (name) do nothing";
 const CHANNEL_HOLD: &str = "update notice_channel set read_at = $1 where name = $2";
-const CURSOR_BEGIN: &str =
-    "insert into notice_cursor (channel, log, next_seq) select $1, number, next_seq from audit_log where true on conflict (channel, log) do nothing";
+const CURSOR_BEGIN: &str = "insert into notice_cursor (channel, log, next_seq) select $1, number, next_seq from audit_log where true on conflict (channel, log) do nothing";
 const CURSORS: &str = "\
     select l.number, l.next_seq as size, coalesce(c.next_seq, 0) as read \
     from audit_log l left join notice_cursor c on c.log = l.number and c.channel = $1 order by l.number";
