@@ -62,6 +62,14 @@ impl Store {
         Ok(self.desk().get_or_init(|| Desk { log, sealing }).log)
     }
 
+    /// The node whose log this store appends to.
+    ///
+    /// # Errors
+    /// When this node's log is not open yet.
+    pub fn node(&self) -> Result<NodeId, StoreError> {
+        Ok(*self.desk().get().ok_or(StoreError::NoLog)?.log.node())
+    }
+
     /// The pseudonym of `principal` in the record: for asking what somebody did.
     ///
     /// # Errors
