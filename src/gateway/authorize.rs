@@ -74,7 +74,12 @@ pub fn authorize(
         && let Some((verdict, rests)) = worker.decisions.borrow_mut().get(key)
     {
         worker.shared.metrics.decisions_remembered.inc();
-        return Ok(Permitted { action: action.clone(), verdict: Rc::clone(verdict), rests: Rc::clone(rests), _proof: () });
+        return Ok(Permitted {
+            action: action.clone(),
+            verdict: Rc::clone(verdict),
+            rests: Rc::clone(rests),
+            _proof: (),
+        });
     }
     let session = caller.session.as_ref().map(|live| &live.session);
     let device = session.and_then(|session| session.device.as_ref());

@@ -190,8 +190,13 @@ fn assertion(
     let value = HeaderValue::from_str(&token).map_err(|_| Refusal::Internal)?;
     if let (Some(key), Some(session)) = (key, session) {
         let until = now.plus(ASSERTION_REUSE).min(expires_at);
-        let made =
-            MadeAssertion { version: session.version, generation: snapshot.generation, grants, until, value: value.clone() };
+        let made = MadeAssertion {
+            version: session.version,
+            generation: snapshot.generation,
+            grants,
+            until,
+            value: value.clone(),
+        };
         worker.assertions.borrow_mut().put(key, made);
     }
     Ok(Some(value))

@@ -51,7 +51,15 @@ impl Lookup {
         directory: Arc<Directory>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { runtime, tasks, store, directory, clock, waiting: Arc::default(), permits: Arc::new(Semaphore::new(LOOKS_MAX)) }
+        Self {
+            runtime,
+            tasks,
+            store,
+            directory,
+            clock,
+            waiting: Arc::default(),
+            permits: Arc::new(Semaphore::new(LOOKS_MAX)),
+        }
     }
 
     /// Looks for a session; afterwards the directory knows it, if there is one.

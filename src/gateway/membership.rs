@@ -56,9 +56,8 @@ impl Rests {
         if held.is_empty() || service.decide(&caller.base, action, context).allow {
             return Self::OnNothing;
         }
-        let enough = |name: &&EntitlementName| {
-            service.decide(&caller.base.with_entitlement(name), action, context).allow
-        };
+        let enough =
+            |name: &&EntitlementName| service.decide(&caller.base.with_entitlement(name), action, context).allow;
         let any: Vec<EntitlementName> = held.iter().filter(enough).cloned().collect();
         if any.is_empty() { Self::OnAll(held.to_vec()) } else { Self::OnAny(any) }
     }
@@ -78,9 +77,7 @@ pub fn counting(
     let mut grants = worker.shared.directory.grants(base.principal(), now);
     let service = &routed.entry.service.name;
     let address = channel.peer.ip().to_canonical();
-    grants.retain(|grant| {
-        grant.counts_for(service, &matched.action) && may_still_ask(snapshot, base, grant, address)
-    });
+    grants.retain(|grant| grant.counts_for(service, &matched.action) && may_still_ask(snapshot, base, grant, address));
     let mut names: Vec<EntitlementName> = grants.iter().map(|grant| grant.entitlement.clone()).collect();
     names.sort_unstable();
     names.dedup();
@@ -162,9 +159,7 @@ impl Watch {
     fn end(&self, now: Timestamp) -> Option<(Timestamp, Vec<LiveGrant>)> {
         let mut grants = self.directory.grants(&self.principal, now);
         let names = self.rests.names();
-        grants.retain(|grant| {
-            names.contains(&grant.entitlement) && grant.counts_for(&self.service, &self.action)
-        });
+        grants.retain(|grant| names.contains(&grant.entitlement) && grant.counts_for(&self.service, &self.action));
         let last = |name: &EntitlementName| {
             grants.iter().filter(|grant| grant.entitlement == *name).map(|grant| grant.expires_at).max()
         };
