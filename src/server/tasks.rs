@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::control::desk::ACCESS_TTL_MAX;
 use crate::control::{Desk, recheck, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
@@ -46,6 +47,9 @@ impl Feed {
         let read = store.revocation_latest().await?;
         for lock in store.lock_list().await? {
             directory.lock(&lock.principal);
+        }
+        for token in store.revoked_token_list(now).await? {
+            directory.token_revoke(&token.jti, token.expires_at);
         }
         directory.confirm(now);
         Ok(Self { read, keys_changed: false })
@@ -89,6 +93,7 @@ impl Feed {
                 }
             }
             RevocationKind::KeysChanged => self.keys_changed = true,
+            RevocationKind::TokenRevoked => directory.token_revoke(&entry.subject, entry.time.plus(ACCESS_TTL_MAX)),
         }
         Ok(())
     }
@@ -180,6 +185,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
         let swept = async {
             let mut tx = desk.store.begin().await?;
             tx.revocation_prune(now.minus(FEED_KEPT)).await?;
+            tx.token_sweep(now).await?;
             tx.commit().await?;
             recheck::sweep(&desk, now).await?;
             session::sweep(&desk, now).await.map(drop)

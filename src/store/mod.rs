@@ -13,6 +13,7 @@ mod revocation;
 mod session;
 mod sign_in;
 mod signing_key;
+mod token;
 
 pub use audit_event::{EVENT_PAGE_MAX, EventFilter, Recorded};
 pub use engine::{Store, StoreError, Tx};
@@ -26,3 +27,4 @@ pub use revocation::{REVOCATION_PAGE_MAX, Revocation, RevocationKind};
 pub use session::{SESSION_PAGE_MAX, SessionCertificate, StoredCookie, StoredSession};
 pub use sign_in::{ServiceHandover, SignInFlow};
 pub use signing_key::SealedKey;
+pub use token::{RevokedToken, Use};

@@ -24,6 +24,8 @@ pub enum RevocationKind {
     LockCleared,
     /// Signing keys changed; the subject is the key (`key_…`).
     KeysChanged,
+    /// A token of ours was withdrawn; the subject is its `jti`.
+    TokenRevoked,
 }
 
 impl RevocationKind {
@@ -36,6 +38,7 @@ impl RevocationKind {
             Self::LockSet => "lock_set",
             Self::LockCleared => "lock_cleared",
             Self::KeysChanged => "keys_changed",
+            Self::TokenRevoked => "token_revoked",
         }
     }
 
@@ -48,6 +51,7 @@ impl RevocationKind {
             "lock_set" => Some(Self::LockSet),
             "lock_cleared" => Some(Self::LockCleared),
             "keys_changed" => Some(Self::KeysChanged),
+            "token_revoked" => Some(Self::TokenRevoked),
             _ => None,
         }
     }
