@@ -10,7 +10,10 @@ use axum::response::{IntoResponse, Response};
 use crate::audit::Actor;
 use crate::control::caller::Unproven;
 use crate::control::decision::DecisionError;
+use crate::control::lock::LockError;
+use crate::control::lock_by_caller::ChangeLockError;
 use crate::control::oauth::GrantError;
+use crate::control::oauth::exchange::ExchangeError;
 use crate::control::session::RevokeError;
 use crate::wire::Remedy;
 
@@ -29,6 +32,12 @@ pub enum ApiError {
     TooLarge,
     /// The body is of another kind.
     MediaType(&'static str),
+    /// The state of things does not let it happen.
+    Conflict(&'static str, String),
+    /// The first request with this idempotency key is at work.
+    AtWork,
+    /// The idempotency key was used for something else.
+    KeyReused,
     /// There is no such route.
     NoRoute,
     /// The route has no such method.
@@ -96,6 +105,32 @@ impl From<RevokeError> for ApiError {
     }
 }
 
+impl From<LockError> for ApiError {
+    fn from(error: LockError) -> Self {
+        let told = error.to_string();
+        match error {
+            LockError::Reason => Self::Invalid(told),
+            LockError::AlreadyLocked { .. } => Self::Conflict("already_locked", told),
+            LockError::NotLocked { .. } => Self::Conflict("not_locked", told),
+            LockError::Store(error) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<ChangeLockError> for ApiError {
+    fn from(error: ChangeLockError) -> Self {
+        let told = error.to_string();
+        match error {
+            ChangeLockError::Denied => Self::Denied(told),
+            ChangeLockError::Nobody(_) => Self::NotFound(
+                "nobody who is signed in or locked is called so; name the principal, `User::\"<provider>|<subject>\"`",
+            ),
+            ChangeLockError::Several(_) => Self::Invalid(told),
+            ChangeLockError::Lock(error) => error.into(),
+        }
+    }
+}
+
 impl From<DecisionError> for ApiError {
     fn from(error: DecisionError) -> Self {
         match error {
@@ -117,6 +152,8 @@ impl ApiError {
             Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound(_) | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Conflict(..) | Self::AtWork => StatusCode::CONFLICT,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -158,6 +195,16 @@ impl ApiError {
             Self::NotFound(what) => problem("not_found", "Not found", Some(what.to_owned()), None),
             Self::Denied(detail) => problem("no_policy_match", "No policy allows it", Some(detail), None),
             Self::Invalid(detail) => problem("invalid_request", "The request is not right", Some(detail), None),
+            Self::Conflict(reason, detail) => problem(reason, "It can't be done as things stand", Some(detail), None),
+            Self::AtWork => {
+                let detail = "the first request with this `Idempotency-Key` has no answer yet; if that lasts, look at \
+                              what became of it before you ask again under a new key";
+                problem("in_progress", "The same is being done", Some(detail.to_owned()), retry())
+            }
+            Self::KeyReused => {
+                let detail = "this `Idempotency-Key` was used for another body; take a new one";
+                problem("idempotency_key_reused", "The key is used", Some(detail.to_owned()), None)
+            }
             Self::TooLarge => problem("invalid_request", "The body is too long", None, None),
             Self::MediaType(expected) => {
                 let detail = format!("send the body as `{expected}`");
@@ -197,8 +244,10 @@ pub enum OauthFailure {
     TooLarge,
     /// There is no such grant here.
     UnsupportedGrantType(&'static str),
-    /// Such tokens can't be withdrawn.
-    UnsupportedTokenType(&'static str),
+    /// Nothing was exchanged.
+    Exchange(ExchangeError),
+    /// The proof of possession does not hold.
+    Proof(&'static str),
     /// The server is put together wrongly.
     Internal(&'static str),
 }
@@ -206,6 +255,12 @@ pub enum OauthFailure {
 impl From<GrantError> for OauthFailure {
     fn from(error: GrantError) -> Self {
         Self::Grant(error)
+    }
+}
+
+impl From<ExchangeError> for OauthFailure {
+    fn from(error: ExchangeError) -> Self {
+        Self::Exchange(error)
     }
 }
 
@@ -229,7 +284,19 @@ impl OauthFailure {
             Self::Form(_) => ("invalid_request", bad),
             Self::TooLarge => ("invalid_request", StatusCode::PAYLOAD_TOO_LARGE),
             Self::UnsupportedGrantType(_) => ("unsupported_grant_type", bad),
-            Self::UnsupportedTokenType(_) => ("unsupported_token_type", bad),
+            Self::Proof(_) => ("invalid_dpop_proof", bad),
+            Self::Exchange(error) => match error {
+                ExchangeError::Invalid(_) | ExchangeError::Subject | ExchangeError::Certificate(_) => {
+                    ("invalid_request", bad)
+                }
+                ExchangeError::NoRule(_) => ("invalid_grant", bad),
+                ExchangeError::Target => ("invalid_target", bad),
+                ExchangeError::Scope(_) => ("invalid_scope", bad),
+                ExchangeError::Proof(_) => ("invalid_dpop_proof", bad),
+                ExchangeError::Locked => ("access_denied", bad),
+                ExchangeError::Signing(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
+                ExchangeError::Store(_) => ("temporarily_unavailable", StatusCode::SERVICE_UNAVAILABLE),
+            },
             Self::Internal(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
@@ -237,7 +304,8 @@ impl OauthFailure {
     fn description(&self) -> String {
         match self {
             Self::Grant(error) => error.to_string(),
-            Self::Form(what) | Self::UnsupportedGrantType(what) | Self::UnsupportedTokenType(what) => {
+            Self::Exchange(error) => error.to_string(),
+            Self::Form(what) | Self::UnsupportedGrantType(what) | Self::Proof(what) => {
                 (*what).to_owned()
             }
             Self::TooLarge => "the body is too long".to_owned(),
@@ -249,6 +317,8 @@ impl OauthFailure {
         match self {
             Self::Grant(GrantError::Store(error)) => Some(error.to_string()),
             Self::Grant(GrantError::Signing(error)) => Some(error.clone()),
+            Self::Exchange(ExchangeError::Store(error)) => Some(error.to_string()),
+            Self::Exchange(ExchangeError::Signing(error)) => Some(error.clone()),
             Self::Internal(cause) => Some((*cause).to_owned()),
             _ => None,
         }

@@ -165,6 +165,10 @@ fn written(desk: &Desk, refused: Refused, status: StatusCode, decision: Decision
 
 /// A JSON answer of this media type. Our shapes can always be written.
 pub(super) fn json<T: Serialize>(status: StatusCode, media_type: &'static str, body: &T) -> Response {
-    let text = serde_json::to_vec(body).unwrap_or_default();
+    json_text(status, media_type, serde_json::to_vec(body).unwrap_or_default())
+}
+
+/// An answer of JSON that is written already.
+pub(super) fn json_text(status: StatusCode, media_type: &'static str, text: Vec<u8>) -> Response {
     (status, [(CONTENT_TYPE, HeaderValue::from_static(media_type))], text).into_response()
 }

@@ -18,7 +18,7 @@ use crate::control::Desk;
 use super::answer::{ApiError, OauthFailure};
 
 /// The longest body that is read, in bytes.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Fields of a form or query at most.
 const FIELDS_MAX: usize = 32;
 /// The longest query that is read, in bytes.

@@ -11,6 +11,8 @@ mod decided;
 mod decision;
 mod discovery;
 mod fields;
+mod idempotent;
+mod lock;
 mod oauth;
 pub mod openapi;
 mod service;
@@ -20,6 +22,7 @@ mod shape;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 
 use crate::control::Desk;
@@ -77,6 +80,9 @@ routes! {
     get "/api/v1/entitlements" Session => service::entitlements;
     get "/api/v1/sessions" Session => session::list;
     post "/api/v1/sessions/{id}/revoke" Session => session::revoke;
+    get "/api/v1/locks" Session => lock::list;
+    post "/api/v1/locks" Session => lock::set;
+    post "/api/v1/locks/clear" Session => lock::clear;
     get "/api/v1/decisions/{id}" Session => decision::fetch;
     get "/api/v1/openapi.json" Nobody => openapi::document;
     get "/oauth2/authorize" Browser => oauth::authorize;
@@ -96,7 +102,7 @@ pub fn routes(desk: Arc<Desk>) -> Router {
     for (path, handler) in table() {
         router = router.route(path, handler);
     }
-    router.with_state(desk)
+    router.route_layer(from_fn_with_state(Arc::clone(&desk), idempotent::once)).with_state(desk)
 }
 
 /// The whole control host without pages.

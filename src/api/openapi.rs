@@ -19,7 +19,7 @@ pub async fn document(State(desk): State<Arc<Desk>>) -> Response {
 }
 
 /// Summary, shape of the answer, and what is sent.
-fn words(path: &str) -> (&'static str, Option<Value>, Option<Value>) {
+fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value>) {
     let shape = |name: &str| Some(json!({ "$ref": format!("#/components/schemas/{name}") }));
     let page = |name: &str| {
         Some(json!({
@@ -30,6 +30,9 @@ fn words(path: &str) -> (&'static str, Option<Value>, Option<Value>) {
                 "next": { "type": ["string", "null"], "description": "The `cursor` of the next page." },
             },
         }))
+    };
+    let body = |name: &str| {
+        Some(json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{name}") } } }))
     };
     let form = |fields: &[&str]| {
         let properties: Map<String, Value> =
@@ -45,11 +48,14 @@ fn words(path: &str) -> (&'static str, Option<Value>, Option<Value>) {
         "/api/v1/sessions" => {
             ("Live sessions: one's own, or with `all` those that one may revoke", page("Session"), None)
         }
-        "/api/v1/sessions/{id}/revoke" => (
-            "Ends a session; one that is over is answered the same",
-            shape("Session"),
-            Some(json!({ "application/json": { "schema": { "$ref": "#/components/schemas/Revoke" } } })),
-        ),
+        "/api/v1/sessions/{id}/revoke" => {
+            ("Ends a session; one that is over is answered the same", shape("Session"), body("Revoke"))
+        }
+        "/api/v1/locks" if method == "GET" => {
+            ("Who is barred, for those who may bar or read the record", page("Lock"), None)
+        }
+        "/api/v1/locks" => ("Bars a principal until the bar is lifted", shape("Lock"), body("NewLock")),
+        "/api/v1/locks/clear" => ("Lifts the bar on a principal", shape("Lock"), body("NewLock")),
         "/api/v1/decisions/{id}" => ("A decision, from the record", shape("Decision"), None),
         "/api/v1/openapi.json" => ("This document", Some(json!({ "type": "object" })), None),
         "/oauth2/authorize" => ("Sends a signed-in browser back with a code (RFC 6749 §4.1, PKCE S256)", None, None),
@@ -118,7 +124,7 @@ pub fn describe(origin: &str) -> Value {
 }
 
 fn operation(route: &Route) -> Value {
-    let (summary, answer, sent) = words(route.path);
+    let (summary, answer, sent) = words(route.method, route.path);
     let mut responses = Map::new();
     match answer {
         Some(schema) => {
@@ -224,6 +230,11 @@ fn schemas() -> Value {
             ("may_request", "boolean"),
         ]),
         "Revoke": object(&[("reason", "string")]),
+        "Lock": object(&[
+            ("id", "string"), ("principal", "Principal"), ("reason", "string"), ("set_at", "time"),
+            ("active", "boolean"),
+        ]),
+        "NewLock": object(&[("principal", "string"), ("reason", "string")]),
         "DecisionRequest": object(&[("method", "string"), ("host", "string"), ("path", "string")]),
         "Decision": object(&[
             ("id", "string"), ("time", "time"), ("outcome", "string"), ("reason", "string?"),

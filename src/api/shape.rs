@@ -1,9 +1,10 @@
 //! From what operations answer to what stands on paper.
 
-use crate::control::StoredSession;
 use crate::control::decision::Explained;
 use crate::control::oauth::Granted;
+use crate::control::oauth::exchange::{Exchanged, TYPE_ACCESS_TOKEN};
 use crate::control::service::{Reach, Reachable};
+use crate::control::{Lock, StoredSession};
 use crate::model::{Principal, Session, SessionId, Timestamp};
 use crate::policy::Entitlement;
 use crate::wire;
@@ -42,6 +43,17 @@ pub fn session(stored: &StoredSession, current: SessionId, now: Timestamp) -> wi
     }
 }
 
+/// A bar on a principal; `active` while it holds.
+pub fn lock(lock: &Lock, active: bool) -> wire::Lock {
+    wire::Lock {
+        id: lock.id.to_string(),
+        principal: principal(&lock.principal, None),
+        reason: lock.reason.clone(),
+        set_at: lock.set_at.into(),
+        active,
+    }
+}
+
 /// What a grant gives. `ca` is our authority's certificate.
 pub fn token_answer(granted: Granted, ca: &str, now: Timestamp) -> wire::TokenAnswer {
     let seconds = |end: Timestamp| end.since(now).as_seconds();
@@ -56,6 +68,32 @@ pub fn token_answer(granted: Granted, ca: &str, now: Timestamp) -> wire::TokenAn
         certificate: granted.certificate.map(|issued| issued.pem),
         ca: ca.to_owned(),
         audit_key: None,
+    }
+}
+
+/// What an exchange gives. `ca` is our authority's certificate.
+pub fn exchange_answer(exchanged: Exchanged, ca: &str, now: Timestamp) -> wire::ExchangeAnswer {
+    let Exchanged { stored, access, certificate, service, scope } = exchanged;
+    let mut confirmation = serde_json::Map::new();
+    if let Some(thumbprint) = access.bound_to {
+        confirmation.insert("x5t#S256".to_owned(), thumbprint.to_string().into());
+    }
+    if let Some(key) = access.bound_key {
+        confirmation.insert("jkt".to_owned(), key.to_string().into());
+    }
+    wire::ExchangeAnswer {
+        issued_token_type: TYPE_ACCESS_TOKEN.to_owned(),
+        token_type: if access.bound_key.is_some() { "DPoP" } else { "Bearer" }.to_owned(),
+        expires_in: access.expires_at.since(now).as_seconds(),
+        expires_at: access.expires_at.into(),
+        access_token: access.text,
+        aud: service.as_str().to_owned(),
+        scope,
+        cnf: (!confirmation.is_empty()).then(|| confirmation.into()),
+        session: session(&stored, stored.session.id, now),
+        certificate_expires_at: certificate.as_ref().map(|issued| issued.not_after.into()),
+        certificate: certificate.map(|issued| issued.pem),
+        ca: ca.to_owned(),
     }
 }
 

@@ -4,6 +4,7 @@ pub mod event;
 pub mod json;
 pub mod leaf;
 pub mod pseudonym;
+pub mod spool;
 
 pub use event::{Actor, Event, EventType, Outcome, RequestFacts};
 pub use leaf::{Clear, Leaf, LeafError, PersonalField, Sealed, Sealing};

@@ -9,7 +9,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::model::{EntitlementName, Timestamp, Ttl};
+use super::access_args::{
+    AnswerArgs, ApproveArgs, DropArgs, ExtendArgs, GrantsArgs, LockArgs, REQUEST_EXAMPLES, RequestArgs, RequestsArgs,
+    RevokeArgs, ShowArgs,
+};
+use crate::model::{Timestamp, Ttl};
 
 /// The form in which data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -114,18 +118,56 @@ pub enum Command {
     /// Sign-ins that are live: your own, or all that you may revoke
     #[command(before_help = "Examples:\n  doorward sessions\n  doorward sessions --all -o json")]
     Sessions(SessionsArgs),
-    /// End a session at once, its open streams too
-    #[command(before_help = "Example:\n  doorward revoke ses_… --reason \"laptop lost\"")]
-    Revoke(RevokeArgs),
     /// curl with your certificate; everything after `curl` is curl's
     #[command(before_help = CURL_EXAMPLES, disable_help_flag = true)]
     Curl(CurlArgs),
     /// Plain HTTP on loopback, mutual TLS onward: for programs that can't do it themselves
     #[command(before_help = PROXY_EXAMPLES)]
     Proxy(ProxyArgs),
-    /// Ask for an entitlement (just-in-time access is not built yet: this says so)
+    /// Ask for an entitlement
     #[command(before_help = REQUEST_EXAMPLES)]
     Request(RequestArgs),
+    /// What was asked for: your own, or what waits for your answer
+    #[command(
+        before_help = "Examples:\n  doorward requests\n  doorward requests --to-approve\n  doorward requests --all --state pending -o json"
+    )]
+    Requests(RequestsArgs),
+    /// A request or grant, whole
+    #[command(before_help = "Examples:\n  doorward show req_…\n  doorward show grt_… -o json")]
+    Show(ShowArgs),
+    /// Say yes to a request; on a terminal it is shown first
+    #[command(
+        before_help = "Examples:\n  doorward approve req_…\n  doorward approve req_… --reason \"as agreed\" --yes"
+    )]
+    Approve(ApproveArgs),
+    /// Say no to a request, which ends it
+    #[command(before_help = "Example:\n  doorward deny req_… --reason \"not during the freeze\"")]
+    Deny(AnswerArgs),
+    /// Take back a request of your own
+    #[command(before_help = "Example:\n  doorward withdraw req_…")]
+    Withdraw(AnswerArgs),
+    /// What is held, and how long still
+    #[command(before_help = "Examples:\n  doorward grants\n  doorward grants --all -o json")]
+    Grants(GrantsArgs),
+    /// Ask for more time with a grant; meanwhile it goes on
+    #[command(before_help = "Example:\n  doorward extend grt_… --for 30m")]
+    Extend(ExtendArgs),
+    /// Give back a grant of your own
+    #[command(before_help = "Example:\n  doorward drop grt_…")]
+    Drop(DropArgs),
+    /// End a grant or a session at once, its open streams too
+    #[command(
+        before_help = "Examples:\n  doorward revoke grt_… --reason \"wrong cluster\"\n  doorward revoke ses_… --reason \"laptop lost\""
+    )]
+    Revoke(RevokeArgs),
+    /// Bar somebody from everything until it is lifted
+    #[command(
+        before_help = "Examples:\n  doorward lock alice@example.com --reason \"laptop lost\"\n  doorward lock 'User::\"corp|alice\"' --reason \"laptop lost\""
+    )]
+    Lock(LockArgs),
+    /// Lift the bar
+    #[command(before_help = "Example:\n  doorward unlock alice@example.com --reason \"it was found\"")]
+    Unlock(LockArgs),
     /// Check, test and explain policies
     #[command(
         subcommand,
@@ -228,17 +270,6 @@ pub struct SessionsArgs {
     pub all: bool,
 }
 
-/// `doorward revoke`
-#[derive(Debug, Clone, Args)]
-pub struct RevokeArgs {
-    /// The session, `ses_…`
-    #[arg(value_name = "SESSION")]
-    pub id: String,
-    /// Why, for the record
-    #[arg(long, value_name = "TEXT", value_parser = reason)]
-    pub reason: String,
-}
-
 const CURL_EXAMPLES: &str = "\
 Examples:
   doorward curl https://ops-api.example.com/status
@@ -273,46 +304,6 @@ pub struct ProxyArgs {
     pub socket: Option<PathBuf>,
 }
 
-const REQUEST_EXAMPLES: &str = "\
-Examples:
-  doorward request ops-api/deploy-prod --reason \"hotfix\" --ticket OPS-12 --for 30m
-  doorward request ops-api/deploy-prod --reason \"hotfix\" --wait --timeout 10m";
-
-/// `doorward request`
-#[derive(Debug, Clone, Args)]
-pub struct RequestArgs {
-    /// What to ask for, `service/name`
-    #[arg(value_parser = EntitlementName::parse)]
-    pub entitlement: EntitlementName,
-    /// Why it is needed
-    #[arg(long, value_name = "TEXT", value_parser = reason)]
-    pub reason: String,
-    /// How long it is needed: 90s, 15m, 1h30m, 1d
-    #[arg(long = "for", value_name = "LENGTH", value_parser = length)]
-    pub length: Option<Ttl>,
-    /// The ticket that it belongs to
-    #[arg(long, value_name = "TICKET")]
-    pub ticket: Option<String>,
-    /// When it is to begin, 2026-11-22T10:15:00Z
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub start: Option<Timestamp>,
-    /// A parameter of the entitlement
-    #[arg(long = "param", value_name = "KEY=VALUE", value_parser = parameter)]
-    pub params: Vec<(String, String)>,
-    /// Say that it can't wait
-    #[arg(long)]
-    pub emergency: bool,
-    /// Only say what would be asked for, and of whom
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Wait until it is decided
-    #[arg(long)]
-    pub wait: bool,
-    /// How long to wait
-    #[arg(long, value_name = "LENGTH", requires = "wait", value_parser = length)]
-    pub timeout: Option<Ttl>,
-}
-
 /// `doorward why`
 #[derive(Debug, Clone, Args)]
 pub struct WhyArgs {
@@ -336,22 +327,22 @@ pub struct ManArgs {
     pub out: Option<PathBuf>,
 }
 
-fn length(text: &str) -> Result<Ttl, String> {
+pub(super) fn length(text: &str) -> Result<Ttl, String> {
     Ttl::parse(text).ok_or_else(|| "a length of time is written `90s`, `15m`, `1h30m` or `1d`".to_owned())
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse(text).ok_or_else(|| "a time is written `2026-11-22T10:15:00Z`".to_owned())
 }
 
-fn parameter(text: &str) -> Result<(String, String), String> {
+pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("a parameter is written `key=value`".to_owned()),
     }
 }
 
-fn reason(text: &str) -> Result<String, String> {
+pub(super) fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
     match text.chars().count() {
         1..=1000 => Ok(text.to_owned()),

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
+use crate::model::Entropy;
 use crate::wire::{OauthError, Page, Problem};
 
 use super::dial::{self, DialError, Identity};
@@ -31,6 +32,8 @@ use super::origin::Origin;
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What makes a repeated POST the same one.
+const IDEMPOTENCY_KEY: http::HeaderName = http::HeaderName::from_static("idempotency-key");
 /// The most pages of one list that are read.
 const PAGES_MAX: usize = 1000;
 
@@ -214,6 +217,10 @@ impl Client {
         let status = answer.status;
         if let Ok(mut problem) = serde_json::from_slice::<Problem>(&answer.body) {
             problem.status = status.as_u16();
+            if problem.reason == "no_route" && problem.detail.is_none() {
+                problem.detail =
+                    Some("this door does not know how to do that; it may be older than this command".into());
+            }
             return ClientError::Refused(Box::new(problem));
         }
         if let Ok(error) = serde_json::from_slice::<OauthError>(&answer.body) {
@@ -243,6 +250,31 @@ impl Client {
         let body = serde_json::to_vec(value).map_err(|error| self.unusable(&error.to_string()))?;
         let body = self.ask(Method::POST, path, Some("application/json"), body.into()).await?;
         String::from_utf8(body.into()).map_err(|_| self.unusable("it is not UTF-8"))
+    }
+
+    /// Posts JSON under an idempotency key of its own, once more if the answer was lost: the server
+    /// does it once.
+    ///
+    /// # Errors
+    /// When there is no answer, or it is a refusal.
+    pub async fn act<T: Serialize>(&self, path: &str, value: &T, entropy: &dyn Entropy) -> Result<String, ClientError> {
+        let body: Bytes = serde_json::to_vec(value).map_err(|error| self.unusable(&error.to_string()))?.into();
+        let key = data_encoding::HEXLOWER.encode(&entropy.bytes_32());
+        let headers = [
+            (ACCEPT, "application/json".to_owned()),
+            (CONTENT_TYPE, "application/json".to_owned()),
+            (IDEMPOTENCY_KEY, key),
+        ];
+        let answer = match self.send(Method::POST, path, &headers, body.clone()).await {
+            Err(ClientError::Exchange { source, .. }) if !dial::certificate_refused(source.as_ref()) => {
+                self.send(Method::POST, path, &headers, body).await?
+            }
+            other => other?,
+        };
+        if !answer.status.is_success() {
+            return Err(self.refusal(&answer));
+        }
+        String::from_utf8(answer.body.into()).map_err(|_| self.unusable("it is not UTF-8"))
     }
 
     /// Posts a form, as OAuth has it, and reads the answer.

@@ -5,6 +5,8 @@
 //! session asks `renewal.rs` for one with a fresh certificate and talks to the server through
 //! `client.rs`; it ends in `Ok` or in one [`Failure`], which is printed and gives the exit code.
 
+pub mod access_args;
+pub mod approval;
 pub mod args;
 pub mod check;
 pub mod client;
@@ -17,7 +19,9 @@ pub mod doctor;
 pub mod environment;
 pub mod exit;
 pub mod failure;
+pub mod grants;
 pub mod init;
+pub mod lock;
 pub mod login;
 pub mod logout;
 pub mod origin;
@@ -28,10 +32,12 @@ pub mod profile;
 pub mod proxy;
 pub mod renewal;
 pub mod request;
+pub mod requests;
 pub mod serve;
 pub mod services;
 pub mod sessions;
 pub mod whoami;
+pub mod whole_id;
 pub mod why;
 
 use std::ffi::OsString;
@@ -120,10 +126,20 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Whoami => wait_for(whoami::run(context)),
         Command::Services => wait_for(services::run(context)),
         Command::Sessions(args) => wait_for(sessions::run(context, &args)),
-        Command::Revoke(args) => wait_for(sessions::revoke(context, &args)),
         Command::Curl(args) => wait_for(async { Err(curl::run(context, &args).await) }),
         Command::Proxy(args) => wait_for(proxy::run(context, &args)),
-        Command::Request(args) => request::run(&args),
+        Command::Request(args) => wait_for(request::run(context, &args)),
+        Command::Requests(args) => wait_for(requests::run(context, &args)),
+        Command::Show(args) => wait_for(requests::show(context, &args)),
+        Command::Approve(args) => wait_for(approval::approve(context, &args)),
+        Command::Deny(args) => wait_for(approval::deny(context, &args)),
+        Command::Withdraw(args) => wait_for(approval::withdraw(context, &args)),
+        Command::Grants(args) => wait_for(grants::run(context, &args)),
+        Command::Extend(args) => wait_for(grants::extend(context, &args)),
+        Command::Drop(args) => wait_for(grants::drop(context, &args)),
+        Command::Revoke(args) => wait_for(grants::revoke(context, &args)),
+        Command::Lock(args) => wait_for(lock::lock(context, &args)),
+        Command::Unlock(args) => wait_for(lock::unlock(context, &args)),
         Command::Why(args) => wait_for(why::run(context, &args)),
         Command::Completions(args) => pages::completions(&context.printer, &args),
         Command::Man(args) => pages::man(&context.printer, &args),

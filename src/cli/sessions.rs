@@ -1,9 +1,8 @@
-//! `doorward sessions` and `doorward revoke`: which sign-ins are live, and ending one.
+//! `doorward sessions`: which sign-ins are live.
 
-use crate::model::{GrantId, LeaseId, SessionId};
-use crate::wire::{Revoke, Session};
+use crate::wire::Session;
 
-use super::args::{Format, RevokeArgs, SessionsArgs};
+use super::args::{Format, SessionsArgs};
 use super::context::Context;
 use super::failure::Failure;
 use super::printer::left;
@@ -36,28 +35,4 @@ pub async fn run(context: &Context, args: &SessionsArgs) -> Result<(), Failure> 
         ]);
     }
     context.printer.table(&["SESSION", "PRINCIPAL", "KIND", "DEVICE", "SINCE", "LEFT", ""], &rows)
-}
-
-/// Ends a session.
-///
-/// # Errors
-/// Exit 2 when the id is none; exit 4 when it isn't the caller's to end.
-pub async fn revoke(context: &Context, args: &RevokeArgs) -> Result<(), Failure> {
-    let id = match SessionId::parse(&args.id) {
-        Ok(id) => id,
-        Err(_) if GrantId::parse(&args.id).is_ok() || LeaseId::parse(&args.id).is_ok() => {
-            return Err(Failure::failed(
-                "just-in-time access is not built yet, so there is no grant or lease to revoke; sessions (`ses_…`) can be",
-            ));
-        }
-        Err(error) => return Err(Failure::usage(format!("`{}`: {error}", args.id.escape_debug()))),
-    };
-    let here = signed_in(context).await?;
-    let json =
-        here.client.post(&format!("/api/v1/sessions/{id}/revoke"), &Revoke { reason: args.reason.clone() }).await?;
-    if context.printer.format() == Format::Json {
-        return context.printer.resource(&json);
-    }
-    context.printer.talk(&format!("The session {id} is ended; requests and streams under it stop now."));
-    Ok(())
 }

@@ -31,7 +31,7 @@ pub use document::Environment;
 pub use identity::{Identity, Provider};
 pub use init::{InitError, InitKeys, InitOptions, InitProvider, write_installation};
 pub use problem::{Problem, Severity};
-pub use record::{Audit, Durability, Keys, Policies, Storage, Telemetry};
+pub use record::{Audit, Durability, Keys, Policies, Spool, Storage, Telemetry};
 pub use server::{Limits, Server, ServerTls};
 pub use session::{SessionSettings, Tokens};
 pub use trust::{CertificateAndKey, SpiffeBundle, Trust};
@@ -128,7 +128,7 @@ fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledge
     let tokens = session::read_tokens(root.section("tokens"));
     let keys = record::read_keys(root.section("keys"));
     let storage = record::read_storage(root.section("storage"));
-    let audit = record::read_audit(root.section("audit"));
+    let audit = record::read_audit(root.section("audit"), storage.as_ref());
     let policies = record::read_policies(root.section("policies"));
     let telemetry = record::read_telemetry(root.section("telemetry"));
     drop(root);

@@ -65,6 +65,32 @@ pub enum Durability {
 pub struct Audit {
     /// `requests`: for services that say nothing of their own. Default `durable`.
     pub requests: Durability,
+    /// `spool` and `spool_megabytes`.
+    pub spool: Spool,
+}
+
+/// Where decisions go while the database is away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spool {
+    /// `off`: nowhere; requests are refused meanwhile.
+    Off,
+    /// A file.
+    File {
+        /// The file: of a folder, `doorward.spool` in it.
+        path: PathBuf,
+        /// The room that is taken for it.
+        bytes: u64,
+        /// Whether the configuration names it. One that it does not name is left out where it can't
+        /// be; one that it names is an error there.
+        named: bool,
+    },
+}
+
+impl Spool {
+    /// The name of the file in its folder.
+    const FILE: &str = "doorward.spool";
+    /// Megabytes that are taken where the configuration says nothing: some forty thousand requests.
+    const MEGABYTES: u32 = 64;
 }
 
 /// Where policies are.
@@ -147,8 +173,8 @@ fn absolute_sqlite(file: &str, folder: &Path) -> String {
     url
 }
 
-pub(in crate::config) fn read_audit(mut section: Section<'_>) -> Audit {
-    for key in ["spool", "witnesses", "retention"] {
+pub(in crate::config) fn read_audit(mut section: Section<'_>, storage: Option<&Storage>) -> Audit {
+    for key in ["witnesses", "retention"] {
         section.not_built(key);
     }
     let requests = section.parsed("requests", "`durable` or `buffered`", |text| match text {
@@ -156,7 +182,25 @@ pub(in crate::config) fn read_audit(mut section: Section<'_>) -> Audit {
         "buffered" => Some(Durability::Buffered),
         _ => None,
     });
-    Audit { requests: requests.unwrap_or_default() }
+    let spool = read_spool(&mut section, storage);
+    Audit { requests: requests.unwrap_or_default(), spool }
+}
+
+fn read_spool(section: &mut Section<'_>, storage: Option<&Storage>) -> Spool {
+    let megabytes = section.count("spool_megabytes", Spool::MEGABYTES, 1..=65_536);
+    let named = section.has("spool");
+    // Asked as a text and as a path: `off` is no path.
+    if named && section.text("spool").as_deref() == Some("off") {
+        return Spool::Off;
+    }
+    let beside = storage.and_then(Storage::sqlite_file).and_then(|file| file.parent().map(Path::to_path_buf));
+    let path = section.path("spool").unwrap_or_else(|| beside.unwrap_or_else(|| section.folder().to_path_buf()));
+    let path = if path.is_dir() { path.join(Spool::FILE) } else { path };
+    if let Some(folder) = path.parent().filter(|folder| named && !folder.is_dir()) {
+        let message = format!("the folder `{}` for the spool is not there", folder.display());
+        section.error("spool", message, "make the folder, or give another path; `spool = \"off\"` for none");
+    }
+    Spool::File { path, bytes: u64::from(megabytes) * 1024 * 1024, named }
 }
 
 pub(in crate::config) fn read_policies(mut section: Section<'_>) -> Policies {

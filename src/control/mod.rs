@@ -9,7 +9,9 @@ pub mod browser;
 pub mod caller;
 pub mod decision;
 pub mod desk;
+pub mod idempotency;
 pub mod lock;
+pub mod lock_by_caller;
 pub mod oauth;
 pub mod recheck;
 pub mod record;
@@ -23,4 +25,4 @@ mod signing_key_file;
 pub use caller::{Caller, ConnectionFacts};
 pub use desk::{Desk, DeskSettings, Keys};
 // What operations answer with, for rooms that may not open the shelves themselves.
-pub use crate::store::{StoreError, StoredSession};
+pub use crate::store::{Lock, StoreError, StoredSession};

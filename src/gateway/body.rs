@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::model::{Clock, Timestamp, Ttl};
+
+use super::guard::{Pace, PaceLimits};
 
 /// Why a body ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +46,18 @@ impl fmt::Display for BodyError {
     }
 }
 
-impl std::error::Error for BodyError {}
+/// What a stream is reset with when its permit ends: nothing broke (RFC 9113 §7).
+static CANCEL: LazyLock<h2::Error> = LazyLock::new(|| h2::Reason::CANCEL.into());
+
+impl std::error::Error for BodyError {
+    /// hyper resets an HTTP/2 stream with the code that it finds here, else with `INTERNAL_ERROR`.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Cut | Self::Idle | Self::TooLarge => Some(&*CANCEL),
+            Self::Peer => None,
+        }
+    }
+}
 
 /// How long what is open may stay open.
 #[derive(Clone)]
@@ -99,6 +112,8 @@ pub struct Relay {
     progress: Rc<Progress>,
     ending: Option<Box<dyn Ending>>,
     waiting: Option<Waiting>,
+    /// How slowly it may come; none where the connection's guard sees to that.
+    pace: Option<Pace>,
     trailers: fn(&mut http::HeaderMap),
 }
 
@@ -113,7 +128,24 @@ impl Relay {
     /// `trailers` cleans the trailer section.
     #[must_use]
     pub fn new(inner: Incoming, permit: Permit, idle: Ttl, bytes_max: u64, trailers: fn(&mut http::HeaderMap)) -> Self {
-        Self { inner, permit, idle, bytes_max, progress: Rc::default(), ending: None, waiting: None, trailers }
+        Self {
+            inner,
+            permit,
+            idle,
+            bytes_max,
+            progress: Rc::default(),
+            ending: None,
+            waiting: None,
+            pace: None,
+            trailers,
+        }
+    }
+
+    /// Demands a minimum rate of whoever sends it: only the time in which we wait for them counts.
+    #[must_use]
+    pub fn paced(mut self, limits: Option<PaceLimits>) -> Self {
+        self.pace = limits.map(Pace::new);
+        self
     }
 
     /// What has passed so far.
@@ -138,11 +170,15 @@ impl Relay {
     }
 
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let pace = &mut self.pace;
         let waiting = self.waiting.get_or_insert_with(|| {
-            let limit = self.idle.duration().min(self.permit.remaining());
+            let mut until = Instant::now() + self.idle.duration().min(self.permit.remaining());
+            if let Some(pace) = pace {
+                until = until.min(pace.waiting());
+            }
             Waiting {
                 cut: Box::pin(self.permit.streams.clone().cancelled_owned()),
-                timer: Box::pin(tokio::time::sleep(limit)),
+                timer: Box::pin(tokio::time::sleep_until(until)),
             }
         });
         if waiting.cut.as_mut().poll(context).is_ready() {
@@ -186,6 +222,9 @@ impl HttpBody for Relay {
                             return this.fail(BodyError::TooLarge);
                         }
                         this.progress.bytes.set(bytes);
+                        if let Some(pace) = &mut this.pace {
+                            pace.moved(data.len());
+                        }
                         Frame::data(data)
                     }
                     Err(frame) => match frame.into_trailers() {

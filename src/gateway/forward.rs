@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::body::{BodyError, Ending, Permit, Progress, Relay};
 use super::equip::addressed;
+use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
 use super::hygiene::{strip_client_trailers, strip_response_headers, strip_response_trailers};
 use super::refusal::{Refusal, UpstreamFault};
@@ -38,7 +39,7 @@ pub struct Answer {
     pub sent: Rc<Progress>,
 }
 
-/// Sends the request and waits for the head of the answer.
+/// Sends the request and waits for the head of the answer. `pace` is the rate that its body must keep.
 ///
 /// # Errors
 /// When no upstream can be reached, the answer does not begin in time or can't be passed on, or the
@@ -48,13 +49,14 @@ pub async fn forward(
     routed: &Routed,
     head: request::Parts,
     body: Incoming,
+    pace: Option<PaceLimits>,
     permit: &Permit,
 ) -> Result<Answer, Refusal> {
     let service = &routed.entry.service;
     let pool = worker.pool(&routed.entry);
     let bytes_max = service.limits.body_bytes_max.unwrap_or(u64::MAX);
     let idle = service.timeouts.body_idle.min(worker.shared.settings.body_idle);
-    let relay = Relay::new(body, permit.clone(), idle, bytes_max, strip_client_trailers);
+    let relay = Relay::new(body, permit.clone(), idle, bytes_max, strip_client_trailers).paced(pace);
     let sent = relay.progress();
     let mut waiting = Some((head, relay));
     for _ in 0..TRIES {

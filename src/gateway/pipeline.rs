@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use http::header::{ACCEPT, CONNECTION};
+use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use super::body::{Body, Permit};
 use super::browser;
 use super::equip::{equip, trace_of};
 use super::forward::{forward, join, relayed};
+use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
 use super::handshake::Channel;
 use super::limit;
@@ -113,7 +114,8 @@ async fn pass(
         Permit { streams: caller.streams.clone(), ends_at: caller.ends_at, clock: worker.shared.clock.clone() };
     let (head, body) = request.into_parts();
     let head = equip(worker, snapshot, channel, exchange, routed, caller, &permitted, head, now)?;
-    let answer = forward(worker, routed, head, body, &permit).await?;
+    let pace = pace_of(worker, channel, &head.headers);
+    let answer = forward(worker, routed, head, body, pace, &permit).await?;
     routed.entry.metrics.allowed.inc();
     let status = answer.head.status;
     let sent = Rc::clone(&answer.sent);
@@ -124,6 +126,15 @@ async fn pass(
     }
     let body = relayed(routed, answer.incoming, answer.lane, permit, close);
     Ok(Response::from_parts(answer.head, Body::Relay(body)))
+}
+
+/// The rate that a request's body must keep. Over HTTP/1 the guard holds it for the connection; a
+/// gRPC call may be silent for as long as a stream may.
+fn pace_of(worker: &Worker, channel: &Channel, headers: &HeaderMap) -> Option<PaceLimits> {
+    let grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
+    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(grpc);
+    (channel.http2 && !is_grpc)
+        .then(|| PaceLimits { bytes_per_second: worker.shared.settings.body_rate_min, ..PaceLimits::default() })
 }
 
 /// A node that has not confirmed the revocation feed for too long lets ordinary callers through

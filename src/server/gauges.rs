@@ -1,11 +1,14 @@
 //! Gauges that are set when they are asked for: the record's queue, certificates, build.
 
+use std::sync::atomic::Ordering;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::gateway::worker::Shared;
+use crate::store::Keeping;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
@@ -17,12 +20,25 @@ struct RecordLabel {
     kind: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+/// A count that is kept elsewhere and only rises.
+type LostCounter = prometheus_client::metrics::counter::Counter;
+
 /// The gauges.
 #[derive(Debug, Clone, Default)]
 pub struct Gauges {
     queued: Gauge,
     record: Family<RecordLabel, Gauge>,
     away: Gauge,
+    state: Family<StateLabel, Gauge>,
+    spool_events: Gauge,
+    spool_bytes: Gauge,
+    spool_room: Gauge,
+    lost: LostCounter,
     certificate_end: Gauge,
     policy_services: Gauge,
     reload_success: Gauge,
@@ -39,7 +55,12 @@ impl Gauges {
         registry.register("build_info", "The version that runs; always 1", build);
         registry.register("audit_queue_events", "Events that wait to be written", gauges.queued.clone());
         registry.register("audit_events", "Events since the start, by what became of them", gauges.record.clone());
-        registry.register("audit_away", "1 while the record can't be written", gauges.away.clone());
+        registry.register("audit_away", "1 while the database does not take the record", gauges.away.clone());
+        registry.register("audit_state", "Where the record goes: 1 for one of the states", gauges.state.clone());
+        registry.register("audit_spool_events", "Events in the spool", gauges.spool_events.clone());
+        registry.register_with_unit("audit_spool", "Bytes used of the spool", Unit::Bytes, gauges.spool_bytes.clone());
+        registry.register_with_unit("audit_spool_room", "Bytes of the spool", Unit::Bytes, gauges.spool_room.clone());
+        registry.register("audit_lost", "Offered events that were lost", gauges.lost.clone());
         registry.register_with_unit(
             "server_certificate_end_timestamp",
             "When the listener's certificate ends",
@@ -70,6 +91,17 @@ impl Gauges {
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.queued.set(i64::try_from(state.queued).unwrap_or(i64::MAX));
         self.away.set(i64::from(state.away));
+        for (name, keeping) in
+            [("database", Keeping::Database), ("spool", Keeping::Spool), ("refusing", Keeping::Nowhere)]
+        {
+            let label = StateLabel { state: name };
+            self.state.get_or_create(&label).set(i64::from(state.keeping == keeping));
+        }
+        let spool = state.spool.unwrap_or_default();
+        self.spool_events.set(whole(spool.events));
+        self.spool_bytes.set(whole(spool.bytes));
+        self.spool_room.set(whole(spool.size));
+        self.lost.inner().store(state.lost, Ordering::Relaxed);
         for (kind, count) in [("written", state.rows), ("lost", state.lost), ("unrecorded", state.unrecorded)] {
             self.record.get_or_create(&RecordLabel { kind }).set(whole(count));
         }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{Config, Environment, Problem, certificate, check};
+use crate::config::{Config, Environment, Problem, Spool, certificate, check};
 use crate::credential::authority::Authority;
 use crate::gateway::handshake::{TlsSide, TrustAnchors};
 use crate::policy::{Diagnostic, LoadSettings, PolicySet};
+use crate::store::{SpoolError, is_volatile};
 
 /// Everything that files say, read once.
 pub struct Material {
@@ -70,6 +71,7 @@ pub fn read(config: &Config) -> Result<Material, MaterialError> {
         return Err(errors.into());
     }
     let mut warnings: Vec<String> = config.warnings.iter().chain(&notes).map(ToString::to_string).collect();
+    warnings.extend(spool(config)?);
     warnings.extend(policies.warnings().iter().map(ToString::to_string));
     let anchors = anchors(config)?;
     let tls = tls(config, &anchors)?;
@@ -80,6 +82,22 @@ pub fn read(config: &Config) -> Result<Material, MaterialError> {
     let authority = Authority::load(&text(&ca.certificate)?, &text(&ca.key)?)
         .map_err(|error| one(format!("{}: {error}", ca.certificate.display())))?;
     Ok(Material { tls: Arc::new(tls), anchors, authority: Arc::new(authority), policies: Arc::new(policies), warnings })
+}
+
+/// A spool that lies in memory: an error where the configuration names it, else there is none.
+fn spool(config: &Config) -> Result<Option<String>, MaterialError> {
+    let Spool::File { path, named, .. } = &config.audit.spool else {
+        return Ok(None);
+    };
+    let folder = path.parent().unwrap_or(Path::new("."));
+    if !is_volatile(folder).unwrap_or(false) {
+        return Ok(None);
+    }
+    let problem = SpoolError::Volatile { folder: folder.to_owned() }.to_string();
+    if *named {
+        return Err(one(format!("{}: {problem}", config.path.display())));
+    }
+    Ok(Some(format!("{problem}; there is none now: with the database away requests are refused")))
 }
 
 /// Loads the policies that the configuration names.

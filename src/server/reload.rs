@@ -142,8 +142,8 @@ fn folders(config: &Config) -> Vec<(PathBuf, RecursiveMode)> {
 /// Whether a change in this file can matter: the database and our own state lie in the same folder.
 fn matters(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let ours = ["node.id", "signing-keys.sealed"];
-    let endings = [".db", ".db-wal", ".db-shm", ".db-journal", ".tmp", ".swp", "~"];
+    let ours = ["node.id", "signing-keys.sealed", "pseudonym.sealed"];
+    let endings = [".db", ".db-wal", ".db-shm", ".db-journal", ".spool", ".tmp", ".swp", "~"];
     !ours.iter().any(|own| name.starts_with(own)) && !endings.iter().any(|ending| name.ends_with(ending))
 }
 

@@ -36,7 +36,7 @@ use crate::identity::directory::Directory;
 use crate::identity::provider::{ProviderSettings, Providers};
 use crate::model::{Clock, Entropy, EventId, NodeId, Timestamp, Ttl};
 use crate::policy::RecordMode;
-use crate::store::{Recorder, RecorderSettings, Store};
+use crate::store::{Recorder, RecorderParts, RecorderSettings, Spool, SpoolError, SpoolSettings, Store};
 
 use super::bridge::{Browsers, ProviderTokens};
 use super::gauges::Gauges;
@@ -267,17 +267,29 @@ async fn open_store(
     for alert in &loaded.alerts {
         tracing::warn!(%alert, "a signing key needs attention");
     }
-    let (recorder, _) = Recorder::start(
-        store.clone(),
-        RecorderSettings::default(),
-        Arc::clone(&start.clock),
-        end.clone(),
-        recording,
-        runtime,
-    )
-    .map_err(outside("starting the recorder"))?;
+    let parts = RecorderParts {
+        store: store.clone(),
+        spool: open_spool(config, &start.entropy).await?,
+        sealing: store.sealing().map_err(outside("starting the recorder"))?,
+        settings: RecorderSettings::default(),
+        clock: Arc::clone(&start.clock),
+    };
+    let (recorder, _) = Recorder::start_with(parts, end.clone(), recording, runtime);
     let keys = KeyBox::new(loaded.ring, settings);
     Ok(Opened { store, sealer: Arc::new(sealer), keys, recorder })
+}
+
+/// The spool that the configuration asks for. One that it does not name may not be possible.
+async fn open_spool(config: &Config, entropy: &Arc<dyn Entropy>) -> Result<Option<Spool>, StartError> {
+    let crate::config::Spool::File { path, bytes, named } = &config.audit.spool else {
+        return Ok(None);
+    };
+    let settings = SpoolSettings { path: path.clone(), bytes: *bytes };
+    match Spool::open(settings, Arc::clone(entropy)).await {
+        Ok(spool) => Ok(Some(spool)),
+        Err(SpoolError::Volatile { .. }) if !named => Ok(None),
+        Err(error) => Err(outside(format!("opening the spool `{}`", path.display()))(error)),
+    }
 }
 
 /// Starts everything. When it returns, requests are answered.

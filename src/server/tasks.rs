@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::control::desk::ACCESS_TTL_MAX;
-use crate::control::{Desk, recheck, session, signing_key};
+use crate::control::{Desk, idempotency, recheck, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
 use crate::model::{Principal, SessionId, Timestamp, Ttl};
@@ -188,6 +188,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
             tx.token_sweep(now).await?;
             tx.commit().await?;
             recheck::sweep(&desk, now).await?;
+            idempotency::sweep(&desk, now).await?;
             session::sweep(&desk, now).await.map(drop)
         };
         if let Err(error) = swept.await {

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::gateway::worker::Shared;
+use crate::store::Keeping;
 
 use super::gauges::Gauges;
 
@@ -120,10 +121,10 @@ async fn readyz(State(telemetry): State<Arc<Telemetry>>) -> Response {
     let now = shared.clock.now();
     let draining = shared.draining.is_cancelled();
     let stale = shared.directory.confirmed_at().plus(shared.settings.stale_max).is_over(now);
-    let away = shared.recorder.state().away;
+    let keeping = shared.recorder.state().keeping;
     let status = if draining {
         "draining"
-    } else if stale || away {
+    } else if stale || keeping != Keeping::Database {
         "degraded"
     } else {
         "ready"
@@ -131,7 +132,11 @@ async fn readyz(State(telemetry): State<Arc<Telemetry>>) -> Response {
     let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "status": status,
-        "record": if away { "away" } else { "ok" },
+        "record": match keeping {
+            Keeping::Database => "ok",
+            Keeping::Spool => "spool",
+            Keeping::Nowhere => "away",
+        },
         "revocations": if stale { "stale" } else { "confirmed" },
     });
     (code, [("content-type", "application/json")], body.to_string()).into_response()

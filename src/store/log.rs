@@ -71,6 +71,14 @@ impl Store {
         Ok(desk.sealing.pseudonyms().of(principal))
     }
 
+    /// What this node seals events with.
+    ///
+    /// # Errors
+    /// When this node's log is not open yet.
+    pub fn sealing(&self) -> Result<Arc<Sealing>, StoreError> {
+        self.desk().get().map(|desk| Arc::clone(&desk.sealing)).ok_or(StoreError::NoLog)
+    }
+
     /// How many events the log has: its next number.
     ///
     /// # Errors

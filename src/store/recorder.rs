@@ -6,14 +6,16 @@
 //!    answers everyone at once. While it writes, the next batch gathers.
 //! 3. Twice a second it also writes what was only offered, and numbers events that were committed
 //!    with their state.
-//! 4. When a batch can't be written in time, everyone who waits is told `Unrecorded::Away`, and so is
-//!    everyone who comes while the task asks the database for a sign of life. What was offered
-//!    waits for its return as far as the queue reaches; what is lost is counted and told of by a
-//!    `record.lost` event.
+//! 4. When the database does not take a batch in time, the spool does (`spool.rs`), and so it goes
+//!    on until the database gives a sign of life and all of the spool is in it
+//!    (`record_writer.rs`).
+//! 5. With neither, everyone who waits is told `Unrecorded::Away`, and so is everyone who comes
+//!    until one of them is back. What was offered waits as far as the queue reaches; what is lost is
+//!    counted and told of by a `record.lost` event.
 //!
-//! INVARIANT: `Ok` is answered only after the commit. A submission that failed is never written
-//! again; one whose commit succeeded after its time had run out is an allow without an end, which
-//! reads "possibly forwarded".
+//! INVARIANT: `Ok` is answered only after the commit, or after the spool is on the disk. A
+//! submission that failed is never written again; one whose commit succeeded after its time had
+//! run out is an allow without an end, which reads "possibly forwarded".
 //! INVARIANT: the queue is bounded, and the last fifth of it is for those who are identified.
 
 use std::collections::VecDeque;
@@ -27,19 +29,16 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::engine::{Store, StoreError};
-use super::log::Desk;
+use super::record_writer::Writer;
 use super::refusal_count::{RefusalCount, RefusalRates};
-use crate::audit::{Event, EventType, Outcome, Sealed};
-use crate::model::{Clock, EventId, Timestamp};
+use super::spool::{Spool, SpoolState};
+use crate::audit::{Event, Sealing};
+use crate::model::{Clock, Timestamp};
 
-/// Pauses before a batch is tried again within its time: a database that restarts is not away.
-const RETRY_PAUSES: [Duration; 4] =
-    [Duration::from_millis(20), Duration::from_millis(80), Duration::from_millis(200), Duration::from_millis(400)];
 /// After so many batches that failed with it, an offered event is given up.
 const ATTEMPTS_MAX: u8 = 4;
 
@@ -53,6 +52,8 @@ pub struct RecorderSettings {
     /// How long a batch may take, tries included. Under the two seconds after which a request that
     /// waits is refused.
     pub write_timeout: Duration,
+    /// The same where there is a spool, which then gets its own time.
+    pub spool_after: Duration,
     /// How often offered events are written and committed ones numbered.
     pub pulse: Duration,
     /// How often a database that is away is asked for a sign of life.
@@ -69,6 +70,7 @@ impl Default for RecorderSettings {
             queue_max: 8192,
             batch_max: 512,
             write_timeout: Duration::from_millis(1500),
+            spool_after: Duration::from_millis(700),
             pulse: Duration::from_millis(500),
             probe: Duration::from_millis(250),
             counted_every: Duration::from_secs(10),
@@ -82,7 +84,7 @@ impl Default for RecorderSettings {
 pub enum Unrecorded {
     /// Too much waits already.
     Full,
-    /// The database did not take it in time.
+    /// Neither database nor spool took it in time.
     Away,
     /// The recorder has ended.
     Closed,
@@ -92,7 +94,7 @@ impl fmt::Display for Unrecorded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Full => "the decision could not be recorded: too many wait for the database",
-            Self::Away => "the decision could not be recorded: the database is away or hangs",
+            Self::Away => "the decision could not be recorded: the database is away or hangs, and no spool took it",
             Self::Closed => "the decision could not be recorded: the gateway is stopping",
         })
     }
@@ -124,6 +126,18 @@ impl Future for Submitted {
     }
 }
 
+/// Where events are made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keeping {
+    /// In the database.
+    #[default]
+    Database,
+    /// In the spool: the database is away, or has just come back.
+    Spool,
+    /// Nowhere: what must be recorded is refused.
+    Nowhere,
+}
+
 /// How the recorder is doing.
 #[derive(Debug, Clone, Default)]
 pub struct RecorderState {
@@ -131,6 +145,14 @@ pub struct RecorderState {
     pub queued: usize,
     /// Whether the database is away.
     pub away: bool,
+    /// Where events go.
+    pub keeping: Keeping,
+    /// Events that went to the spool since the start.
+    pub spooled: u64,
+    /// Events of the spool that were merged since the start.
+    pub merged: u64,
+    /// The spool, where there is one.
+    pub spool: Option<SpoolState>,
     /// Transactions that were committed.
     pub batches: u64,
     /// Events that were committed.
@@ -153,33 +175,48 @@ pub struct RecorderState {
 #[derive(Clone)]
 pub struct Recorder(Arc<Shared>);
 
-struct Shared {
+/// What the recorder and its task share.
+pub(in crate::store) struct Shared {
     queue: Mutex<Queue>,
-    wake: Notify,
-    settings: RecorderSettings,
+    pub wake: Notify,
+    pub spool: Option<Spool>,
+    pub settings: RecorderSettings,
 }
 
 #[derive(Default)]
-struct Queue {
-    entries: VecDeque<Entry>,
+pub(in crate::store) struct Queue {
+    pub entries: VecDeque<Entry>,
     /// Entries for whose end somebody waits.
-    waiting: usize,
-    closed: bool,
+    pub waiting: usize,
+    pub closed: bool,
     /// Lost events that no `record.lost` has told of yet.
-    lost_untold: u64,
-    refusals: RefusalCount,
-    state: RecorderState,
+    pub lost_untold: u64,
+    pub refusals: RefusalCount,
+    pub state: RecorderState,
 }
 
-struct Entry {
-    event: Event,
-    reply: Option<oneshot::Sender<Result<(), Unrecorded>>>,
-    attempts: u8,
+pub(in crate::store) struct Entry {
+    pub event: Event,
+    pub reply: Option<oneshot::Sender<Result<(), Unrecorded>>>,
+    pub attempts: u8,
+}
+
+/// What a recorder stands on.
+pub struct RecorderParts {
+    /// The database, whose log need not be open yet: until it is, events go to the spool.
+    pub store: Store,
+    /// The spool, where there is one.
+    pub spool: Option<Spool>,
+    /// What events are sealed with.
+    pub sealing: Arc<Sealing>,
+    /// Bounds.
+    pub settings: RecorderSettings,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Recorder {
-    /// Starts the recorder's task on `runtime`. When `cancel` is cancelled it takes nothing more,
-    /// writes what waits, and ends; `tracker` waits for it.
+    /// Starts a recorder without a spool over a log that is open.
     ///
     /// # Errors
     /// When this node's log is not open yet.
@@ -191,12 +228,27 @@ impl Recorder {
         tracker: &TaskTracker,
         runtime: &Handle,
     ) -> Result<(Self, JoinHandle<()>), StoreError> {
-        let desk = store.desk().get().cloned().ok_or(StoreError::NoLog)?;
+        let sealing = store.sealing()?;
+        let parts = RecorderParts { store, spool: None, sealing, settings, clock };
+        Ok(Self::start_with(parts, cancel, tracker, runtime))
+    }
+
+    /// Starts the recorder's task on `runtime`. When `cancel` is cancelled it takes nothing more,
+    /// writes what waits, and ends; `tracker` waits for it. What a spool holds from before is merged
+    /// first.
+    #[must_use]
+    pub fn start_with(
+        parts: RecorderParts,
+        cancel: CancellationToken,
+        tracker: &TaskTracker,
+        runtime: &Handle,
+    ) -> (Self, JoinHandle<()>) {
+        let RecorderParts { store, spool, sealing, settings, clock } = parts;
         let queue = Mutex::new(Queue::default());
-        let shared = Arc::new(Shared { queue, wake: Notify::new(), settings });
-        let writer = Writer { shared: Arc::clone(&shared), store, desk, clock };
+        let shared = Arc::new(Shared { queue, wake: Notify::new(), spool, settings });
+        let writer = Writer { shared: Arc::clone(&shared), store, sealing, clock };
         let task = tracker.spawn_on(writer.run(cancel), runtime);
-        Ok((Self(shared), task))
+        (Self(shared), task)
     }
 
     /// Records `event` and tells when it is durable. Errors come at once when the queue is full or
@@ -205,7 +257,7 @@ impl Recorder {
         let mut queue = self.0.lock();
         let refused = if queue.closed {
             Some(Unrecorded::Closed)
-        } else if queue.state.away {
+        } else if queue.state.keeping == Keeping::Nowhere {
             Some(Unrecorded::Away)
         } else if queue.entries.len() >= self.0.room(&event) {
             Some(Unrecorded::Full)
@@ -246,7 +298,8 @@ impl Recorder {
     /// and node, else in a count. A counted one is answered with `Ok` at once.
     pub fn refused_anonymous(&self, event: Event) -> Submitted {
         let mut queue = self.0.lock();
-        let room = queue.entries.len() < self.0.room(&event) && !queue.state.away && !queue.closed;
+        let room =
+            queue.entries.len() < self.0.room(&event) && queue.state.keeping != Keeping::Nowhere && !queue.closed;
         if !room {
             queue.refusals.count(&event);
         } else if queue.refusals.admit(&event, self.0.settings.refusal_rates) {
@@ -260,12 +313,17 @@ impl Recorder {
     #[must_use]
     pub fn state(&self) -> RecorderState {
         let queue = self.0.lock();
-        RecorderState { queued: queue.entries.len(), counted: queue.refusals.total(), ..queue.state.clone() }
+        RecorderState {
+            queued: queue.entries.len(),
+            counted: queue.refusals.total(),
+            spool: self.0.spool.as_ref().map(Spool::state),
+            ..queue.state.clone()
+        }
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    pub fn lock(&self) -> MutexGuard<'_, Queue> {
         // A panic while it was held left counts behind at worst.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -280,12 +338,12 @@ impl Shared {
 }
 
 impl Queue {
-    fn lose(&mut self, count: u64) {
+    pub fn lose(&mut self, count: u64) {
         self.lost_untold += count;
         self.state.lost += count;
     }
 
-    fn take(&mut self, most: usize) -> Vec<Entry> {
+    pub fn take(&mut self, most: usize) -> Vec<Entry> {
         let count = self.entries.len().min(most);
         let batch: Vec<Entry> = self.entries.drain(..count).collect();
         self.waiting -= batch.iter().filter(|entry| entry.reply.is_some()).count();
@@ -293,7 +351,7 @@ impl Queue {
     }
 
     /// Everyone who waits is told; what was offered stays, in front of what came later.
-    fn fail(&mut self, batch: Vec<Entry>, room: usize) {
+    pub fn fail(&mut self, batch: Vec<Entry>, room: usize) {
         let behind = std::mem::take(&mut self.entries);
         self.waiting = 0;
         let tried = batch.into_iter().map(|entry| Entry { attempts: entry.attempts + 1, ..entry });
@@ -308,189 +366,5 @@ impl Queue {
                 self.entries.push_back(entry);
             }
         }
-    }
-}
-
-/// The task's side.
-struct Writer {
-    shared: Arc<Shared>,
-    store: Store,
-    desk: Desk,
-    clock: Arc<dyn Clock>,
-}
-
-impl Writer {
-    async fn run(self, cancel: CancellationToken) {
-        let settings = self.shared.settings;
-        let mut pulse = Instant::now() + settings.pulse;
-        let mut counted = Instant::now() + settings.counted_every;
-        loop {
-            tokio::select! {
-                () = self.shared.wake.notified() => {}
-                () = sleep_until(pulse) => {}
-                () = cancel.cancelled() => break,
-            }
-            let now = Instant::now();
-            if now >= counted {
-                counted = now + settings.counted_every;
-                self.tell_counted();
-            }
-            let beat = now >= pulse;
-            let well = self.write_due(beat).await;
-            if well && beat {
-                self.number().await;
-            }
-            if beat {
-                pulse = Instant::now() + settings.pulse;
-            }
-            if !well {
-                tokio::select! {
-                    () = self.wait_for_life() => {}
-                    () = cancel.cancelled() => break,
-                }
-            }
-        }
-        self.end().await;
-    }
-
-    /// Takes nothing more, writes what waits, and counts what can't be written.
-    async fn end(&self) {
-        self.shared.lock().closed = true;
-        self.tell_counted();
-        if self.write_due(true).await {
-            self.number().await;
-        }
-        let mut queue = self.shared.lock();
-        let left = queue.take(usize::MAX).len();
-        queue.lose(u64::try_from(left).unwrap_or(u64::MAX));
-        if queue.lost_untold > 0 {
-            tracing::error!(
-                lost = queue.lost_untold,
-                "audit events were lost: the database did not take them before the end"
-            );
-        }
-    }
-
-    /// Writes batches while somebody waits, or a batch is full, or `all` is asked for. Says
-    /// whether the database took them.
-    async fn write_due(&self, all: bool) -> bool {
-        loop {
-            let (batch, told) = {
-                let mut queue = self.shared.lock();
-                let full = queue.entries.len() >= self.shared.settings.batch_max;
-                let lost = queue.lost_untold > 0;
-                if !(queue.waiting > 0 || full || (all && (lost || !queue.entries.is_empty()))) {
-                    return true;
-                }
-                (queue.take(self.shared.settings.batch_max), queue.lost_untold)
-            };
-            if !self.write(batch, told).await {
-                return false;
-            }
-        }
-    }
-
-    /// Writes one batch and answers it.
-    async fn write(&self, batch: Vec<Entry>, told: u64) -> bool {
-        let sealing = &self.desk.sealing;
-        let mut events: Vec<Sealed> = batch.iter().map(|entry| sealing.seal(&entry.event)).collect();
-        if told > 0 {
-            events.push(sealing.seal(&self.lost_event(told)));
-        }
-        let settings = self.shared.settings;
-        let done = timeout(settings.write_timeout, self.write_with_retries(&events)).await;
-        match done {
-            Ok(Ok(())) => {
-                let mut queue = self.shared.lock();
-                queue.lost_untold -= told;
-                queue.state.batches += 1;
-                queue.state.rows += u64::try_from(events.len()).unwrap_or(0);
-                queue.state.last_durable = Some(self.clock.now());
-                drop(queue);
-                for reply in batch.into_iter().filter_map(|entry| entry.reply) {
-                    // Whoever does not wait any more needs no answer.
-                    let _ = reply.send(Ok(()));
-                }
-                true
-            }
-            Ok(Err(error)) => self.failed(batch, &error.to_string()),
-            Err(_) => self.failed(batch, "the database did not answer in time"),
-        }
-    }
-
-    fn failed(&self, batch: Vec<Entry>, error: &str) -> bool {
-        tracing::error!(error, "the record can't be written: requests are refused until the database is back");
-        let mut queue = self.shared.lock();
-        queue.state.away = true;
-        queue.state.last_error = Some(error.into());
-        queue.fail(batch, self.shared.settings.queue_max);
-        false
-    }
-
-    async fn write_with_retries(&self, events: &[Sealed]) -> Result<(), StoreError> {
-        let mut pauses = RETRY_PAUSES.iter();
-        loop {
-            match self.write_once(events).await {
-                Ok(()) => return Ok(()),
-                Err(error) => match pauses.next() {
-                    Some(pause) => sleep(*pause).await,
-                    None => return Err(error),
-                },
-            }
-        }
-    }
-
-    async fn write_once(&self, events: &[Sealed]) -> Result<(), StoreError> {
-        let mut tx = self.store.begin().await?;
-        tx.record_batch(self.desk.log, events).await?;
-        tx.commit().await
-    }
-
-    /// Returns once the database takes a write again.
-    async fn wait_for_life(&self) {
-        let settings = self.shared.settings;
-        loop {
-            sleep(settings.probe).await;
-            // An empty batch takes the log's row and commits: all that a full one needs.
-            if let Ok(Ok(())) = timeout(settings.write_timeout, self.write_once(&[])).await {
-                tracing::info!("the record can be written again");
-                self.shared.lock().state.away = false;
-                return;
-            }
-        }
-    }
-
-    async fn number(&self) {
-        loop {
-            let now = self.clock.now();
-            let work = self.store.number_pending(self.desk.log, now);
-            let error = match timeout(self.shared.settings.write_timeout, work).await {
-                Ok(Ok(0)) => return,
-                Ok(Ok(numbered)) => {
-                    self.shared.lock().state.numbered += numbered;
-                    continue;
-                }
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "the database did not answer in time".to_owned(),
-            };
-            tracing::warn!(error, "committed audit events could not be numbered yet");
-            self.shared.lock().state.last_error = Some(error.into());
-            return;
-        }
-    }
-
-    fn tell_counted(&self) {
-        let now = self.clock.now();
-        let mut queue = self.shared.lock();
-        if let Some(event) = queue.refusals.event(now, self.desk.sealing.entropy()) {
-            // One event each ten seconds: it need not ask whether there is room.
-            queue.entries.push_back(Entry { event, reply: None, attempts: 0 });
-        }
-    }
-
-    fn lost_event(&self, count: u64) -> Event {
-        let now = self.clock.now();
-        let id = EventId::fresh(now, self.desk.sealing.entropy());
-        Event::new(id, now, EventType::RecordLost, Outcome::Failed).with("count", count)
     }
 }

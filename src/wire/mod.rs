@@ -5,8 +5,11 @@
 //! from a server takes them, so that an older client goes on with a newer server. Keys never
 //! change their meaning; times are RFC 3339 UTC with milliseconds.
 
+pub mod access_request;
 pub mod decision;
 pub mod entitlement;
+pub mod grant;
+pub mod lock;
 pub mod oauth;
 pub mod page;
 pub mod principal;
@@ -16,13 +19,18 @@ pub mod session;
 pub mod time;
 pub mod whoami;
 
+pub use access_request::{
+    AccessRequest, Answer, Approval, ApprovalContext, DryRun, NewAccessRequest, NewApproval, Remark,
+};
 pub use decision::{Decision, DecisionRequest};
 pub use entitlement::Entitlement;
-pub use oauth::{DeviceAuthorization, Introspection, OauthError, ServerMetadata, TokenAnswer};
+pub use grant::{Extend, Grant};
+pub use lock::{Lock, NewLock};
+pub use oauth::{DeviceAuthorization, ExchangeAnswer, Introspection, OauthError, ServerMetadata, TokenAnswer};
 pub use page::Page;
 pub use principal::Principal;
 pub use problem::{Problem, Remedy};
 pub use service::{Access, Service, ServiceAction};
 pub use session::{Device, Revoke, Session, SessionState};
 pub use time::Time;
-pub use whoami::{Grant, Whoami};
+pub use whoami::{HeldGrant, Whoami};

@@ -14,14 +14,14 @@ pub struct Whoami {
     /// Groups as policies name them, those of `groups.toml` included.
     pub groups: Vec<String>,
     /// Entitlements that are active now.
-    pub grants: Vec<Grant>,
+    pub grants: Vec<HeldGrant>,
     /// When the session ends.
     pub expires_at: Time,
 }
 
 /// An active grant, in brief.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grant {
+pub struct HeldGrant {
     /// `grt_…`
     pub id: String,
     /// `svc/name`

@@ -19,6 +19,10 @@ const SURFACE: &[(&str, &str, [u16; 4])] = &[
     ("GET", "/api/v1/sessions", [401, 200, 200, 200]),
     // The session is bob's: only security may know that it exists, and carol is of security.
     ("POST", "/api/v1/sessions/{id}/revoke", [401, 404, 404, 200]),
+    ("GET", "/api/v1/locks", [401, 200, 200, 200]),
+    // Only security may bar; the principal that is named is none, which only they are told.
+    ("POST", "/api/v1/locks", [401, 403, 403, 404]),
+    ("POST", "/api/v1/locks/clear", [401, 403, 403, 404]),
     // The decision is bob's.
     ("GET", "/api/v1/decisions/{id}", [401, 404, 404, 200]),
     ("GET", "/api/v1/openapi.json", [200, 200, 200, 200]),
@@ -56,6 +60,9 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
         for (caller, expected) in people.iter().zip(expected) {
             let answer = match *method {
                 "GET" => house.get(caller, &path).await,
+                _ if path.starts_with("/api/v1/locks") => {
+                    house.json(caller, &path, &json!({ "principal": "nobody-at-all", "reason": "a test" })).await
+                }
                 _ if path.starts_with("/api/") => house.json(caller, &path, &json!({ "reason": "a test" })).await,
                 _ => house.form(caller, &path, &[]).await,
             };

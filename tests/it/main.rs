@@ -11,6 +11,7 @@
 
 mod api;
 mod api_house;
+mod body_pace;
 mod canonical;
 mod cli;
 mod config;
@@ -26,6 +27,7 @@ mod guard_h1;
 mod guard_h2;
 mod house;
 mod hygiene;
+mod idempotency;
 mod leaf;
 mod oauth;
 mod outbound;
@@ -44,5 +46,6 @@ mod sign_in_certified;
 mod sign_in_dev;
 mod sign_in_scene;
 mod signing_key;
+mod spool;
 mod store_record;
 mod support;

@@ -16,7 +16,7 @@ use crate::leaf::decision;
 use crate::store_record::{assert_gapless, opened};
 use crate::support::{SeededEntropy, TestClock, databases};
 
-const NOW: Timestamp = Timestamp::from_seconds(1_795_341_600);
+pub const NOW: Timestamp = Timestamp::from_seconds(1_795_341_600);
 
 struct Running {
     store: Store,
@@ -44,13 +44,13 @@ impl Running {
 }
 
 /// An event with an id of its own.
-fn event(entropy: &dyn Entropy) -> Event {
+pub fn event(entropy: &dyn Entropy) -> Event {
     let mut event = decision(1, "/v1/deployments/staging");
     event.id = EventId::fresh(NOW, entropy);
     event
 }
 
-fn anonymous(entropy: &dyn Entropy, address: &str) -> Event {
+pub fn anonymous(entropy: &dyn Entropy, address: &str) -> Event {
     let mut event = Event::new(EventId::fresh(NOW, entropy), NOW, EventType::DecisionDeny, Outcome::Denied);
     event.actor.address = Some(address.parse().unwrap());
     event.reason = Some("no_credential".into());
@@ -58,7 +58,7 @@ fn anonymous(entropy: &dyn Entropy, address: &str) -> Event {
 }
 
 /// Waits until `ready` says so, which the machine's load decides.
-async fn until<F: Future<Output = bool>>(mut ready: impl FnMut() -> F) {
+pub async fn until<F: Future<Output = bool>>(mut ready: impl FnMut() -> F) {
     let start = Instant::now();
     while !ready().await {
         assert!(start.elapsed() < Duration::from_secs(20), "it did not happen");
@@ -67,7 +67,7 @@ async fn until<F: Future<Output = bool>>(mut ready: impl FnMut() -> F) {
 }
 
 /// Holds the record so that nobody can write it, as a hanging database does.
-async fn hang(url: &str) -> AnyConnection {
+pub async fn hang(url: &str) -> AnyConnection {
     sqlx::any::install_default_drivers();
     let mut connection = AnyConnection::connect(url).await.unwrap();
     if url.starts_with("sqlite") {

@@ -1,5 +1,6 @@
 //! The command line against a door of its own making: arguments, profiles, client, sign-in, proxy.
 
+mod access;
 mod args;
 mod client;
 mod fake_door;

@@ -41,7 +41,7 @@ fn a28_a_session_that_ends_takes_its_streams_along() {
             for _ in 0..3 {
                 assert!(body.frame().await.unwrap().is_ok());
             }
-            streams.push((client, body));
+            streams.push((speaks, client, body));
         }
         let before = door.raw.count();
         let ended = Instant::now();
@@ -50,10 +50,20 @@ fn a28_a_session_that_ends_takes_its_streams_along() {
             let got = client.get("/x").await;
             assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "session_ended"));
         }
-        for (_client, mut body) in streams {
-            let cut =
-                tokio::time::timeout(Duration::from_secs(1), async { while let Some(Ok(_)) = body.frame().await {} });
-            cut.await.expect("a stream outlived its session");
+        for (speaks, _client, mut body) in streams {
+            let cut = tokio::time::timeout(Duration::from_secs(1), async {
+                loop {
+                    match body.frame().await {
+                        Some(Ok(_)) => {}
+                        other => return other,
+                    }
+                }
+            });
+            let last = cut.await.expect("a stream outlived its session");
+            if speaks == Speaks::Http2 {
+                let error = last.expect("a stream that is cut has no proper end").unwrap_err();
+                assert!(format!("{error:?}").contains("CANCEL"), "{error:?}");
+            }
         }
         let cut =
             tokio::time::timeout(Duration::from_secs(1), async { while let Some(Ok(_)) = socket.next().await {} });

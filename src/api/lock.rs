@@ -1,0 +1,45 @@
+//! `locks`, `locks/clear`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use crate::control::{Desk, lock_by_caller};
+use crate::wire::{NewLock, Page};
+
+use super::answer::ApiError;
+use super::caller::Proven;
+use super::decided::json;
+use super::fields::Json;
+use super::shape;
+
+const JSON: &str = "application/json";
+
+/// All who are barred, oldest first.
+pub async fn list(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Result<Response, ApiError> {
+    let locks = lock_by_caller::list(&desk, &caller, now).await?;
+    let items = locks.iter().map(|lock| shape::lock(lock, true)).collect();
+    Ok(json(StatusCode::OK, JSON, &Page::whole(items)))
+}
+
+/// Bars a principal.
+pub async fn set(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    Json(body): Json<NewLock>,
+) -> Result<Response, ApiError> {
+    let lock = lock_by_caller::set(&desk, &caller, &body.principal, &body.reason, now).await?;
+    Ok(json(StatusCode::OK, JSON, &shape::lock(&lock, true)))
+}
+
+/// Lifts the bar.
+pub async fn clear(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    Json(body): Json<NewLock>,
+) -> Result<Response, ApiError> {
+    let lock = lock_by_caller::clear(&desk, &caller, &body.principal, &body.reason, now).await?;
+    Ok(json(StatusCode::OK, JSON, &shape::lock(&lock, false)))
+}

@@ -1,0 +1,145 @@
+//! `doorward requests` and `doorward show`: what was asked for, and one request or grant whole.
+
+use crate::model::Timestamp;
+use crate::wire::{AccessRequest, Answer, Principal};
+
+use super::access_args::{RequestsArgs, ShowArgs};
+use super::args::Format;
+use super::context::Context;
+use super::failure::Failure;
+use super::grants;
+use super::printer::left;
+use super::renewal::signed_in;
+use super::whoami::listed;
+use super::whole_id::{self, Kind};
+
+/// Prints requests: one's own, those that wait for one's answer, or all that concern one.
+///
+/// # Errors
+/// When nobody is signed in, or the server can't be asked.
+pub async fn run(context: &Context, args: &RequestsArgs) -> Result<(), Failure> {
+    let here = signed_in(context).await?;
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    match (args.to_approve, args.all) {
+        (true, _) => query.append_pair("to_approve", "true"),
+        (_, true) => query.append_pair("all", "true"),
+        _ => query.append_pair("mine", "true"),
+    };
+    if let Some(state) = &args.state {
+        query.append_pair("state", state);
+    }
+    let page = here.client.list(&format!("/api/v1/requests?{}", query.finish())).await?;
+    if context.printer.format() == Format::Json {
+        let json = serde_json::to_string(&page).map_err(|error| Failure::failed(error.to_string()))?;
+        return context.printer.resource(&json);
+    }
+    let now = context.clock.now();
+    let mut rows = Vec::new();
+    for item in &page.items {
+        let request: AccessRequest = here.client.read(item.get())?;
+        rows.push(vec![
+            request.id.clone(),
+            request.state.clone(),
+            request.entitlement.clone(),
+            request.principal.id.clone(),
+            request.length.clone(),
+            time_left(&request, now),
+            format!("{}/{}", approved_by(&request), request.approvals_needed),
+            request.reason.clone(),
+        ]);
+    }
+    if rows.is_empty() {
+        let what = if args.to_approve { "Nothing waits for your answer." } else { "There are no such requests." };
+        context.printer.talk(what);
+        return Ok(());
+    }
+    context.printer.table(&["REQUEST", "STATE", "ENTITLEMENT", "WHO", "FOR", "LEFT", "APPROVALS", "REASON"], &rows)
+}
+
+/// Prints one request or grant.
+///
+/// # Errors
+/// Exit 2 when the id is none or stands for several; exit 1 when there is no such thing.
+pub async fn show(context: &Context, args: &ShowArgs) -> Result<(), Failure> {
+    let kinds = [Kind::Request, Kind::Grant];
+    whole_id::read(&kinds, &args.id)?;
+    let here = signed_in(context).await?;
+    let (kind, id) = whole_id::find(&here, &kinds, &args.id).await?;
+    let collection = if kind == Kind::Grant { "grants" } else { "requests" };
+    let json = here.client.get(&format!("/api/v1/{collection}/{id}")).await?;
+    if context.printer.format() == Format::Json {
+        return context.printer.resource(&json);
+    }
+    let now = context.clock.now();
+    if kind == Kind::Grant {
+        return context.printer.pairs(&grants::told(&here.client.read(&json)?, now));
+    }
+    context.printer.pairs(&told(&here.client.read(&json)?, now))
+}
+
+/// What people call somebody, with the id that counts.
+pub(super) fn called(principal: &Principal) -> String {
+    let name = principal.name.as_deref().or(principal.email.as_deref());
+    name.map_or_else(|| principal.text(), |name| format!("{name} ({})", principal.id))
+}
+
+fn approved_by(request: &AccessRequest) -> usize {
+    request.approvals.iter().filter(|approval| approval.answer == Answer::Approve).count()
+}
+
+/// Until it times out, or its grant ends; nothing for what is over.
+fn time_left(request: &AccessRequest, now: Timestamp) -> String {
+    match (request.state.as_str(), request.expires_at) {
+        ("pending", _) => format!("{} to answer", left(request.answer_by.0, now)),
+        ("active" | "approved" | "scheduled", Some(end)) => left(end.0, now),
+        _ => "-".to_owned(),
+    }
+}
+
+/// A request in names and values.
+pub(super) fn told(request: &AccessRequest, now: Timestamp) -> Vec<(&'static str, String)> {
+    let mut pairs = vec![
+        ("request", request.id.clone()),
+        ("state", request.state.clone()),
+        ("entitlement", request.entitlement.clone()),
+        ("who", called(&request.principal)),
+        ("reason", if request.reason.is_empty() { "-".to_owned() } else { request.reason.clone() }),
+    ];
+    let mut add = |name, value: Option<String>| pairs.extend(value.map(|value| (name, value)));
+    add("ticket", request.ticket.clone());
+    for (key, value) in &request.params {
+        add("param", Some(format!("{key}={value}")));
+    }
+    add("for", Some(request.length.clone()));
+    add("start", request.start.map(|start| start.to_string()));
+    add("emergency", request.emergency.then(|| "yes".to_owned()));
+    add("extends", request.extends.clone());
+    add("opens", Some(listed(&request.actions)));
+    if let Some(context) = &request.context {
+        context.routes.iter().for_each(|route| add("route", Some(route.clone())));
+        add("first time", Some(if context.first_time { "yes" } else { "no" }.to_owned()));
+        add("last 30 days", Some(format!("{} grants", context.grants_30d)));
+        add("work hours", Some(if context.outside_hours { "no, outside of them" } else { "yes" }.to_owned()));
+    }
+    add("asked at", Some(request.created_at.to_string()));
+    if request.state == "pending" {
+        let left = left(request.answer_by.0, now);
+        add("answer by", Some(format!("{}, in {left}", request.answer_by)));
+    }
+    add("approvals", Some(format!("{} of {}", approved_by(request), request.approvals_needed)));
+    for approval in &request.approvals {
+        let verb = match approval.answer {
+            Answer::Approve => "approved",
+            Answer::Deny => "denied",
+        };
+        let said = approval.reason.as_deref().map(|said| format!(": {said}")).unwrap_or_default();
+        add(verb, Some(format!("by {} at {}{said}", called(&approval.by), approval.time)));
+    }
+    add("grant", request.grant.clone());
+    if let Some(end) = request.expires_at {
+        let left = if request.state == "active" { format!(", {} left", left(end.0, now)) } else { String::new() };
+        add("ends", Some(format!("{end}{left}")));
+    }
+    add("hash", Some(request.hash.clone()));
+    pairs
+}

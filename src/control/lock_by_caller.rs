@@ -1,0 +1,157 @@
+//! Barring and unbarring on a caller's word: who may, whom they name, and that this node obeys
+//! before it answers.
+
+use std::fmt;
+
+use crate::model::{Principal, SessionId, Timestamp};
+use crate::policy::InstallationAction;
+use crate::store::{Lock, SESSION_PAGE_MAX, StoreError};
+
+use super::caller::Caller;
+use super::desk::Desk;
+use super::lock::{self, LockError};
+
+/// Pages of live sessions that are searched for a name.
+const PAGES_MAX: usize = 200;
+
+/// Why nobody was barred or unbarred.
+#[derive(Debug)]
+pub enum ChangeLockError {
+    /// No policy lets the caller.
+    Denied,
+    /// Nobody is called so.
+    Nobody(String),
+    /// Several are called so.
+    Several(Vec<Principal>),
+    /// It could not be done.
+    Lock(LockError),
+}
+
+impl fmt::Display for ChangeLockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied => f.write_str("no policy lets you lock or unlock anybody"),
+            Self::Nobody(name) => write!(
+                f,
+                "nobody who is signed in or locked is called `{}`; name the principal, `User::\"<provider>|<subject>\"`",
+                name.escape_debug()
+            ),
+            Self::Several(found) => {
+                f.write_str("several are called so; name one: ")?;
+                for (position, principal) in found.iter().enumerate() {
+                    write!(f, "{}`{principal}`", if position == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Self::Lock(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ChangeLockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Lock(error) => Some(error),
+            Self::Denied | Self::Nobody(_) | Self::Several(_) => None,
+        }
+    }
+}
+
+impl From<StoreError> for ChangeLockError {
+    fn from(error: StoreError) -> Self {
+        Self::Lock(error.into())
+    }
+}
+
+impl From<LockError> for ChangeLockError {
+    fn from(error: LockError) -> Self {
+        Self::Lock(error)
+    }
+}
+
+/// Bars whom `name` names.
+///
+/// # Errors
+/// When the caller may not, nobody or several are meant, or it can't be done.
+pub async fn set(
+    desk: &Desk,
+    caller: &Caller,
+    name: &str,
+    reason: &str,
+    now: Timestamp,
+) -> Result<Lock, ChangeLockError> {
+    let principal = named(desk, caller, name, now).await?;
+    let lock = lock::set(&desk.store, caller.actor(), &principal, reason, now, &*desk.entropy).await?;
+    desk.directory.lock(&principal);
+    Ok(lock)
+}
+
+/// Lifts the bar on whom `name` names.
+///
+/// # Errors
+/// As [`set`].
+pub async fn clear(
+    desk: &Desk,
+    caller: &Caller,
+    name: &str,
+    reason: &str,
+    now: Timestamp,
+) -> Result<Lock, ChangeLockError> {
+    let principal = named(desk, caller, name, now).await?;
+    let lock = lock::clear(&desk.store, caller.actor(), &principal, reason, now, &*desk.entropy).await?;
+    desk.directory.unlock(&principal);
+    Ok(lock)
+}
+
+/// All bars, for those who may set them or read the record; for others there are none.
+///
+/// # Errors
+/// When the database is away.
+pub async fn list(desk: &Desk, caller: &Caller, now: Timestamp) -> Result<Vec<Lock>, LockError> {
+    let may = [InstallationAction::Lock, InstallationAction::ReadAudit];
+    if may.into_iter().any(|action| caller.may(desk, action, now)) {
+        lock::list(&desk.store).await
+    } else {
+        Ok(Vec::new())
+    }
+}
+
+async fn named(desk: &Desk, caller: &Caller, name: &str, now: Timestamp) -> Result<Principal, ChangeLockError> {
+    if !caller.may(desk, InstallationAction::Lock, now) {
+        return Err(ChangeLockError::Denied);
+    }
+    let name = name.trim();
+    if let Some(principal) = Principal::parse(name) {
+        return Ok(principal);
+    }
+    let mut found: Vec<Principal> = Vec::new();
+    let mut meet = |principal: &Principal| {
+        if !found.contains(principal) {
+            found.push(principal.clone());
+        }
+    };
+    let same = |text: Option<&str>| text.is_some_and(|text| !name.is_empty() && text.eq_ignore_ascii_case(name));
+    for lock in desk.store.lock_list().await? {
+        if same(Some(lock.principal.subject())) {
+            meet(&lock.principal);
+        }
+    }
+    let mut before: Option<SessionId> = None;
+    for _ in 0..PAGES_MAX {
+        let page = desk.store.session_list(None, before, SESSION_PAGE_MAX, now).await?;
+        for stored in &page {
+            let session = &stored.session;
+            let whose = &session.principal;
+            if same(session.email.as_deref()) || same(session.name.as_deref()) || same(Some(whose.subject())) {
+                meet(whose);
+            }
+        }
+        let Some(last) = page.last() else { break };
+        before = Some(last.session.id);
+    }
+    match found.len() {
+        0 => Err(ChangeLockError::Nobody(name.chars().take(200).collect())),
+        1 => found.pop().ok_or_else(|| ChangeLockError::Nobody(name.to_owned())),
+        _ => Err(ChangeLockError::Several(found)),
+    }
+}

@@ -1,0 +1,490 @@
+//! The recorder's task: batches into the database, into the spool while that is away, and from the
+//! spool into the database when it is back.
+//!
+//! Merging, step by step: the database takes an empty batch again → the spool is read page by page
+//! from its beginning and each page is written like any batch, while new decisions still go behind
+//! it → when no more than a page is left, new ones wait that moment → `audit.spool_merged` tells of
+//! count, first and last id, and chain → the spool is emptied → events go to the database again.
+//!
+//! INVARIANT: events reach the log in the order of their decisions, each once: an id that is there
+//! already is left as it is, so a merge that broke off begins anew.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::engine::{Store, StoreError};
+use super::log::Log;
+use super::recorder::{Entry, Keeping, Shared, Unrecorded};
+use super::spool::{Page, Spool};
+use super::spool_file::{Room, SpoolError};
+use crate::audit::spool::Chain;
+use crate::audit::{Event, EventType, Outcome, Sealed, Sealing};
+use crate::model::{Clock, EventId, PrincipalKind};
+
+/// Pauses before a batch is tried again within its time: a database that restarts is not away.
+const RETRY_PAUSES: [Duration; 4] =
+    [Duration::from_millis(20), Duration::from_millis(80), Duration::from_millis(200), Duration::from_millis(400)];
+/// How often a spool that gave an error is tried again while it is not needed.
+const SPOOL_LOOK: Duration = Duration::from_secs(5);
+/// Events of the spool that are merged in one transaction.
+const MERGE_PAGE: usize = 256;
+
+/// The task's side.
+pub(in crate::store) struct Writer {
+    pub shared: Arc<Shared>,
+    pub store: Store,
+    pub sealing: Arc<Sealing>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What was merged so far.
+#[derive(Default)]
+struct Merged {
+    count: u64,
+    added: usize,
+    first: Option<EventId>,
+    last: Option<EventId>,
+    start: Chain,
+    chain: Chain,
+}
+
+impl Writer {
+    pub async fn run(self, cancel: CancellationToken) {
+        let settings = self.shared.settings;
+        if self.shared.spool.as_ref().is_some_and(|spool| spool.state().events > 0) || self.log().is_err() {
+            // What an earlier process left comes first, and without a log there is only the spool.
+            self.keep(if self.shared.spool.is_some() { Keeping::Spool } else { Keeping::Nowhere });
+        }
+        let mut pulse = Instant::now() + settings.pulse;
+        let mut counted = Instant::now() + settings.counted_every;
+        let mut looked = Instant::now() + SPOOL_LOOK;
+        loop {
+            if self.keeping() != Keeping::Database {
+                self.be_away(&mut counted, &cancel).await;
+                if cancel.is_cancelled() {
+                    break;
+                }
+                continue;
+            }
+            tokio::select! {
+                () = self.shared.wake.notified() => {}
+                () = sleep_until(pulse) => {}
+                () = cancel.cancelled() => break,
+            }
+            let now = Instant::now();
+            self.tell_counted_when_due(&mut counted);
+            let beat = now >= pulse;
+            let well = self.write_due(beat).await;
+            if well && beat {
+                self.number().await;
+                if now >= looked {
+                    looked = now + SPOOL_LOOK;
+                    self.look_after_spool().await;
+                }
+            }
+            if beat {
+                pulse = Instant::now() + settings.pulse;
+            }
+        }
+        self.end().await;
+    }
+
+    fn keeping(&self) -> Keeping {
+        self.shared.lock().state.keeping
+    }
+
+    fn keep(&self, keeping: Keeping) {
+        let state = &mut self.shared.lock().state;
+        state.keeping = keeping;
+        state.away = keeping != Keeping::Database;
+    }
+
+    fn log(&self) -> Result<Log, StoreError> {
+        self.store.desk().get().map(|desk| desk.log).ok_or(StoreError::NoLog)
+    }
+
+    /// Takes nothing more, writes what waits, and counts what can't be written.
+    async fn end(&self) {
+        self.shared.lock().closed = true;
+        self.tell_counted();
+        if self.keeping() == Keeping::Database {
+            if self.write_due(true).await {
+                self.number().await;
+            }
+        } else {
+            self.spool_due(true).await;
+        }
+        let mut queue = self.shared.lock();
+        let left = queue.take(usize::MAX).len();
+        queue.lose(u64::try_from(left).unwrap_or(u64::MAX));
+        if queue.lost_untold > 0 {
+            tracing::error!(
+                lost = queue.lost_untold,
+                "audit events were lost: neither database nor spool took them before the end"
+            );
+        }
+    }
+
+    /// The next batch, while somebody waits, or a batch is full, or `all` is asked for; and how many
+    /// lost events it is to tell of.
+    fn batch_due(&self, all: bool) -> Option<(Vec<Entry>, u64)> {
+        let mut queue = self.shared.lock();
+        let full = queue.entries.len() >= self.shared.settings.batch_max;
+        let lost = queue.lost_untold > 0;
+        if !(queue.waiting > 0 || full || (all && (lost || !queue.entries.is_empty()))) {
+            return None;
+        }
+        let batch = queue.take(self.shared.settings.batch_max);
+        Some((batch, queue.lost_untold))
+    }
+
+    /// Writes batches into the database. Says whether it took them.
+    async fn write_due(&self, all: bool) -> bool {
+        while let Some((batch, told)) = self.batch_due(all) {
+            if !self.write(batch, told).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn sealed(&self, batch: &[Entry], told: u64) -> Vec<Sealed> {
+        let mut events: Vec<Sealed> = batch.iter().map(|entry| self.sealing.seal(&entry.event)).collect();
+        if told > 0 {
+            events.push(self.sealing.seal(&self.lost_event(told)));
+        }
+        events
+    }
+
+    /// Writes one batch and answers it.
+    async fn write(&self, batch: Vec<Entry>, told: u64) -> bool {
+        let events = self.sealed(&batch, told);
+        let settings = self.shared.settings;
+        let limit = if self.shared.spool.is_some() { settings.spool_after } else { settings.write_timeout };
+        let error = match timeout(limit, self.write_with_retries(&events)).await {
+            Ok(Ok(())) => {
+                let mut queue = self.shared.lock();
+                queue.lost_untold -= told;
+                queue.state.batches += 1;
+                queue.state.rows += u64::try_from(events.len()).unwrap_or(0);
+                queue.state.last_durable = Some(self.clock.now());
+                drop(queue);
+                for reply in batch.into_iter().filter_map(|entry| entry.reply) {
+                    // Whoever does not wait any more needs no answer.
+                    let _ = reply.send(Ok(()));
+                }
+                return true;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the database did not answer in time".to_owned(),
+        };
+        if self.shared.spool.is_some() {
+            tracing::error!(error, "the database does not take the record: decisions go to the spool until it is back");
+            self.note(error);
+            self.keep(Keeping::Spool);
+            self.spool_batch(batch, told).await;
+        } else {
+            tracing::error!(error, "the record can't be written: requests are refused until the database is back");
+            self.note(error);
+            self.keep(Keeping::Nowhere);
+            self.shared.lock().fail(batch, settings.queue_max);
+        }
+        false
+    }
+
+    fn note(&self, error: impl Into<Arc<str>>) {
+        self.shared.lock().state.last_error = Some(error.into());
+    }
+
+    async fn write_with_retries(&self, events: &[Sealed]) -> Result<(), StoreError> {
+        let mut pauses = RETRY_PAUSES.iter();
+        loop {
+            match self.write_once(events).await {
+                Ok(_) => return Ok(()),
+                Err(error) => match pauses.next() {
+                    Some(pause) => sleep(*pause).await,
+                    None => return Err(error),
+                },
+            }
+        }
+    }
+
+    async fn write_once(&self, events: &[Sealed]) -> Result<usize, StoreError> {
+        let log = self.log()?;
+        let mut tx = self.store.begin().await?;
+        let added = tx.record_batch(log, events).await?;
+        tx.commit().await?;
+        Ok(added)
+    }
+
+    /// Keeps events elsewhere until the database is back and has all of them.
+    async fn be_away(&self, counted: &mut Instant, cancel: &CancellationToken) {
+        let settings = self.shared.settings;
+        let mut life = pin!(self.wait_for_life());
+        let mut pulse = Instant::now() + settings.probe;
+        loop {
+            tokio::select! {
+                () = &mut life => {
+                    if self.merge(cancel).await {
+                        tracing::info!("the record is written to the database again");
+                        return self.keep(Keeping::Database);
+                    }
+                    life.set(self.wait_for_life());
+                }
+                () = self.shared.wake.notified() => self.spool_due(false).await,
+                () = sleep_until(pulse) => {
+                    self.tell_counted_when_due(counted);
+                    self.spool_due(true).await;
+                    pulse = Instant::now() + settings.probe;
+                }
+                () = cancel.cancelled() => return,
+            }
+        }
+    }
+
+    /// A spool that gave an error may hold events that were not merged when the database came back.
+    async fn look_after_spool(&self) {
+        let Some(spool) = self.shared.spool.as_ref().filter(|spool| spool.state().error.is_some()) else {
+            return;
+        };
+        if spool.probe().await.is_ok() && spool.state().events > 0 {
+            self.keep(Keeping::Spool);
+        }
+    }
+
+    /// Returns once the database takes a write again.
+    async fn wait_for_life(&self) {
+        let settings = self.shared.settings;
+        loop {
+            sleep(settings.probe).await;
+            // An empty batch takes the log's row and commits: all that a full one needs.
+            if let Ok(Ok(_)) = timeout(settings.write_timeout, self.write_once(&[])).await {
+                return;
+            }
+        }
+    }
+
+    /// Writes batches into the spool. One that gave an error is asked for a sign of life first.
+    async fn spool_due(&self, all: bool) {
+        let Some(spool) = &self.shared.spool else {
+            return;
+        };
+        if self.keeping() == Keeping::Nowhere {
+            if let Err(error) = spool.probe().await {
+                return self.note(error.to_string());
+            }
+            tracing::warn!("the spool takes decisions again");
+            self.keep(Keeping::Spool);
+        }
+        while let Some((batch, told)) = self.batch_due(all) {
+            if !self.spool_batch(batch, told).await {
+                return;
+            }
+        }
+    }
+
+    /// Writes one batch into the spool and answers it. Says whether the spool does its work.
+    async fn spool_batch(&self, batch: Vec<Entry>, told: u64) -> bool {
+        let Some(spool) = &self.shared.spool else {
+            return false;
+        };
+        let room = |event: &Event| match event.actor.principal.as_ref().map(crate::model::Principal::kind) {
+            Some(PrincipalKind::BreakGlass) => Room::Emergency,
+            Some(PrincipalKind::User | PrincipalKind::Workload) => Room::Identified,
+            None if event.actor.address.is_none() => Room::Identified,
+            None => Room::Anonymous,
+        };
+        let mut rooms: Vec<Room> = batch.iter().map(|entry| room(&entry.event)).collect();
+        rooms.resize(batch.len() + usize::from(told > 0), Room::Identified);
+        let events: Vec<(Sealed, Room)> = self.sealed(&batch, told).into_iter().zip(rooms).collect();
+        match spool.append(&events).await {
+            Ok(taken) => {
+                let now = self.clock.now();
+                let mut queue = self.shared.lock();
+                if told > 0 && taken.last() == Some(&true) {
+                    queue.lost_untold -= told;
+                }
+                let count = taken.iter().filter(|taken| **taken).count();
+                queue.state.spooled += u64::try_from(count).unwrap_or(0);
+                queue.state.last_durable = Some(now);
+                for (entry, taken) in batch.into_iter().zip(taken) {
+                    match (entry.reply, taken) {
+                        // Whoever does not wait any more needs no answer.
+                        (Some(reply), true) => {
+                            let _ = reply.send(Ok(()));
+                        }
+                        (Some(reply), false) => {
+                            queue.state.unrecorded += 1;
+                            let _ = reply.send(Err(Unrecorded::Full));
+                        }
+                        (None, true) => {}
+                        (None, false) => queue.lose(1),
+                    }
+                }
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "neither database nor spool takes the record: requests are refused");
+                self.note(error.to_string());
+                self.keep(Keeping::Nowhere);
+                self.shared.lock().fail(batch, self.shared.settings.queue_max);
+                false
+            }
+        }
+    }
+
+    /// Writes all of the spool into the database. Says whether events may go there again.
+    async fn merge(&self, cancel: &CancellationToken) -> bool {
+        let Some(spool) = &self.shared.spool else {
+            return true;
+        };
+        let (mut merged, mut from) = (Merged::default(), None);
+        loop {
+            let page = match spool.read(from, MERGE_PAGE).await {
+                Ok(page) => page,
+                Err(SpoolError::Altered { at }) => return self.give_up(spool, &merged, at).await,
+                Err(error) => {
+                    // The database is back and must not wait for a disk: `look_after_spool` comes back.
+                    tracing::error!(%error, "the spool can't be merged yet");
+                    self.note(error.to_string());
+                    return true;
+                }
+            };
+            from = Some(page.next);
+            let last = page.last;
+            if !self.merge_page(page, &mut merged).await {
+                return false;
+            }
+            if last {
+                break;
+            }
+            if cancel.is_cancelled() {
+                return false;
+            }
+            self.spool_due(false).await;
+        }
+        if merged.count > 0 {
+            let event = self.sealing.seal(&self.merged_event(&merged));
+            if self.merge_write(std::slice::from_ref(&event)).await.is_none() {
+                return false;
+            }
+            tracing::warn!(events = merged.count, added = merged.added, "the spool was merged into the record");
+        }
+        if let Err(error) = spool.clear().await {
+            // It is emptied before it is used again; a second merge of the same would add nothing.
+            tracing::error!(%error, "the spool was merged but could not be emptied yet");
+        }
+        true
+    }
+
+    async fn merge_page(&self, page: Page, merged: &mut Merged) -> bool {
+        let Some(added) = self.merge_write(&page.events).await else {
+            return false;
+        };
+        merged.start = page.start;
+        merged.chain = page.next.chain;
+        merged.count = page.next.count;
+        merged.added += added;
+        let id = |event: Option<&Sealed>| event.map(|event| event.clear().id);
+        merged.first = merged.first.or(id(page.events.first()));
+        merged.last = id(page.events.last()).or(merged.last);
+        self.shared.lock().state.merged += u64::try_from(added).unwrap_or(0);
+        true
+    }
+
+    async fn merge_write(&self, events: &[Sealed]) -> Option<usize> {
+        if events.is_empty() {
+            return Some(0);
+        }
+        let error = match timeout(self.shared.settings.write_timeout, self.write_once(events)).await {
+            Ok(Ok(added)) => return Some(added),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the database did not answer in time".to_owned(),
+        };
+        tracing::warn!(error, "the spool could not be merged yet");
+        self.note(error);
+        None
+    }
+
+    /// The rest of the spool can't be read: it is kept aside and told of as lost.
+    async fn give_up(&self, spool: &Spool, merged: &Merged, at: u64) -> bool {
+        let lost = spool.state().events.saturating_sub(merged.count);
+        match spool.set_aside().await {
+            Ok(kept) => tracing::error!(at, lost, kept = %kept.display(), "the spool can't be read back; it was kept"),
+            Err(error) => tracing::error!(at, lost, %error, "the spool can't be read back, nor kept"),
+        }
+        self.shared.lock().lose(lost);
+        true
+    }
+
+    fn merged_event(&self, merged: &Merged) -> Event {
+        let text = |id: Option<EventId>| id.map(|id| id.to_string()).unwrap_or_default();
+        // The same spool has the same event, however often it is merged: time of the last event,
+        // then the chain.
+        let mut bytes = *merged.last.unwrap_or(EventId::from_bytes([0; 16])).bytes();
+        for (byte, of_chain) in bytes.iter_mut().skip(6).zip(merged.chain) {
+            *byte = of_chain;
+        }
+        Event::new(EventId::from_bytes(bytes), self.clock.now(), EventType::AuditSpoolMerged, Outcome::Success)
+            .with("count", merged.count)
+            .with("added", merged.added)
+            .with("first", text(merged.first))
+            .with("last", text(merged.last))
+            .with("start", HEXLOWER.encode(&merged.start))
+            .with("chain", HEXLOWER.encode(&merged.chain))
+    }
+
+    async fn number(&self) {
+        loop {
+            let Ok(log) = self.log() else {
+                return;
+            };
+            let now = self.clock.now();
+            let work = self.store.number_pending(log, now);
+            let error = match timeout(self.shared.settings.write_timeout, work).await {
+                Ok(Ok(0)) => return,
+                Ok(Ok(numbered)) => {
+                    self.shared.lock().state.numbered += numbered;
+                    continue;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the database did not answer in time".to_owned(),
+            };
+            tracing::warn!(error, "committed audit events could not be numbered yet");
+            self.note(error);
+            return;
+        }
+    }
+
+    fn tell_counted_when_due(&self, counted: &mut Instant) {
+        let now = Instant::now();
+        if now >= *counted {
+            *counted = now + self.shared.settings.counted_every;
+            self.tell_counted();
+        }
+    }
+
+    fn tell_counted(&self) {
+        if self.keeping() == Keeping::Nowhere {
+            // The count goes on until it can be told.
+            return;
+        }
+        let now = self.clock.now();
+        let mut queue = self.shared.lock();
+        if let Some(event) = queue.refusals.event(now, self.sealing.entropy()) {
+            // One event each ten seconds: it need not ask whether there is room.
+            queue.entries.push_back(Entry { event, reply: None, attempts: 0 });
+        }
+    }
+
+    fn lost_event(&self, count: u64) -> Event {
+        let now = self.clock.now();
+        let id = EventId::fresh(now, self.sealing.entropy());
+        Event::new(id, now, EventType::RecordLost, Outcome::Failed).with("count", count)
+    }
+}

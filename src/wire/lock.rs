@@ -1,0 +1,31 @@
+//! Bars on principals, on paper.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Principal, Time};
+
+/// A bar on a principal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    /// `lck_…`
+    pub id: String,
+    /// Who is barred.
+    pub principal: Principal,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub set_at: Time,
+    /// Whether it still holds.
+    pub active: bool,
+}
+
+/// The body of `POST locks` and `POST locks/clear`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewLock {
+    /// `User::"<provider>|<subject>"`, `<provider>|<subject>`, or an e-mail or name that only one
+    /// person has.
+    pub principal: String,
+    /// Why, for the record: 1 to 1,000 characters.
+    pub reason: String,
+}

@@ -1,0 +1,132 @@
+//! What is asked twice is done once; and who may bar whom.
+
+use doorward::model::Ttl;
+use serde_json::{Value, json};
+
+use crate::api_house::{Answer, Caller, House};
+use crate::support::databases;
+
+async fn keyed(house: &House, caller: &Caller, key: &str, path: &str, body: &Value) -> Answer {
+    let mut caller = caller.clone();
+    caller.headers.push(("idempotency-key", key.to_owned()));
+    house.json(&caller, path, body).await
+}
+
+#[tokio::test]
+async fn a_repeated_post_is_answered_the_same_and_done_once() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let body = json!({ "principal": "dev|alice", "reason": "a test" });
+        let first = keyed(&house, &carol, "k1", "/api/v1/locks", &body).await;
+        assert_eq!(first.status, 200, "{first:?}");
+        let again = keyed(&house, &carol, "k1", "/api/v1/locks", &body).await;
+        assert_eq!((again.status.as_u16(), &again.body), (200, &first.body));
+        assert_eq!((first.header("idempotency-replayed"), again.header("idempotency-replayed")), ("", "true"));
+        assert_ne!(first.header("doorward-decision"), again.header("doorward-decision"));
+        let without = house.json(&carol, "/api/v1/locks", &body).await;
+        assert_eq!((without.status.as_u16(), without.text("/reason")), (409, "already_locked"));
+
+        let other = json!({ "principal": "dev|bob", "reason": "a test" });
+        let reused = keyed(&house, &carol, "k1", "/api/v1/locks", &other).await;
+        assert_eq!((reused.status.as_u16(), reused.text("/reason")), (422, "idempotency_key_reused"));
+        // The same key at another route is another.
+        assert_eq!(keyed(&house, &carol, "k1", "/api/v1/locks/clear", &body).await.status, 200);
+        // A refusal is judged anew: what was refused before may be done now.
+        let set = keyed(&house, &carol, "k2", "/api/v1/locks/clear", &body).await;
+        assert_eq!((set.status.as_u16(), set.text("/reason")), (409, "not_locked"));
+        assert_eq!(keyed(&house, &carol, "k3", "/api/v1/locks", &body).await.status, 200);
+        assert_eq!(keyed(&house, &carol, "k2", "/api/v1/locks/clear", &body).await.status, 200);
+
+        // After a day it is forgotten.
+        house.clock.advance(Ttl::hours(25));
+        assert_eq!(doorward::control::idempotency::sweep(&house.desk, house.now()).await.unwrap(), 4);
+    }
+}
+
+#[tokio::test]
+async fn a_key_belongs_to_its_principal_and_must_be_one() {
+    let house = House::new(&databases()[0]).await;
+    let (carol, _, _) = house.command_line("carol").await;
+    let (alice, _, _) = house.command_line("alice").await;
+    let body = json!({ "principal": "dev|dave", "reason": "a test" });
+    assert_eq!(keyed(&house, &carol, "k", "/api/v1/locks", &body).await.status, 200);
+    assert_eq!(keyed(&house, &alice, "k", "/api/v1/locks", &body).await.status, 403, "not carol's answer");
+    let nobody = Caller::default();
+    assert_eq!(keyed(&house, &nobody, "k", "/api/v1/locks", &body).await.status, 401);
+    for key in ["", "ü", &"x".repeat(256)] {
+        assert_eq!(keyed(&house, &carol, key, "/api/v1/locks", &body).await.status, 400, "{key}");
+    }
+    let mut twice = carol.clone();
+    twice.headers.push(("idempotency-key", "a".to_owned()));
+    let twice = keyed(&house, &twice, "b", "/api/v1/locks", &body).await;
+    assert_eq!(twice.status, 400);
+    let long = json!({ "principal": "dev|dave", "reason": "x".repeat(70_000) });
+    assert_eq!(keyed(&house, &carol, "long", "/api/v1/locks", &long).await.status, 413);
+}
+
+#[tokio::test]
+async fn of_fifty_at_once_with_one_key_one_is_done() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let body = json!({ "principal": "dev|alice", "reason": "a test" });
+        let all = (0..50).map(|_| keyed(&house, &carol, "k", "/api/v1/locks", &body));
+        let answers = futures_join(all).await;
+        let fresh = answers.iter().filter(|a| a.status == 200 && a.header("idempotency-replayed").is_empty()).count();
+        assert_eq!(fresh, 1);
+        for answer in &answers {
+            let same = answer.status == 200 || answer.text("/reason") == "in_progress";
+            assert!(same, "{answer:?}");
+        }
+    }
+}
+
+async fn futures_join<F: Future<Output = Answer>>(all: impl Iterator<Item = F>) -> Vec<Answer> {
+    let mut all: Vec<_> = all.map(Box::pin).collect();
+    let mut done = Vec::new();
+    std::future::poll_fn(move |context| {
+        all.retain_mut(|one| match one.as_mut().poll(context) {
+            std::task::Poll::Ready(answer) => {
+                done.push(answer);
+                false
+            }
+            std::task::Poll::Pending => true,
+        });
+        if all.is_empty() { std::task::Poll::Ready(std::mem::take(&mut done)) } else { std::task::Poll::Pending }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_locked_person_is_refused_at_once_until_it_is_lifted() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let (alice, _, _) = house.command_line("alice").await;
+        assert_eq!(house.get(&alice, "/api/v1/whoami").await.status, 200);
+        // By the name that her provider told, which she alone has.
+        let body = json!({ "principal": "ALICE@example.com", "reason": "laptop lost" });
+        let set = house.json(&carol, "/api/v1/locks", &body).await;
+        assert_eq!((set.status.as_u16(), set.text("/principal/id")), (200, "dev|alice"), "{set:?}");
+        let refused = house.get(&alice, "/api/v1/whoami").await;
+        assert_eq!((refused.status.as_u16(), refused.text("/reason")), (403, "locked"));
+        let listed = house.get(&carol, "/api/v1/locks").await;
+        assert_eq!(listed.body["items"][0]["reason"], "laptop lost");
+        let (bob, _, _) = house.command_line("bob").await;
+        assert_eq!(house.get(&bob, "/api/v1/locks").await.body["items"], json!([]), "who is barred is not for all");
+        let cleared =
+            house.json(&carol, "/api/v1/locks/clear", &json!({ "principal": "alice", "reason": "found" })).await;
+        assert_eq!((cleared.status.as_u16(), &cleared.body["active"]), (200, &json!(false)));
+        assert_eq!(house.get(&alice, "/api/v1/whoami").await.status, 200);
+        for (body, status) in [
+            (json!({ "principal": "", "reason": "x" }), 404),
+            (json!({ "principal": "dev|alice", "reason": " " }), 400),
+            (json!({ "principal": "dev|alice", "reason": "x".repeat(1001) }), 400),
+            (json!({ "principal": "dev|alice" }), 400),
+            (json!({ "principal": "dev|alice", "reason": "x", "id": "lck_1" }), 400),
+        ] {
+            assert_eq!(house.json(&carol, "/api/v1/locks", &body).await.status.as_u16(), status, "{body}");
+        }
+    }
+}
