@@ -36,6 +36,8 @@ pub mod requests;
 pub mod serve;
 pub mod services;
 pub mod sessions;
+pub mod token;
+pub mod trust;
 pub mod whoami;
 pub mod whole_id;
 pub mod why;
@@ -140,6 +142,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Revoke(args) => wait_for(grants::revoke(context, &args)),
         Command::Lock(args) => wait_for(lock::lock(context, &args)),
         Command::Unlock(args) => wait_for(lock::unlock(context, &args)),
+        Command::Token(args) => wait_for(token::run(context, &args)),
         Command::Why(args) => wait_for(why::run(context, &args)),
         Command::Completions(args) => pages::completions(&context.printer, &args),
         Command::Man(args) => pages::man(&context.printer, &args),
