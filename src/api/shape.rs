@@ -104,7 +104,7 @@ pub fn service(reachable: &Reachable, url: String) -> wire::Service {
         .iter()
         .map(|(name, reach)| {
             let (access, entitlement) = match reach {
-                Reach::Allowed => (wire::Access::Allowed, None),
+                Reach::Allowed(more) => (wire::Access::Allowed, more.as_ref().map(ToString::to_string)),
                 Reach::Requestable(name) => (wire::Access::Requestable, Some(name.to_string())),
                 Reach::Denied => (wire::Access::Denied, None),
             };

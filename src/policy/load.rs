@@ -14,6 +14,7 @@ use super::kinds::Kinds;
 use super::lint;
 use super::people::People;
 use super::policy_set::PolicySet;
+use super::reads;
 use super::route::{Route, Router};
 use super::schema;
 use super::service::{Engine, Service};
@@ -163,7 +164,10 @@ fn assemble(
         let actions: BTreeSet<ActionName> = draft.routes.iter().map(|route| route.action.clone()).collect();
         let own: BTreeSet<EntitlementName> = draft.entitlements.values().map(|(e, _)| e.name.clone()).collect();
         let named = statements.clone().flat_map(|statement| validate::entitlements_named(&statement.policy));
+        let mut texts = BTreeSet::new();
+        statements.clone().for_each(|statement| reads::texts_of(&statement.policy, &mut texts));
         let engine = Engine {
+            texts,
             uid: kinds.service(draft.name.as_str()),
             requests: Judge::new(statements.clone(), actions.iter().map(|action| action.as_str().into()), &kinds)?,
             desk: Judge::new(statements.clone(), schema::ENTITLEMENT_ACTIONS.map(Arc::from), &kinds)?,

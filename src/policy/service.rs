@@ -74,6 +74,8 @@ pub(super) struct Engine {
     pub(super) desk: Judge,
     /// Entitlements that its policies name, or that it defines: what could change a refusal.
     pub(super) remedies: BTreeSet<EntitlementName>,
+    /// Texts that its policies compare with.
+    pub(super) texts: BTreeSet<String>,
     pub(super) schema: String,
 }
 
@@ -117,6 +119,11 @@ impl Service {
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         self.engine.router.routes()
+    }
+
+    /// Texts that its policies compare with: what a parameter may have to be to matter.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.engine.texts.iter().map(String::as_str)
     }
 
     /// Its actions, by name.

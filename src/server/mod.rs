@@ -3,6 +3,7 @@
 pub mod ambient;
 pub mod bridge;
 pub mod control_host;
+mod database;
 pub mod dev;
 pub mod doctor;
 pub mod examples;

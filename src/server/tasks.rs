@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
 use crate::control::desk::ACCESS_TTL_MAX;
 use crate::control::{Desk, idempotency, recheck, session, signing_key};
 use crate::gateway::worker::Shared;
@@ -15,7 +14,7 @@ use crate::model::{Principal, SessionId, Timestamp, Ttl};
 use crate::store::{Revocation, RevocationKind, Store, StoreError};
 
 use super::keys::{KeyBox, keys_of};
-use super::reload::{Reloader, watch, watched};
+use super::reload::Reloader;
 
 /// How often the feed is read.
 const FEED_EVERY: Duration = Duration::from_millis(500);
@@ -92,6 +91,8 @@ impl Feed {
                     directory.unlock(&principal);
                 }
             }
+            // Membership is not at the door yet.
+            RevocationKind::GrantChanged => {}
             RevocationKind::KeysChanged => self.keys_changed = true,
             RevocationKind::TokenRevoked => directory.token_revoke(&entry.subject, entry.time.plus(ACCESS_TTL_MAX)),
         }
@@ -107,12 +108,10 @@ pub fn spawn_all(
     shared: &Arc<Shared>,
     desk: &Arc<Desk>,
     reloader: &Arc<Reloader>,
-    config: &Config,
 ) {
     tasks.spawn(follow_feed(feed, keys, Arc::clone(shared), Arc::clone(desk), Arc::clone(reloader)));
     tasks.spawn(tend_providers(Arc::clone(shared), Arc::clone(desk)));
     tasks.spawn(sweep(Arc::clone(shared), Arc::clone(desk)));
-    tasks.spawn(watch(Arc::clone(reloader), watched(config)));
 }
 
 /// Waits, unless it is over.

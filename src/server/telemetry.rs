@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
@@ -137,6 +138,7 @@ async fn readyz(State(telemetry): State<Arc<Telemetry>>) -> Response {
             Keeping::Spool => "spool",
             Keeping::Nowhere => "away",
         },
+        "mode": if shared.emergency.load(Ordering::Acquire) { "emergency" } else { "normal" },
         "revocations": if stale { "stale" } else { "confirmed" },
     });
     (code, [("content-type", "application/json")], body.to_string()).into_response()

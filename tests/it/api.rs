@@ -126,7 +126,8 @@ async fn services_say_what_is_allowed_can_be_asked_for_or_is_denied() {
     assert_eq!(of_alice["access"], json!("allowed"));
     assert_eq!(action(&of_alice, "status")["access"], json!("allowed"));
     assert_eq!(action(&of_alice, "admin")["access"], json!("denied"));
-    let deploy = json!({ "name": "deploy", "access": "requestable", "entitlement": "ops-api/deploy-prod" });
+    // Staging is hers, production is to be asked for.
+    let deploy = json!({ "name": "deploy", "access": "allowed", "entitlement": "ops-api/deploy-prod" });
     assert_eq!(action(&of_alice, "deploy"), deploy);
     assert_eq!(of_alice["entitlements"], json!(["ops-api/deploy-prod"]));
     let of_dave = access("dave").await;

@@ -11,6 +11,7 @@
 
 mod api;
 mod api_house;
+mod away;
 mod body_pace;
 mod canonical;
 mod cli;
