@@ -305,9 +305,7 @@ impl OauthFailure {
         match self {
             Self::Grant(error) => error.to_string(),
             Self::Exchange(error) => error.to_string(),
-            Self::Form(what) | Self::UnsupportedGrantType(what) | Self::Proof(what) => {
-                (*what).to_owned()
-            }
+            Self::Form(what) | Self::UnsupportedGrantType(what) | Self::Proof(what) => (*what).to_owned(),
             Self::TooLarge => "the body is too long".to_owned(),
             Self::Internal(_) => "the request could not be answered".to_owned(),
         }

@@ -10,8 +10,8 @@ use axum::response::Response;
 use serde_json::json as value;
 
 use crate::control::Desk;
-use crate::wire::ServerMetadata;
 use crate::identity::dpop;
+use crate::wire::ServerMetadata;
 use crate::wire::oauth::{GRANT_DEVICE_CODE, GRANT_TOKEN_EXCHANGE};
 
 use super::decided::json;

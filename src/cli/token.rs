@@ -33,7 +33,8 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// When nobody is signed in and no token was given, or the server says no.
 pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
     let lifetime = args.length.map(|length| length.as_seconds().max(1).to_string());
-    let mut fields = vec![("grant_type", GRANT_TOKEN_EXCHANGE), ("client_id", CLI_CLIENT_ID), ("audience", &args.service)];
+    let mut fields =
+        vec![("grant_type", GRANT_TOKEN_EXCHANGE), ("client_id", CLI_CLIENT_ID), ("audience", &args.service)];
     fields.extend(args.scope.as_deref().map(|scope| ("scope", scope)));
     fields.extend(lifetime.as_deref().map(|seconds| ("lifetime", seconds)));
     let answer = match &args.subject_token_file {
@@ -96,7 +97,8 @@ async fn of_pipeline(
 
 /// Reads the token of a file, of `/dev/stdin` too.
 pub(super) fn read(path: &Path) -> Result<String, Failure> {
-    let wrong = |what: &dyn std::fmt::Display| Failure::usage(format!("reading the token in `{}`: {what}", path.display()));
+    let wrong =
+        |what: &dyn std::fmt::Display| Failure::usage(format!("reading the token in `{}`: {what}", path.display()));
     if fs::metadata(path).map_err(|error| wrong(&error))?.len() > FILE_BYTES_MAX {
         return Err(wrong(&"the file is larger than 64 KiB"));
     }

@@ -43,7 +43,12 @@ fn unverified(token: &str) -> Option<Map<String, Value>> {
 
 /// What there is to say of signature, audience and times: a word, and whether it holds as far as it
 /// was looked at.
-fn checked(token: &str, issuer: &TrustedIssuer, claims: &Map<String, Value>, now: Timestamp) -> Vec<(&'static str, String, bool)> {
+fn checked(
+    token: &str,
+    issuer: &TrustedIssuer,
+    claims: &Map<String, Value>,
+    now: Timestamp,
+) -> Vec<(&'static str, String, bool)> {
     let mut checks = Vec::new();
     let audience = claims.get("aud").map_or_else(|| "nothing".to_owned(), Value::to_string);
     let wanted = json!(issuer.audience);
@@ -88,8 +93,10 @@ pub fn trust_test(args: &TrustTestArgs, set: &PolicySet, now: Timestamp) -> Prin
     let code = u8::from(recognised.is_none() || checks.iter().any(|(_, _, holds)| !holds));
     let stdout = match args.output {
         Format::Json => {
-            let checks: Vec<Value> =
-                checks.iter().map(|(name, what, holds)| json!({ "check": name, "detail": what, "holds": holds })).collect();
+            let checks: Vec<Value> = checks
+                .iter()
+                .map(|(name, what, holds)| json!({ "check": name, "detail": what, "holds": holds }))
+                .collect();
             let value = json!({
                 "issuer": issuer.name,
                 "preset": issuer.preset.name(),

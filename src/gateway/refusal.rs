@@ -136,7 +136,7 @@ impl Refusal {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoCredential | Self::BadCredential(_) | Self::BadProof(_) | Self::SessionEnded => {
                 StatusCode::UNAUTHORIZED
-            },
+            }
             Self::Locked
             | Self::DeviceUntrusted
             | Self::NoPolicyMatch { .. }

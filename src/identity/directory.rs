@@ -164,7 +164,7 @@ impl Directory {
         session: &CancellationToken,
     ) -> Option<CancellationToken> {
         let tokens = self.tokens.pin();
-        let outcome = tokens.compute(jti.to_owned(), |known| match known {
+        tokens.compute(jti.to_owned(), |known| match known {
             Some((_, known)) if known.revoked || !known.streams.is_cancelled() => Operation::<_, ()>::Abort(()),
             // Cut with its session's streams, by a lock that has been lifted: it begins anew.
             _ => {
@@ -172,7 +172,6 @@ impl Directory {
                 Operation::Insert(Arc::new(KnownToken { streams, expires_at, revoked: false }))
             }
         });
-        drop(outcome);
         tokens.get(jti).filter(|known| !known.revoked).map(|known| known.streams.clone())
     }
 

@@ -91,7 +91,16 @@ fn read(dir: &Path, settings: &LoadSettings, report: &Report) -> Option<PolicySe
     if report.has_errors() {
         return None;
     }
-    assemble(drafts, global.as_ref(), &validated?, folder.version(), groups, people, workloads.unwrap_or_default(), kinds)
+    assemble(
+        drafts,
+        global.as_ref(),
+        &validated?,
+        folder.version(),
+        groups,
+        people,
+        workloads.unwrap_or_default(),
+        kinds,
+    )
 }
 
 fn draft(folder: &ServiceFolder, settings: &LoadSettings, report: &Report) -> Option<Draft> {

@@ -212,7 +212,8 @@ impl Workloads {
         let mut root = Table::root(source, report, document.get_ref());
         for field in root.list("issuer") {
             let Some(issuer) = issuer(source, &field) else { continue };
-            let twice = workloads.issuers.iter().any(|known| known.name == issuer.name || known.issuer == issuer.issuer);
+            let twice =
+                workloads.issuers.iter().any(|known| known.name == issuer.name || known.issuer == issuer.issuer);
             if twice {
                 let help = "a name and an `issuer` are there once: a job would be two principals";
                 field.error(format!("the issuer `{}` is there twice", issuer.name.escape_debug()), help);
@@ -264,7 +265,8 @@ impl Workloads {
             if *of != issuer.name {
                 continue;
             }
-            let trial = Trial { rule: rule.name.clone(), claims: wanted.iter().map(|one| tried(one, claims)).collect() };
+            let trial =
+                Trial { rule: rule.name.clone(), claims: wanted.iter().map(|one| tried(one, claims)).collect() };
             let holds = trial.holds();
             trials.push(trial);
             if holds && let Some(principal) = Principal::workload(&issuer.name, &rule.name) {
@@ -284,10 +286,9 @@ impl Workloads {
     #[must_use]
     pub fn trials(&self, issuer: &TrustedIssuer, claims: &Map<String, Value>) -> Vec<Trial> {
         let of_issuer = |rule: &TrustRule| match &rule.evidence {
-            Evidence::Claims { issuer: of, claims: wanted } if *of == issuer.name => Some(Trial {
-                rule: rule.name.clone(),
-                claims: wanted.iter().map(|one| tried(one, claims)).collect(),
-            }),
+            Evidence::Claims { issuer: of, claims: wanted } if *of == issuer.name => {
+                Some(Trial { rule: rule.name.clone(), claims: wanted.iter().map(|one| tried(one, claims)).collect() })
+            }
             Evidence::Claims { .. } | Evidence::Spiffe(_) => None,
         };
         self.rules.iter().filter_map(of_issuer).collect()
@@ -348,7 +349,10 @@ fn local_name(table: &mut Table<'_>, of: &str) -> Option<String> {
     let name = field.text()?;
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     if name.is_empty() || name.len() > 64 || !plain {
-        field.error(format!("`{}` can't be a name here", name.escape_debug()), "1 to 64 of a-z, A-Z, 0-9, `-`, `_`, `.`");
+        field.error(
+            format!("`{}` can't be a name here", name.escape_debug()),
+            "1 to 64 of a-z, A-Z, 0-9, `-`, `_`, `.`",
+        );
         return None;
     }
     Some(name.to_owned())
@@ -461,9 +465,9 @@ fn wanted(field: &Field<'_>) -> Option<Wanted> {
         field.list().iter().filter_map(Field::text).map(str::to_owned).collect()
     };
     if texts.is_empty() || texts.iter().any(String::is_empty) {
-        field.error(format!("`{}` must be a text or a list of texts", field.name()), "numbers and truths in quotes too");
+        field
+            .error(format!("`{}` must be a text or a list of texts", field.name()), "numbers and truths in quotes too");
         return None;
     }
     Some(Wanted(texts))
 }
-

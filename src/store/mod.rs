@@ -17,9 +17,9 @@ mod revocation;
 mod session;
 mod sign_in;
 mod signing_key;
-mod token;
 mod spool;
 mod spool_file;
+mod token;
 
 pub use access_request::{ACCESS_REQUEST_PAGE_MAX, AccessRequestFilter};
 pub use audit_event::{EVENT_PAGE_MAX, EventFilter, Recorded};
@@ -36,6 +36,6 @@ pub use revocation::{REVOCATION_PAGE_MAX, Revocation, RevocationKind};
 pub use session::{SESSION_PAGE_MAX, SessionCertificate, StoredCookie, StoredSession};
 pub use sign_in::{ServiceHandover, SignInFlow};
 pub use signing_key::SealedKey;
-pub use token::{RevokedToken, Use};
 pub use spool::{Spool, SpoolSettings, SpoolState};
 pub use spool_file::{SpoolError, is_volatile};
+pub use token::{RevokedToken, Use};

@@ -8,8 +8,7 @@ use sqlx::FromRow;
 use super::{RevocationKind, Store, StoreError, Tx};
 use crate::model::Timestamp;
 
-const USED_INSERT: &str =
-    "insert into used_once (hash, expires_at) values ($1, $2) on conflict (hash) do nothing";
+const USED_INSERT: &str = "insert into used_once (hash, expires_at) values ($1, $2) on conflict (hash) do nothing";
 const USED_SWEEP: &str = "delete from used_once where hash in \
     (select hash from used_once where expires_at <= $1 order by expires_at limit $2)";
 const REVOKED_INSERT: &str = "insert into revoked_token (jti, expires_at, revoked_at) values ($1, $2, $3) \
@@ -98,12 +97,7 @@ impl Tx {
     ///
     /// # Errors
     /// When the database refused.
-    pub async fn token_revoke(
-        &mut self,
-        jti: &str,
-        expires_at: Timestamp,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    pub async fn token_revoke(&mut self, jti: &str, expires_at: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
         let query = sqlx::query(REVOKED_INSERT).bind(jti.to_owned()).bind(expires_at.millis()).bind(now.millis());
         let done = query.execute(self.connection()).await?;
         if done.rows_affected() == 0 {

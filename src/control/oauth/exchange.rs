@@ -186,7 +186,9 @@ pub async fn exchange(
         return Err(ExchangeError::Invalid("only access tokens are made: leave `requested_token_type` out"));
     }
     if request.has_actor {
-        return Err(ExchangeError::Invalid("`actor_token` is not taken: no token here says who may act for its subject"));
+        return Err(ExchangeError::Invalid(
+            "`actor_token` is not taken: no token here says who may act for its subject",
+        ));
     }
     if request.subject_token.is_empty() || request.subject_token.len() > reader::TOKEN_BYTES_MAX {
         return Err(ExchangeError::Invalid("`subject_token` is needed"));
@@ -365,7 +367,8 @@ fn settings(issuer: &TrustedIssuer) -> IssuerSettings {
 /// Rule by rule and claim by claim, for the record.
 fn trials_json(trials: &[Trial]) -> Value {
     let claim = |claim: &crate::policy::ClaimTrial| json!({ "claim": claim.claim, "wanted": claim.wanted, "got": claim.got, "holds": claim.holds });
-    let rule = |trial: &Trial| json!({ "rule": trial.rule, "claims": trial.claims.iter().map(claim).collect::<Vec<_>>() });
+    let rule =
+        |trial: &Trial| json!({ "rule": trial.rule, "claims": trial.claims.iter().map(claim).collect::<Vec<_>>() });
     trials.iter().take(20).map(rule).collect()
 }
 
@@ -423,7 +426,9 @@ async fn of_session(
         return Err(ExchangeError::Locked);
     }
     if request.csr.is_some() {
-        return Err(ExchangeError::Invalid("`csr` is for workloads: a session renews its certificate by its refresh token"));
+        return Err(ExchangeError::Invalid(
+            "`csr` is for workloads: a session renews its certificate by its refresh token",
+        ));
     }
     let shown = connection.certificate.as_ref().filter(|certificate| certificate.session == Some(stored.session.id));
     let certificate = shown.map(|certificate| (certificate.thumbprint, certificate.not_after));
@@ -493,8 +498,16 @@ async fn of_workload(
 /// Claims that the record keeps: those that say which job it was.
 fn told_claims(claims: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
     const KEPT: [&str; 10] = [
-        "sub", "repository", "repository_id", "ref", "environment", "run_id", "project_path", "project_id",
-        "pipeline_id", "job_id",
+        "sub",
+        "repository",
+        "repository_id",
+        "ref",
+        "environment",
+        "run_id",
+        "project_path",
+        "project_id",
+        "pipeline_id",
+        "job_id",
     ];
     claims.iter().map(|(k, v)| (k.as_str(), v.as_str())).filter(|(name, _)| KEPT.contains(name)).collect()
 }

@@ -11,7 +11,9 @@ use crate::audit::{Event, EventType, Outcome};
 use crate::model::{Session, SessionEnd, Thumbprint, Timestamp, Ttl};
 use crate::store::{StoreError, StoredSession};
 
-use super::super::caller::{ACCESS_TOKEN_TYPE, AccessToken, Caller, ConnectionFacts, Proof, Unproven, actor_of, read_token};
+use super::super::caller::{
+    ACCESS_TOKEN_TYPE, AccessToken, Caller, ConnectionFacts, Proof, Unproven, actor_of, read_token,
+};
 use super::super::desk::{ACCESS_TTL_MAX, Desk, hash_of};
 use super::super::session;
 use super::code::SECRET_BYTES_MAX;

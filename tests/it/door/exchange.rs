@@ -47,7 +47,13 @@ fn job(door: &Door, more: &Value) -> String {
     PIPELINE.sign(&json!({ "alg": "ES256", "typ": "JWT", "kid": "ci" }), &claims)
 }
 
-async fn post(door: &Door, person: Option<&Person>, path: &str, headers: &[(&str, &str)], fields: &[(&str, &str)]) -> Got {
+async fn post(
+    door: &Door,
+    person: Option<&Person>,
+    path: &str,
+    headers: &[(&str, &str)],
+    fields: &[(&str, &str)],
+) -> Got {
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
     let mut all = vec![("content-type", "application/x-www-form-urlencoded")];
     all.extend(headers);
@@ -62,7 +68,8 @@ fn thumbprint(person: &Person) -> String {
 
 async fn of_person(door: &Door, person: &Person, headers: &[(&str, &str)], more: &[(&str, &str)]) -> Got {
     let shown = thumbprint(person);
-    let mut fields = vec![("grant_type", EXCHANGE), ("subject_token", shown.as_str()), ("subject_token_type", CERTIFICATE)];
+    let mut fields =
+        vec![("grant_type", EXCHANGE), ("subject_token", shown.as_str()), ("subject_token_type", CERTIFICATE)];
     fields.extend(more);
     post(door, Some(person), "/oauth2/token", headers, &fields).await
 }
@@ -91,10 +98,14 @@ async fn used(door: &Door, service: &str, person: Option<&Person>, token: &str, 
 fn a34_a_session_gets_a_token_for_one_service_bound_to_its_certificate() {
     with_door(Plan::default(), async |door| {
         let (alice, bob) = (door.sign_in("alice").await, door.sign_in("bob").await);
-        let got = of_person(door, &alice, &[], &[("audience", "app"), ("scope", "open open"), ("lifetime", "60")]).await;
+        let got =
+            of_person(door, &alice, &[], &[("audience", "app"), ("scope", "open open"), ("lifetime", "60")]).await;
         assert_eq!(got.status, 200, "{}", got.text());
         let answer = body(&got);
-        assert_eq!((&answer["aud"], &answer["scope"], &answer["token_type"]), (&json!("app"), &json!("open"), &json!("Bearer")));
+        assert_eq!(
+            (&answer["aud"], &answer["scope"], &answer["token_type"]),
+            (&json!("app"), &json!("open"), &json!("Bearer"))
+        );
         assert_eq!(answer["cnf"], json!({ "x5t#S256": thumbprint(&alice) }));
         assert!((1..=60).contains(&answer["expires_in"].as_i64().unwrap()));
         assert_eq!(got.header("cache-control"), Some("no-store"));
@@ -107,12 +118,20 @@ fn a34_a_session_gets_a_token_for_one_service_bound_to_its_certificate() {
         }
         // The thumbprint of a certificate that the connection does not show is no subject.
         let shown = thumbprint(&alice);
-        let fields = [("grant_type", EXCHANGE), ("subject_token", shown.as_str()), ("subject_token_type", CERTIFICATE), ("audience", "app")];
+        let fields = [
+            ("grant_type", EXCHANGE),
+            ("subject_token", shown.as_str()),
+            ("subject_token_type", CERTIFICATE),
+            ("audience", "app"),
+        ];
         for person in [None, Some(&bob)] {
             assert_eq!(error(&post(door, person, "/oauth2/token", &[], &fields).await), "invalid_request");
         }
         // Withdrawn, it is refused at its next use, and its session goes on.
-        assert_eq!(post(door, None, "/oauth2/revoke", &[], &[("token", token), ("client_id", "doorward-cli")]).await.status, 200);
+        assert_eq!(
+            post(door, None, "/oauth2/revoke", &[], &[("token", token), ("client_id", "doorward-cli")]).await.status,
+            200
+        );
         assert_eq!(used(door, "app", Some(&alice), token, "/x").await.reason(), "bad_credential");
         assert_eq!(door.get("app", Some(&alice), Speaks::Http2, "/x").await.status, 200);
     });
@@ -125,7 +144,10 @@ fn a45_what_is_asked_for_can_only_narrow() {
         let ask = async |more: &[(&str, &str)]| error(&of_person(door, &alice, &[], more).await);
         assert_eq!(ask(&[]).await, "invalid_target");
         assert_eq!(ask(&[("audience", "nothing")]).await, "invalid_target");
-        assert_eq!(ask(&[("audience", "app"), ("resource", "https://web.doorward.localhost/")]).await, "invalid_target");
+        assert_eq!(
+            ask(&[("audience", "app"), ("resource", "https://web.doorward.localhost/")]).await,
+            "invalid_target"
+        );
         assert_eq!(ask(&[("audience", "app"), ("scope", "open everything")]).await, "invalid_scope");
         assert_eq!(ask(&[("audience", "app"), ("scope", " ")]).await, "invalid_request");
         for lifetime in ["0", "-1", "901", "99999999999999999999", "1e3", "5m", " 5"] {
@@ -149,11 +171,17 @@ fn a_pipeline_exchanges_its_token_once_and_a_refusal_says_which_claim() {
         assert_eq!(got.status, 200, "{}", got.text());
         let answer = body(&got);
         assert_eq!(answer["session"]["kind"], "workload");
-        assert_eq!(answer["session"]["principal"], json!({ "kind": "Workload", "id": "ci|main", "name": "main", "email": null }));
+        assert_eq!(
+            answer["session"]["principal"],
+            json!({ "kind": "Workload", "id": "ci|main", "name": "main", "email": null })
+        );
         let access = answer["access_token"].as_str().unwrap();
         assert_eq!(used(door, "web", None, access, "/x").await.status, 200);
         assert_eq!(error(&of_job(door, &token, &[("audience", "web")]).await), "invalid_request", "used already");
-        assert_eq!(error(&of_job(door, &job(door, &json!({"jti": "t"})), &[("audience", "rpc")]).await), "invalid_target");
+        assert_eq!(
+            error(&of_job(door, &job(door, &json!({"jti": "t"})), &[("audience", "rpc")]).await),
+            "invalid_target"
+        );
         let other = job(door, &json!({ "ref": "refs/heads/evil", "jti": "o" }));
         let refused = of_job(door, &other, &[("audience", "web")]).await;
         assert_eq!(error(&refused), "invalid_grant");
@@ -171,14 +199,30 @@ fn a_pipeline_exchanges_its_token_once_and_a_refusal_says_which_claim() {
         ] {
             let mut claims = claims;
             claims["jti"] = what.into();
-            assert_eq!(error(&of_job(door, &job(door, &claims), &[("audience", "web")]).await), "invalid_request", "{what}");
+            assert_eq!(
+                error(&of_job(door, &job(door, &claims), &[("audience", "web")]).await),
+                "invalid_request",
+                "{what}"
+            );
         }
-        let forged = Key::new("ci").sign(&json!({ "alg": "ES256", "kid": "ci" }), &json!({ "iss": ISSUER, "aud": AUDIENCE }));
+        let forged =
+            Key::new("ci").sign(&json!({ "alg": "ES256", "kid": "ci" }), &json!({ "iss": ISSUER, "aud": AUDIENCE }));
         assert_eq!(error(&of_job(door, &forged, &[("audience", "web")]).await), "invalid_request");
         // The operator reads what was wanted and what came.
         let event = found(door, EventType::ExchangeRefused, "no_rule").await;
-        let claim = event.pointer("/rules/0/claims").unwrap().as_array().unwrap().iter().find(|c| c["claim"] == "ref").unwrap().clone();
-        assert_eq!(claim, json!({ "claim": "ref", "wanted": "`refs/heads/main`", "got": "refs/heads/evil", "holds": false }));
+        let claim = event
+            .pointer("/rules/0/claims")
+            .unwrap()
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["claim"] == "ref")
+            .unwrap()
+            .clone();
+        assert_eq!(
+            claim,
+            json!({ "claim": "ref", "wanted": "`refs/heads/main`", "got": "refs/heads/evil", "holds": false })
+        );
         // A lock bars every job of the rule.
         door.clock.advance(Ttl::seconds(121));
         assert_eq!(used(door, "web", None, access, "/x").await.status, 401, "it has ended");
@@ -204,7 +248,8 @@ async fn found(door: &Door, kind: EventType, reason: &str) -> Value {
 fn a47_of_twenty_who_exchange_one_token_at_once_one_gets_a_session() {
     with_door(trusting(), async |door| {
         let token = job(door, &json!({ "jti": "race" }));
-        let answers = futures_util::future::join_all((0..20).map(|_| of_job(door, &token, &[("audience", "web")]))).await;
+        let answers =
+            futures_util::future::join_all((0..20).map(|_| of_job(door, &token, &[("audience", "web")]))).await;
         assert_eq!(answers.iter().filter(|got| got.status == 200).count(), 1);
     });
 }
@@ -239,7 +284,8 @@ fn proof(key: &Key, door: &Door, method: &str, url: &str, token: Option<&str>, m
     for name in ["alg", "use", "kid"] {
         jwk.as_object_mut().unwrap().remove(name);
     }
-    let mut claims = json!({ "htm": method, "htu": url, "iat": door.clock.now().seconds(), "jti": format!("{method}{url}{more}") });
+    let mut claims =
+        json!({ "htm": method, "htu": url, "iat": door.clock.now().seconds(), "jti": format!("{method}{url}{more}") });
     if let Some(token) = token {
         claims["ath"] = BASE64URL_NOPAD.encode(&Sha256::digest(token.as_bytes())).into();
     }
@@ -255,7 +301,8 @@ fn a46_a_token_that_is_bound_to_a_key_is_good_with_a_fresh_proof_of_it_and_once(
         let (key, thief) = (Key::new("mine"), Key::new("theirs"));
         let at_token = proof(&key, door, "POST", &format!("{}/oauth2/token", door.origin), None, &json!({}));
         let job_token = job(door, &json!({ "jti": "dpop" }));
-        let fields = [("grant_type", EXCHANGE), ("subject_token", &job_token), ("subject_token_type", JWT), ("audience", "web")];
+        let fields =
+            [("grant_type", EXCHANGE), ("subject_token", &job_token), ("subject_token_type", JWT), ("audience", "web")];
         let got = post(door, None, "/oauth2/token", &[("dpop", &at_token)], &fields).await;
         assert_eq!(got.status, 200, "{}", got.text());
         let answer = body(&got);
@@ -270,11 +317,19 @@ fn a46_a_token_that_is_bound_to_a_key_is_good_with_a_fresh_proof_of_it_and_once(
         let good = proof(&key, door, "GET", &url, Some(&token), &json!({}));
         assert_eq!(ask(format!("DPoP {token}"), &[good.clone()]).await.status, 200);
         let now = door.clock.now().seconds();
-        let of = |key: &Key, method: &str, url: &str, token: Option<&str>, more: Value| proof(key, door, method, url, token, &more);
+        let of = |key: &Key, method: &str, url: &str, token: Option<&str>, more: Value| {
+            proof(key, door, method, url, token, &more)
+        };
         let bad = [
             ("replayed", vec![good.clone()]),
             ("none", vec![]),
-            ("two", vec![of(&key, "GET", &url, Some(&token), json!({"jti": "a"})), of(&key, "GET", &url, Some(&token), json!({"jti": "b"}))]),
+            (
+                "two",
+                vec![
+                    of(&key, "GET", &url, Some(&token), json!({"jti": "a"})),
+                    of(&key, "GET", &url, Some(&token), json!({"jti": "b"})),
+                ],
+            ),
             ("another key", vec![of(&thief, "GET", &url, Some(&token), json!({}))]),
             ("htm", vec![of(&key, "POST", &url, Some(&token), json!({}))]),
             ("htu path", vec![of(&key, "GET", &format!("{url}y"), Some(&token), json!({}))]),
@@ -316,7 +371,10 @@ fn a_service_host_says_where_its_tokens_come_from() {
         assert_eq!(metadata["scopes_supported"], json!(["manage", "open"]));
         let refused = door.get("web", None, Speaks::Http1, "/x").await;
         let challenge = refused.header("www-authenticate").unwrap();
-        assert!(challenge.contains(&format!("{}/.well-known/oauth-protected-resource", metadata["resource"].as_str().unwrap())));
+        assert!(
+            challenge
+                .contains(&format!("{}/.well-known/oauth-protected-resource", metadata["resource"].as_str().unwrap()))
+        );
         assert_eq!(door.raw.count(), 0);
     });
 }
