@@ -55,7 +55,7 @@ pub fn lock(lock: &Lock, active: bool) -> wire::Lock {
 }
 
 /// What a grant gives. `ca` is our authority's certificate.
-pub fn token_answer(granted: Granted, ca: &str, now: Timestamp) -> wire::TokenAnswer {
+pub fn token_answer(granted: Granted, ca: &str, audit_key: Option<String>, now: Timestamp) -> wire::TokenAnswer {
     let seconds = |end: Timestamp| end.since(now).as_seconds();
     wire::TokenAnswer {
         expires_in: seconds(granted.access.expires_at),
@@ -67,7 +67,7 @@ pub fn token_answer(granted: Granted, ca: &str, now: Timestamp) -> wire::TokenAn
         certificate_expires_at: granted.certificate.as_ref().map(|issued| issued.not_after.into()),
         certificate: granted.certificate.map(|issued| issued.pem),
         ca: ca.to_owned(),
-        audit_key: None,
+        audit_key,
     }
 }
 

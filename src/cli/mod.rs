@@ -8,6 +8,7 @@
 pub mod access_args;
 pub mod approval;
 pub mod args;
+pub mod audit;
 pub mod check;
 pub mod client;
 pub mod context;
@@ -143,6 +144,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Lock(args) => wait_for(lock::lock(context, &args)),
         Command::Unlock(args) => wait_for(lock::unlock(context, &args)),
         Command::Token(args) => wait_for(token::run(context, &args)),
+        Command::Audit(command) => audit::run(context, command),
         Command::Why(args) => wait_for(why::run(context, &args)),
         Command::Completions(args) => pages::completions(&context.printer, &args),
         Command::Man(args) => pages::man(&context.printer, &args),

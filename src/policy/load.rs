@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use cedar_policy::Effect;
+
 use super::cedar_file::{CedarFile, Statement};
 use super::diagnostic::{Diagnostic, Report, Source};
 use super::entitlement::Entitlement;
 use super::folder::{Folder, ServiceFolder};
 use super::groups::Groups;
-use super::judge::Judge;
+use super::judge::{Judge, could_match};
 use super::kinds::Kinds;
 use super::lint;
 use super::people::People;
@@ -154,6 +156,23 @@ fn report_shared_names(drafts: &[Draft], global: Option<&CedarFile>, report: &Re
     }
 }
 
+/// Which actions each entitlement opens: those that a permit which names it could match.
+fn opened<'s>(
+    actions: &BTreeSet<ActionName>,
+    statements: impl Iterator<Item = &'s Statement> + Clone,
+    kinds: &Kinds,
+) -> BTreeMap<EntitlementName, BTreeSet<ActionName>> {
+    let mut opens: BTreeMap<EntitlementName, BTreeSet<ActionName>> = BTreeMap::new();
+    for statement in statements.filter(|statement| statement.policy.effect() == Effect::Permit) {
+        for name in validate::entitlements_named(&statement.policy) {
+            let matching =
+                actions.iter().filter(|action| could_match(&statement.policy, &kinds.action(action.as_str())));
+            opens.entry(name).or_default().extend(matching.cloned());
+        }
+    }
+    opens
+}
+
 #[expect(clippy::too_many_arguments, reason = "each is one file of the folder")]
 fn assemble(
     drafts: Vec<Draft>,
@@ -175,8 +194,10 @@ fn assemble(
         let named = statements.clone().flat_map(|statement| validate::entitlements_named(&statement.policy));
         let mut texts = BTreeSet::new();
         statements.clone().for_each(|statement| reads::texts_of(&statement.policy, &mut texts));
+        let opens = opened(&actions, statements.clone(), &kinds);
         let engine = Engine {
             texts,
+            opens,
             uid: kinds.service(draft.name.as_str()),
             requests: Judge::new(statements.clone(), actions.iter().map(|action| action.as_str().into()), &kinds)?,
             desk: Judge::new(statements.clone(), schema::ENTITLEMENT_ACTIONS.map(Arc::from), &kinds)?,

@@ -15,3 +15,5 @@ pub mod reload;
 pub mod run;
 pub mod tasks;
 pub mod telemetry;
+pub mod tree;
+pub mod verify;

@@ -41,6 +41,7 @@ use super::keys::keys_of;
 use super::material::{self, Material, MaterialError};
 use super::reload::{Reloader, watch, watched};
 use super::telemetry::Telemetry;
+use super::tree::Keeper;
 use super::{control_host, tasks, telemetry};
 
 /// Connections to the control host that may wait to be taken.
@@ -120,6 +121,8 @@ pub struct Running {
     pub desk: Arc<Desk>,
     /// The data path's shared state.
     pub shared: Arc<Shared>,
+    /// The record's tree.
+    pub tree: Arc<Keeper>,
     reloader: Arc<Reloader>,
     runtime: Runtime,
     tasks: TaskTracker,
@@ -233,6 +236,7 @@ pub fn start(mut start: Start) -> Result<Running, StartError> {
         telemetry: built.telemetry,
         desk: built.desk,
         shared: built.shared,
+        tree: built.tree,
         reloader: built.reloader,
         runtime,
         tasks: built.tasks,
@@ -278,6 +282,7 @@ struct Built {
     telemetry: Option<SocketAddr>,
     desk: Arc<Desk>,
     shared: Arc<Shared>,
+    tree: Arc<Keeper>,
     reloader: Arc<Reloader>,
     tasks: TaskTracker,
     recording: TaskTracker,
@@ -344,6 +349,10 @@ async fn build(
         entropy: Arc::clone(&entropy),
         settings: desk_settings(&config, &origin, public_port),
     });
+    let tree = Arc::new(Keeper::new(config.audit.witnesses.clone(), config.audit.retention));
+    if feed.is_some() {
+        tree.open(&desk, now).await.map_err(outside("opening the record's tree"))?;
+    }
     let settings = gateway_settings(&config, &origin, public_port);
     let drain = config.server.drain;
     let (control, connections) = mpsc::channel(CONTROL_QUEUE);
@@ -378,12 +387,14 @@ async fn build(
     ));
     let telemetry_address = telemetry_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = telemetry_listener {
-        let telemetry = Arc::new(Telemetry { shared: Arc::clone(&shared), registry, gauges });
+        let state = Arc::clone(&tree.state);
+        let telemetry = Arc::new(Telemetry { shared: Arc::clone(&shared), registry, gauges, tree: state });
         tasks.spawn(telemetry::run(telemetry, listener, shared.stopping.clone()));
     }
     let router = crate::api::router(Arc::clone(&desk)).merge(crate::console::router(Arc::clone(&desk)));
     tasks.spawn(control_host::run(Arc::clone(&shared), router, connections));
-    tasks.spawn(watch(Arc::clone(&reloader), watched(&config)));
+    tree.spawn(&tasks, &desk, &shared.stopping);
+    tasks.spawn(watch(Arc::clone(&reloader), watched(&config), config.audit.witness_files()));
     note_start(&desk, address, threads, &material, away.as_deref(), now);
     match feed {
         Some(feed) => tasks::spawn_all(&tasks, feed, keys, &shared, &desk, &reloader),
@@ -392,7 +403,18 @@ async fn build(
             tasks.spawn(back.run(Arc::clone(&reloader), tasks.clone()));
         }
     }
-    Ok(Built { origin, telemetry: telemetry_address, desk, shared, reloader, tasks, recording, end_recording, drain })
+    Ok(Built {
+        origin,
+        telemetry: telemetry_address,
+        desk,
+        shared,
+        tree,
+        reloader,
+        tasks,
+        recording,
+        end_recording,
+        drain,
+    })
 }
 
 fn note_start(
@@ -439,7 +461,7 @@ impl Running {
 
     /// Takes it down in order: exchanges under way have the drain time to end.
     pub fn stop(self) {
-        let Self { shared, runtime, tasks, recording, end_recording, threads, drain, desk, .. } = self;
+        let Self { shared, tree, runtime, tasks, recording, end_recording, threads, drain, desk, .. } = self;
         shared.draining.cancel();
         let stopping = shared.stopping.clone();
         let (ended, wait) = std::sync::mpsc::channel::<()>();
@@ -465,6 +487,10 @@ impl Running {
         runtime.block_on(async {
             if tokio::time::timeout(RECORD_END_TIMEOUT, recording.wait()).await.is_err() {
                 tracing::error!("the record could not be written out in time");
+            }
+            // ORDER: after the last event is written, so that the last checkpoint is over it too.
+            if tokio::time::timeout(RECORD_END_TIMEOUT, tree.close(&desk)).await.is_err() {
+                tracing::error!("the last checkpoint could not be made in time");
             }
             let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
             let _ = tokio::time::timeout(Duration::from_secs(2), desk.store.close()).await;

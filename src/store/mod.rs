@@ -3,6 +3,9 @@
 
 mod access_request;
 mod audit_event;
+mod audit_retention;
+mod audit_scan;
+mod audit_tree;
 mod engine;
 mod grant;
 mod idempotency;
@@ -23,6 +26,8 @@ mod token;
 
 pub use access_request::{ACCESS_REQUEST_PAGE_MAX, AccessRequestFilter};
 pub use audit_event::{EVENT_PAGE_MAX, EventFilter, Recorded};
+pub use audit_scan::Position;
+pub use audit_tree::{Grown, LogEntry, SealedLogKey, StoredCheckpoint};
 pub use engine::{Store, StoreError, Tx};
 pub use grant::GRANT_PAGE_MAX;
 pub use idempotency::KeptAnswer;

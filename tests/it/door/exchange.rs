@@ -315,7 +315,7 @@ fn a46_a_token_that_is_bound_to_a_key_is_good_with_a_fresh_proof_of_it_and_once(
             door.client("web", None, Speaks::Http1).await.ask(Method::GET, "/x?q=1", &headers, b"").await
         };
         let good = proof(&key, door, "GET", &url, Some(&token), &json!({}));
-        assert_eq!(ask(format!("DPoP {token}"), &[good.clone()]).await.status, 200);
+        assert_eq!(ask(format!("DPoP {token}"), std::slice::from_ref(&good)).await.status, 200);
         let now = door.clock.now().seconds();
         let of = |key: &Key, method: &str, url: &str, token: Option<&str>, more: Value| {
             proof(key, door, method, url, token, &more)
