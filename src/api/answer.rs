@@ -15,6 +15,7 @@ use crate::control::decision::DecisionError;
 use crate::control::lock::LockError;
 use crate::control::lock_by_caller::ChangeLockError;
 use crate::control::oauth::GrantError;
+use crate::control::oauth::exchange::ExchangeError;
 use crate::control::session::RevokeError;
 use crate::wire::Remedy;
 
@@ -281,8 +282,10 @@ pub enum OauthFailure {
     TooLarge,
     /// There is no such grant here.
     UnsupportedGrantType(&'static str),
-    /// Such tokens can't be withdrawn.
-    UnsupportedTokenType(&'static str),
+    /// Nothing was exchanged.
+    Exchange(ExchangeError),
+    /// The proof of possession does not hold.
+    Proof(&'static str),
     /// The server is put together wrongly.
     Internal(&'static str),
 }
@@ -290,6 +293,12 @@ pub enum OauthFailure {
 impl From<GrantError> for OauthFailure {
     fn from(error: GrantError) -> Self {
         Self::Grant(error)
+    }
+}
+
+impl From<ExchangeError> for OauthFailure {
+    fn from(error: ExchangeError) -> Self {
+        Self::Exchange(error)
     }
 }
 
@@ -313,7 +322,19 @@ impl OauthFailure {
             Self::Form(_) => ("invalid_request", bad),
             Self::TooLarge => ("invalid_request", StatusCode::PAYLOAD_TOO_LARGE),
             Self::UnsupportedGrantType(_) => ("unsupported_grant_type", bad),
-            Self::UnsupportedTokenType(_) => ("unsupported_token_type", bad),
+            Self::Proof(_) => ("invalid_dpop_proof", bad),
+            Self::Exchange(error) => match error {
+                ExchangeError::Invalid(_) | ExchangeError::Subject | ExchangeError::Certificate(_) => {
+                    ("invalid_request", bad)
+                }
+                ExchangeError::NoRule(_) => ("invalid_grant", bad),
+                ExchangeError::Target => ("invalid_target", bad),
+                ExchangeError::Scope(_) => ("invalid_scope", bad),
+                ExchangeError::Proof(_) => ("invalid_dpop_proof", bad),
+                ExchangeError::Locked => ("access_denied", bad),
+                ExchangeError::Signing(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
+                ExchangeError::Store(_) => ("temporarily_unavailable", StatusCode::SERVICE_UNAVAILABLE),
+            },
             Self::Internal(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
@@ -321,9 +342,8 @@ impl OauthFailure {
     fn description(&self) -> String {
         match self {
             Self::Grant(error) => error.to_string(),
-            Self::Form(what) | Self::UnsupportedGrantType(what) | Self::UnsupportedTokenType(what) => {
-                (*what).to_owned()
-            }
+            Self::Exchange(error) => error.to_string(),
+            Self::Form(what) | Self::UnsupportedGrantType(what) | Self::Proof(what) => (*what).to_owned(),
             Self::TooLarge => "the body is too long".to_owned(),
             Self::Internal(_) => "the request could not be answered".to_owned(),
         }
@@ -333,6 +353,8 @@ impl OauthFailure {
         match self {
             Self::Grant(GrantError::Store(error)) => Some(error.to_string()),
             Self::Grant(GrantError::Signing(error)) => Some(error.clone()),
+            Self::Exchange(ExchangeError::Store(error)) => Some(error.to_string()),
+            Self::Exchange(ExchangeError::Signing(error)) => Some(error.clone()),
             Self::Internal(cause) => Some((*cause).to_owned()),
             _ => None,
         }

@@ -10,8 +10,9 @@ use axum::response::Response;
 use serde_json::json as value;
 
 use crate::control::Desk;
+use crate::identity::dpop;
 use crate::wire::ServerMetadata;
-use crate::wire::oauth::GRANT_DEVICE_CODE;
+use crate::wire::oauth::{GRANT_DEVICE_CODE, GRANT_TOKEN_EXCHANGE};
 
 use super::decided::json;
 
@@ -33,7 +34,7 @@ fn texts(list: &[&str]) -> Vec<String> {
 pub async fn server(State(desk): State<Arc<Desk>>) -> Response {
     let origin = &desk.settings.origin;
     let at = |path: &str| format!("{origin}{path}");
-    let mut grants = texts(&["authorization_code", "refresh_token"]);
+    let mut grants = texts(&["authorization_code", "refresh_token", GRANT_TOKEN_EXCHANGE]);
     if desk.settings.device_code {
         grants.push(GRANT_DEVICE_CODE.to_owned());
     }
@@ -55,6 +56,7 @@ pub async fn server(State(desk): State<Arc<Desk>>) -> Response {
         tls_client_certificate_bound_access_tokens: true,
         id_token_signing_alg_values_supported: texts(&["ES256"]),
         subject_types_supported: texts(&["public"]),
+        dpop_signing_alg_values_supported: texts(&dpop::ALGORITHMS),
     };
     cached(json(StatusCode::OK, "application/json", &body), METADATA_CACHE)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION, PRAGMA, REFERRER_POLICY, USER_AGENT};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -18,8 +18,11 @@ use crate::control::audit::root;
 use crate::control::caller::{Proof, Unproven};
 use crate::control::oauth::code::{self, AuthorizeError, AuthorizeRequest, CodeRequest};
 use crate::control::oauth::device::{self, DEVICE_INTERVAL, DEVICE_TTL, DeviceRequest};
+use crate::control::oauth::exchange::{self, ExchangeRequest};
 use crate::control::oauth::refresh::{self, RefreshRequest};
 use crate::control::oauth::{GrantError, Granted, token as tokens};
+use crate::identity::dpop;
+use crate::model::Timestamp;
 use crate::wire::oauth::{GRANT_DEVICE_CODE, GRANT_TOKEN_EXCHANGE};
 use crate::wire::{DeviceAuthorization, Introspection};
 
@@ -29,6 +32,8 @@ use super::decided::json;
 use super::fields::{Fields, Form};
 use super::shape;
 
+/// RFC 9449 §4.1.
+const DPOP_HEADER: HeaderName = HeaderName::from_static("dpop");
 /// The longest `state` that is given back.
 const STATE_BYTES_MAX: usize = 512;
 
@@ -168,7 +173,22 @@ pub async fn token(
             device::poll(&desk, &request, &connection.0, now).await?
         }
         Some(GRANT_TOKEN_EXCHANGE) => {
-            return Err(OauthFailure::UnsupportedGrantType("tokens can't be exchanged at this installation yet"));
+            let request = ExchangeRequest {
+                subject_token: fields.text("subject_token"),
+                subject_token_type: fields.text("subject_token_type"),
+                has_actor: fields.get("actor_token").is_some(),
+                requested_token_type: fields.get("requested_token_type").map(str::to_owned),
+                audience: fields.get("audience").map(str::to_owned),
+                resource: fields.get("resource").map(str::to_owned),
+                scope: fields.get("scope").map(str::to_owned),
+                lifetime: fields.get("lifetime").map(str::to_owned),
+                csr,
+                proof: proof(&desk, &headers, now)?,
+            };
+            let exchanged = exchange::exchange(&desk, &request, &connection.0, now).await?;
+            let authority = desk.authority.load();
+            let body = shape::exchange_answer(exchanged, authority.pem(), now);
+            return Ok(unkept(json(StatusCode::OK, "application/json", &body)));
         }
         Some(_) => return Err(OauthFailure::UnsupportedGrantType("this `grant_type` is not known here")),
         None => return Err(OauthFailure::Form("`grant_type` is needed")),
@@ -182,6 +202,24 @@ pub async fn token(
 
 fn facts(connection: Result<Connection, ApiError>) -> Result<Connection, OauthFailure> {
     connection.map_err(|_| OauthFailure::Internal("the listener did not note the connection's facts"))
+}
+
+/// The proof of possession of a request to the token endpoint, if it brings one (RFC 9449 §5).
+fn proof(desk: &Desk, headers: &HeaderMap, now: Timestamp) -> Result<Option<dpop::Proof>, OauthFailure> {
+    let mut shown = headers.get_all(DPOP_HEADER).iter();
+    let text = match (shown.next(), shown.next()) {
+        (None, _) => return Ok(None),
+        (Some(value), None) => value.to_str().map_err(|_| OauthFailure::Proof("the DPoP proof is no text"))?,
+        (Some(_), Some(_)) => return Err(OauthFailure::Proof("there are two DPoP proofs")),
+    };
+    let purpose = dpop::Purpose {
+        method: "POST",
+        host: desk.settings.host(),
+        port: desk.settings.port(),
+        path: "/oauth2/token",
+        token: None,
+    };
+    dpop::verify(text, &purpose, now).map(Some).map_err(|error| OauthFailure::Proof(error.0))
 }
 
 /// `POST /oauth2/device_authorization`
@@ -208,8 +246,7 @@ pub async fn device_authorization(
     Ok(unkept(json(StatusCode::OK, "application/json", &body)))
 }
 
-/// `POST /oauth2/revoke`: signs out. An access token can't be withdrawn alone; it ends soon, and
-/// with its session at once.
+/// `POST /oauth2/revoke`: withdraws an access token alone, or signs out by the refresh token.
 pub async fn revoke(
     State(desk): State<Arc<Desk>>,
     connection: Result<Connection, ApiError>,
@@ -221,7 +258,8 @@ pub async fn revoke(
     is_public(&headers)?;
     let Some(token) = fields.get("token") else { return Err(OauthFailure::Form("`token` is needed")) };
     if token.contains('.') {
-        return Err(OauthFailure::UnsupportedTokenType("only refresh tokens can be withdrawn; that ends the session"));
+        tokens::revoke_access(&desk, token, &connection.0, now).await?;
+        return Ok(unkept(StatusCode::OK.into_response()));
     }
     tokens::revoke(&desk, token, &fields.text("client_id"), &connection.0, now).await?;
     Ok(unkept(StatusCode::OK.into_response()))

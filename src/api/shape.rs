@@ -3,6 +3,7 @@
 use crate::control::access::{GrantSeen, Planned, Seen};
 use crate::control::decision::Explained;
 use crate::control::oauth::Granted;
+use crate::control::oauth::exchange::{Exchanged, TYPE_ACCESS_TOKEN};
 use crate::control::service::{Reach, Reachable};
 use crate::control::{Lock, StoredSession};
 use crate::identity::directory::LiveGrant;
@@ -166,6 +167,32 @@ pub fn token_answer(granted: Granted, ca: &str, audit_key: Option<String>, now: 
         certificate: granted.certificate.map(|issued| issued.pem),
         ca: ca.to_owned(),
         audit_key,
+    }
+}
+
+/// What an exchange gives. `ca` is our authority's certificate.
+pub fn exchange_answer(exchanged: Exchanged, ca: &str, now: Timestamp) -> wire::ExchangeAnswer {
+    let Exchanged { stored, access, certificate, service, scope } = exchanged;
+    let mut confirmation = serde_json::Map::new();
+    if let Some(thumbprint) = access.bound_to {
+        confirmation.insert("x5t#S256".to_owned(), thumbprint.to_string().into());
+    }
+    if let Some(key) = access.bound_key {
+        confirmation.insert("jkt".to_owned(), key.to_string().into());
+    }
+    wire::ExchangeAnswer {
+        issued_token_type: TYPE_ACCESS_TOKEN.to_owned(),
+        token_type: if access.bound_key.is_some() { "DPoP" } else { "Bearer" }.to_owned(),
+        expires_in: access.expires_at.since(now).as_seconds(),
+        expires_at: access.expires_at.into(),
+        access_token: access.text,
+        aud: service.as_str().to_owned(),
+        scope,
+        cnf: (!confirmation.is_empty()).then(|| confirmation.into()),
+        session: session(&stored, stored.session.id, now),
+        certificate_expires_at: certificate.as_ref().map(|issued| issued.not_after.into()),
+        certificate: certificate.map(|issued| issued.pem),
+        ca: ca.to_owned(),
     }
 }
 

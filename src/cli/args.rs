@@ -168,6 +168,9 @@ pub enum Command {
     /// Lift the bar
     #[command(before_help = "Example:\n  doorward unlock alice@example.com --reason \"it was found\"")]
     Unlock(LockArgs),
+    /// A token for one service, alone on standard output
+    #[command(before_help = TOKEN_EXAMPLES)]
+    Token(TokenArgs),
     /// Check, test and explain policies
     #[command(
         subcommand,
@@ -308,6 +311,32 @@ pub struct ProxyArgs {
     /// Unix socket to listen on, for this user only
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+}
+
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  doorward token --service ops-api --scope \"status echo\" --for 5m
+  doorward token --service deploy-pipeline --subject-token-file token.jwt     in a job, with its own token
+  doorward token --service ops-api --subject-token-file token.jwt --certificate-out door";
+
+/// `doorward token`
+#[derive(Debug, Clone, Args)]
+pub struct TokenArgs {
+    /// The service that it is good at
+    #[arg(long, value_name = "SERVICE")]
+    pub service: String,
+    /// Actions of the service that it is narrowed to, with blanks between [default: all]
+    #[arg(long, value_name = "ACTIONS")]
+    pub scope: Option<String>,
+    /// How long it lasts: at most 15m, which is the default
+    #[arg(long = "for", value_name = "LENGTH", value_parser = length)]
+    pub length: Option<Ttl>,
+    /// A pipeline's own token, instead of a session of this profile
+    #[arg(long, value_name = "FILE")]
+    pub subject_token_file: Option<PathBuf>,
+    /// Also make a key, and write it here with a certificate that ends with the token
+    #[arg(long, value_name = "DIR")]
+    pub certificate_out: Option<PathBuf>,
 }
 
 /// `doorward why`

@@ -37,6 +37,8 @@ pub mod requests;
 pub mod serve;
 pub mod services;
 pub mod sessions;
+pub mod token;
+pub mod trust;
 pub mod whoami;
 pub mod whole_id;
 pub mod why;
@@ -141,6 +143,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Revoke(args) => wait_for(grants::revoke(context, &args)),
         Command::Lock(args) => wait_for(lock::lock(context, &args)),
         Command::Unlock(args) => wait_for(lock::unlock(context, &args)),
+        Command::Token(args) => wait_for(token::run(context, &args)),
         Command::Audit(command) => audit::run(context, command),
         Command::Why(args) => wait_for(why::run(context, &args)),
         Command::Completions(args) => pages::completions(&context.printer, &args),

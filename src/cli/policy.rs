@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::args::Format;
+use super::trust::{TrustTestArgs, trust_test};
 use crate::model::{EntitlementName, ServiceName, Timestamp};
 use crate::policy::{
     Diagnostic, EntitlementAction, Explanation, InstallationAction, LoadSettings, PolicySet, Question, Scenario,
@@ -46,9 +47,8 @@ pub enum PolicyCommand {
     /// Compare two policy folders (not built yet).
     #[command(hide = true)]
     Diff(LaterArgs),
-    /// Hold a token against the trust rules, claim by claim (not built yet).
-    #[command(hide = true)]
-    TrustTest(LaterArgs),
+    /// Hold a token against the trust rules, claim by claim.
+    TrustTest(TrustTestArgs),
 }
 
 /// Which folder.
@@ -152,7 +152,8 @@ pub fn run(mut command: PolicyCommand, format: Format, now: Timestamp) -> Printe
         PolicyCommand::Test(args) => args.output = format,
         PolicyCommand::Explain(args) => args.output = format,
         PolicyCommand::Schema(args) => args.output = format,
-        PolicyCommand::Replay(_) | PolicyCommand::Diff(_) | PolicyCommand::TrustTest(_) => {}
+        PolicyCommand::TrustTest(args) => args.output = format,
+        PolicyCommand::Replay(_) | PolicyCommand::Diff(_) => {}
     }
     match &command {
         PolicyCommand::Check(args) => check(args),
@@ -161,7 +162,10 @@ pub fn run(mut command: PolicyCommand, format: Format, now: Timestamp) -> Printe
         PolicyCommand::Schema(args) => schema(args),
         PolicyCommand::Replay(_) => later("replay"),
         PolicyCommand::Diff(_) => later("diff"),
-        PolicyCommand::TrustTest(_) => later("trust-test"),
+        PolicyCommand::TrustTest(args) => match loaded(&args.folder) {
+            Ok(set) => trust_test(args, &set, now),
+            Err(printed) => printed,
+        },
     }
 }
 

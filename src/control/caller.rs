@@ -322,6 +322,9 @@ pub(super) fn read_token(
     let expected = Expected { issuer: &desk.settings.origin, audiences, types: &[ACCESS_TOKEN_TYPE] };
     let verified = verify(token, &keys.public, &expected, now).map_err(|_| Unproven::BadCredential)?;
     let text = |name: &str| verified.claims.get(name).and_then(Value::as_str);
+    if text("jti").is_some_and(|jti| desk.directory.is_token_revoked(jti)) {
+        return Err(Unproven::BadCredential);
+    }
     let session = text("sid").and_then(|id| SessionId::parse(id).ok()).ok_or(Unproven::BadCredential)?;
     let principal = text("principal").and_then(Principal::parse).ok_or(Unproven::BadCredential)?;
     let bound_to = match verified.claims.get("cnf") {
@@ -332,6 +335,26 @@ pub(super) fn read_token(
         ),
     };
     Ok(AccessToken { session, principal, bound_to, verified })
+}
+
+/// The live session of an access token for this host, if the token holds and belongs to the
+/// connection: for a token that is shown to be exchanged.
+///
+/// # Errors
+/// When the database is away.
+pub(super) async fn prove_token(
+    desk: &Desk,
+    token: &str,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<Option<StoredSession>, StoreError> {
+    let Ok(token) = read_token(desk, token, &[&desk.settings.origin], now) else { return Ok(None) };
+    let Some(stored) = desk.store.session_fetch(token.session).await? else { return Ok(None) };
+    let ended_here = desk.directory.session(token.session).is_some_and(|known| known.session.ended.is_some());
+    let live = !ended_here && stored.session.is_live(now);
+    let own = certificate_session(connection, now).is_ok_and(|named| named.is_none_or(|id| id == token.session));
+    let fits = own && token_fits(&token, &stored.session, connection, now).is_ok();
+    Ok((live && fits).then_some(stored))
 }
 
 /// RFC 8705 §3: a bound token is only good over the certificate that it names, and a session that

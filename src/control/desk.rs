@@ -74,6 +74,12 @@ impl DeskSettings {
         }
     }
 
+    /// The port of the control host.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.origin.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(443)
+    }
+
     /// Where a service's host is reached.
     #[must_use]
     pub fn url_of(&self, host: &str) -> String {
@@ -164,7 +170,7 @@ impl Desk {
             name: session.name.as_deref(),
             groups: &session.groups,
             entitlements: active,
-            claims: None,
+            claims: (!session.claims.is_empty()).then(|| serde_json::json!(session.claims)).as_ref(),
             breakglass: None,
         })
     }

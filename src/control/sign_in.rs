@@ -8,6 +8,7 @@
 //!    CSRF, ATTACKS A40, A42); the cookie's value is new, whatever the browser had before; a browser
 //!    that signs in anew leaves its former session ended.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -313,6 +314,7 @@ async fn start(
         device: connection.device(now),
         link: Some(link),
         ends_by: None,
+        claims: BTreeMap::new(),
         cookie: Some((cookie.hash(), desk.settings.host().to_owned())),
     };
     let started = session::start_within(desk, &mut tx, new, None, connection, now).await.map_err(SignInError::Start)?;

@@ -24,6 +24,7 @@ use super::canonical::Canonical;
 use super::handshake::Channel;
 use super::hygiene::{SESSION_COOKIE, own_cookie};
 use super::membership::counting;
+use super::proof::{self, Presented, Scheme};
 use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;
@@ -71,6 +72,10 @@ pub struct VerifiedToken {
     pub scope: Option<Vec<String>>,
     /// The certificate that it is bound to (RFC 8705 §3.1).
     pub bound_to: Option<Thumbprint>,
+    /// The key that has to prove itself with each use (RFC 9449 §6.1).
+    pub bound_key: Option<Thumbprint>,
+    /// Its own id, of ours only: by it a token can be withdrawn.
+    pub id: Option<String>,
     /// When it ends.
     pub expires_at: Timestamp,
     /// The keys that verified it.
@@ -146,6 +151,7 @@ pub async fn authenticate(
     let service = &routed.entry.service;
     let mut claims = Claims::default();
     let mut ends_at = Timestamp::from_millis(i64::MAX);
+    let mut machine = None;
 
     let certificate = channel.certificate.as_ref();
     if let Some(certificate) = certificate {
@@ -159,9 +165,10 @@ pub async fn authenticate(
         match (certificate.issuer, certificate.session) {
             (Issuer::Ours, Some(session)) => claims.session(session)?,
             (Issuer::Ours, None) => return Err(Refusal::BadCredential("a certificate of ours that names no session")),
-            // A device is shown at sign-in and names nobody here; a workload's certificate names
-            // one only by a trust rule.
-            (Issuer::Device | Issuer::Spiffe, _) => {}
+            // A device is shown at sign-in and names nobody here.
+            (Issuer::Device, _) => {}
+            // A machine's names a workload where a trust rule says so, and never a user.
+            (Issuer::Spiffe, _) => machine = certificate.spiffe_id.as_deref(),
         }
     }
 
@@ -172,7 +179,11 @@ pub async fn authenticate(
 
     let token = match presented_token(headers, service.pass_authorization)? {
         None => None,
-        Some(text) => Some(verified_token(worker, snapshot, routed, text, now)?),
+        Some(shown) => {
+            let token = verified_token(worker, snapshot, routed, shown.text, now)?;
+            proof::check(worker, routed, headers, &token, shown, now).await?;
+            Some(token)
+        }
     };
     if let Some(token) = &token {
         bound_here(token, certificate.map(|c| c.thumbprint), service.client_certificate, service.unbound_bearer)?;
@@ -185,8 +196,14 @@ pub async fn authenticate(
     let caller = match (claims.session, token) {
         (Some(id), token) => session_caller(worker, snapshot, id, token, ends_at, now, named).await?,
         (None, Some(token)) => bearer_caller(snapshot, token, ends_at)?,
-        (None, None) => return Err(Refusal::NoCredential),
+        (None, None) => match machine {
+            Some(id) => machine_caller(snapshot, id, ends_at)?,
+            None => return Err(Refusal::NoCredential),
+        },
     };
+    if machine.is_some() && (caller.session.is_some() || caller.token.is_some()) {
+        return Err(Refusal::BadCredential("a machine's certificate beside another credential"));
+    }
     *named = Some(caller.principal.clone());
     if worker.shared.directory.is_locked(&caller.principal) {
         return Err(Refusal::Locked);
@@ -219,7 +236,7 @@ async fn cookie_session(worker: &Worker, value: &str, host: &str) -> Result<Sess
 
 /// The token that was shown, if one was. `Authorization` is the door's unless the service passes
 /// it on; what is in it and is no bearer token is a credential that does not hold.
-fn presented_token(headers: &HeaderMap, pass_authorization: bool) -> Result<Option<&str>, Refusal> {
+fn presented_token(headers: &HeaderMap, pass_authorization: bool) -> Result<Option<Presented<'_>>, Refusal> {
     let one = |name: &HeaderName| -> Result<Option<&str>, Refusal> {
         let mut values = headers.get_all(name).iter();
         match (values.next(), values.next()) {
@@ -232,18 +249,20 @@ fn presented_token(headers: &HeaderMap, pass_authorization: bool) -> Result<Opti
     };
     let own = one(&TOKEN_HEADER)?.map(str::trim);
     if pass_authorization {
-        return Ok(own);
+        return Ok(own.map(|text| Presented { text, scheme: Scheme::Own }));
     }
     let bearer = match one(&AUTHORIZATION)? {
         None => None,
         Some(value) => match value.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim()),
-            _ => return Err(Refusal::BadCredential("an `Authorization` that is no bearer token")),
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some((token.trim(), Scheme::Bearer)),
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("dpop") => Some((token.trim(), Scheme::Dpop)),
+            _ => return Err(Refusal::BadCredential("an `Authorization` that is no token")),
         },
     };
     match (own, bearer) {
-        (Some(own), Some(bearer)) if own != bearer => Err(Refusal::BadCredential("two different tokens")),
-        (Some(token), _) | (None, Some(token)) => Ok(Some(token)),
+        (Some(own), Some((token, _))) if own != token => Err(Refusal::BadCredential("two different tokens")),
+        (_, Some((text, scheme))) => Ok(Some(Presented { text, scheme })),
+        (Some(text), None) => Ok(Some(Presented { text, scheme: Scheme::Own })),
         (None, None) => Ok(None),
     }
 }
@@ -279,6 +298,8 @@ fn verified_token(
             session: None,
             scope: None,
             bound_to: identity.bound_to,
+            bound_key: None,
+            id: None,
             expires_at: identity.expires_at,
             keys_version: snapshot.keys.version,
             identity: Some(identity),
@@ -292,10 +313,18 @@ fn verified_token(
 /// What a token of ours says (RFC 9068 §2.2, and `sid`, `principal` of ours).
 fn own_token(hash: [u8; 32], keys_version: u64, verified: Verified) -> Option<VerifiedToken> {
     let text = |name: &str| verified.claims.get(name).and_then(Value::as_str);
-    let bound_to = match verified.claims.get("cnf") {
-        None => None,
-        Some(cnf) => Some(Thumbprint::parse(cnf.get("x5t#S256")?.as_str()?)?),
-    };
+    let (mut bound_to, mut bound_key) = (None, None);
+    if let Some(cnf) = verified.claims.get("cnf") {
+        // A confirmation that we don't know is one that we can't check.
+        for (name, value) in cnf.as_object().filter(|cnf| !cnf.is_empty())? {
+            let thumbprint = Some(Thumbprint::parse(value.as_str()?)?);
+            match name.as_str() {
+                "x5t#S256" => bound_to = thumbprint,
+                "jkt" => bound_key = thumbprint,
+                _ => return None,
+            }
+        }
+    }
     let scope = match verified.claims.get("scope") {
         None => None,
         Some(scope) => Some(scope.as_str()?.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect()),
@@ -306,6 +335,8 @@ fn own_token(hash: [u8; 32], keys_version: u64, verified: Verified) -> Option<Ve
         session: Some(SessionId::parse(text("sid")?).ok()?),
         scope,
         bound_to,
+        bound_key,
+        id: Some(text("jti")?.to_owned()),
         expires_at: verified.expires_at,
         keys_version,
         identity: None,
@@ -323,6 +354,8 @@ fn bound_here(
     match (token.bound_to, shown) {
         (Some(bound), Some(shown)) if bound == shown => Ok(()),
         (Some(_), _) => Err(Refusal::BadCredential("a token that is bound to another certificate")),
+        // A key has proved itself with this very request.
+        (None, None) if token.bound_key.is_some() => Ok(()),
         (None, Some(_)) if token.session.is_some() && !unbound_bearer => {
             Err(Refusal::BadCredential("an unbound token over a certificate"))
         }
@@ -357,6 +390,13 @@ async fn session_caller(
     if token.as_ref().is_some_and(|token| token.principal != live.session.principal) {
         return Err(Refusal::BadCredential("token and session name different principals"));
     }
+    let id = token.as_ref().and_then(|token| token.id.as_deref().map(|id| (id, token.expires_at)));
+    let streams = match id {
+        None => live.streams.clone(),
+        Some((id, ends)) => directory
+            .token_streams(id, ends, &live.streams)
+            .ok_or(Refusal::BadCredential("a token that was withdrawn"))?,
+    };
     let subject = subject_of(worker, snapshot, &live, &[]);
     Ok(Caller {
         principal: live.session.principal.clone(),
@@ -365,7 +405,7 @@ async fn session_caller(
         grants: Vec::new(),
         email: live.session.email.as_deref().map(Into::into),
         ends_at: ends_at.min(live.session.expires_at),
-        streams: live.streams.clone(),
+        streams,
         session: Some(live),
         token,
         _proof: (),
@@ -412,6 +452,7 @@ fn subject_of(
     {
         return Rc::clone(&built.subject);
     }
+    let claims = (!session.claims.is_empty()).then(|| serde_json::json!(session.claims));
     let subject = Rc::new(snapshot.policies.subject(&Facts {
         principal: &session.principal,
         email: session.email.as_deref(),
@@ -419,13 +460,43 @@ fn subject_of(
         name: session.name.as_deref(),
         groups: &session.groups,
         entitlements,
-        claims: None,
+        claims: claims.as_ref(),
         breakglass: None,
     }));
     let built =
         BuiltSubject { generation: snapshot.generation, version: session.version, subject: Rc::clone(&subject) };
     subjects.put(key, built);
     subject
+}
+
+/// A machine by its SPIFFE certificate: the workload that a rule of `workloads.toml` names.
+fn machine_caller(snapshot: &Snapshot, id: &str, ends_at: Timestamp) -> Result<Caller, Refusal> {
+    let recognised = snapshot.policies.workloads().recognise_spiffe(id);
+    let recognised = recognised.ok_or(Refusal::BadCredential("a machine that no rule of `workloads.toml` names"))?;
+    let claims = serde_json::json!(recognised.claims);
+    let subject = snapshot.policies.subject(&Facts {
+        principal: &recognised.principal,
+        email: None,
+        email_verified: false,
+        name: None,
+        groups: &recognised.groups,
+        entitlements: &[],
+        claims: Some(&claims),
+        breakglass: None,
+    });
+    let subject = Rc::new(subject);
+    Ok(Caller {
+        principal: recognised.principal,
+        session: None,
+        base: Rc::clone(&subject),
+        subject,
+        grants: Vec::new(),
+        email: None,
+        token: None,
+        ends_at,
+        streams: CancellationToken::new(),
+        _proof: (),
+    })
 }
 
 /// A caller by a provider's token alone.

@@ -10,8 +10,8 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::identity::directory::{CookieEntry, CookieHash, Directory};
-use crate::model::{Clock, Principal, SessionId};
-use crate::store::Store;
+use crate::model::{Clock, Principal, SessionId, Timestamp};
+use crate::store::{Store, Use};
 
 /// Looks that may be under way at once.
 const LOOKS_MAX: usize = 32;
@@ -75,6 +75,25 @@ impl Lookup {
     /// Looks for the active grants of a principal.
     pub async fn grants(&self, principal: &Principal) {
         self.look(Sought::Grants(principal.clone())).await;
+    }
+
+    /// Uses something that is good once; `None` when that could not be settled in time.
+    pub async fn use_once(&self, hash: [u8; 32], remember_until: Timestamp) -> Option<bool> {
+        let (sender, receiver) = oneshot::channel();
+        let this = self.clone();
+        self.tasks.spawn_on(
+            async move {
+                let Ok(_permit) = this.permits.acquire().await else { return };
+                match tokio::time::timeout(LOOK_TIMEOUT, this.store.use_once(&hash, remember_until)).await {
+                    // Who asked may have gone.
+                    Ok(Ok(used)) => drop(sender.send(used == Use::First)),
+                    Ok(Err(error)) => tracing::warn!(%error, "a proof could not be used up"),
+                    Err(_) => tracing::warn!("using up a proof took too long"),
+                }
+            },
+            &self.runtime,
+        );
+        tokio::time::timeout(LOOK_TIMEOUT, receiver).await.ok()?.ok()
     }
 
     async fn look(&self, sought: Sought) {

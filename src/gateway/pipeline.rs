@@ -27,6 +27,7 @@ use super::limit;
 use super::membership;
 use super::record::{self, Close, Exchange, counted_address};
 use super::refusal::{DECISION_HEADER, Form, Refusal};
+use super::resource;
 use super::route::{Routed, route};
 use super::snapshot::Snapshot;
 use super::worker::Worker;
@@ -101,6 +102,9 @@ async fn pass(
     not_in_emergency(worker, channel)?;
     if browser::is_ours(routed) {
         return browser::answer(worker, routed, request.headers(), now).await;
+    }
+    if let Some(metadata) = resource::metadata(worker, routed) {
+        return Ok(metadata);
     }
     let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now, &mut known.named).await?;
     let caller = known.caller.insert(caller);
@@ -211,7 +215,10 @@ async fn refuse(
     } else {
         refusal
     };
-    let metadata = format!("{}/.well-known/oauth-protected-resource", worker.shared.settings.origin);
+    let metadata = match routed {
+        Some(routed) => format!("{}{}", resource::address(worker, routed), resource::METADATA_PATH),
+        None => format!("{}{}", worker.shared.settings.origin, resource::METADATA_PATH),
+    };
     if let (true, Some(routed), Some(caller)) = (known.opened, routed, caller) {
         record::fail(worker, channel, exchange, &refusal, routed, caller);
         return refusal.response(exchange.decision, form, &metadata);

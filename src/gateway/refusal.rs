@@ -10,6 +10,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTI
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::identity::dpop;
 use crate::model::{DecisionId, EntitlementName};
 
 use super::body::Body;
@@ -30,6 +31,8 @@ pub enum Refusal {
     NoCredential,
     /// A credential is present and does not hold, or two disagree. The text is for the record only.
     BadCredential(&'static str),
+    /// A token's key did not prove itself with this request (RFC 9449). The text is for the record.
+    BadProof(&'static str),
     /// The session has ended.
     SessionEnded,
     /// The principal is barred.
@@ -110,7 +113,7 @@ impl Refusal {
                 "ambiguous_request"
             }
             Self::NoCredential => "no_credential",
-            Self::BadCredential(_) => "bad_credential",
+            Self::BadCredential(_) | Self::BadProof(_) => "bad_credential",
             Self::SessionEnded => "session_ended",
             Self::Locked => "locked",
             Self::DeviceUntrusted => "device_untrusted",
@@ -131,7 +134,9 @@ impl Refusal {
         match self {
             Self::Ambiguous(ambiguity) => StatusCode::from_u16(ambiguity.status()).unwrap_or(StatusCode::BAD_REQUEST),
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::NoCredential | Self::BadCredential(_) | Self::SessionEnded => StatusCode::UNAUTHORIZED,
+            Self::NoCredential | Self::BadCredential(_) | Self::BadProof(_) | Self::SessionEnded => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::Locked
             | Self::DeviceUntrusted
             | Self::NoPolicyMatch { .. }
@@ -156,6 +161,7 @@ impl Refusal {
             Self::Misdirected => "This connection was made for another service",
             Self::NoCredential => "You are not signed in",
             Self::BadCredential(_) => "The credential is not valid here",
+            Self::BadProof(_) => "The token's key did not prove itself",
             Self::SessionEnded => "Your session has ended",
             Self::Locked => "You are locked out",
             Self::DeviceUntrusted => "This device is not trusted",
@@ -184,6 +190,7 @@ impl Refusal {
             }
             Self::NoCredential => "No client certificate, token or cookie names who is asking. Sign in with `doorward login`.".to_owned(),
             Self::BadCredential(_) => "What was shown does not prove one principal and one session at this service. Sign in again with `doorward login`.".to_owned(),
+            Self::BadProof(_) => "The token is bound to a key. Send it as `Authorization: DPoP` with a fresh `DPoP` proof of that key, made for this request.".to_owned(),
             Self::SessionEnded => "The session was signed out, revoked or has run out. Sign in again with `doorward login`.".to_owned(),
             Self::Locked => "An administrator has barred this account. Ask your security team.".to_owned(),
             Self::DeviceUntrusted => "The policy of this service asks for a trusted device. Sign in from one.".to_owned(),
@@ -216,7 +223,7 @@ impl Refusal {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::NoCredential | Self::BadCredential(_) | Self::SessionEnded => Remedy::SignIn,
+            Self::NoCredential | Self::BadCredential(_) | Self::BadProof(_) | Self::SessionEnded => Remedy::SignIn,
             Self::DeviceUntrusted => Remedy::Device,
             Self::NoPolicyMatch { remedies } if !remedies.is_empty() => Remedy::RequestAccess(remedies.clone()),
             Self::RateLimited { .. }
@@ -243,14 +250,14 @@ impl Refusal {
     /// Whether the refusal can be about a principal at all: the others come before anyone is known.
     #[must_use]
     pub const fn is_about_credentials(&self) -> bool {
-        matches!(self, Self::NoCredential | Self::BadCredential(_) | Self::SessionEnded)
+        matches!(self, Self::NoCredential | Self::BadCredential(_) | Self::BadProof(_) | Self::SessionEnded)
     }
 
     /// What the record keeps beyond the reason.
     #[must_use]
     pub const fn note(&self) -> Option<&'static str> {
         match self {
-            Self::BadCredential(note) => Some(note),
+            Self::BadCredential(note) | Self::BadProof(note) => Some(note),
             Self::Ambiguous(ambiguity) => Some(ambiguity.what()),
             Self::CrossSite => Some("cross-site request with ambient credentials"),
             Self::Misdirected => Some("SNI and Host differ"),
@@ -354,6 +361,10 @@ impl Refusal {
             Self::NoCredential => Some(format!("Bearer resource_metadata=\"{resource_metadata}\"")),
             Self::BadCredential(_) | Self::SessionEnded => {
                 Some(format!("Bearer error=\"invalid_token\", resource_metadata=\"{resource_metadata}\""))
+            }
+            Self::BadProof(_) => {
+                let algorithms = dpop::ALGORITHMS.join(" ");
+                Some(format!("DPoP error=\"invalid_dpop_proof\", algs=\"{algorithms}\""))
             }
             Self::ScopeInsufficient { action } => {
                 Some(format!("Bearer error=\"insufficient_scope\", scope=\"{action}\""))

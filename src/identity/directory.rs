@@ -73,12 +73,22 @@ const ENDED_KEPT: Ttl = Ttl::minutes(10);
 /// SHA-256 of a cookie's value: the value itself is nowhere kept.
 pub type CookieHash = [u8; 32];
 
+/// A token of ours that this node has seen used, or heard to be withdrawn.
+#[derive(Debug)]
+struct KnownToken {
+    streams: CancellationToken,
+    expires_at: Timestamp,
+    revoked: bool,
+}
+
 /// The view of one node. Shared by all of its threads.
 #[derive(Debug, Default)]
 pub struct Directory {
     sessions: HashMap<SessionId, Arc<LiveSession>>,
     cookies: HashMap<CookieHash, CookieEntry>,
     locks: HashMap<Principal, ()>,
+    /// Tokens of ours by `jti`: withdrawn ones, and those that streams are open under.
+    tokens: HashMap<String, Arc<KnownToken>>,
     grants: HashMap<Principal, Arc<[LiveGrant]>>,
     /// Grants that ended early and when they would have: never entered as live again.
     ended: HashMap<GrantId, Timestamp>,
@@ -168,6 +178,42 @@ impl Directory {
     #[must_use]
     pub fn is_locked(&self, principal: &Principal) -> bool {
         self.locks.pin().contains_key(principal)
+    }
+
+    /// A token of ours is withdrawn: it is refused from now on, and streams that are open under it
+    /// are cut.
+    pub fn token_revoke(&self, jti: &str, expires_at: Timestamp) {
+        let withdrawn = Arc::new(KnownToken { streams: CancellationToken::new(), expires_at, revoked: true });
+        if let Some(known) = self.tokens.pin().insert(jti.to_owned(), withdrawn) {
+            known.streams.cancel();
+        }
+    }
+
+    /// Whether a token of ours was withdrawn.
+    #[must_use]
+    pub fn is_token_revoked(&self, jti: &str) -> bool {
+        self.tokens.pin().get(jti).is_some_and(|known| known.revoked)
+    }
+
+    /// What cuts the streams under a token: its own end before time, or that of its session, whose
+    /// streams hang on `session`. `None` when it is withdrawn.
+    #[must_use]
+    pub fn token_streams(
+        &self,
+        jti: &str,
+        expires_at: Timestamp,
+        session: &CancellationToken,
+    ) -> Option<CancellationToken> {
+        let tokens = self.tokens.pin();
+        tokens.compute(jti.to_owned(), |known| match known {
+            Some((_, known)) if known.revoked || !known.streams.is_cancelled() => Operation::<_, ()>::Abort(()),
+            // Cut with its session's streams, by a lock that has been lifted: it begins anew.
+            _ => {
+                let streams = session.child_token();
+                Operation::Insert(Arc::new(KnownToken { streams, expires_at, revoked: false }))
+            }
+        });
+        tokens.get(jti).filter(|known| !known.revoked).map(|known| known.streams.clone())
     }
 
     /// Enters a grant as committed: it began, it lasts longer, or it is over. The streams that are
@@ -265,6 +311,7 @@ impl Directory {
         });
         self.grants.pin().retain(|_, held| held.iter().any(|grant| grant.is_live(now)));
         self.ended.pin().retain(|_, until| !until.plus(ENDED_KEPT).is_over(now));
+        self.tokens.pin().retain(|_, known| !known.expires_at.is_over(now));
         let sessions = self.sessions.pin();
         self.cookies.pin().retain(|_, cookie| sessions.contains_key(&cookie.session));
     }

@@ -4,6 +4,7 @@
 pub mod certificate;
 pub mod cookie;
 pub mod directory;
+pub mod dpop;
 pub mod groups;
 pub mod logout_token;
 pub mod provider;
@@ -12,3 +13,4 @@ mod provider_diagnosis;
 mod provider_exchange;
 mod provider_metadata;
 pub mod token;
+pub mod workload;

@@ -19,6 +19,7 @@ use super::groups::GroupMap;
 use super::provider_claims;
 use super::provider_metadata::Known;
 use super::token::{self, Expected, TokenError, Verified};
+use super::workload::WorkloadKeys;
 use crate::model::{Clock, Secret, Timestamp};
 use crate::outbound::{Client, ClientSettings, OutboundError};
 use crate::store::{Store, StoreError};
@@ -243,6 +244,7 @@ pub struct Providers {
     list: Vec<Arc<Provider>>,
     /// Rung when the data path met a key that is not known.
     wanted: Notify,
+    workloads: WorkloadKeys,
 }
 
 impl Providers {
@@ -262,7 +264,13 @@ impl Providers {
             }
             list.push(Arc::new(Provider::new(one, origin, Arc::clone(clock))?));
         }
-        Ok(Self { list, wanted: Notify::new() })
+        Ok(Self { list, wanted: Notify::new(), workloads: WorkloadKeys::new(Arc::clone(clock)) })
+    }
+
+    /// The keys of issuers that vouch for pipelines and machines.
+    #[must_use]
+    pub const fn workloads(&self) -> &WorkloadKeys {
+        &self.workloads
     }
 
     /// All of them, in the order of the configuration.

@@ -58,6 +58,13 @@ impl Principal {
             .then(|| Self { kind: PrincipalKind::User, id: format!("{provider}|{subject}").into() })
     }
 
+    /// The workload that a trust rule names: the issuer's local name and the rule's, or a SPIFFE id.
+    /// `None` under the same conditions as [`Principal::user`].
+    #[must_use]
+    pub fn workload(issuer: &str, subject: &str) -> Option<Self> {
+        Self::user(issuer, subject).map(|named| Self { kind: PrincipalKind::Workload, id: named.id })
+    }
+
     /// A principal as stored: kind and whole id.
     #[must_use]
     pub fn stored(kind: PrincipalKind, id: &str) -> Option<Self> {

@@ -2,6 +2,8 @@
 //!
 //! INVARIANT: a session that ended never lives again: `ended` is set once, by a guarded update.
 
+use std::collections::BTreeMap;
+
 use super::device::{Device, Thumbprint};
 use super::id::SessionId;
 use super::principal::Principal;
@@ -113,6 +115,8 @@ pub struct Session {
     pub device: Option<Device>,
     /// The newest client certificate that was issued to it; none for a browser.
     pub certificate: Option<Thumbprint>,
+    /// What a workload was recognised by; nothing for people.
+    pub claims: BTreeMap<String, String>,
     /// Why and when it ended early.
     pub ended: Option<(SessionEnd, Timestamp)>,
 }

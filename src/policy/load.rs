@@ -23,6 +23,7 @@ use super::service::{Engine, Service};
 use super::service_file::ServiceFile;
 use super::settings::ServiceSettings;
 use super::validate::{self, Validated};
+use super::workloads::Workloads;
 use crate::model::{ActionName, EntitlementName, ServiceName};
 
 /// What loading needs to know of the installation.
@@ -70,14 +71,7 @@ fn read(dir: &Path, settings: &LoadSettings, report: &Report) -> Option<PolicySe
     let folder = Folder::read(dir, report);
     let groups = folder.files.get("groups.toml").map(|source| Groups::parse(source, report)).unwrap_or_default();
     let people = folder.files.get("people.toml").map(|source| People::parse(source, report)).unwrap_or_default();
-    if let Some(source) = folder.files.get("workloads.toml") {
-        report.error(
-            source,
-            0,
-            "trust rules for workloads are not built yet",
-            "remove the file: a rule that is not applied must not look as if it were",
-        );
-    }
+    let workloads = folder.files.get("workloads.toml").map(|source| Workloads::parse(source, report));
     let global = match folder.files.get("global.cedar") {
         Some(source) => CedarFile::parse(source, "global.cedar", report),
         None => None,
@@ -99,7 +93,16 @@ fn read(dir: &Path, settings: &LoadSettings, report: &Report) -> Option<PolicySe
     if report.has_errors() {
         return None;
     }
-    assemble(drafts, global.as_ref(), &validated?, folder.version(), groups, people, kinds)
+    assemble(
+        drafts,
+        global.as_ref(),
+        &validated?,
+        folder.version(),
+        groups,
+        people,
+        workloads.unwrap_or_default(),
+        kinds,
+    )
 }
 
 fn draft(folder: &ServiceFolder, settings: &LoadSettings, report: &Report) -> Option<Draft> {
@@ -170,6 +173,7 @@ fn opened<'s>(
     opens
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is one file of the folder")]
 fn assemble(
     drafts: Vec<Draft>,
     global: Option<&CedarFile>,
@@ -177,6 +181,7 @@ fn assemble(
     version: Arc<str>,
     groups: Groups,
     people: People,
+    workloads: Workloads,
     kinds: Kinds,
 ) -> Option<PolicySet> {
     let shared: &[Statement] = global.map_or(&[], |file| &file.statements);
@@ -214,6 +219,7 @@ fn assemble(
         hosts,
         groups,
         people,
+        workloads,
         installation: Judge::new(shared.iter(), schema::INSTALLATION_ACTIONS.map(Arc::from), &kinds)?,
         installation_uid: kinds.installation(),
         kinds,

@@ -35,6 +35,8 @@ mod test_table;
 mod upstream;
 mod validate;
 mod verdict;
+mod workload_lint;
+mod workloads;
 
 pub use check::{Checked, check};
 pub use context::{Ambient, DeviceContext, RequestContext, SessionContext};
@@ -57,3 +59,4 @@ pub use subject::{BreakGlassFacts, Facts, Subject};
 pub use test_table::{TestOutcome, run_tests};
 pub use upstream::{Upstream, UpstreamProtocol, UpstreamTls};
 pub use verdict::{DenyReason, Verdict};
+pub use workloads::{ClaimTrial, Preset, Recognised, SPIFFE_PROVIDER, Trial, TrustRule, TrustedIssuer, Workloads};

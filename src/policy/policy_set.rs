@@ -16,6 +16,7 @@ use super::people::People;
 use super::service::Service;
 use super::subject::{Facts, Subject};
 use super::verdict::Verdict;
+use super::workloads::Workloads;
 use crate::model::{EntitlementName, ServiceName};
 
 /// Built-in actions on `Installation::"doorward"`.
@@ -103,6 +104,7 @@ pub struct PolicySet {
     pub(super) hosts: HashMap<String, Arc<Service>>,
     pub(super) groups: Groups,
     pub(super) people: People,
+    pub(super) workloads: Workloads,
     pub(super) installation: Judge,
     pub(super) installation_uid: EntityUid,
     pub(super) kinds: Kinds,
@@ -154,6 +156,12 @@ impl PolicySet {
     #[must_use]
     pub const fn people(&self) -> &People {
         &self.people
+    }
+
+    /// Whose pipelines and machines are known.
+    #[must_use]
+    pub const fn workloads(&self) -> &Workloads {
+        &self.workloads
     }
 
     /// The groups of `groups.toml`.

@@ -21,4 +21,5 @@ pub const POLICIES: &[(&str, &str)] = &[
     ("ops-api/service.toml", include_str!("../../policies/ops-api/service.toml")),
     ("ops-api/tests.toml", include_str!("../../policies/ops-api/tests.toml")),
     ("tests.toml", include_str!("../../policies/tests.toml")),
+    ("workloads.toml", include_str!("../../policies/workloads.toml")),
 ];

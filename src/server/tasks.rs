@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::control::desk::ACCESS_TTL_MAX;
 use crate::control::{Desk, access, idempotency, recheck, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
@@ -59,6 +60,9 @@ impl Feed {
                 break;
             }
         }
+        for token in store.revoked_token_list(now).await? {
+            directory.token_revoke(&token.jti, token.expires_at);
+        }
         directory.confirm(now);
         Ok(Self { read, keys_changed: false })
     }
@@ -108,6 +112,7 @@ impl Feed {
                 }
             }
             RevocationKind::KeysChanged => self.keys_changed = true,
+            RevocationKind::TokenRevoked => directory.token_revoke(&entry.subject, entry.time.plus(ACCESS_TTL_MAX)),
         }
         Ok(())
     }
@@ -210,6 +215,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
         let swept = async {
             let mut tx = desk.store.begin().await?;
             tx.revocation_prune(now.minus(FEED_KEPT)).await?;
+            tx.token_sweep(now).await?;
             tx.commit().await?;
             recheck::sweep(&desk, now).await?;
             idempotency::sweep(&desk, now).await?;

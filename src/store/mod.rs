@@ -23,6 +23,7 @@ mod sign_in;
 mod signing_key;
 mod spool;
 mod spool_file;
+mod token;
 
 pub use access_request::{ACCESS_REQUEST_PAGE_MAX, AccessRequestFilter};
 pub use audit_event::{EVENT_PAGE_MAX, EventFilter, Recorded};
@@ -44,3 +45,4 @@ pub use sign_in::{ServiceHandover, SignInFlow};
 pub use signing_key::SealedKey;
 pub use spool::{Spool, SpoolSettings, SpoolState};
 pub use spool_file::{SpoolError, is_volatile};
+pub use token::{RevokedToken, Use};

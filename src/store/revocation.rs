@@ -26,6 +26,8 @@ pub enum RevocationKind {
     GrantChanged,
     /// Signing keys changed; the subject is the key (`key_…`).
     KeysChanged,
+    /// A token of ours was withdrawn; the subject is its `jti`.
+    TokenRevoked,
 }
 
 impl RevocationKind {
@@ -39,6 +41,7 @@ impl RevocationKind {
             Self::LockCleared => "lock_cleared",
             Self::GrantChanged => "grant_changed",
             Self::KeysChanged => "keys_changed",
+            Self::TokenRevoked => "token_revoked",
         }
     }
 
@@ -52,6 +55,7 @@ impl RevocationKind {
             "lock_cleared" => Some(Self::LockCleared),
             "grant_changed" => Some(Self::GrantChanged),
             "keys_changed" => Some(Self::KeysChanged),
+            "token_revoked" => Some(Self::TokenRevoked),
             _ => None,
         }
     }

@@ -3,6 +3,8 @@
 //! INVARIANTS: what ended never lives again, since every change is guarded by `ended_at is null`;
 //! every change counts `version` up by one, so that a node can tell an older view from a newer.
 
+use std::collections::BTreeMap;
+
 use sqlx::FromRow;
 
 use crate::model::{
@@ -55,14 +57,14 @@ macro_rules! columns {
     () => {
         "id, kind, principal_kind, principal_id, email, email_verified, name, member_of, amr, \
          created_at, authenticated_at, expires_at, version, device_id, device_certificate, \
-         certificate, certificate_expires_at, certificate_key, link, ended_at, end_reason"
+         certificate, certificate_expires_at, certificate_key, link, claims, ended_at, end_reason"
     };
 }
 
 const SESSION_INSERT: &str = concat!(
     "insert into session (",
     columns!(),
-    ") values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, null, null)"
+    ") values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, null, null)"
 );
 const SESSION_FETCH: &str = concat!("select ", columns!(), " from session where id = $1");
 const SESSION_LIST: &str = concat!(
@@ -145,6 +147,7 @@ struct SessionRow {
     certificate_expires_at: Option<i64>,
     certificate_key: Option<Vec<u8>>,
     link: Option<String>,
+    claims: Option<String>,
     ended_at: Option<i64>,
     end_reason: Option<String>,
 }
@@ -198,6 +201,10 @@ impl TryFrom<SessionRow> for StoredSession {
             version: row.version,
             device,
             certificate: thumbprint(&row.certificate, "certificate")?,
+            claims: match &row.claims {
+                None => BTreeMap::new(),
+                Some(text) => serde_json::from_str(text).map_err(|_| wrong("claims"))?,
+            },
             ended,
         };
         Ok(Self {
@@ -295,6 +302,7 @@ impl Tx {
     pub async fn session_insert(&mut self, new: &StoredSession) -> Result<(), StoreError> {
         let session = &new.session;
         let device = session.device.as_ref();
+        let claims = (!session.claims.is_empty()).then(|| serde_json::json!(session.claims).to_string());
         sqlx::query(SESSION_INSERT)
             .bind(session.id.to_string())
             .bind(session.kind.name())
@@ -315,6 +323,7 @@ impl Tx {
             .bind(new.certificate_expires_at.map(Timestamp::millis))
             .bind(new.certificate_key.map(|key| key.to_vec()))
             .bind(new.link.clone())
+            .bind(claims)
             .execute(self.connection())
             .await?;
         Ok(())

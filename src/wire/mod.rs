@@ -26,7 +26,7 @@ pub use decision::{Decision, DecisionRequest};
 pub use entitlement::Entitlement;
 pub use grant::{Extend, Grant};
 pub use lock::{Lock, NewLock};
-pub use oauth::{DeviceAuthorization, Introspection, OauthError, ServerMetadata, TokenAnswer};
+pub use oauth::{DeviceAuthorization, ExchangeAnswer, Introspection, OauthError, ServerMetadata, TokenAnswer};
 pub use page::Page;
 pub use principal::Principal;
 pub use problem::{Problem, Remedy};

@@ -47,6 +47,45 @@ impl fmt::Debug for TokenAnswer {
     }
 }
 
+/// The answer of a token exchange (RFC 8693 §2.2.1). It holds secrets: it is never logged.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeAnswer {
+    /// An RFC 9068 token for one service.
+    pub access_token: String,
+    /// `urn:ietf:params:oauth:token-type:access_token`
+    pub issued_token_type: String,
+    /// `Bearer`, or `DPoP` where it is bound to a key.
+    pub token_type: String,
+    /// Seconds that it lasts.
+    pub expires_in: i64,
+    /// When it ends.
+    pub expires_at: Time,
+    /// The service.
+    pub aud: String,
+    /// Actions that it is narrowed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// What it is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<serde_json::Value>,
+    /// The session behind it.
+    pub session: Session,
+    /// A workload's client certificate in PEM, where a signing request was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// When the certificate ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires_at: Option<Time>,
+    /// Our authority's certificate in PEM.
+    pub ca: String,
+}
+
+impl fmt::Debug for ExchangeAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ExchangeAnswer(for {}, session {}, …)", self.aud, self.session.id)
+    }
+}
+
 /// The answer of `/oauth2/device_authorization` (RFC 8628 §3.2).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceAuthorization {
@@ -171,4 +210,7 @@ pub struct ServerMetadata {
     pub id_token_signing_alg_values_supported: Vec<String>,
     /// `public` (OpenID Connect Discovery §3).
     pub subject_types_supported: Vec<String>,
+    /// RFC 9449 §5.1.
+    #[serde(default)]
+    pub dpop_signing_alg_values_supported: Vec<String>,
 }

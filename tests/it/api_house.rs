@@ -171,6 +171,7 @@ impl House {
             device: None,
             link: Some(link),
             ends_by: None,
+            claims: std::collections::BTreeMap::new(),
             cookie: Some((cookie.hash(), "doorward.localhost".to_owned())),
         };
         let started = session::start(&self.desk, new, None, &facts(None), now).await.unwrap();

@@ -230,7 +230,7 @@ fn a66_files_of_the_folder_are_what_they_should_be_or_refused() {
             "DIR/svc/acess.cedar: error: `acess.cedar` is not a file that is read here\n  help: did you mean `access.cedar`?",
         ),
         (&[("group.toml", "[group.a]\n")], "did you mean `groups.toml`?"),
-        (&[("workloads.toml", "[[rule]]\n")], "trust rules for workloads are not built yet"),
+        (&[("workloads.toml", "[[rule]]\n")], "each `[[rule]]` has a `name`"),
         (&[("Other/service.toml", SERVICE)], "`Other` is not the name of a service"),
         (&[("other/service.toml", SERVICE)], "DIR/other: error: `access.cedar` is missing"),
         (&[("other/access.cedar", ACCESS)], "DIR/other: error: `service.toml` is missing"),

@@ -3,6 +3,7 @@
 //! INVARIANTS: a code is bound to client, redirect URI, S256 challenge and the browser session that
 //! asked; a wrong use burns it, and a second use ends the session that came from it (ATTACKS A40).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use data_encoding::BASE64URL_NOPAD;
@@ -231,6 +232,7 @@ pub(super) fn from_browser(parent: &StoredSession, device: Option<Device>) -> Ne
         device,
         link: parent.link.clone(),
         ends_by: Some(expires_at),
+        claims: BTreeMap::new(),
         cookie: None,
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod code;
 pub mod device;
+pub mod exchange;
 pub mod refresh;
 pub mod token;
 

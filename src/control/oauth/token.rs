@@ -5,13 +5,15 @@
 //! tokens (CONTRACT §4).
 
 use data_encoding::BASE64URL_NOPAD;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::audit::{Event, EventType, Outcome};
-use crate::model::{Session, SessionEnd, Thumbprint, Timestamp};
+use crate::model::{Session, SessionEnd, Thumbprint, Timestamp, Ttl};
 use crate::store::{StoreError, StoredSession};
 
-use super::super::caller::{ACCESS_TOKEN_TYPE, Caller, ConnectionFacts, Proof, actor_of, read_token};
+use super::super::caller::{
+    ACCESS_TOKEN_TYPE, AccessToken, Caller, ConnectionFacts, Proof, Unproven, actor_of, read_token,
+};
 use super::super::desk::{ACCESS_TTL_MAX, Desk, hash_of};
 use super::super::session;
 use super::code::SECRET_BYTES_MAX;
@@ -27,6 +29,8 @@ pub struct Minted {
     pub expires_at: Timestamp,
     /// The certificate that it is bound to.
     pub bound_to: Option<Thumbprint>,
+    /// The key that it is bound to.
+    pub bound_key: Option<Thumbprint>,
 }
 
 /// Mints a token for the control API.
@@ -46,9 +50,42 @@ pub(super) fn mint(
             .map(|certificate| (certificate.thumbprint, certificate.not_after)),
     };
     let ttl = desk.settings.access_ttl.min(ACCESS_TTL_MAX);
-    let end = now.plus(ttl).min(session.expires_at);
     // A certificate that is over can't be shown, so it doesn't shorten: the token is of no use then.
-    let end = bound.filter(|(_, end)| !end.is_over(now)).map_or(end, |(_, certificate_end)| end.min(certificate_end));
+    let bound = bound.map(|(thumbprint, end)| (thumbprint, if end.is_over(now) { session.expires_at } else { end }));
+    let wish = Wish { audience: desk.settings.origin.clone(), scope: None, ttl };
+    mint_for(desk, stored, &wish, Binding { certificate: bound, key: None }, now)
+}
+
+/// What a token is to be.
+pub(super) struct Wish {
+    /// Where it is good.
+    pub audience: String,
+    /// Actions that it is narrowed to.
+    pub scope: Option<String>,
+    /// How long it lasts at most.
+    pub ttl: Ttl,
+}
+
+/// What a token is bound to.
+#[derive(Clone, Copy)]
+pub(super) struct Binding {
+    /// A client certificate and its end (RFC 8705 §3.1).
+    pub certificate: Option<(Thumbprint, Timestamp)>,
+    /// A key that proves itself with each request (RFC 9449 §6.1).
+    pub key: Option<Thumbprint>,
+}
+
+/// Signs a token of a session.
+pub(super) fn mint_for(
+    desk: &Desk,
+    stored: &StoredSession,
+    wish: &Wish,
+    binding: Binding,
+    now: Timestamp,
+) -> Result<Minted, GrantError> {
+    let session = &stored.session;
+    let end = now.plus(wish.ttl).min(session.expires_at);
+    let end = binding.certificate.map_or(end, |(_, certificate_end)| end.min(certificate_end));
     let mut id = [0u8; 16];
     desk.entropy.fill(&mut id);
     let id = BASE64URL_NOPAD.encode(&id);
@@ -56,20 +93,50 @@ pub(super) fn mint(
     let mut claim = |name: &str, value: Value| claims.insert(name.to_owned(), value);
     claim("iss", desk.settings.origin.clone().into());
     claim("sub", session.principal.id().into());
-    claim("aud", desk.settings.origin.clone().into());
+    claim("aud", wish.audience.clone().into());
     claim("client_id", CLIENT_ID.into());
     claim("iat", now.seconds().into());
     claim("exp", end.seconds().into());
     claim("jti", id.clone().into());
     claim("sid", session.id.to_string().into());
     claim("principal", session.principal.to_string().into());
-    if let Some((thumbprint, _)) = bound {
-        claim("cnf", json!({ "x5t#S256": thumbprint.to_string() }));
+    if let Some(scope) = &wish.scope {
+        claim("scope", scope.clone().into());
+    }
+    let mut confirmation = Map::new();
+    if let Some((thumbprint, _)) = binding.certificate {
+        confirmation.insert("x5t#S256".to_owned(), thumbprint.to_string().into());
+    }
+    if let Some(key) = binding.key {
+        confirmation.insert("jkt".to_owned(), key.to_string().into());
+    }
+    if !confirmation.is_empty() {
+        claim("cnf", confirmation.into());
     }
     let keys = desk.keys.load();
     let text = keys.signing.sign(ACCESS_TOKEN_TYPE, &claims).map_err(|error| GrantError::Signing(error.to_string()))?;
     let expires_at = Timestamp::from_seconds(end.seconds());
-    Ok(Minted { text, id, expires_at, bound_to: bound.map(|(thumbprint, _)| thumbprint) })
+    let bound_to = binding.certificate.map(|(thumbprint, _)| thumbprint);
+    Ok(Minted { text, id, expires_at, bound_to, bound_key: binding.key })
+}
+
+/// The event of a token that was exchanged for.
+pub(super) fn exchanged_event(
+    desk: &Desk,
+    session: &Session,
+    connection: &ConnectionFacts,
+    minted: &Minted,
+    wish: &Wish,
+    now: Timestamp,
+) -> Event {
+    let mut event = issued_event(desk, session, connection, minted, now).with("audience", wish.audience.clone());
+    if let Some(scope) = &wish.scope {
+        event = event.with("scope", scope.clone());
+    }
+    if let Some(key) = minted.bound_key {
+        event = event.with("bound_key", key.to_string());
+    }
+    event
 }
 
 /// The event of a token: its id and end, never itself.
@@ -119,6 +186,41 @@ pub async fn revoke(
     Ok(())
 }
 
+/// Withdraws one access token of ours on its holder's word: it is refused from its next use on, at
+/// every node. One that does not hold is withdrawn already (RFC 7009 §2.2).
+///
+/// # Errors
+/// When the database refused.
+pub async fn revoke_access(
+    desk: &Desk,
+    text: &str,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<(), GrantError> {
+    let Ok(token) = read_any(desk, text, now) else { return Ok(()) };
+    let Some(jti) = token.verified.claims.get("jti").and_then(Value::as_str) else { return Ok(()) };
+    let mut tx = desk.store.begin().await?;
+    if tx.token_revoke(jti, token.verified.expires_at, now).await? {
+        let mut event = Event::new(desk.event_id(now), now, EventType::TokenRevoked, Outcome::Success);
+        event.actor.address = Some(connection.address);
+        event.actor.certificate = connection.certificate.as_ref().map(|certificate| certificate.thumbprint);
+        event.subject = Some(token.principal.clone());
+        event.resource = Some(token.session.to_string().into());
+        tx.event_append(&event.with("jti", jti)).await?;
+    }
+    tx.commit().await?;
+    desk.directory.token_revoke(jti, token.verified.expires_at);
+    Ok(())
+}
+
+/// Reads a token of ours for this host or any service.
+fn read_any(desk: &Desk, text: &str, now: Timestamp) -> Result<AccessToken, Unproven> {
+    let policies = desk.policies.load();
+    let services = policies.services().map(|service| service.name.as_str());
+    let audiences: Vec<&str> = std::iter::once(desk.settings.origin.as_str()).chain(services).collect();
+    read_token(desk, text, &audiences, now)
+}
+
 /// What a token says, to the person whose it is.
 #[derive(Debug, Clone)]
 pub struct Told {
@@ -135,7 +237,7 @@ pub async fn introspect(desk: &Desk, caller: &Caller, token: &str, now: Timestam
     if caller.proof() != Proof::Certificate {
         return Ok(None);
     }
-    let Ok(token) = read_token(desk, token, &[&desk.settings.origin], now) else { return Ok(None) };
+    let Ok(token) = read_any(desk, token, now) else { return Ok(None) };
     if token.principal != *caller.principal() {
         return Ok(None);
     }

@@ -1,5 +1,6 @@
 //! Starting a session, and giving it its next certificate.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use sha2::{Digest, Sha256};
@@ -40,6 +41,8 @@ pub struct NewSession {
     pub link: Option<String>,
     /// It ends no later than this, whatever the settings say.
     pub ends_by: Option<Timestamp>,
+    /// What a workload was recognised by.
+    pub claims: BTreeMap<String, String>,
     /// The cookie that its browser gets: hash and host.
     pub cookie: Option<(CookieHash, String)>,
 }
@@ -165,6 +168,7 @@ pub async fn start_within(
         version: 1,
         device: new.device,
         certificate: kept.map(|kept| kept.thumbprint),
+        claims: new.claims,
         ended: None,
     };
     let stored = StoredSession {

@@ -2,6 +2,7 @@
 //! the threat list that this stage speaks of, and what must work besides.
 
 mod browser;
+mod exchange;
 mod fixture;
 mod framing;
 mod grants;

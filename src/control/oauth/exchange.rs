@@ -1,0 +1,523 @@
+//! Token exchange (RFC 8693): a session's, or a workload's own token for one of ours that is good at
+//! one service.
+//!
+//! What happens when a pipeline exchanges its token: 1. its `iss` chooses the issuer of
+//! `workloads.toml`, whose keys verify it (`identity/workload.rs`); 2. the first rule that holds names
+//! it, and where none does, the record gets every claim that was wanted and what came instead; 3. one
+//! transaction uses the token up, starts a session that ends with the new token, and writes who got
+//! what; 4. the token is signed.
+//!
+//! INVARIANTS: a token is for one service, and a scope can only narrow; it lasts a quarter of an
+//! hour at most and no longer than its session; of a session that has a certificate it is bound to
+//! that, and to a DPoP key where a proof came along; a foreign token is exchanged once, whoever
+//! brings it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::audit::{Event, EventType, Outcome};
+use crate::credential::authority::Issued;
+use crate::identity::certificate::Issuer;
+use crate::identity::dpop::Proof;
+use crate::identity::token as reader;
+use crate::identity::workload::IssuerSettings;
+use crate::model::{ServiceName, SessionKind, Timestamp, Ttl};
+use crate::policy::{Recognised, Service, Trial, TrustedIssuer};
+use crate::store::{StoreError, StoredSession, Use};
+
+use super::super::caller::{ConnectionFacts, actor_of, prove_token};
+use super::super::desk::{ACCESS_TTL_MAX, Desk};
+use super::super::session::{self, NewSession, StartError, Started};
+use super::token::{self, Binding, Minted, Wish};
+
+/// A token of ours as the subject (RFC 8693 §3).
+pub const TYPE_ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+/// A token of somebody else.
+pub const TYPE_JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+/// The same, as pipelines call it.
+pub const TYPE_ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
+/// The certificate of the connection, of one of our sessions: `subject_token` is its thumbprint.
+pub const TYPE_CERTIFICATE: &str = "urn:doorward:params:oauth:token-type:session-certificate";
+/// Scopes that one token may list.
+const SCOPES_MAX: usize = 64;
+
+/// What a client asks for.
+#[derive(Debug, Clone, Default)]
+pub struct ExchangeRequest {
+    /// The subject's token.
+    pub subject_token: String,
+    /// What kind it is.
+    pub subject_token_type: String,
+    /// Whether somebody acts for the subject: not taken without `may_act`.
+    pub has_actor: bool,
+    /// What kind is wanted; only access tokens are made.
+    pub requested_token_type: Option<String>,
+    /// The service's name.
+    pub audience: Option<String>,
+    /// The service's address, instead of its name (RFC 8707).
+    pub resource: Option<String>,
+    /// Actions of the service, with blanks between; all where it is not said.
+    pub scope: Option<String>,
+    /// How many seconds it is to last.
+    pub lifetime: Option<String>,
+    /// A signing request, if a certificate is wanted.
+    pub csr: Option<Vec<u8>>,
+    /// A proof of possession that was verified for this request.
+    pub proof: Option<Proof>,
+}
+
+/// What an exchange gives.
+pub struct Exchanged {
+    /// The session behind it.
+    pub stored: StoredSession,
+    /// The token.
+    pub access: Minted,
+    /// The certificate of a workload that sent a signing request.
+    pub certificate: Option<Issued>,
+    /// Which service it is good at.
+    pub service: ServiceName,
+    /// What it is narrowed to.
+    pub scope: Option<String>,
+}
+
+/// Why nothing was exchanged.
+#[derive(Debug)]
+pub enum ExchangeError {
+    /// Something is missing or malformed.
+    Invalid(&'static str),
+    /// The subject's token does not hold, is not of this connection, or was used.
+    Subject,
+    /// A workload's token that is good and that no rule names; told as far as the caller, who holds
+    /// the token, may know.
+    NoRule(String),
+    /// There is no such service, or the rule doesn't reach it.
+    Target,
+    /// The service has no such action.
+    Scope(String),
+    /// The proof was used before.
+    Proof(&'static str),
+    /// The principal is barred.
+    Locked,
+    /// The signing request can't be used.
+    Certificate(String),
+    /// The token could not be signed.
+    Signing(String),
+    /// The database did not do it.
+    Store(StoreError),
+}
+
+impl fmt::Display for ExchangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(what) => f.write_str(what),
+            Self::Subject => f.write_str(
+                "`subject_token` is not good here: it does not hold, is bound to another key, or was exchanged before",
+            ),
+            Self::NoRule(why) => write!(f, "no rule of `workloads.toml` names this token: {why}"),
+            Self::Target => f.write_str("there is no service of that name for this subject; give one `audience`"),
+            Self::Scope(name) => write!(f, "the service has no action `{}`", name.escape_debug()),
+            Self::Proof(what) => f.write_str(what),
+            Self::Locked => f.write_str("the principal is locked; ask whoever set the lock"),
+            Self::Certificate(what) => f.write_str(what),
+            Self::Signing(_) => f.write_str("the token could not be signed"),
+            Self::Store(_) => f.write_str("the database is away; try again"),
+        }
+    }
+}
+
+impl std::error::Error for ExchangeError {}
+
+impl From<StoreError> for ExchangeError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<StartError> for ExchangeError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Locked => Self::Locked,
+            StartError::Ended => Self::Subject,
+            StartError::Certificate(error) => Self::Certificate(error.to_string()),
+            StartError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<super::GrantError> for ExchangeError {
+    fn from(error: super::GrantError) -> Self {
+        match error {
+            super::GrantError::Signing(why) => Self::Signing(why),
+            super::GrantError::Store(error) => Self::Store(error),
+            _ => Self::Subject,
+        }
+    }
+}
+
+/// A foreign token that a rule names.
+struct Foreign {
+    recognised: Recognised,
+    once: [u8; 32],
+    remember_until: Timestamp,
+    authenticated_at: Timestamp,
+}
+
+enum Subject {
+    Session(Box<StoredSession>),
+    Workload(Box<Foreign>),
+}
+
+/// Exchanges.
+///
+/// # Errors
+/// What is wrong with the subject or with what is asked for.
+pub async fn exchange(
+    desk: &Desk,
+    request: &ExchangeRequest,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<Exchanged, ExchangeError> {
+    let ttl = lifetime(desk, request.lifetime.as_deref())?;
+    if request.requested_token_type.as_deref().is_some_and(|kind| kind != TYPE_ACCESS_TOKEN) {
+        return Err(ExchangeError::Invalid("only access tokens are made: leave `requested_token_type` out"));
+    }
+    if request.has_actor {
+        return Err(ExchangeError::Invalid(
+            "`actor_token` is not taken: no token here says who may act for its subject",
+        ));
+    }
+    if request.subject_token.is_empty() || request.subject_token.len() > reader::TOKEN_BYTES_MAX {
+        return Err(ExchangeError::Invalid("`subject_token` is needed"));
+    }
+    let subject = match request.subject_token_type.as_str() {
+        TYPE_ACCESS_TOKEN => {
+            let stored = prove_token(desk, &request.subject_token, connection, now).await?;
+            Subject::Session(Box::new(stored.ok_or(ExchangeError::Subject)?))
+        }
+        TYPE_CERTIFICATE => Subject::Session(Box::new(by_certificate(desk, request, connection, now).await?)),
+        TYPE_JWT | TYPE_ID_TOKEN => Subject::Workload(Box::new(foreign(desk, request, connection, now).await?)),
+        _ => {
+            return Err(ExchangeError::Invalid(
+                "`subject_token_type` must be that of an access token of ours, of a JWT, or of an ID token",
+            ));
+        }
+    };
+    let service = target(desk, request, &subject)?;
+    let scope = scope(&service, request.scope.as_deref())?;
+    let wish = Wish { audience: service.name.as_str().to_owned(), scope: scope.clone(), ttl };
+    let (stored, access, certificate) = match subject {
+        Subject::Session(stored) => of_session(desk, *stored, request, &wish, connection, now).await?,
+        Subject::Workload(foreign) => of_workload(desk, *foreign, request, &wish, connection, now).await?,
+    };
+    Ok(Exchanged { stored, access, certificate, service: service.name.clone(), scope })
+}
+
+/// `lifetime` in seconds: more than nothing, and no more than tokens last here.
+fn lifetime(desk: &Desk, asked: Option<&str>) -> Result<Ttl, ExchangeError> {
+    let longest = desk.settings.access_ttl.min(ACCESS_TTL_MAX);
+    let Some(text) = asked else { return Ok(longest) };
+    let seconds = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u32>().ok()).flatten();
+    match seconds.filter(|seconds| *seconds > 0).map(Ttl::seconds) {
+        Some(ttl) if ttl <= longest => Ok(ttl),
+        Some(_) => Err(ExchangeError::Invalid("`lifetime` is longer than tokens last here: at most 900 seconds")),
+        None => Err(ExchangeError::Invalid("`lifetime` must be a number of seconds, from 1 to 900")),
+    }
+}
+
+/// The session of the connection's certificate, whose thumbprint the request repeats: so that a
+/// certificate that a program shows by itself is never exchanged by mistake.
+async fn by_certificate(
+    desk: &Desk,
+    request: &ExchangeRequest,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<StoredSession, ExchangeError> {
+    let certificate = connection.certificate.as_ref().filter(|certificate| {
+        let named = certificate.thumbprint.to_string() == request.subject_token;
+        named && certificate.issuer == Issuer::Ours && certificate.is_current(now)
+    });
+    let id = certificate.and_then(|certificate| certificate.session).ok_or(ExchangeError::Subject)?;
+    let stored = desk.store.session_fetch(id).await?.ok_or(ExchangeError::Subject)?;
+    let ended_here = desk.directory.session(id).is_some_and(|known| known.session.ended.is_some());
+    if ended_here || !stored.session.is_live(now) {
+        return Err(ExchangeError::Subject);
+    }
+    Ok(stored)
+}
+
+/// The one service that is asked for.
+fn target(desk: &Desk, request: &ExchangeRequest, subject: &Subject) -> Result<Arc<Service>, ExchangeError> {
+    let policies = desk.policies.load();
+    let by_name = |text: &str| ServiceName::parse(text).ok().and_then(|name| policies.service(&name)).cloned();
+    let by_address = |text: &str| {
+        let rest = text.strip_prefix("https://")?;
+        let host = rest.split('/').next()?.split(':').next()?;
+        policies.service_for_host(host).cloned()
+    };
+    let named = match (request.audience.as_deref(), request.resource.as_deref()) {
+        (Some(audience), None) => by_name(audience),
+        (None, Some(resource)) => by_address(resource),
+        (Some(audience), Some(resource)) => {
+            by_name(audience).filter(|one| by_address(resource).is_some_and(|other| other.name == one.name))
+        }
+        (None, None) => None,
+    };
+    let service = named.ok_or(ExchangeError::Target)?;
+    match subject {
+        Subject::Workload(foreign) if !reaches(&foreign.recognised, &service.name) => Err(ExchangeError::Target),
+        Subject::Session(_) | Subject::Workload(_) => Ok(service),
+    }
+}
+
+fn reaches(recognised: &Recognised, service: &ServiceName) -> bool {
+    recognised.services.is_empty() || recognised.services.contains(service)
+}
+
+/// The scope in its one form: actions of the service, each once.
+fn scope(service: &Service, asked: Option<&str>) -> Result<Option<String>, ExchangeError> {
+    let Some(asked) = asked else { return Ok(None) };
+    let mut names: Vec<&str> = Vec::new();
+    for name in asked.split(' ').filter(|name| !name.is_empty()) {
+        if !service.actions().any(|action| action.as_str() == name) {
+            return Err(ExchangeError::Scope(name.chars().take(100).collect()));
+        }
+        if !names.contains(&name) {
+            names.push(name);
+        }
+        if names.len() > SCOPES_MAX {
+            return Err(ExchangeError::Invalid("`scope` lists too many actions"));
+        }
+    }
+    if names.is_empty() {
+        return Err(ExchangeError::Invalid("`scope` names no action: leave it out for all that policies permit"));
+    }
+    Ok(Some(names.join(" ")))
+}
+
+/// Reads a foreign token and finds the rule that names it.
+async fn foreign(
+    desk: &Desk,
+    request: &ExchangeRequest,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<Foreign, ExchangeError> {
+    let policies = desk.policies.load_full();
+    let workloads = policies.workloads();
+    let claimed = reader::claimed(&request.subject_token).map(|(_, issuer)| issuer);
+    let Some(issuer) = claimed.as_deref().and_then(|iss| workloads.issuer(iss)) else {
+        let iss = claimed.map(|iss| iss.chars().take(200).collect::<String>());
+        refused(desk, connection, None, "unknown_issuer", json!({ "iss": iss }), now).await?;
+        return Err(ExchangeError::Subject);
+    };
+    let settings = settings(issuer);
+    let verified = desk.providers.workloads().verify(&request.subject_token, &settings, &issuer.audience, now).await;
+    let token = match verified {
+        Ok(token) => token,
+        Err(error) => {
+            let data = json!({ "why": error.to_string(), "wanted_audience": issuer.audience });
+            refused(desk, connection, Some(issuer), "bad_token", data, now).await?;
+            return Err(ExchangeError::Subject);
+        }
+    };
+    let recognised = match workloads.recognise(issuer, &token.claims) {
+        Ok(recognised) => recognised,
+        Err(trials) => {
+            let why = told(&trials);
+            refused(desk, connection, Some(issuer), "no_rule", json!({ "rules": trials_json(&trials) }), now).await?;
+            return Err(ExchangeError::NoRule(why));
+        }
+    };
+    let mut once = Sha256::new();
+    once.update(b"exchange\0");
+    once.update(issuer.issuer.as_bytes());
+    once.update(b"\0");
+    match &token.jti {
+        Some(jti) => once.update(jti.as_bytes()),
+        // Without an id, nothing but its claims tells it from another: signatures can be made anew.
+        None => once.update(Value::Object(token.claims.clone()).to_string().as_bytes()),
+    }
+    let first = desk.store.provider_issuer_hold(&format!("workload|{}", issuer.name), &issuer.issuer, now).await?;
+    if first != issuer.issuer {
+        let data = json!({ "first": first, "now": issuer.issuer });
+        refused(desk, connection, Some(issuer), "issuer_changed", data, now).await?;
+        return Err(ExchangeError::Subject);
+    }
+    Ok(Foreign {
+        recognised,
+        once: once.finalize().into(),
+        remember_until: token.expires_at,
+        authenticated_at: token.issued_at.unwrap_or(now),
+    })
+}
+
+/// How an issuer of the file is spoken to.
+fn settings(issuer: &TrustedIssuer) -> IssuerSettings {
+    IssuerSettings {
+        issuer: issuer.issuer.clone(),
+        jwks_file: issuer.jwks_file.clone(),
+        ca: issuer.ca.clone(),
+        allow_loopback: issuer.allow_loopback,
+    }
+}
+
+/// Rule by rule and claim by claim, for the record.
+fn trials_json(trials: &[Trial]) -> Value {
+    let claim = |claim: &crate::policy::ClaimTrial| json!({ "claim": claim.claim, "wanted": claim.wanted, "got": claim.got, "holds": claim.holds });
+    let rule =
+        |trial: &Trial| json!({ "rule": trial.rule, "claims": trial.claims.iter().map(claim).collect::<Vec<_>>() });
+    trials.iter().take(20).map(rule).collect()
+}
+
+/// What its holder may know: which claims did not hold, with the values that the token itself says,
+/// but not what the rules want, which is the operator's.
+fn told(trials: &[Trial]) -> String {
+    if trials.is_empty() {
+        return "its issuer has no rule".to_owned();
+    }
+    let failed = |trial: &Trial| {
+        let claims = trial.claims.iter().filter(|claim| !claim.holds).map(|claim| match &claim.got {
+            Some(got) => format!("`{}` is `{}`", claim.claim, got.escape_debug()),
+            None => format!("`{}` is missing", claim.claim),
+        });
+        format!("{}: {}", trial.rule, claims.collect::<Vec<_>>().join(", "))
+    };
+    trials.iter().take(5).map(failed).collect::<Vec<_>>().join("; ")
+}
+
+/// Puts a refused exchange on record, with all that an operator needs.
+async fn refused(
+    desk: &Desk,
+    connection: &ConnectionFacts,
+    issuer: Option<&TrustedIssuer>,
+    reason: &'static str,
+    data: Value,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut event = Event::new(desk.event_id(now), now, EventType::ExchangeRefused, Outcome::Denied);
+    event.actor.address = Some(connection.address);
+    event.actor.certificate = connection.certificate.as_ref().map(|certificate| certificate.thumbprint);
+    event.reason = Some(reason.into());
+    if let Some(issuer) = issuer {
+        event = event.with("issuer", issuer.name.clone());
+    }
+    if let Value::Object(data) = data {
+        event.data.extend(data);
+    }
+    // Anybody may send anything: these are recorded up to a rate and counted beyond.
+    if desk.recorder.refused_anonymous(event).await.is_err() {
+        tracing::warn!(reason, "a refused exchange is not on record");
+    }
+    Ok(())
+}
+
+async fn of_session(
+    desk: &Desk,
+    stored: StoredSession,
+    request: &ExchangeRequest,
+    wish: &Wish,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<(StoredSession, Minted, Option<Issued>), ExchangeError> {
+    if desk.directory.is_locked(&stored.session.principal) {
+        return Err(ExchangeError::Locked);
+    }
+    if request.csr.is_some() {
+        return Err(ExchangeError::Invalid(
+            "`csr` is for workloads: a session renews its certificate by its refresh token",
+        ));
+    }
+    let shown = connection.certificate.as_ref().filter(|certificate| certificate.session == Some(stored.session.id));
+    let certificate = shown.map(|certificate| (certificate.thumbprint, certificate.not_after));
+    if stored.session.certificate.is_some() && certificate.is_none() {
+        return Err(ExchangeError::Subject);
+    }
+    let binding = Binding { certificate, key: request.proof.map(|proof| proof.key) };
+    let mut tx = desk.store.begin().await?;
+    used_now(&mut tx, request).await?;
+    // Nobody ends it while its token is being made.
+    let stored = tx.session_hold(stored.session.id, now).await?.ok_or(ExchangeError::Subject)?;
+    let access = token::mint_for(desk, &stored, wish, binding, now)?;
+    tx.event_append(&token::exchanged_event(desk, &stored.session, connection, &access, wish, now)).await?;
+    tx.commit().await?;
+    Ok((stored, access, None))
+}
+
+async fn of_workload(
+    desk: &Desk,
+    foreign: Foreign,
+    request: &ExchangeRequest,
+    wish: &Wish,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<(StoredSession, Minted, Option<Issued>), ExchangeError> {
+    let Foreign { recognised, once, remember_until, authenticated_at } = foreign;
+    let rule = recognised.rule.clone();
+    let new = NewSession {
+        kind: SessionKind::Workload,
+        principal: recognised.principal,
+        email: None,
+        email_verified: false,
+        name: Some(recognised.rule),
+        groups: recognised.groups,
+        authenticated_at,
+        amr: Vec::new(),
+        device: None,
+        link: None,
+        ends_by: Some(Timestamp::from_seconds(now.plus(wish.ttl).seconds())),
+        claims: recognised.claims,
+        cookie: None,
+    };
+    let mut tx = desk.store.begin().await?;
+    if tx.use_once(&once, remember_until).await? == Use::Again {
+        drop(tx);
+        let data = json!({ "rule": rule });
+        refused(desk, connection, None, "token_reused", data, now).await?;
+        return Err(ExchangeError::Subject);
+    }
+    used_now(&mut tx, request).await?;
+    let started: Started = session::start_within(desk, &mut tx, new, request.csr.as_deref(), connection, now).await?;
+    let issued = started.certificate.clone();
+    let binding = Binding {
+        certificate: issued.as_ref().map(|issued| (issued.thumbprint, issued.not_after)),
+        key: request.proof.map(|proof| proof.key),
+    };
+    let access = token::mint_for(desk, &started.stored, wish, binding, now)?;
+    let mut event = token::exchanged_event(desk, &started.stored.session, connection, &access, wish, now);
+    event = event.with("rule", rule).with("claims", json!(told_claims(&started.stored.session.claims)));
+    event.actor = actor_of(&started.stored.session, connection);
+    tx.event_append(&event).await?;
+    tx.commit().await?;
+    session::enter(desk, &started);
+    Ok((started.stored, access, issued))
+}
+
+/// Claims that the record keeps: those that say which job it was.
+fn told_claims(claims: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
+    const KEPT: [&str; 10] = [
+        "sub",
+        "repository",
+        "repository_id",
+        "ref",
+        "environment",
+        "run_id",
+        "project_path",
+        "project_id",
+        "pipeline_id",
+        "job_id",
+    ];
+    claims.iter().map(|(k, v)| (k.as_str(), v.as_str())).filter(|(name, _)| KEPT.contains(name)).collect()
+}
+
+/// A proof that came along is used up.
+async fn used_now(tx: &mut crate::store::Tx, request: &ExchangeRequest) -> Result<(), ExchangeError> {
+    if let Some(proof) = &request.proof
+        && tx.use_once(&proof.once, proof.remember_until).await? == Use::Again
+    {
+        return Err(ExchangeError::Proof("the DPoP proof was used before"));
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Proofs of possession at a service host (RFC 9449 §7): a token that is bound to a key is good only
+//! with a proof of that key for this very request, and never as a bearer token.
+//!
+//! A proof is good once, on all nodes together: who uses it is settled by a row in the database, so
+//! this is the one credential that waits for it, and refuses where it can't be asked.
+
+use http::{HeaderMap, HeaderName};
+
+use crate::identity::dpop::{self, Purpose};
+use crate::model::Timestamp;
+
+use super::authenticate::VerifiedToken;
+use super::refusal::Refusal;
+use super::route::Routed;
+use super::worker::Worker;
+
+/// RFC 9449 §4.1.
+const DPOP_HEADER: HeaderName = HeaderName::from_static("dpop");
+
+/// How a token was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `Authorization: Bearer`
+    Bearer,
+    /// `Authorization: DPoP`
+    Dpop,
+    /// `Doorward-Token`
+    Own,
+}
+
+/// A token as it was shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Presented<'a> {
+    /// The token.
+    pub text: &'a str,
+    /// How.
+    pub scheme: Scheme,
+}
+
+/// Checks the proof that comes with a token, or that none has to.
+///
+/// # Errors
+/// `BadProof` when it is missing, does not hold, or was used before; also for a proof beside a token
+/// that is bound to no key, since its holder believes it to be.
+pub async fn check(
+    worker: &Worker,
+    routed: &Routed,
+    headers: &HeaderMap,
+    token: &VerifiedToken,
+    shown: Presented<'_>,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    let Some(key) = token.bound_key else {
+        return if shown.scheme == Scheme::Dpop {
+            Err(Refusal::BadProof("a token that is bound to no key"))
+        } else {
+            Ok(())
+        };
+    };
+    if shown.scheme == Scheme::Bearer {
+        return Err(Refusal::BadProof("a token that is bound to a key, shown as a bearer token"));
+    }
+    if routed.entry.service.pass_authorization {
+        return Err(Refusal::BadProof("the `DPoP` of this service is its upstream's"));
+    }
+    let mut proofs = headers.get_all(&DPOP_HEADER).iter();
+    let text = match (proofs.next(), proofs.next()) {
+        (Some(one), None) => one.to_str().map_err(|_| Refusal::BadProof("a proof that is no text"))?,
+        (None, _) => return Err(Refusal::BadProof("a token that is bound to a key, without a proof")),
+        (Some(_), Some(_)) => return Err(Refusal::BadProof("two proofs")),
+    };
+    let purpose = Purpose {
+        method: routed.canonical.method.as_str(),
+        host: &routed.canonical.host,
+        port: worker.shared.settings.public_port,
+        path: &routed.canonical.path,
+        token: Some(shown.text),
+    };
+    let proof = dpop::verify(text, &purpose, now).map_err(|error| Refusal::BadProof(error.0))?;
+    if proof.key != key {
+        return Err(Refusal::BadProof("a proof of another key"));
+    }
+    match worker.shared.lookup.use_once(proof.once, proof.remember_until).await {
+        Some(true) => Ok(()),
+        Some(false) => Err(Refusal::BadProof("a proof that was used before")),
+        None => Err(Refusal::AuditUnavailable),
+    }
+}

@@ -1,0 +1,380 @@
+//! Tokens that were exchanged for, used at the door: a34 to a38, a45 to a47.
+
+use std::sync::LazyLock;
+
+use data_encoding::BASE64URL_NOPAD;
+use doorward::audit::EventType;
+use doorward::model::{Clock, Ttl};
+use http::Method;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::fixture::{Door, Got, Person, Plan, Speaks, with_door};
+use crate::fake_provider::Key;
+
+const ISSUER: &str = "https://ci.example.com";
+const AUDIENCE: &str = "https://doorward.example.com";
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const CERTIFICATE: &str = "urn:doorward:params:oauth:token-type:session-certificate";
+
+static PIPELINE: LazyLock<Key> = LazyLock::new(|| Key::new("ci"));
+
+/// A door that trusts the pipeline issuer of this file.
+fn trusting() -> Plan {
+    let change = |dir: &std::path::Path| {
+        let rules = format!(
+            "[[issuer]]\nname = \"ci\"\npreset = \"github-actions\"\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n\
+             jwks_file = \"ci.jwks\"\n\
+             [[rule]]\nname = \"main\"\nissuer = \"ci\"\ngroups = [\"engineering\"]\nservices = [\"app\", \"web\"]\n\
+             claims = {{ repository_id = \"74\", ref = \"refs/heads/main\" }}\n"
+        );
+        std::fs::write(dir.join("policies/workloads.toml"), rules).unwrap();
+        std::fs::write(dir.join("policies/ci.jwks"), json!({ "keys": [PIPELINE.jwk()] }).to_string()).unwrap();
+    };
+    Plan { change: Some(change), ..Plan::default() }
+}
+
+fn job(door: &Door, more: &Value) -> String {
+    let now = door.clock.now().seconds();
+    let mut claims = json!({
+        "iss": ISSUER, "aud": AUDIENCE, "sub": "repo:octo/app:ref:refs/heads/main", "iat": now, "exp": now + 300,
+        "jti": format!("{now}-{}", data_encoding::HEXLOWER.encode(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256,
+            more.to_string().as_bytes()).as_ref()[..4])),
+        "repository": "octo/app", "repository_id": "74", "ref": "refs/heads/main", "run_id": "9",
+    });
+    claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    PIPELINE.sign(&json!({ "alg": "ES256", "typ": "JWT", "kid": "ci" }), &claims)
+}
+
+async fn post(
+    door: &Door,
+    person: Option<&Person>,
+    path: &str,
+    headers: &[(&str, &str)],
+    fields: &[(&str, &str)],
+) -> Got {
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    let mut all = vec![("content-type", "application/x-www-form-urlencoded")];
+    all.extend(headers);
+    door.client("", person, Speaks::Http1).await.ask(Method::POST, path, &all, body.as_bytes()).await
+}
+
+fn thumbprint(person: &Person) -> String {
+    use rustls::pki_types::pem::PemObject;
+    let der = rustls::pki_types::CertificateDer::from_pem_slice(person.certificate_pem.as_bytes()).unwrap();
+    BASE64URL_NOPAD.encode(&Sha256::digest(&der))
+}
+
+async fn of_person(door: &Door, person: &Person, headers: &[(&str, &str)], more: &[(&str, &str)]) -> Got {
+    let shown = thumbprint(person);
+    let mut fields =
+        vec![("grant_type", EXCHANGE), ("subject_token", shown.as_str()), ("subject_token_type", CERTIFICATE)];
+    fields.extend(more);
+    post(door, Some(person), "/oauth2/token", headers, &fields).await
+}
+
+async fn of_job(door: &Door, token: &str, more: &[(&str, &str)]) -> Got {
+    let mut fields = vec![("grant_type", EXCHANGE), ("subject_token", token), ("subject_token_type", JWT)];
+    fields.extend(more);
+    post(door, None, "/oauth2/token", &[], &fields).await
+}
+
+fn body(got: &Got) -> Value {
+    serde_json::from_slice(&got.body).unwrap_or_else(|error| panic!("{error}: {got:?}"))
+}
+
+fn error(got: &Got) -> String {
+    assert_eq!(got.status, 400, "{}", got.text());
+    body(got)["error"].as_str().unwrap().to_owned()
+}
+
+async fn used(door: &Door, service: &str, person: Option<&Person>, token: &str, path: &str) -> Got {
+    let bearer = format!("Bearer {token}");
+    door.client(service, person, Speaks::Http2).await.ask(Method::GET, path, &[("authorization", &bearer)], b"").await
+}
+
+#[test]
+fn a34_a_session_gets_a_token_for_one_service_bound_to_its_certificate() {
+    with_door(Plan::default(), async |door| {
+        let (alice, bob) = (door.sign_in("alice").await, door.sign_in("bob").await);
+        let got =
+            of_person(door, &alice, &[], &[("audience", "app"), ("scope", "open open"), ("lifetime", "60")]).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        let answer = body(&got);
+        assert_eq!(
+            (&answer["aud"], &answer["scope"], &answer["token_type"]),
+            (&json!("app"), &json!("open"), &json!("Bearer"))
+        );
+        assert_eq!(answer["cnf"], json!({ "x5t#S256": thumbprint(&alice) }));
+        assert!((1..=60).contains(&answer["expires_in"].as_i64().unwrap()));
+        assert_eq!(got.header("cache-control"), Some("no-store"));
+        let token = answer["access_token"].as_str().unwrap();
+        assert_eq!(used(door, "app", Some(&alice), token, "/x").await.status, 200);
+        assert_eq!(used(door, "app", Some(&alice), token, "/admin/x").await.reason(), "scope_insufficient");
+        // At another service, over another's certificate, or over none it is worth nothing.
+        for (service, person) in [("web", Some(&alice)), ("app", Some(&bob)), ("web", None), ("web", Some(&bob))] {
+            assert_eq!(used(door, service, person, token, "/x").await.status, 401, "{service}");
+        }
+        // The thumbprint of a certificate that the connection does not show is no subject.
+        let shown = thumbprint(&alice);
+        let fields = [
+            ("grant_type", EXCHANGE),
+            ("subject_token", shown.as_str()),
+            ("subject_token_type", CERTIFICATE),
+            ("audience", "app"),
+        ];
+        for person in [None, Some(&bob)] {
+            assert_eq!(error(&post(door, person, "/oauth2/token", &[], &fields).await), "invalid_request");
+        }
+        // Withdrawn, it is refused at its next use, and its session goes on.
+        assert_eq!(
+            post(door, None, "/oauth2/revoke", &[], &[("token", token), ("client_id", "doorward-cli")]).await.status,
+            200
+        );
+        assert_eq!(used(door, "app", Some(&alice), token, "/x").await.reason(), "bad_credential");
+        assert_eq!(door.get("app", Some(&alice), Speaks::Http2, "/x").await.status, 200);
+    });
+}
+
+#[test]
+fn a45_what_is_asked_for_can_only_narrow() {
+    with_door(trusting(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let ask = async |more: &[(&str, &str)]| error(&of_person(door, &alice, &[], more).await);
+        assert_eq!(ask(&[]).await, "invalid_target");
+        assert_eq!(ask(&[("audience", "nothing")]).await, "invalid_target");
+        assert_eq!(
+            ask(&[("audience", "app"), ("resource", "https://web.doorward.localhost/")]).await,
+            "invalid_target"
+        );
+        assert_eq!(ask(&[("audience", "app"), ("scope", "open everything")]).await, "invalid_scope");
+        assert_eq!(ask(&[("audience", "app"), ("scope", " ")]).await, "invalid_request");
+        for lifetime in ["0", "-1", "901", "99999999999999999999", "1e3", "5m", " 5"] {
+            assert_eq!(ask(&[("audience", "app"), ("lifetime", lifetime)]).await, "invalid_request", "{lifetime}");
+        }
+        assert_eq!(ask(&[("audience", "app"), ("actor_token", "x")]).await, "invalid_request");
+        assert_eq!(ask(&[("audience", "app"), ("requested_token_type", JWT)]).await, "invalid_request");
+        let by_address = of_person(door, &alice, &[], &[("resource", "https://app.doorward.localhost:1/x")]).await;
+        assert_eq!(body(&by_address)["aud"], "app");
+        // A session that has ended gives nothing.
+        door.revoke(&alice).await;
+        assert_eq!(ask(&[("audience", "app")]).await, "invalid_request");
+    });
+}
+
+#[test]
+fn a_pipeline_exchanges_its_token_once_and_a_refusal_says_which_claim() {
+    with_door(trusting(), async |door| {
+        let token = job(door, &json!({}));
+        let got = of_job(door, &token, &[("audience", "web"), ("lifetime", "120")]).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        let answer = body(&got);
+        assert_eq!(answer["session"]["kind"], "workload");
+        assert_eq!(
+            answer["session"]["principal"],
+            json!({ "kind": "Workload", "id": "ci|main", "name": "main", "email": null })
+        );
+        let access = answer["access_token"].as_str().unwrap();
+        assert_eq!(used(door, "web", None, access, "/x").await.status, 200);
+        assert_eq!(error(&of_job(door, &token, &[("audience", "web")]).await), "invalid_request", "used already");
+        assert_eq!(
+            error(&of_job(door, &job(door, &json!({"jti": "t"})), &[("audience", "rpc")]).await),
+            "invalid_target"
+        );
+        let other = job(door, &json!({ "ref": "refs/heads/evil", "jti": "o" }));
+        let refused = of_job(door, &other, &[("audience", "web")]).await;
+        assert_eq!(error(&refused), "invalid_grant");
+        let told = body(&refused)["error_description"].as_str().unwrap().to_owned();
+        assert!(told.contains("`ref` is `refs/heads/evil`") && !told.contains("refs/heads/main"), "{told}");
+        let now = door.clock.now().seconds();
+        for (what, claims) in [
+            ("aud", json!({ "aud": "https://other.example.com" })),
+            ("aud list", json!({ "aud": [AUDIENCE, "x"] })),
+            ("iss", json!({ "iss": format!("{ISSUER}/") })),
+            ("expired", json!({ "exp": now - 1 })),
+            ("no exp", json!({ "exp": null })),
+            ("for years", json!({ "exp": now + 90_000_000 })),
+            ("not yet", json!({ "nbf": now + 600 })),
+        ] {
+            let mut claims = claims;
+            claims["jti"] = what.into();
+            assert_eq!(
+                error(&of_job(door, &job(door, &claims), &[("audience", "web")]).await),
+                "invalid_request",
+                "{what}"
+            );
+        }
+        let forged =
+            Key::new("ci").sign(&json!({ "alg": "ES256", "kid": "ci" }), &json!({ "iss": ISSUER, "aud": AUDIENCE }));
+        assert_eq!(error(&of_job(door, &forged, &[("audience", "web")]).await), "invalid_request");
+        // The operator reads what was wanted and what came.
+        let event = found(door, EventType::ExchangeRefused, "no_rule").await;
+        let claim = event
+            .pointer("/rules/0/claims")
+            .unwrap()
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["claim"] == "ref")
+            .unwrap()
+            .clone();
+        assert_eq!(
+            claim,
+            json!({ "claim": "ref", "wanted": "`refs/heads/main`", "got": "refs/heads/evil", "holds": false })
+        );
+        // A lock bars every job of the rule.
+        door.clock.advance(Ttl::seconds(121));
+        assert_eq!(used(door, "web", None, access, "/x").await.status, 401, "it has ended");
+    });
+}
+
+/// The data of an event of this kind with this reason.
+async fn found(door: &Door, kind: EventType, reason: &str) -> Value {
+    let store = &door.running().desk.store;
+    for _ in 0..60 {
+        let filter = doorward::store::EventFilter { kind: Some(kind), ..Default::default() };
+        for recorded in store.event_list(&filter, 200).await.unwrap() {
+            if recorded.body["reason"] == reason {
+                return recorded.body["data"].clone();
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("no {} with {reason}", kind.name());
+}
+
+#[test]
+fn a47_of_twenty_who_exchange_one_token_at_once_one_gets_a_session() {
+    with_door(trusting(), async |door| {
+        let token = job(door, &json!({ "jti": "race" }));
+        let answers =
+            futures_util::future::join_all((0..20).map(|_| of_job(door, &token, &[("audience", "web")]))).await;
+        assert_eq!(answers.iter().filter(|got| got.status == 200).count(), 1);
+    });
+}
+
+#[test]
+fn a_pipeline_that_sends_a_signing_request_gets_a_certificate_that_ends_with_its_token() {
+    with_door(trusting(), async |door| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let csr = crate::api_house::csr(&key);
+        let got = of_job(door, &job(door, &json!({ "jti": "csr" })), &[("audience", "app"), ("csr", &csr)]).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        let answer = body(&got);
+        let certificate_pem = answer["certificate"].as_str().unwrap().to_owned();
+        assert_eq!(answer["certificate_expires_at"], answer["expires_at"]);
+        let machine = Person {
+            key_pem: key.serialize_pem(),
+            certificate_pem,
+            session: doorward::model::SessionId::parse(answer["session"]["id"].as_str().unwrap()).unwrap(),
+            principal: doorward::model::Principal::workload("ci", "main").unwrap(),
+        };
+        let token = answer["access_token"].as_str().unwrap();
+        assert_eq!(used(door, "app", Some(&machine), token, "/x").await.status, 200);
+        assert_eq!(door.get("app", Some(&machine), Speaks::Http1, "/x").await.status, 200);
+        door.revoke(&machine).await;
+        assert_eq!(door.get("app", Some(&machine), Speaks::Http1, "/x").await.reason(), "session_ended");
+    });
+}
+
+/// A proof by this key.
+fn proof(key: &Key, door: &Door, method: &str, url: &str, token: Option<&str>, more: &Value) -> String {
+    let mut jwk = key.jwk();
+    for name in ["alg", "use", "kid"] {
+        jwk.as_object_mut().unwrap().remove(name);
+    }
+    let mut claims =
+        json!({ "htm": method, "htu": url, "iat": door.clock.now().seconds(), "jti": format!("{method}{url}{more}") });
+    if let Some(token) = token {
+        claims["ath"] = BASE64URL_NOPAD.encode(&Sha256::digest(token.as_bytes())).into();
+    }
+    claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    key.sign(&json!({ "alg": "ES256", "typ": "dpop+jwt", "jwk": jwk }), &claims)
+}
+
+#[test]
+fn a46_a_token_that_is_bound_to_a_key_is_good_with_a_fresh_proof_of_it_and_once() {
+    with_door(trusting(), async |door| {
+        let port = door.address.port();
+        let (key, thief) = (Key::new("mine"), Key::new("theirs"));
+        let at_token = proof(&key, door, "POST", &format!("{}/oauth2/token", door.origin), None, &json!({}));
+        let job_token = job(door, &json!({ "jti": "dpop" }));
+        let fields =
+            [("grant_type", EXCHANGE), ("subject_token", &job_token), ("subject_token_type", JWT), ("audience", "web")];
+        let got = post(door, None, "/oauth2/token", &[("dpop", &at_token)], &fields).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        let answer = body(&got);
+        assert_eq!(answer["token_type"], "DPoP");
+        let token = answer["access_token"].as_str().unwrap().to_owned();
+        let url = format!("https://web.doorward.localhost:{port}/x");
+        let ask = async |authorization: String, proofs: &[String]| {
+            let mut headers = vec![("authorization", authorization.as_str())];
+            headers.extend(proofs.iter().map(|proof| ("dpop", proof.as_str())));
+            door.client("web", None, Speaks::Http1).await.ask(Method::GET, "/x?q=1", &headers, b"").await
+        };
+        let good = proof(&key, door, "GET", &url, Some(&token), &json!({}));
+        assert_eq!(ask(format!("DPoP {token}"), std::slice::from_ref(&good)).await.status, 200);
+        let now = door.clock.now().seconds();
+        let of = |key: &Key, method: &str, url: &str, token: Option<&str>, more: Value| {
+            proof(key, door, method, url, token, &more)
+        };
+        let bad = [
+            ("replayed", vec![good.clone()]),
+            ("none", vec![]),
+            (
+                "two",
+                vec![
+                    of(&key, "GET", &url, Some(&token), json!({"jti": "a"})),
+                    of(&key, "GET", &url, Some(&token), json!({"jti": "b"})),
+                ],
+            ),
+            ("another key", vec![of(&thief, "GET", &url, Some(&token), json!({}))]),
+            ("htm", vec![of(&key, "POST", &url, Some(&token), json!({}))]),
+            ("htu path", vec![of(&key, "GET", &format!("{url}y"), Some(&token), json!({}))]),
+            ("htu host", vec![of(&key, "GET", &url.replace("web", "app"), Some(&token), json!({}))]),
+            ("htu scheme", vec![of(&key, "GET", &url.replace("https", "http"), Some(&token), json!({}))]),
+            ("no ath", vec![of(&key, "GET", &url, None, json!({"jti": "c"}))]),
+            ("ath", vec![of(&key, "GET", &url, Some("other"), json!({"jti": "d"}))]),
+            ("old", vec![of(&key, "GET", &url, Some(&token), json!({"iat": now - 120, "jti": "e"}))]),
+            ("ahead", vec![of(&key, "GET", &url, Some(&token), json!({"iat": now + 120, "jti": "f"}))]),
+            ("no iat", vec![of(&key, "GET", &url, Some(&token), json!({"iat": null, "jti": "g"}))]),
+            ("no jti", vec![of(&key, "GET", &url, Some(&token), json!({"jti": null}))]),
+            ("rubbish", vec!["a.b.c".to_owned()]),
+        ];
+        for (what, proofs) in bad {
+            let got = ask(format!("DPoP {token}"), &proofs).await;
+            assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "bad_credential"), "{what}");
+            assert!(got.header("www-authenticate").unwrap().contains("invalid_dpop_proof"), "{what}");
+        }
+        let fresh = of(&key, "GET", &url, Some(&token), json!({ "jti": "downgrade" }));
+        assert_eq!(ask(format!("Bearer {token}"), &[fresh]).await.status, 401, "never as a bearer token");
+        assert_eq!(ask(format!("Bearer {token}"), &[]).await.status, 401, "never as a bearer token");
+        // Fifty at once with one proof: one passes.
+        let once = of(&key, "GET", &url, Some(&token), json!({ "jti": "once" }));
+        let shown = [once];
+        let answers = futures_util::future::join_all((0..20).map(|_| ask(format!("DPoP {token}"), &shown))).await;
+        assert_eq!(answers.iter().filter(|got| got.status == 200).count(), 1);
+        assert!(door.raw.seen().iter().all(|got| got.all("dpop").is_empty()), "a proof never leaves the door");
+    });
+}
+
+#[test]
+fn a_service_host_says_where_its_tokens_come_from() {
+    with_door(Plan::default(), async |door| {
+        let got = door.get("web", None, Speaks::Http1, "/.well-known/oauth-protected-resource").await;
+        assert_eq!(got.status, 200);
+        let metadata = body(&got);
+        assert_eq!(metadata["resource"], format!("https://web.doorward.localhost:{}", door.address.port()));
+        assert_eq!(metadata["authorization_servers"], json!([door.origin]));
+        assert_eq!(metadata["scopes_supported"], json!(["manage", "open"]));
+        let refused = door.get("web", None, Speaks::Http1, "/x").await;
+        let challenge = refused.header("www-authenticate").unwrap();
+        assert!(
+            challenge
+                .contains(&format!("{}/.well-known/oauth-protected-resource", metadata["resource"].as_str().unwrap()))
+        );
+        assert_eq!(door.raw.count(), 0);
+    });
+}
