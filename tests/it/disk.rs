@@ -89,7 +89,9 @@ async fn f6_a_full_disk_under_the_database_sends_decisions_to_the_room_that_the_
 /// libfiu's libraries, which give errors in the place of system calls.
 fn libfiu() -> Option<String> {
     let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
-    let folder = folders.flat_map(|folder| [folder.join("fiu"), folder]).find(|folder| folder.join("fiu_posix_preload.so").exists());
+    let folder = folders
+        .flat_map(|folder| [folder.join("fiu"), folder])
+        .find(|folder| folder.join("fiu_posix_preload.so").exists());
     if folder.is_none() {
         println!("skipped: libfiu is not installed (fiu-utils)");
     }
