@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use crate::audit::Actor;
+use crate::control::access::AccessError;
 use crate::control::audit::read::ReadError;
 use crate::control::caller::Unproven;
 use crate::control::decision::DecisionError;
@@ -32,6 +33,8 @@ pub enum ApiError {
     TooLarge,
     /// The body is of another kind.
     MediaType(&'static str),
+    /// No policy could allow it.
+    Forbidden(&'static str, String),
     /// The state of things does not let it happen.
     Conflict(&'static str, String),
     /// The first request with this idempotency key is at work.
@@ -105,6 +108,27 @@ impl From<RevokeError> for ApiError {
     }
 }
 
+impl From<AccessError> for ApiError {
+    fn from(error: AccessError) -> Self {
+        let told = error.to_string();
+        match error {
+            AccessError::NotFound { what: "entitlement" } => Self::NotFound("there is no such entitlement"),
+            AccessError::NotFound { what: "grant" } => Self::NotFound("there is no such grant"),
+            AccessError::NotFound { .. } => Self::NotFound("there is no such request"),
+            AccessError::Invalid(_) => Self::Invalid(told),
+            AccessError::Denied(_) => Self::Denied(told),
+            AccessError::SelfApproval => Self::Forbidden("self_approval", told),
+            AccessError::AnsweredAlready => Self::Conflict("answered_already", told),
+            AccessError::Closed { .. } => Self::Conflict("closed", told),
+            AccessError::Changed { .. } => Self::Conflict("changed", told),
+            AccessError::Ineligible(_) => Self::Conflict("ineligible", told),
+            AccessError::Full { .. } => Self::Conflict("full", told),
+            AccessError::NotActive { .. } => Self::Conflict("not_active", told),
+            AccessError::Store(error) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
 impl From<LockError> for ApiError {
     fn from(error: LockError) -> Self {
         let told = error.to_string();
@@ -158,7 +182,9 @@ impl ApiError {
             Self::Unproven(Unproven::NoCredential | Unproven::BadCredential | Unproven::SessionEnded(_)) => {
                 StatusCode::UNAUTHORIZED
             }
-            Self::Unproven(Unproven::Locked(_) | Unproven::CrossSite(_)) | Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Unproven(Unproven::Locked(_) | Unproven::CrossSite(_)) | Self::Denied(_) | Self::Forbidden(..) => {
+                StatusCode::FORBIDDEN
+            }
             Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound(_) | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
@@ -205,6 +231,7 @@ impl ApiError {
             Self::NotFound(what) => problem("not_found", "Not found", Some(what.to_owned()), None),
             Self::Denied(detail) => problem("no_policy_match", "No policy allows it", Some(detail), None),
             Self::Invalid(detail) => problem("invalid_request", "The request is not right", Some(detail), None),
+            Self::Forbidden(reason, detail) => problem(reason, "It is not for you to do", Some(detail), None),
             Self::Conflict(reason, detail) => problem(reason, "It can't be done as things stand", Some(detail), None),
             Self::AtWork => {
                 let detail = "the first request with this `Idempotency-Key` has no answer yet; if that lasts, look at \

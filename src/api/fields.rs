@@ -130,7 +130,26 @@ impl<T: DeserializeOwned> FromRequest<Arc<Desk>> for Json<T> {
             ReadError::TooLarge => ApiError::TooLarge,
             ReadError::Broken => ApiError::Invalid("the body could not be read".to_owned()),
         })?;
+        // PostgreSQL can't keep it, and nobody means it.
+        if has_nul(&body) {
+            return Err(ApiError::Invalid("the body has a NUL character".to_owned()));
+        }
         let read = serde_json::from_slice(&body);
         read.map(Self).map_err(|error| ApiError::Invalid(format!("the body is not what is wanted here: {error}")))
     }
+}
+
+/// Whether a text in this JSON has U+0000: JSON can only write it as an escape (RFC 8259 §7).
+fn has_nul(json: &[u8]) -> bool {
+    let mut bytes = json.iter();
+    while let Some(byte) = bytes.next() {
+        // The character after a backslash is never the beginning of another escape.
+        if *byte == b'\\' && bytes.as_slice().starts_with(b"u0000") {
+            return true;
+        }
+        if *byte == b'\\' {
+            bytes.next();
+        }
+    }
+    false
 }

@@ -5,6 +5,7 @@
 //! them on record; every route stands in one table, from which router, OpenAPI document and the
 //! access test are made.
 
+mod access_request;
 mod answer;
 mod audit;
 mod caller;
@@ -12,10 +13,12 @@ mod decided;
 mod decision;
 mod discovery;
 mod fields;
+mod grant;
 mod idempotent;
 mod lock;
 mod oauth;
 pub mod openapi;
+mod schema;
 mod service;
 mod session;
 mod shape;
@@ -81,6 +84,17 @@ routes! {
     get "/api/v1/entitlements" Session => service::entitlements;
     get "/api/v1/sessions" Session => session::list;
     post "/api/v1/sessions/{id}/revoke" Session => session::revoke;
+    get "/api/v1/requests" Session => access_request::list;
+    post "/api/v1/requests" Session => access_request::create;
+    get "/api/v1/requests/{id}" Session => access_request::fetch;
+    get "/api/v1/requests/{id}/approvals" Session => access_request::approvals;
+    post "/api/v1/requests/{id}/approvals" Session => access_request::answer;
+    post "/api/v1/requests/{id}/withdraw" Session => access_request::withdraw;
+    get "/api/v1/grants" Session => grant::list;
+    get "/api/v1/grants/{id}" Session => grant::fetch;
+    post "/api/v1/grants/{id}/extend" Session => grant::extend;
+    post "/api/v1/grants/{id}/drop" Session => grant::drop;
+    post "/api/v1/grants/{id}/revoke" Session => grant::revoke;
     get "/api/v1/locks" Session => lock::list;
     post "/api/v1/locks" Session => lock::set;
     post "/api/v1/locks/clear" Session => lock::clear;

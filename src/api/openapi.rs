@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::control::Desk;
 
 use super::decided::json as answer;
-use super::{Needs, ROUTES, Route};
+use super::{Needs, ROUTES, Route, schema};
 
 /// The document.
 pub async fn document(State(desk): State<Arc<Desk>>) -> Response {
@@ -51,6 +51,27 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/sessions/{id}/revoke" => {
             ("Ends a session; one that is over is answered the same", shape("Session"), body("Revoke"))
         }
+        "/api/v1/requests" if method == "GET" => (
+            "Requests: one's own, those that wait for one's answer, or all that concern one",
+            page("AccessRequest"),
+            None,
+        ),
+        "/api/v1/requests" => (
+            "Asks for an entitlement, or with `dry_run` what it would take",
+            shape("AccessRequest"),
+            body("NewAccessRequest"),
+        ),
+        "/api/v1/requests/{id}" => ("A request", shape("AccessRequest"), None),
+        "/api/v1/requests/{id}/approvals" if method == "GET" => ("What approvers answered", page("Approval"), None),
+        "/api/v1/requests/{id}/approvals" => ("Approves or denies", shape("AccessRequest"), body("NewApproval")),
+        "/api/v1/requests/{id}/withdraw" => ("Takes back one's own request", shape("AccessRequest"), body("Nothing")),
+        "/api/v1/grants" => ("Grants: one's own, or all that concern one", page("Grant"), None),
+        "/api/v1/grants/{id}" => ("A grant", shape("Grant"), None),
+        "/api/v1/grants/{id}/extend" => {
+            ("Asks for more time with one's own grant", shape("AccessRequest"), body("Extend"))
+        }
+        "/api/v1/grants/{id}/drop" => ("Gives back one's own grant", shape("Grant"), body("Nothing")),
+        "/api/v1/grants/{id}/revoke" => ("Ends a grant", shape("Grant"), body("Revoke")),
         "/api/v1/locks" if method == "GET" => {
             ("Who is barred, for those who may bar or read the record", page("Lock"), None)
         }
@@ -126,7 +147,7 @@ pub fn describe(origin: &str) -> Value {
                 "token": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
                 "cookie": { "type": "apiKey", "in": "cookie", "name": "__Host-doorward" },
             },
-            "schemas": schemas(),
+            "schemas": schema::all(),
         },
     })
 }
@@ -135,6 +156,14 @@ fn operation(route: &Route) -> Value {
     let (summary, answer, sent) = words(route.method, route.path);
     let mut responses = Map::new();
     match answer {
+        // What is asked for is made, what it would take is told.
+        Some(schema) if (route.method, route.path) == ("POST", "/api/v1/requests") => {
+            let told = json!({ "$ref": "#/components/schemas/DryRun" });
+            for (status, schema) in [("200", told), ("201", schema)] {
+                let content = json!({ "application/json": { "schema": schema } });
+                responses.insert(status.to_owned(), json!({ "description": "Done", "content": content }));
+            }
+        }
         Some(schema) => {
             responses.insert(
                 "200".to_owned(),
@@ -161,7 +190,7 @@ fn operation(route: &Route) -> Value {
         if let Some(sent) = sent {
             operation.insert("requestBody".to_owned(), json!({ "required": true, "content": sent }));
         }
-        let parameters = parameters(route.path);
+        let parameters = parameters(route);
         if !parameters.is_empty() {
             operation.insert("parameters".to_owned(), parameters.into());
         }
@@ -178,128 +207,63 @@ fn security(needs: Needs) -> Value {
     }
 }
 
-fn parameters(path: &str) -> Vec<Value> {
-    let parameter = |name: &str, place: &str, required: &str| json!({ "name": name, "in": place, "required": required == "required", "schema": { "type": "string" } });
-    match path {
-        "/api/v1/sessions" => vec![parameter("all", "query", "optional"), parameter("cursor", "query", "optional")],
-        "/oauth2/authorize" => {
+fn parameters(route: &Route) -> Vec<Value> {
+    let parameter = |name: &str, place: &str, required: bool, kind: &str| json!({ "name": name, "in": place, "required": required, "schema": schema::of(kind) });
+    let query = |name: &str, kind: &str| parameter(name, "query", false, kind);
+    let mut found = match (route.method, route.path) {
+        ("GET", "/api/v1/sessions") => vec![query("all", "boolean"), query("cursor", "id:ses_")],
+        ("GET", "/api/v1/requests") => {
+            let state = "one:pending|approved|scheduled|active|expired|revoked|dropped|denied|withdrawn|timed_out";
+            let flags = ["mine", "to_approve", "all"].map(|name| query(name, "boolean"));
+            let page = [query("state", state), query("cursor", "id:req_"), query("limit", "limit")];
+            flags.into_iter().chain(page).collect()
+        }
+        ("GET", "/api/v1/grants") => {
+            vec![query("mine", "boolean"), query("all", "boolean"), query("cursor", "id:grt_"), query("limit", "limit")]
+        }
+        (_, "/oauth2/authorize") => {
             let required = ["response_type", "client_id", "redirect_uri", "code_challenge", "code_challenge_method"];
             let optional = ["state", "login_hint", "provider"];
-            let required = required.map(|name| parameter(name, "query", "required"));
-            required.into_iter().chain(optional.map(|name| parameter(name, "query", "optional"))).collect()
+            let required = required.map(|name| parameter(name, "query", true, "string"));
+            required.into_iter().chain(optional.map(|name| query(name, "string"))).collect()
         }
-        "/api/v1/audit/events" => {
+        (_, "/api/v1/audit/events") => {
             ["from", "to", "service", "actor", "type", "grant", "session", "cursor", "after", "limit"]
-                .map(|name| parameter(name, "query", "optional"))
+                .map(|name| query(name, "string"))
                 .to_vec()
         }
-        "/api/v1/audit/export" => ["from", "to", "service", "actor", "type", "grant", "session"]
-            .map(|name| parameter(name, "query", "optional"))
-            .to_vec(),
-        "/api/v1/audit/inclusion" => {
+        (_, "/api/v1/audit/export") => {
+            ["from", "to", "service", "actor", "type", "grant", "session"].map(|name| query(name, "string")).to_vec()
+        }
+        (_, "/api/v1/audit/inclusion") => {
             vec![
-                parameter("log", "query", "required"),
-                parameter("index", "query", "required"),
-                parameter("size", "query", "optional"),
+                parameter("log", "query", true, "string"),
+                parameter("index", "query", true, "string"),
+                query("size", "string"),
             ]
         }
-        "/api/v1/audit/consistency" => {
+        (_, "/api/v1/audit/consistency") => {
             vec![
-                parameter("log", "query", "required"),
-                parameter("from", "query", "required"),
-                parameter("to", "query", "optional"),
+                parameter("log", "query", true, "string"),
+                parameter("from", "query", true, "string"),
+                query("to", "string"),
             ]
         }
-        path if path.contains("{id}") => vec![parameter("id", "path", "required")],
         _ => Vec::new(),
-    }
-}
-
-/// An object whose fields are written `name: type`; a `?` after the type says that it may be null.
-fn object(fields: &[(&str, &str)]) -> Value {
-    let mut properties = Map::new();
-    for (name, kind) in fields {
-        let (kind, nullable) = kind.strip_suffix('?').map_or((*kind, false), |kind| (kind, true));
-        let schema = match kind {
-            "time" => json!({ "type": "string", "format": "date-time" }),
-            "strings" => json!({ "type": "array", "items": { "type": "string" } }),
-            "string" | "integer" | "boolean" => json!({ "type": kind }),
-            list if list.ends_with("[]") => {
-                json!({ "type": "array", "items": { "$ref": format!("#/components/schemas/{}", list.trim_end_matches("[]")) } })
-            }
-            reference => json!({ "$ref": format!("#/components/schemas/{reference}") }),
+    };
+    if route.path.contains("{id}") {
+        let kind = match route.path.split('/').nth(3) {
+            Some("sessions") => "id:ses_",
+            Some("requests") => "id:req_",
+            Some("grants") => "id:grt_",
+            Some("decisions") => "id:dec_",
+            _ => "string",
         };
-        let schema = if nullable { json!({ "anyOf": [schema, { "type": "null" }] }) } else { schema };
-        properties.insert((*name).to_owned(), schema);
+        found.push(parameter("id", "path", true, kind));
     }
-    json!({ "type": "object", "properties": properties })
-}
-
-fn schemas() -> Value {
-    json!({
-        "Principal": object(&[("kind", "string"), ("id", "string"), ("name", "string?"), ("email", "string?")]),
-        "Device": object(&[("id", "string")]),
-        "Session": object(&[
-            ("id", "string"), ("kind", "string"), ("principal", "Principal"), ("device", "Device?"),
-            ("groups", "strings"), ("created_at", "time"), ("authenticated_at", "time"), ("expires_at", "time"),
-            ("certificate_expires_at", "time?"), ("current", "boolean"), ("state", "string"), ("end", "string"),
-        ]),
-        "Grant": object(&[("id", "string"), ("entitlement", "string"), ("expires_at", "time")]),
-        "Whoami": object(&[
-            ("principal", "Principal"), ("session", "Session"), ("groups", "strings"), ("grants", "Grant[]"),
-            ("expires_at", "time"),
-        ]),
-        "ServiceAction": object(&[("name", "string"), ("access", "string"), ("entitlement", "string?")]),
-        "Service": object(&[
-            ("name", "string"), ("description", "string"), ("url", "string"), ("hosts", "strings"),
-            ("access", "string"), ("actions", "ServiceAction[]"), ("entitlements", "strings"),
-        ]),
-        "Entitlement": object(&[
-            ("name", "string"), ("description", "string"), ("approvals", "integer"), ("max", "string"),
-            ("default", "string"), ("min", "string"), ("reason_required", "boolean"), ("ticket", "string?"),
-            ("may_request", "boolean"),
-        ]),
-        "Revoke": object(&[("reason", "string")]),
-        "Lock": object(&[
-            ("id", "string"), ("principal", "Principal"), ("reason", "string"), ("set_at", "time"),
-            ("active", "boolean"),
-        ]),
-        "NewLock": object(&[("principal", "string"), ("reason", "string")]),
-        "DecisionRequest": object(&[("method", "string"), ("host", "string"), ("path", "string")]),
-        "Decision": object(&[
-            ("id", "string"), ("time", "time"), ("outcome", "string"), ("reason", "string?"),
-            ("principal", "Principal?"), ("action", "string?"), ("service", "string?"), ("request", "DecisionRequest?"),
-            ("policy_version", "string?"), ("policies", "strings"), ("errors", "strings"), ("remedy", "Remedy?"),
-            ("log", "string?"), ("seq", "integer?"),
-        ]),
-        "AuditEvent": object(&[
-            ("id", "string"), ("time", "time"), ("node", "string"), ("seq", "integer?"), ("type", "string"),
-            ("service", "string?"), ("outcome", "string"), ("reason", "string?"), ("decision", "string?"), ("grant", "string?"),
-        ]),
-        "AuditLog": object(&[("log", "string"), ("size", "integer"), ("opened_at", "time"), ("pruned_to", "integer")]),
-        "AuditCheckpoint": object(&[
-            ("log", "string"), ("size", "integer"), ("root", "string"), ("time", "time"), ("note", "string"),
-        ]),
-        "AuditProof": object(&[("log", "string"), ("size", "integer"), ("root", "string"), ("hashes", "strings")]),
-        "Remedy": object(&[("kind", "string"), ("entitlement", "string"), ("command", "string")]),
-        "Problem": object(&[
-            ("type", "string"), ("title", "string"), ("status", "integer"), ("detail", "string"),
-            ("decision", "string"), ("reason", "string"), ("remedy", "Remedy"),
-        ]),
-        "OauthError": object(&[("error", "string"), ("error_description", "string"), ("decision", "string?")]),
-        "TokenAnswer": object(&[
-            ("access_token", "string"), ("token_type", "string"), ("expires_in", "integer"),
-            ("refresh_token", "string"), ("refresh_token_expires_in", "integer"), ("session", "Session"),
-            ("certificate", "string"), ("certificate_expires_at", "time"), ("ca", "string"), ("audit_key", "string?"),
-        ]),
-        "DeviceAuthorization": object(&[
-            ("device_code", "string"), ("user_code", "string"), ("verification_uri", "string"),
-            ("verification_uri_complete", "string"), ("expires_in", "integer"), ("interval", "integer"),
-        ]),
-        "Introspection": object(&[
-            ("active", "boolean"), ("scope", "string"), ("client_id", "string"), ("token_type", "string"),
-            ("exp", "integer"), ("iat", "integer"), ("sub", "string"), ("aud", "string"), ("iss", "string"),
-            ("jti", "string"), ("sid", "string"),
-        ]),
-    })
+    if route.method == "POST" && route.path.starts_with("/api/") {
+        let key = json!({ "type": "string", "pattern": "^[!-~]{1,255}$" });
+        found.push(json!({ "name": "Idempotency-Key", "in": "header", "required": false, "schema": key }));
+    }
+    found
 }

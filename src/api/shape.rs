@@ -1,11 +1,12 @@
 //! From what operations answer to what stands on paper.
 
+use crate::control::access::{GrantSeen, Planned, Seen};
 use crate::control::decision::Explained;
 use crate::control::oauth::Granted;
 use crate::control::service::{Reach, Reachable};
 use crate::control::{Lock, StoredSession};
-use crate::model::{Principal, Session, SessionId, Timestamp};
-use crate::policy::Entitlement;
+use crate::model::{Answer, Approval, Person, Principal, Session, SessionId, Timestamp};
+use crate::policy::{Entitlement, PolicySet};
 use crate::wire;
 
 /// A principal by what their session tells of them.
@@ -40,6 +41,94 @@ pub fn session(stored: &StoredSession, current: SessionId, now: Timestamp) -> wi
         state,
         end: session.ended.map(|(why, _)| why.name().to_owned()),
     }
+}
+
+/// A request, with what an approver wants to know of it.
+pub fn access_request(policies: &PolicySet, seen: &Seen) -> wire::AccessRequest {
+    let request = &seen.request;
+    let service = policies.service(request.entitlement.service());
+    let opens = |route: &&crate::policy::Route| request.actions.contains(&route.action);
+    let routes = service.map(|service| service.routes().iter().filter(opens).map(|route| route.template.to_string()));
+    wire::AccessRequest {
+        id: request.id.to_string(),
+        state: seen.state.to_owned(),
+        entitlement: request.entitlement.to_string(),
+        principal: someone(&request.requester),
+        reason: request.reason.clone(),
+        ticket: request.ticket.clone(),
+        params: request.params.clone(),
+        length: request.length.to_string(),
+        start: request.start.map(wire::Time),
+        emergency: request.emergency,
+        extends: request.extends.map(|id| id.to_string()),
+        created_at: request.created_at.into(),
+        answer_by: request.answer_by.into(),
+        approvals_needed: request.approvals_needed,
+        approvals: seen.approvals.iter().map(approval).collect(),
+        hash: request.hash.clone(),
+        actions: request.actions.iter().map(ToString::to_string).collect(),
+        grant: request.grant.map(|id| id.to_string()),
+        expires_at: seen.grant.as_ref().and_then(|grant| grant.state.expires_at()).map(wire::Time),
+        context: Some(wire::ApprovalContext {
+            first_time: seen.first_time,
+            grants_30d: u32::try_from(seen.held_lately).unwrap_or(u32::MAX),
+            outside_hours: service.is_none_or(|service| !service.is_at_work(request.created_at)),
+            routes: routes.map(Iterator::collect).unwrap_or_default(),
+        }),
+    }
+}
+
+/// One answer of one approver.
+pub fn approval(approval: &Approval) -> wire::Approval {
+    wire::Approval {
+        by: someone(&approval.by),
+        answer: match approval.answer {
+            Answer::Approve => wire::Answer::Approve,
+            Answer::Deny => wire::Answer::Deny,
+        },
+        reason: approval.reason.clone(),
+        time: approval.time.into(),
+        hash: approval.hash.clone(),
+    }
+}
+
+/// What a request would take.
+pub fn dry_run(plan: &Planned) -> wire::DryRun {
+    wire::DryRun {
+        entitlement: plan.entitlement.to_string(),
+        length: plan.length.to_string(),
+        start: plan.start.map(wire::Time),
+        approvals_needed: plan.approvals_needed,
+        approvers: plan.approvers.iter().map(someone).collect(),
+        actions: plan.actions.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A grant.
+pub fn grant(seen: &GrantSeen) -> wire::Grant {
+    let grant = &seen.grant;
+    wire::Grant {
+        id: grant.id.to_string(),
+        request: grant.request.to_string(),
+        entitlement: grant.entitlement.to_string(),
+        principal: someone(&grant.holder),
+        state: seen.state.to_owned(),
+        params: grant.params.clone(),
+        actions: grant.actions.iter().map(ToString::to_string).collect(),
+        emergency: grant.emergency,
+        created_at: grant.created_at.into(),
+        starts_at: Some(grant.starts_at.into()),
+        active_at: grant.state.active_at().map(wire::Time),
+        expires_at: grant.state.expires_at().map(wire::Time),
+        ended_at: grant.state.ended_at().map(wire::Time),
+        end_reason: grant.end_reason.clone(),
+        reviewed: grant.reviews > 0,
+    }
+}
+
+fn someone(person: &Person) -> wire::Principal {
+    let who = &person.principal;
+    wire::Principal { name: person.name.clone(), ..principal(who, person.email.clone()) }
 }
 
 /// A bar on a principal; `active` while it holds.

@@ -92,9 +92,17 @@ pub struct ApproveArgs {
     pub yes: bool,
 }
 
-/// `doorward deny`, `doorward withdraw`
+/// `doorward withdraw`
 #[derive(Debug, Clone, Args)]
-pub struct AnswerArgs {
+pub struct WithdrawArgs {
+    /// The request, or the beginning of its id
+    #[arg(value_name = "REQUEST")]
+    pub id: String,
+}
+
+/// `doorward deny`
+#[derive(Debug, Clone, Args)]
+pub struct DenyArgs {
     /// The request, or the beginning of its id
     #[arg(value_name = "REQUEST")]
     pub id: String,
@@ -123,9 +131,6 @@ pub struct ExtendArgs {
     /// How much longer: 90s, 15m, 1h30m
     #[arg(long = "for", value_name = "LENGTH", value_parser = length)]
     pub length: Ttl,
-    /// Why; else the reason that the grant was asked for with
-    #[arg(long, value_name = "TEXT", value_parser = reason)]
-    pub reason: Option<String>,
 }
 
 /// `doorward drop`
@@ -134,9 +139,6 @@ pub struct DropArgs {
     /// The grant, or the beginning of its id
     #[arg(value_name = "GRANT")]
     pub id: String,
-    /// A remark, for the record
-    #[arg(long, value_name = "TEXT", value_parser = reason)]
-    pub reason: Option<String>,
 }
 
 /// `doorward revoke`

@@ -5,9 +5,9 @@
 
 use std::io::{self, IsTerminal};
 
-use crate::wire::{AccessRequest, Answer, NewApproval, Remark};
+use crate::wire::{AccessRequest, Answer, NewApproval, Nothing};
 
-use super::access_args::{AnswerArgs, ApproveArgs};
+use super::access_args::{ApproveArgs, DenyArgs, WithdrawArgs};
 use super::args::Format;
 use super::context::Context;
 use super::exit::Exit;
@@ -44,7 +44,7 @@ pub async fn approve(context: &Context, args: &ApproveArgs) -> Result<(), Failur
 ///
 /// # Errors
 /// As [`approve`].
-pub async fn deny(context: &Context, args: &AnswerArgs) -> Result<(), Failure> {
+pub async fn deny(context: &Context, args: &DenyArgs) -> Result<(), Failure> {
     let (here, id) = found(context, &args.id).await?;
     let body = NewApproval { answer: Answer::Deny, reason: args.reason.clone(), hash: None };
     answer(context, &here, &id, &body).await
@@ -54,10 +54,9 @@ pub async fn deny(context: &Context, args: &AnswerArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Exit 1 when it is over, exit 4 when it is another's.
-pub async fn withdraw(context: &Context, args: &AnswerArgs) -> Result<(), Failure> {
+pub async fn withdraw(context: &Context, args: &WithdrawArgs) -> Result<(), Failure> {
     let (here, id) = found(context, &args.id).await?;
-    let body = Remark { reason: args.reason.clone() };
-    let json = here.client.act(&format!("/api/v1/requests/{id}/withdraw"), &body, &*context.entropy).await?;
+    let json = here.client.act(&format!("/api/v1/requests/{id}/withdraw"), &Nothing {}, &*context.entropy).await?;
     print(context, &here, &json)
 }
 

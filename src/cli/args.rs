@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::access_args::{
-    AnswerArgs, ApproveArgs, DropArgs, ExtendArgs, GrantsArgs, LockArgs, REQUEST_EXAMPLES, RequestArgs, RequestsArgs,
-    RevokeArgs, ShowArgs,
+    ApproveArgs, DenyArgs, DropArgs, ExtendArgs, GrantsArgs, LockArgs, REQUEST_EXAMPLES, RequestArgs, RequestsArgs,
+    RevokeArgs, ShowArgs, WithdrawArgs,
 };
 use crate::model::{Timestamp, Ttl};
 
@@ -142,10 +142,10 @@ pub enum Command {
     Approve(ApproveArgs),
     /// Say no to a request, which ends it
     #[command(before_help = "Example:\n  doorward deny req_… --reason \"not during the freeze\"")]
-    Deny(AnswerArgs),
+    Deny(DenyArgs),
     /// Take back a request of your own
     #[command(before_help = "Example:\n  doorward withdraw req_…")]
-    Withdraw(AnswerArgs),
+    Withdraw(WithdrawArgs),
     /// What is held, and how long still
     #[command(before_help = "Examples:\n  doorward grants\n  doorward grants --all -o json")]
     Grants(GrantsArgs),

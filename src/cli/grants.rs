@@ -1,7 +1,7 @@
 //! `doorward grants`, `extend`, `drop` and `revoke`: what is held, and ending it.
 
 use crate::model::Timestamp;
-use crate::wire::{AccessRequest, Extend, Grant, Remark, Revoke};
+use crate::wire::{AccessRequest, Extend, Grant, Nothing, Revoke};
 
 use super::access_args::{DropArgs, ExtendArgs, GrantsArgs, RevokeArgs};
 use super::args::Format;
@@ -86,7 +86,7 @@ pub(super) fn told(grant: &Grant, now: Timestamp) -> Vec<(&'static str, String)>
 /// Exit 1 when the grant is over, exit 4 when it may not be extended.
 pub async fn extend(context: &Context, args: &ExtendArgs) -> Result<(), Failure> {
     let (here, id) = found(context, &args.id).await?;
-    let body = Extend { length: args.length.to_string(), reason: args.reason.clone() };
+    let body = Extend { length: args.length.to_string() };
     let json = here.client.act(&format!("/api/v1/grants/{id}/extend"), &body, &*context.entropy).await?;
     if context.printer.format() == Format::Json {
         return context.printer.resource(&json);
@@ -101,8 +101,7 @@ pub async fn extend(context: &Context, args: &ExtendArgs) -> Result<(), Failure>
 /// Exit 1 when it is over already.
 pub async fn drop(context: &Context, args: &DropArgs) -> Result<(), Failure> {
     let (here, id) = found(context, &args.id).await?;
-    let body = Remark { reason: args.reason.clone() };
-    let json = here.client.act(&format!("/api/v1/grants/{id}/drop"), &body, &*context.entropy).await?;
+    let json = here.client.act(&format!("/api/v1/grants/{id}/drop"), &Nothing {}, &*context.entropy).await?;
     print(context, &here, &json)
 }
 

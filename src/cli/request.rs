@@ -18,8 +18,9 @@ use super::whoami::listed;
 
 /// How long is waited where nothing is said.
 const WAIT: Ttl = Ttl::minutes(10);
-/// How often the request is looked at meanwhile.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1000);
+/// How soon the request is looked at; each time it is waited twice as long as before, up to the most.
+const LOOK_FIRST: Duration = Duration::from_millis(125);
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// Asks, and prints the request.
 ///
@@ -83,8 +84,10 @@ async fn decided(
     let path = format!("/api/v1/requests/{}", request.id);
     let mut last = (json, request);
     let looking = async {
+        let mut pause = LOOK_FIRST;
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_MAX);
             // A wait may be longer than a certificate lasts.
             let here = signed_in(context).await?;
             let json = match here.client.get(&path).await {

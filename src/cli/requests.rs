@@ -118,7 +118,7 @@ pub(super) fn told(request: &AccessRequest, now: Timestamp) -> Vec<(&'static str
     if let Some(context) = &request.context {
         context.routes.iter().for_each(|route| add("route", Some(route.clone())));
         add("first time", Some(if context.first_time { "yes" } else { "no" }.to_owned()));
-        add("last 30 days", Some(format!("{} grants", context.grants_30d)));
+        add("last 30 days", Some(format!("{} granted", context.grants_30d)));
         add("work hours", Some(if context.outside_hours { "no, outside of them" } else { "yes" }.to_owned()));
     }
     add("asked at", Some(request.created_at.to_string()));

@@ -18,7 +18,7 @@ use super::settings::{
 use super::subject::Subject;
 use super::upstream::{Upstream, UpstreamTls};
 use super::verdict::Verdict;
-use crate::model::{ActionName, EntitlementName, ServiceName};
+use crate::model::{ActionName, EntitlementName, ServiceName, Timestamp};
 
 /// A protected upstream.
 #[derive(Debug)]
@@ -121,6 +121,15 @@ impl Service {
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         self.engine.router.routes()
+    }
+
+    /// Whether it is Monday to Friday, 8 to 18, where the service is at home.
+    #[must_use]
+    pub fn is_at_work(&self, now: Timestamp) -> bool {
+        let Ok(moment) = jiff::Timestamp::from_millisecond(now.millis()) else { return false };
+        let local = moment.to_zoned(self.time_zone.clone());
+        let weekend = matches!(local.weekday(), jiff::civil::Weekday::Saturday | jiff::civil::Weekday::Sunday);
+        !weekend && (8..18).contains(&local.hour())
     }
 
     /// Texts that its policies compare with: what a parameter may have to be to matter.

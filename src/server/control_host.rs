@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::HeaderValue;
+use axum::http::header::ALLOW;
 use axum::response::{IntoResponse, Response};
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -152,7 +154,11 @@ impl Host {
         });
         let headers =
             [("content-type", "application/problem+json".to_owned()), ("doorward-decision", decision.to_string())];
-        (status, headers, body.to_string()).into_response()
+        let mut response = (status, headers, body.to_string()).into_response();
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+        }
+        response
     }
 }
 

@@ -55,7 +55,7 @@ pub struct AccessRequest {
     /// When the grant ends, once that is known.
     #[serde(default)]
     pub expires_at: Option<Time>,
-    /// What an approver may want to know; only to those who may approve.
+    /// What an approver may want to know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<ApprovalContext>,
 }
@@ -161,11 +161,7 @@ pub struct NewApproval {
     pub hash: Option<String>,
 }
 
-/// The body of operations that take a reason at most.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The body of operations that take nothing: `{}`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Remark {
-    /// What is said to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
+pub struct Nothing {}

@@ -54,7 +54,4 @@ pub struct Extend {
     /// How much longer, `30m`.
     #[serde(rename = "for")]
     pub length: String,
-    /// Why; else the reason of the grant's own request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
 }

@@ -20,7 +20,7 @@ pub mod time;
 pub mod whoami;
 
 pub use access_request::{
-    AccessRequest, Answer, Approval, ApprovalContext, DryRun, NewAccessRequest, NewApproval, Remark,
+    AccessRequest, Answer, Approval, ApprovalContext, DryRun, NewAccessRequest, NewApproval, Nothing,
 };
 pub use decision::{Decision, DecisionRequest};
 pub use entitlement::Entitlement;

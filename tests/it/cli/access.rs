@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use doorward::cli::access_args::{
-    AnswerArgs, ApproveArgs, DropArgs, ExtendArgs, GrantsArgs, LockArgs, RequestArgs, RequestsArgs, RevokeArgs,
-    ShowArgs,
+    ApproveArgs, DenyArgs, DropArgs, ExtendArgs, GrantsArgs, LockArgs, RequestArgs, RequestsArgs, RevokeArgs, ShowArgs,
+    WithdrawArgs,
 };
 use doorward::cli::args::Format;
 use doorward::cli::exit::Exit;
@@ -184,11 +184,11 @@ async fn an_approval_names_what_was_looked_at() {
     let printed: Value = serde_json::from_str(&person.out.text()).unwrap();
     assert_eq!(printed["state"], "active");
 
-    let no = AnswerArgs { id: FIRST.to_owned(), reason: Some("freeze".to_owned()) };
+    let no = DenyArgs { id: FIRST.to_owned(), reason: Some("freeze".to_owned()) };
     approval::deny(&person.context, &no).await.unwrap();
     let sent = door.seen().pop().unwrap();
     assert_eq!(serde_json::from_str::<Value>(&sent.body).unwrap(), json!({"answer": "deny", "reason": "freeze"}));
-    approval::withdraw(&person.context, &no).await.unwrap();
+    approval::withdraw(&person.context, &WithdrawArgs { id: FIRST.to_owned() }).await.unwrap();
     assert!(door.seen().pop().unwrap().path.ends_with("/withdraw"));
 }
 
@@ -220,10 +220,10 @@ async fn grants_are_listed_with_the_time_left_and_ended_by_their_ids() {
     let text = person.out.text();
     assert!(text.contains(GRANT) && (text.contains("29m") || text.contains("30m")), "{text}");
     let id = GRANT[..10].to_owned();
-    let args = ExtendArgs { id: id.clone(), length: Ttl::minutes(15), reason: None };
+    let args = ExtendArgs { id: id.clone(), length: Ttl::minutes(15) };
     grants::extend(&person.context, &args).await.unwrap();
     assert_eq!(door.seen().pop().unwrap().body, r#"{"for":"15m"}"#);
-    grants::drop(&person.context, &DropArgs { id: id.clone(), reason: None }).await.unwrap();
+    grants::drop(&person.context, &DropArgs { id: id.clone() }).await.unwrap();
     assert!(door.seen().pop().unwrap().path.ends_with("/drop"));
     let args = RevokeArgs { id: id.clone(), reason: "wrong cluster".to_owned() };
     grants::revoke(&person.context, &args).await.unwrap();

@@ -1,0 +1,193 @@
+//! The shapes of `wire/` as JSON Schema (2020-12), for the OpenAPI document.
+//!
+//! INVARIANT: what a body may not say is not allowed by its schema either; `tests/run` checks the
+//! whole document against a live door.
+
+use serde_json::{Map, Value, json};
+
+/// What an id looks like after its prefix: 128 bits, of which the last character has three.
+const TAIL: &str = "[0-9a-v]{25}[048cgkos]";
+
+/// The schema of one word of this file's notation:
+///
+/// - `string`, `integer`, `boolean`, `strings`, `texts` (text → text), `time`
+/// - `id:req_`: an id of that prefix; `one:a|b`: one of these words
+/// - `words`: 1 to 1,000 characters for people to read; `line`: some, possibly none
+/// - `limit`: how many a page is to hold; `length`: `1h30m`; `Name`, `Name[]`: one or several of another shape
+///
+/// A `?` at its end: it may be null.
+pub(super) fn of(kind: &str) -> Value {
+    let (kind, nullable) = kind.strip_suffix('?').map_or((kind, false), |kind| (kind, true));
+    let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
+    let schema = match kind {
+        "time" => json!({ "type": "string", "format": "date-time" }),
+        "strings" => json!({ "type": "array", "items": { "type": "string" } }),
+        "texts" => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        "string" | "integer" | "boolean" => json!({ "type": kind }),
+        "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200 }),
+        "words" => json!({ "type": "string", "minLength": 1, "maxLength": 1000, "pattern": "^[^\\x00]*\\S[^\\x00]*$" }),
+        "length" => {
+            json!({ "type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "minLength": 2, "maxLength": 40 })
+        }
+        other => match (other.split_once(':'), other.strip_suffix("[]")) {
+            (Some(("id", prefix)), _) => json!({ "type": "string", "pattern": format!("^{prefix}{TAIL}$") }),
+            (Some((_, words)), _) => json!({ "type": "string", "enum": words.split('|').collect::<Vec<_>>() }),
+            (None, Some(item)) => json!({ "type": "array", "items": reference(item) }),
+            (None, None) => reference(other),
+        },
+    };
+    if nullable { json!({ "anyOf": [schema, { "type": "null" }] }) } else { schema }
+}
+
+/// An object with these fields; a `?` at the end of a name: the field may be missing.
+fn object(fields: &[(&str, &str)]) -> Value {
+    let (mut properties, mut required) = (Map::new(), Vec::new());
+    for (name, kind) in fields {
+        let name = name.strip_suffix('?').unwrap_or_else(|| {
+            required.push(*name);
+            name
+        });
+        properties.insert(name.to_owned(), of(kind));
+    }
+    json!({ "type": "object", "properties": properties, "required": required })
+}
+
+/// What is sent to us: nothing beyond these fields.
+fn body(fields: &[(&str, &str)]) -> Value {
+    let mut schema = object(fields);
+    if let Some(schema) = schema.as_object_mut() {
+        schema.insert("additionalProperties".to_owned(), false.into());
+    }
+    schema
+}
+
+const REQUEST_STATE: &str = "one:pending|approved|scheduled|active|expired|revoked|dropped|denied|withdrawn|timed_out";
+const GRANT_STATE: &str = "one:scheduled|queued|active|expired|revoked|dropped";
+
+/// All shapes by their names.
+pub(super) fn all() -> Value {
+    let mut shapes = people_and_services();
+    for more in [access(), oauth()] {
+        if let (Value::Object(shapes), Value::Object(more)) = (&mut shapes, more) {
+            shapes.extend(more);
+        }
+    }
+    shapes
+}
+
+fn people_and_services() -> Value {
+    json!({
+        "Principal": object(&[("kind", "string"), ("id", "string"), ("name", "string?"), ("email", "string?")]),
+        "Device": object(&[("id", "string")]),
+        "Session": object(&[
+            ("id", "id:ses_"), ("kind", "one:browser|cli|workload"), ("principal", "Principal"),
+            ("device", "Device?"), ("groups", "strings"), ("created_at", "time"), ("authenticated_at", "time"),
+            ("expires_at", "time"), ("certificate_expires_at", "time?"), ("current", "boolean"),
+            ("state", "one:live|ended"), ("end?", "string"),
+        ]),
+        "HeldGrant": object(&[("id", "id:grt_"), ("entitlement", "string"), ("expires_at", "time")]),
+        "Whoami": object(&[
+            ("principal", "Principal"), ("session", "Session"), ("groups", "strings"), ("grants", "HeldGrant[]"),
+            ("expires_at", "time"),
+        ]),
+        "ServiceAction": object(&[
+            ("name", "string"), ("access", "one:allowed|requestable|denied"), ("entitlement", "string?"),
+        ]),
+        "Service": object(&[
+            ("name", "string"), ("description", "string"), ("url", "string"), ("hosts", "strings"),
+            ("access", "one:allowed|requestable|denied"), ("actions", "ServiceAction[]"), ("entitlements", "strings"),
+        ]),
+        "Entitlement": object(&[
+            ("name", "string"), ("description", "string"), ("approvals", "integer"), ("max", "string"),
+            ("default", "string"), ("min", "string"), ("reason_required", "boolean"), ("ticket", "string?"),
+            ("may_request", "boolean"),
+        ]),
+        "DecisionRequest": object(&[("method", "string"), ("host", "string"), ("path", "string")]),
+        "Decision": object(&[
+            ("id", "id:dec_"), ("time", "time"), ("outcome", "one:allow|deny"), ("reason?", "string?"),
+            ("principal?", "Principal?"), ("action?", "string?"), ("service?", "string?"),
+            ("request?", "DecisionRequest?"), ("policy_version?", "string?"), ("policies", "strings"),
+            ("errors", "strings"), ("remedy?", "Remedy?"), ("log?", "string?"), ("seq?", "integer?"),
+        ]),
+        "AuditEvent": object(&[
+            ("id", "id:evt_"), ("time", "time"), ("node", "string"), ("seq?", "integer?"), ("type", "string"),
+            ("service?", "string?"), ("outcome", "string"), ("reason?", "string?"), ("decision?", "string?"),
+            ("grant?", "string?"),
+        ]),
+        "AuditLog": object(&[
+            ("log", "string"), ("size", "integer"), ("opened_at", "time"), ("pruned_to", "integer"),
+        ]),
+        "AuditCheckpoint": object(&[
+            ("log", "string"), ("size", "integer"), ("root", "string"), ("time", "time"), ("note", "string"),
+        ]),
+        "AuditProof": object(&[("log", "string"), ("size", "integer"), ("root", "string"), ("hashes", "strings")]),
+        "Remedy": object(&[("kind", "string"), ("entitlement?", "string"), ("command?", "string")]),
+        "Problem": object(&[
+            ("type", "string"), ("title", "string"), ("status", "integer"), ("detail?", "string"),
+            ("decision?", "string"), ("reason", "string"), ("remedy?", "Remedy"),
+        ]),
+    })
+}
+
+fn access() -> Value {
+    json!({
+        "Revoke": body(&[("reason", "words")]),
+        "Nothing": body(&[]),
+        "Lock": object(&[
+            ("id", "id:lck_"), ("principal", "Principal"), ("reason", "string"), ("set_at", "time"),
+            ("active", "boolean"),
+        ]),
+        "NewLock": body(&[("principal", "words"), ("reason", "words")]),
+        "Approval": object(&[
+            ("by", "Principal"), ("answer", "one:approve|deny"), ("reason", "string?"), ("time", "time"),
+            ("hash", "string"),
+        ]),
+        "ApprovalContext": object(&[
+            ("first_time", "boolean"), ("grants_30d", "integer"), ("outside_hours", "boolean"), ("routes", "strings"),
+        ]),
+        "AccessRequest": object(&[
+            ("id", "id:req_"), ("state", REQUEST_STATE), ("entitlement", "string"), ("principal", "Principal"),
+            ("reason", "string"), ("ticket", "string?"), ("params", "texts"), ("for", "string"), ("start", "time?"),
+            ("emergency", "boolean"), ("extends", "id:grt_?"), ("created_at", "time"), ("answer_by", "time"),
+            ("approvals_needed", "integer"), ("approvals", "Approval[]"), ("hash", "string"), ("actions", "strings"),
+            ("grant", "id:grt_?"), ("expires_at", "time?"), ("context?", "ApprovalContext"),
+        ]),
+        "NewAccessRequest": body(&[
+            ("entitlement", "string"), ("reason?", "words?"), ("ticket?", "string?"), ("for?", "length?"),
+            ("start?", "time?"), ("params?", "texts"), ("emergency?", "boolean"), ("dry_run?", "boolean"),
+        ]),
+        "DryRun": object(&[
+            ("entitlement", "string"), ("for", "string"), ("start", "time?"), ("approvals_needed", "integer"),
+            ("approvers", "Principal[]"), ("actions", "strings"),
+        ]),
+        "NewApproval": body(&[("answer", "one:approve|deny"), ("reason?", "words?"), ("hash?", "string?")]),
+        "Grant": object(&[
+            ("id", "id:grt_"), ("request", "id:req_"), ("entitlement", "string"), ("principal", "Principal"),
+            ("state", GRANT_STATE), ("params", "texts"), ("actions", "strings"), ("emergency", "boolean"),
+            ("created_at", "time"), ("starts_at", "time?"), ("active_at", "time?"), ("expires_at", "time?"),
+            ("ended_at", "time?"), ("end_reason", "string?"), ("reviewed", "boolean"),
+        ]),
+        "Extend": body(&[("for", "length")]),
+    })
+}
+
+fn oauth() -> Value {
+    json!({
+        "OauthError": object(&[("error", "string"), ("error_description?", "string"), ("decision?", "string?")]),
+        "TokenAnswer": object(&[
+            ("access_token", "string"), ("token_type", "string"), ("expires_in", "integer"),
+            ("refresh_token", "string"), ("refresh_token_expires_in", "integer"), ("session", "Session"),
+            ("certificate?", "string"), ("certificate_expires_at?", "time"), ("ca", "string"),
+            ("audit_key", "string?"),
+        ]),
+        "DeviceAuthorization": object(&[
+            ("device_code", "string"), ("user_code", "string"), ("verification_uri", "string"),
+            ("verification_uri_complete", "string"), ("expires_in", "integer"), ("interval", "integer"),
+        ]),
+        "Introspection": object(&[
+            ("active", "boolean"), ("scope?", "string"), ("client_id?", "string"), ("token_type?", "string"),
+            ("exp?", "integer"), ("iat?", "integer"), ("sub?", "string"), ("aud?", "string"), ("iss?", "string"),
+            ("jti?", "string"), ("sid?", "string"),
+        ]),
+    })
+}
