@@ -6,8 +6,8 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use crate::control::access::{self, AccessError, Asked, Whose};
 use crate::control::Desk;
+use crate::control::access::{self, AccessError, Asked, Whose};
 use crate::model::{EntitlementName, RequestId, Ttl};
 use crate::wire::{Answer, NewAccessRequest, NewApproval, Nothing, Page};
 

@@ -185,7 +185,7 @@ impl ApiError {
             }
             Self::Unproven(Unproven::Locked(_) | Unproven::CrossSite(_)) | Self::Denied(_) | Self::Forbidden(..) => {
                 StatusCode::FORBIDDEN
-            },
+            }
             Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound(_) | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,

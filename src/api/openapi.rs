@@ -51,9 +51,11 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/sessions/{id}/revoke" => {
             ("Ends a session; one that is over is answered the same", shape("Session"), body("Revoke"))
         }
-        "/api/v1/requests" if method == "GET" => {
-            ("Requests: one's own, those that wait for one's answer, or all that concern one", page("AccessRequest"), None)
-        }
+        "/api/v1/requests" if method == "GET" => (
+            "Requests: one's own, those that wait for one's answer, or all that concern one",
+            page("AccessRequest"),
+            None,
+        ),
         "/api/v1/requests" => (
             "Asks for an entitlement, or with `dry_run` what it would take",
             shape("AccessRequest"),
@@ -206,9 +208,7 @@ fn security(needs: Needs) -> Value {
 }
 
 fn parameters(route: &Route) -> Vec<Value> {
-    let parameter = |name: &str, place: &str, required: bool, kind: &str| {
-        json!({ "name": name, "in": place, "required": required, "schema": schema::of(kind) })
-    };
+    let parameter = |name: &str, place: &str, required: bool, kind: &str| json!({ "name": name, "in": place, "required": required, "schema": schema::of(kind) });
     let query = |name: &str, kind: &str| parameter(name, "query", false, kind);
     let mut found = match (route.method, route.path) {
         ("GET", "/api/v1/sessions") => vec![query("all", "boolean"), query("cursor", "id:ses_")],
@@ -232,9 +232,9 @@ fn parameters(route: &Route) -> Vec<Value> {
                 .map(|name| query(name, "string"))
                 .to_vec()
         }
-        (_, "/api/v1/audit/export") => ["from", "to", "service", "actor", "type", "grant", "session"]
-            .map(|name| query(name, "string"))
-            .to_vec(),
+        (_, "/api/v1/audit/export") => {
+            ["from", "to", "service", "actor", "type", "grant", "session"].map(|name| query(name, "string")).to_vec()
+        }
         (_, "/api/v1/audit/inclusion") => {
             vec![
                 parameter("log", "query", true, "string"),
@@ -267,4 +267,3 @@ fn parameters(route: &Route) -> Vec<Value> {
     }
     found
 }
-

@@ -26,7 +26,9 @@ pub(super) fn of(kind: &str) -> Value {
         "string" | "integer" | "boolean" => json!({ "type": kind }),
         "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200 }),
         "words" => json!({ "type": "string", "minLength": 1, "maxLength": 1000, "pattern": "^[^\\x00]*\\S[^\\x00]*$" }),
-        "length" => json!({ "type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "minLength": 2, "maxLength": 40 }),
+        "length" => {
+            json!({ "type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "minLength": 2, "maxLength": 40 })
+        }
         other => match (other.split_once(':'), other.strip_suffix("[]")) {
             (Some(("id", prefix)), _) => json!({ "type": "string", "pattern": format!("^{prefix}{TAIL}$") }),
             (Some((_, words)), _) => json!({ "type": "string", "enum": words.split('|').collect::<Vec<_>>() }),

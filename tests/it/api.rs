@@ -19,6 +19,18 @@ const SURFACE: &[(&str, &str, [u16; 4])] = &[
     ("GET", "/api/v1/sessions", [401, 200, 200, 200]),
     // The session is bob's: only security may know that it exists, and carol is of security.
     ("POST", "/api/v1/sessions/{id}/revoke", [401, 404, 404, 200]),
+    ("GET", "/api/v1/requests", [401, 200, 200, 200]),
+    ("POST", "/api/v1/requests", [401, 403, 201, 403]),
+    // The request is bob's, and there is no such grant.
+    ("GET", "/api/v1/requests/{id}", [401, 404, 404, 200]),
+    ("GET", "/api/v1/requests/{id}/approvals", [401, 404, 404, 200]),
+    ("POST", "/api/v1/requests/{id}/approvals", [401, 404, 404, 403]),
+    ("POST", "/api/v1/requests/{id}/withdraw", [401, 404, 404, 403]),
+    ("GET", "/api/v1/grants", [401, 200, 200, 200]),
+    ("GET", "/api/v1/grants/{id}", [401, 404, 404, 404]),
+    ("POST", "/api/v1/grants/{id}/extend", [401, 404, 404, 404]),
+    ("POST", "/api/v1/grants/{id}/drop", [401, 404, 404, 404]),
+    ("POST", "/api/v1/grants/{id}/revoke", [401, 404, 404, 404]),
     ("GET", "/api/v1/locks", [401, 200, 200, 200]),
     // Only security may bar; the principal that is named is none, which only they are told.
     ("POST", "/api/v1/locks", [401, 403, 403, 404]),
@@ -53,12 +65,19 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
     let (bob, bob_answer, _) = house.command_line("bob").await;
     let bobs_session = bob_answer["session"]["id"].as_str().unwrap();
     let bobs_decision = house.get(&bob, "/api/v1/decisions/nonsense").await.header("doorward-decision").to_owned();
+    let asked = json!({ "entitlement": "ops-api/deploy-prod", "reason": "a test", "ticket": "OPS-1" });
+    let bobs_request = house.json(&bob, "/api/v1/requests", &asked).await;
     let mut people = vec![Caller::default()];
     for person in ["dave", "alice", "carol"] {
         people.push(house.command_line(person).await.0);
     }
     for (method, path, expected) in SURFACE {
-        let id = if path.contains("decisions") { bobs_decision.as_str() } else { bobs_session };
+        let id = match path.split('/').nth(3) {
+            Some("decisions") => bobs_decision.as_str(),
+            Some("requests") => bobs_request.text("/id"),
+            Some("grants") => "grt_06h01rs2cto0b2afh7rgi8mlb0",
+            _ => bobs_session,
+        };
         let mut path = path.replace("{id}", id);
         if path.contains("/inclusion") || path.contains("/consistency") {
             path = format!("{path}?log=installation&index=0&from=1");
@@ -69,6 +88,12 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
         for (caller, expected) in people.iter().zip(expected) {
             let answer = match *method {
                 "GET" => house.get(caller, &path).await,
+                _ if path == "/api/v1/requests" => house.json(caller, &path, &asked).await,
+                _ if path.ends_with("/approvals") => house.json(caller, &path, &json!({ "answer": "deny" })).await,
+                _ if path.ends_with("/extend") => house.json(caller, &path, &json!({ "for": "1m" })).await,
+                _ if path.ends_with("/withdraw") || path.ends_with("/drop") => {
+                    house.json(caller, &path, &json!({})).await
+                }
                 _ if path.starts_with("/api/v1/locks") => {
                     house.json(caller, &path, &json!({ "principal": "nobody-at-all", "reason": "a test" })).await
                 }

@@ -82,7 +82,7 @@ async fn of_fifty_at_once_with_one_key_one_is_done() {
     }
 }
 
-async fn futures_join<F: Future<Output = Answer>>(all: impl Iterator<Item = F>) -> Vec<Answer> {
+pub async fn futures_join<F: Future<Output = Answer>>(all: impl Iterator<Item = F>) -> Vec<Answer> {
     let mut all: Vec<_> = all.map(Box::pin).collect();
     let mut done = Vec::new();
     std::future::poll_fn(move |context| {

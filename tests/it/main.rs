@@ -9,6 +9,7 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod access_api;
 mod api;
 mod api_house;
 mod audit_tree;

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use doorward::cli::access_args::{
-    ApproveArgs, DenyArgs, DropArgs, ExtendArgs, GrantsArgs, LockArgs, RequestArgs, RequestsArgs, RevokeArgs,
-    ShowArgs, WithdrawArgs,
+    ApproveArgs, DenyArgs, DropArgs, ExtendArgs, GrantsArgs, LockArgs, RequestArgs, RequestsArgs, RevokeArgs, ShowArgs,
+    WithdrawArgs,
 };
 use doorward::cli::args::Format;
 use doorward::cli::exit::Exit;
