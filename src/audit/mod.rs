@@ -1,6 +1,7 @@
 //! The memory: what happened, as events, and the exact bytes under which each is kept.
 
 pub mod event;
+pub mod format;
 pub mod json;
 pub mod leaf;
 pub mod pseudonym;

@@ -11,6 +11,7 @@
 
 mod api;
 mod api_house;
+mod audit_format;
 mod away;
 mod body_pace;
 mod canonical;
