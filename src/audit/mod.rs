@@ -6,6 +6,7 @@ pub mod event;
 pub mod evidence;
 pub mod filter;
 pub mod installation;
+pub mod format;
 pub mod json;
 pub mod leaf;
 pub mod line;

@@ -14,6 +14,7 @@ mod api;
 mod api_house;
 mod audit_tree;
 mod audit_verify;
+mod audit_format;
 mod away;
 mod body_pace;
 mod canonical;
