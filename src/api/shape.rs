@@ -6,6 +6,7 @@ use crate::control::oauth::Granted;
 use crate::control::oauth::exchange::{Exchanged, TYPE_ACCESS_TOKEN};
 use crate::control::service::{Reach, Reachable};
 use crate::control::{Lock, StoredSession};
+use crate::identity::directory::LiveGrant;
 use crate::model::{Answer, Approval, Person, Principal, Session, SessionId, Timestamp};
 use crate::policy::{Entitlement, PolicySet};
 use crate::wire;
