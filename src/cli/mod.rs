@@ -8,6 +8,7 @@
 pub mod access_args;
 pub mod approval;
 pub mod args;
+pub mod breakglass;
 pub mod check;
 pub mod client;
 pub mod context;
@@ -119,6 +120,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::run(context, &args),
         Command::Doctor(args) => wait_for(doctor::run(context, &args)),
         Command::Policy(command) => policies(context, command),
+        Command::Breakglass(command) => breakglass::run(context, &command),
 
         // Those of a client.
         Command::Login(args) => wait_for(login::run(context, &args)),

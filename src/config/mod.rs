@@ -8,6 +8,7 @@
 //! INVARIANT: nothing that is written in the file is ignored. A key is used, or unknown, or not
 //! built yet, and the last two are errors. All problems are reported at once.
 
+mod breakglass;
 pub mod certificate;
 pub mod check;
 pub mod doctor;
@@ -25,6 +26,7 @@ mod trust;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+pub use breakglass::BreakGlass;
 pub use certificate::{CertificateError, authorities_of, chain_of, covers, names_of, pair_of};
 pub use check::check_hosts;
 pub use document::Environment;
@@ -65,6 +67,8 @@ pub struct Config {
     pub audit: Audit,
     /// `[policies]`: where they are.
     pub policies: Policies,
+    /// `[breakglass]`: the emergency path, where there is one.
+    pub breakglass: Option<BreakGlass>,
     /// `[telemetry]`: the plain listener for metrics and health.
     pub telemetry: Telemetry,
     /// Secrets that came from files: the key's dotted path and the file.
@@ -118,9 +122,7 @@ fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledge
     let folder = path.parent().unwrap_or(Path::new("."));
     let reading = Reading { ledger, environment, folder, secret_files: RefCell::default() };
     let mut root = Section::root(&reading, &document);
-    for key in ["breakglass", "notify"] {
-        root.not_built(key);
-    }
+    root.not_built("notify");
     let server = server::read(root.section("server"));
     let trust = trust::read(root.section("trust"));
     let identity = identity::read(root.section("identity"));
@@ -131,6 +133,7 @@ fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledge
     let audit = record::read_audit(root.section("audit"), storage.as_ref());
     let policies = record::read_policies(root.section("policies"));
     let telemetry = record::read_telemetry(root.section("telemetry"));
+    let breakglass = breakglass::read(root.section("breakglass"), server.as_ref().map(|server| server.domain.as_str()));
     drop(root);
     let config = Config {
         path: path.to_path_buf(),
@@ -143,6 +146,7 @@ fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledge
         storage: storage?,
         audit,
         policies,
+        breakglass,
         telemetry,
         secret_files: reading.secret_files.take(),
         warnings: Vec::new(),

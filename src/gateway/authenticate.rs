@@ -20,6 +20,7 @@ use crate::identity::token::{Expected, Verified, claimed, verify};
 use crate::model::{Principal, PrincipalKind, SessionId, Thumbprint, Timestamp};
 use crate::policy::{ClientCertificate, Facts, Subject};
 
+use super::breakglass;
 use super::canonical::Canonical;
 use super::handshake::Channel;
 use super::hygiene::{SESSION_COOKIE, own_cookie};
@@ -142,6 +143,9 @@ pub async fn authenticate(
     let mut claims = Claims::default();
     let mut ends_at = Timestamp::from_millis(i64::MAX);
 
+    if let Some(opening) = &channel.opening {
+        return breakglass::caller(worker, snapshot, channel, opening, routed, headers, now, named).await;
+    }
     let certificate = channel.certificate.as_ref();
     if let Some(certificate) = certificate {
         if !certificate.is_current(now) {
@@ -156,7 +160,7 @@ pub async fn authenticate(
             (Issuer::Ours, None) => return Err(Refusal::BadCredential("a certificate of ours that names no session")),
             // A device is shown at sign-in and names nobody here; a workload's certificate names
             // one only by a trust rule.
-            (Issuer::Device | Issuer::Spiffe, _) => {}
+            (Issuer::Device | Issuer::Spiffe | Issuer::BreakGlass, _) => {}
         }
     }
 
@@ -192,6 +196,20 @@ pub async fn authenticate(
     Ok(caller)
 }
 
+impl Caller {
+    /// The caller of an opening, once `breakglass.rs` has asked everything of it.
+    pub(super) fn of_opening(
+        principal: Principal,
+        subject: Subject,
+        ends_at: Timestamp,
+        streams: CancellationToken,
+        _asked: &breakglass::Asked,
+    ) -> Self {
+        let subject = Rc::new(subject);
+        Self { principal, session: None, subject, email: None, token: None, ends_at, streams, _proof: () }
+    }
+}
+
 /// The session of a cookie of this host.
 async fn cookie_session(worker: &Worker, value: &str, host: &str) -> Result<SessionId, Refusal> {
     let unknown = Refusal::BadCredential("an unknown session cookie");
@@ -212,7 +230,7 @@ async fn cookie_session(worker: &Worker, value: &str, host: &str) -> Result<Sess
 
 /// The token that was shown, if one was. `Authorization` is the door's unless the service passes
 /// it on; what is in it and is no bearer token is a credential that does not hold.
-fn presented_token(headers: &HeaderMap, pass_authorization: bool) -> Result<Option<&str>, Refusal> {
+pub(super) fn presented_token(headers: &HeaderMap, pass_authorization: bool) -> Result<Option<&str>, Refusal> {
     let one = |name: &HeaderName| -> Result<Option<&str>, Refusal> {
         let mut values = headers.get_all(name).iter();
         match (values.next(), values.next()) {
@@ -418,7 +436,7 @@ fn bearer_caller(snapshot: &Snapshot, token: Rc<VerifiedToken>, ends_at: Timesta
 
 /// A browser sends cookie and certificate by itself, also for another site's page: then an unsafe
 /// method or an upgrade is refused unless the service lists the origin.
-fn not_cross_site(worker: &Worker, routed: &Routed, headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn not_cross_site(worker: &Worker, routed: &Routed, headers: &HeaderMap) -> Result<(), Refusal> {
     let Canonical { method, host, upgrade, .. } = &routed.canonical;
     if !is_unsafe(method) && upgrade.is_none() {
         return Ok(());

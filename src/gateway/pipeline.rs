@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::model::{DecisionId, Principal};
+use crate::model::{DecisionId, Principal, PrincipalKind};
 use crate::policy::{ClientCertificate, Verdict};
 
 use super::authenticate::{Caller, authenticate};
@@ -98,7 +98,10 @@ async fn pass(
     let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now, &mut known.named).await?;
     let caller = known.caller.insert(caller);
     limit::admit(&routed.entry, &caller.principal)?;
-    not_stale(worker, routed, now)?;
+    // Who comes by custodians' word comes because there is no news.
+    if caller.principal.kind() != PrincipalKind::BreakGlass {
+        not_stale(worker, routed, now)?;
+    }
     let permitted = match authorize(worker, snapshot, channel, routed, caller, now) {
         Ok(permitted) => permitted,
         Err(refused) => {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use papaya::{Compute, HashMap, Operation};
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Principal, Session, SessionEnd, SessionId, Timestamp};
+use crate::model::{BreakGlassId, Principal, PrincipalKind, Session, SessionEnd, SessionId, Timestamp};
 
 /// A session with the means to cut the streams that are open under it.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub struct Directory {
     sessions: HashMap<SessionId, Arc<LiveSession>>,
     cookies: HashMap<CookieHash, CookieEntry>,
     locks: HashMap<Principal, ()>,
+    /// Openings that were used here, with what cuts their streams.
+    openings: HashMap<BreakGlassId, CancellationToken>,
     /// Counts lock changes; remembered decisions are keyed by it.
     epoch: AtomicU64,
     /// When the revocation feed was last known to be complete, in milliseconds.
@@ -106,6 +108,12 @@ impl Directory {
     pub fn lock(&self, principal: &Principal) {
         self.locks.pin().insert(principal.clone(), ());
         self.epoch.fetch_add(1, Ordering::Release);
+        if principal.kind() == PrincipalKind::BreakGlass
+            && let Ok(id) = BreakGlassId::parse(principal.id())
+            && let Some(streams) = self.openings.pin().get(&id)
+        {
+            streams.cancel();
+        }
         let sessions = self.sessions.pin();
         let theirs: Vec<SessionId> =
             sessions.iter().filter(|(_, entry)| entry.session.principal == *principal).map(|(id, _)| *id).collect();
@@ -115,6 +123,18 @@ impl Directory {
                 Arc::new(LiveSession { session: entry.session.clone(), streams: CancellationToken::new() })
             });
         }
+    }
+
+    /// What cuts the streams of an opening; none where this node has not let it through yet.
+    #[must_use]
+    pub fn opening(&self, id: BreakGlassId) -> Option<CancellationToken> {
+        self.openings.pin().get(&id).cloned()
+    }
+
+    /// An opening is on record and may be used. What a lock cut stays cut: a lock that was lifted
+    /// needs a new opening for new streams.
+    pub fn opening_insert(&self, id: BreakGlassId) -> CancellationToken {
+        self.openings.pin().get_or_insert_with(id, CancellationToken::new).clone()
     }
 
     /// Lifts the bar.

@@ -3,6 +3,7 @@
 //! Values and state machines only. Nothing here does I/O, waits, serialises or reads a clock:
 //! time and chance come in as parameters, so every rule can be tested by a table.
 
+pub mod breakglass;
 pub mod device;
 pub mod entropy;
 pub mod id;
@@ -15,7 +16,7 @@ pub mod time;
 pub use device::{Device, Thumbprint};
 pub use entropy::Entropy;
 pub use id::{
-    DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId, RequestId, SessionId, UserRef,
+    BreakGlassId, DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId, RequestId, SessionId, UserRef,
 };
 pub use principal::{Principal, PrincipalKind};
 pub use secret::Secret;

@@ -58,6 +58,12 @@ impl Principal {
             .then(|| Self { kind: PrincipalKind::User, id: format!("{provider}|{subject}").into() })
     }
 
+    /// Whoever holds the client key of this opening.
+    #[must_use]
+    pub fn breakglass(id: super::id::BreakGlassId) -> Self {
+        Self { kind: PrincipalKind::BreakGlass, id: id.to_string().into() }
+    }
+
     /// A principal as stored: kind and whole id.
     #[must_use]
     pub fn stored(kind: PrincipalKind, id: &str) -> Option<Self> {

@@ -3,6 +3,7 @@
 
 mod browser;
 mod fixture;
+mod breakglass;
 mod framing;
 mod headers;
 mod limits;
