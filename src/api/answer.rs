@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use crate::audit::Actor;
+use crate::control::audit::read::ReadError;
 use crate::control::caller::Unproven;
 use crate::control::decision::DecisionError;
 use crate::control::lock::LockError;
@@ -135,6 +136,16 @@ impl From<DecisionError> for ApiError {
         match error {
             DecisionError::NotFound => Self::NotFound("there is no such decision"),
             DecisionError::Store(error) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Denied(_) => Self::Denied(error.to_string()),
+            ReadError::NotFound => Self::NotFound("there is no such thing in the record"),
+            ReadError::Store(_) | ReadError::Tree(_) | ReadError::Root(_) => Self::Unavailable(error.to_string()),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! access test are made.
 
 mod answer;
+mod audit;
 mod caller;
 mod decided;
 mod decision;
@@ -84,6 +85,12 @@ routes! {
     post "/api/v1/locks" Session => lock::set;
     post "/api/v1/locks/clear" Session => lock::clear;
     get "/api/v1/decisions/{id}" Session => decision::fetch;
+    get "/api/v1/audit/events" Session => audit::events;
+    get "/api/v1/audit/export" Session => audit::export;
+    get "/api/v1/audit/logs" Session => audit::logs;
+    get "/api/v1/audit/checkpoint" Session => audit::checkpoint;
+    get "/api/v1/audit/inclusion" Session => audit::inclusion;
+    get "/api/v1/audit/consistency" Session => audit::consistency;
     get "/api/v1/openapi.json" Nobody => openapi::document;
     get "/oauth2/authorize" Browser => oauth::authorize;
     post "/oauth2/token" Nobody => oauth::token;

@@ -14,6 +14,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 use crate::control::Desk;
+use crate::control::audit::root;
 use crate::control::caller::{Proof, Unproven};
 use crate::control::oauth::code::{self, AuthorizeError, AuthorizeRequest, CodeRequest};
 use crate::control::oauth::device::{self, DEVICE_INTERVAL, DEVICE_TTL, DeviceRequest};
@@ -172,8 +173,11 @@ pub async fn token(
         Some(_) => return Err(OauthFailure::UnsupportedGrantType("this `grant_type` is not known here")),
         None => return Err(OauthFailure::Form("`grant_type` is needed")),
     };
+    // Without it a sign-in is still one: the key can be learned at the next.
+    let audit_key = root::public(&desk.store).await.ok().map(|key| key.to_string());
     let authority = desk.authority.load();
-    Ok(unkept(json(StatusCode::OK, "application/json", &shape::token_answer(granted, authority.pem(), now))))
+    let answer = shape::token_answer(granted, authority.pem(), audit_key, now);
+    Ok(unkept(json(StatusCode::OK, "application/json", &answer)))
 }
 
 fn facts(connection: Result<Connection, ApiError>) -> Result<Connection, OauthFailure> {

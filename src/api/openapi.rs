@@ -57,6 +57,14 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/locks" => ("Bars a principal until the bar is lifted", shape("Lock"), body("NewLock")),
         "/api/v1/locks/clear" => ("Lifts the bar on a principal", shape("Lock"), body("NewLock")),
         "/api/v1/decisions/{id}" => ("A decision, from the record", shape("Decision"), None),
+        "/api/v1/audit/events" => ("The record, newest first, or with `after` on from there", page("AuditEvent"), None),
+        "/api/v1/audit/export" => {
+            ("The record with everything that proves it, as lines of JSON", Some(json!({ "type": "object" })), None)
+        }
+        "/api/v1/audit/logs" => ("Every log and its size", page("AuditLog"), None),
+        "/api/v1/audit/checkpoint" => ("The newest signed checkpoint of every log", page("AuditCheckpoint"), None),
+        "/api/v1/audit/inclusion" => ("Proof that an event is in its log (RFC 9162 §2.1.3)", shape("AuditProof"), None),
+        "/api/v1/audit/consistency" => ("Proof that a log only grew (RFC 9162 §2.1.4)", shape("AuditProof"), None),
         "/api/v1/openapi.json" => ("This document", Some(json!({ "type": "object" })), None),
         "/oauth2/authorize" => ("Sends a signed-in browser back with a code (RFC 6749 §4.1, PKCE S256)", None, None),
         "/oauth2/token" => (
@@ -180,6 +188,28 @@ fn parameters(path: &str) -> Vec<Value> {
             let required = required.map(|name| parameter(name, "query", "required"));
             required.into_iter().chain(optional.map(|name| parameter(name, "query", "optional"))).collect()
         }
+        "/api/v1/audit/events" => {
+            ["from", "to", "service", "actor", "type", "grant", "session", "cursor", "after", "limit"]
+                .map(|name| parameter(name, "query", "optional"))
+                .to_vec()
+        }
+        "/api/v1/audit/export" => ["from", "to", "service", "actor", "type", "grant", "session"]
+            .map(|name| parameter(name, "query", "optional"))
+            .to_vec(),
+        "/api/v1/audit/inclusion" => {
+            vec![
+                parameter("log", "query", "required"),
+                parameter("index", "query", "required"),
+                parameter("size", "query", "optional"),
+            ]
+        }
+        "/api/v1/audit/consistency" => {
+            vec![
+                parameter("log", "query", "required"),
+                parameter("from", "query", "required"),
+                parameter("to", "query", "optional"),
+            ]
+        }
         path if path.contains("{id}") => vec![parameter("id", "path", "required")],
         _ => Vec::new(),
     }
@@ -242,6 +272,15 @@ fn schemas() -> Value {
             ("policy_version", "string?"), ("policies", "strings"), ("errors", "strings"), ("remedy", "Remedy?"),
             ("log", "string?"), ("seq", "integer?"),
         ]),
+        "AuditEvent": object(&[
+            ("id", "string"), ("time", "time"), ("node", "string"), ("seq", "integer?"), ("type", "string"),
+            ("service", "string?"), ("outcome", "string"), ("reason", "string?"), ("decision", "string?"), ("grant", "string?"),
+        ]),
+        "AuditLog": object(&[("log", "string"), ("size", "integer"), ("opened_at", "time"), ("pruned_to", "integer")]),
+        "AuditCheckpoint": object(&[
+            ("log", "string"), ("size", "integer"), ("root", "string"), ("time", "time"), ("note", "string"),
+        ]),
+        "AuditProof": object(&[("log", "string"), ("size", "integer"), ("root", "string"), ("hashes", "strings")]),
         "Remedy": object(&[("kind", "string"), ("entitlement", "string"), ("command", "string")]),
         "Problem": object(&[
             ("type", "string"), ("title", "string"), ("status", "integer"), ("detail", "string"),

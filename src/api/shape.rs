@@ -54,7 +54,7 @@ pub fn lock(lock: &Lock, active: bool) -> wire::Lock {
 }
 
 /// What a grant gives. `ca` is our authority's certificate.
-pub fn token_answer(granted: Granted, ca: &str, now: Timestamp) -> wire::TokenAnswer {
+pub fn token_answer(granted: Granted, ca: &str, audit_key: Option<String>, now: Timestamp) -> wire::TokenAnswer {
     let seconds = |end: Timestamp| end.since(now).as_seconds();
     wire::TokenAnswer {
         expires_in: seconds(granted.access.expires_at),
@@ -66,7 +66,7 @@ pub fn token_answer(granted: Granted, ca: &str, now: Timestamp) -> wire::TokenAn
         certificate_expires_at: granted.certificate.as_ref().map(|issued| issued.not_after.into()),
         certificate: granted.certificate.map(|issued| issued.pem),
         ca: ca.to_owned(),
-        audit_key: None,
+        audit_key,
     }
 }
 
@@ -77,7 +77,7 @@ pub fn service(reachable: &Reachable, url: String) -> wire::Service {
         .iter()
         .map(|(name, reach)| {
             let (access, entitlement) = match reach {
-                Reach::Allowed => (wire::Access::Allowed, None),
+                Reach::Allowed(more) => (wire::Access::Allowed, more.as_ref().map(ToString::to_string)),
                 Reach::Requestable(name) => (wire::Access::Requestable, Some(name.to_string())),
                 Reach::Denied => (wire::Access::Denied, None),
             };

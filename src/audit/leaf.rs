@@ -26,13 +26,14 @@ use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::body::{body_of, personal_of};
 use super::event::{Event, EventType, Outcome};
-use super::json::{self, Object};
+use super::json::Object;
 use super::pseudonym::Pseudonyms;
 use crate::model::{Entropy, EventId, GrantId, NodeId, ServiceName, SessionId, Timestamp, UserRef};
 
 /// Bytes of one salt.
-const SALT_BYTES: usize = 16;
+pub(super) const SALT_BYTES: usize = 16;
 /// Random bytes that are drawn at once: the salts of some fifty events.
 const SALT_STOCK_BYTES: usize = 4096;
 /// Personal fields that there are.
@@ -196,6 +197,9 @@ impl Sealed {
     /// When `personal` is not an object of the fields that there are, or salts are missing.
     pub fn stored(clear: Clear, body: String, personal: &str, salts: Vec<u8>) -> Result<Self, LeafError> {
         let personal = read_personal(personal)?;
+        if body.is_empty() && personal.is_empty() && salts.is_empty() {
+            return Ok(Self { clear, body, personal, salts, commitments: Vec::new() });
+        }
         if salts.len() != SALT_BYTES * (1 + personal.len()) {
             return Err(LeafError::Salts);
         }
@@ -212,6 +216,12 @@ impl Sealed {
             }
         }
         Self { clear, body, personal, salts, commitments }
+    }
+
+    /// Whether its content was pruned when its time was over; the leaf is all that is left.
+    #[must_use]
+    pub const fn is_pruned(&self) -> bool {
+        self.body.is_empty()
     }
 
     /// What stands in columns of its own.
@@ -382,22 +392,29 @@ impl Leaf {
         {
             return Err(LeafError::Altered { what: "the clear part" });
         }
-        if !sealed.columns_agree() {
+        if !sealed.is_pruned() && !sealed.columns_agree() {
             return Err(LeafError::Altered { what: "id, actor, session or grant" });
         }
         let mut commitments = sealed.commitments.iter();
+        if sealed.is_pruned() {
+            return Ok(());
+        }
         if commitments.next() != Some(&self.body) {
             return Err(LeafError::Altered { what: BODY });
         }
-        if sealed.personal.len() != self.personal.len() {
-            return Err(LeafError::Altered { what: "personal" });
-        }
-        for ((field, _), (committed, expected)) in sealed.personal.iter().zip(&self.personal) {
-            if field != committed || commitments.next() != Some(expected) {
-                return Err(LeafError::Altered { what: committed.name() });
+        // A personal field that is gone was erased, which breaks nothing; one that is there must be
+        // what was committed to.
+        for ((field, _), commitment) in sealed.personal.iter().zip(commitments) {
+            if !self.personal.contains(&(*field, *commitment)) {
+                return Err(LeafError::Altered { what: field.name() });
             }
         }
         Ok(())
+    }
+
+    /// The personal fields that it commits to.
+    pub fn personal(&self) -> impl Iterator<Item = PersonalField> {
+        self.personal.iter().map(|(field, _)| *field)
     }
 }
 
@@ -479,79 +496,4 @@ fn read_personal(text: &str) -> Result<Vec<(PersonalField, String)>, LeafError> 
         })
         .collect::<Result<Vec<_>, _>>()?;
     Ok(in_order(fields))
-}
-
-fn personal_of(event: &Event) -> Vec<(PersonalField, String)> {
-    let actor = &event.actor;
-    let mut fields = Vec::with_capacity(PERSONAL_FIELDS);
-    let mut add = |field, value: String| fields.push((field, value));
-    if let Some(address) = actor.address {
-        add(PersonalField::Address, address.to_string());
-    }
-    if let Some(device) = &actor.device {
-        add(PersonalField::Device, json::capped(device).into_owned());
-    }
-    if let Some(email) = &actor.email {
-        add(PersonalField::Email, json::capped(email).into_owned());
-    }
-    if let Some(request) = &event.request {
-        add(PersonalField::Path, json::capped(&request.path).into_owned());
-    }
-    if let Some(principal) = &actor.principal {
-        add(PersonalField::Principal, principal.to_string());
-    }
-    if let Some(subject) = &event.subject {
-        add(PersonalField::Subject, subject.to_string());
-    }
-    fields
-}
-
-/// Everything that is neither clear nor personal, keys in their order.
-fn body_of(event: &Event, actor: Option<UserRef>, subject: Option<UserRef>) -> String {
-    let mut out = String::with_capacity(640);
-    let mut body = Object::open(&mut out);
-    body.text_if("action", event.action.as_deref());
-    {
-        let mut object = Object::open(body.key("actor"));
-        if let Some(certificate) = &event.actor.certificate {
-            object.plain("certificate", certificate);
-        }
-        if let Some(actor) = actor {
-            object.plain("id", actor);
-        }
-        object.text_if("kind", event.actor.principal.as_ref().map(|p| p.kind().name()));
-        if let Some(session) = event.actor.session {
-            object.plain("session", session);
-        }
-        object.close();
-    }
-    if !event.data.is_empty() {
-        json::push_data(body.key("data"), &event.data);
-    }
-    if let Some(decision) = event.decision {
-        body.plain("decision", decision);
-    }
-    if let Some(grant) = event.grant {
-        body.plain("grant", grant);
-    }
-    body.plain("id", event.id);
-    body.text_if("policy_version", event.policy_version.as_deref());
-    body.text_if("reason", event.reason.as_deref());
-    if let Some(request) = &event.request {
-        let mut object = Object::open(body.key("request"));
-        object.text("host", &request.host);
-        object.text("method", &request.method);
-        object.text("protocol", request.protocol);
-        object.close();
-    }
-    body.text_if("resource", event.resource.as_deref());
-    if let (Some(subject), Some(principal)) = (subject, &event.subject) {
-        let mut object = Object::open(body.key("subject"));
-        object.plain("id", subject);
-        object.text("kind", principal.kind().name());
-        object.close();
-    }
-    body.text_if("trace_id", event.trace_id.as_deref());
-    body.close();
-    out
 }

@@ -1,10 +1,21 @@
 //! The memory: what happened, as events, and the exact bytes under which each is kept.
 
+mod body;
+pub mod checkpoint;
 pub mod event;
+pub mod evidence;
+pub mod filter;
+pub mod installation;
 pub mod json;
 pub mod leaf;
+pub mod line;
+pub mod merkle;
+pub mod note;
+pub mod proof;
 pub mod pseudonym;
 pub mod spool;
+pub mod tile;
+pub mod verify;
 
 pub use event::{Actor, Event, EventType, Outcome, RequestFacts};
 pub use leaf::{Clear, Leaf, LeafError, PersonalField, Sealed, Sealing};

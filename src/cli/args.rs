@@ -174,6 +174,12 @@ pub enum Command {
         before_help = "Examples:\n  doorward policy check --dir policies\n  doorward policy test\n  doorward policy explain --principal alice@example.com --group engineering ops-api GET /status"
     )]
     Policy(super::policy::PolicyCommand),
+    /// Export, verify, follow and search the record
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  doorward audit export --format evidence --out ./evidence\n  doorward audit verify ./evidence\n  doorward audit tail -f"
+    )]
+    Audit(super::audit::AuditCommand),
     /// Explain a decision: who, what, which policies decided, what would change it
     #[command(before_help = "Examples:\n  doorward why dec_…\n  doorward why dec_… -o json")]
     Why(WhyArgs),

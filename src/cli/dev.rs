@@ -99,7 +99,8 @@ pub fn run(context: &Context, args: &DevArgs) -> Result<(), Failure> {
             "ca": dir.join("keys").join("ca.crt"),
             "telemetry": telemetry_of(&config),
             "people": people(),
-            "env": environment(&format!("https://{DOMAIN}:{}", listen.port()), &dir),
+            // The record's key is made by the `serve` that is yet to start.
+            "env": environment(&format!("https://{DOMAIN}:{}", listen.port()), &dir, None),
         });
         if args.json {
             lines.event(&ready);
@@ -132,10 +133,13 @@ fn people() -> Vec<&'static str> {
     PEOPLE.iter().map(|person| person.name).collect()
 }
 
-fn environment(origin: &str, dir: &Path) -> Map<String, Value> {
+fn environment(origin: &str, dir: &Path, audit_key: Option<String>) -> Map<String, Value> {
     let mut env = Map::new();
     env.insert("DOORWARD_SERVER".to_owned(), origin.into());
     env.insert("DOORWARD_CA".to_owned(), dir.join("keys").join("ca.crt").display().to_string().into());
+    if let Some(key) = audit_key {
+        env.insert("DOORWARD_AUDIT_KEY".to_owned(), key.into());
+    }
     env
 }
 
@@ -200,7 +204,7 @@ pub fn ready(running: &Running, dir: &Path, path: &Path) -> Value {
         "dir": dir,
         "services": services,
         "people": people(),
-        "env": environment(&running.origin, dir),
+        "env": environment(&running.origin, dir, running.tree.key()),
     })
 }
 
@@ -215,11 +219,12 @@ fn tell(context: &Context, running: &Running, dir: &Path) {
     text.push_str("\nPeople: ");
     text.push_str(&people().join(", "));
     text.push_str(&format!(
-        "\n\nIn another terminal:\n  export DOORWARD_SERVER={}\n  export DOORWARD_CA={}\n  \
+        "\n\nIn another terminal:\n  export DOORWARD_SERVER={}\n  export DOORWARD_CA={}\n  export DOORWARD_AUDIT_KEY={}\n  \
          doorward login --as alice\n  doorward services\n  doorward curl {}/status\n\n\
          Everything is in {}. Ctrl-C ends it.",
         running.origin,
         dir.join("keys").join("ca.crt").display(),
+        running.tree.key().unwrap_or_default(),
         running.desk.settings.url_of(&format!("ops-api.{DOMAIN}")),
         dir.display(),
     ));

@@ -19,7 +19,7 @@ pub enum Exit {
     Pending,
     /// 6: the server could not be reached.
     Unreachable,
-    /// The code of a program that was run for the caller, as it is.
+    /// The code of a program that was run for the caller, or of a verdict with codes of its own, as it is.
     Passed(u8),
 }
 

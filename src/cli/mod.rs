@@ -8,6 +8,7 @@
 pub mod access_args;
 pub mod approval;
 pub mod args;
+pub mod audit;
 pub mod breakglass;
 pub mod check;
 pub mod client;
@@ -142,6 +143,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Revoke(args) => wait_for(grants::revoke(context, &args)),
         Command::Lock(args) => wait_for(lock::lock(context, &args)),
         Command::Unlock(args) => wait_for(lock::unlock(context, &args)),
+        Command::Audit(command) => audit::run(context, command),
         Command::Why(args) => wait_for(why::run(context, &args)),
         Command::Completions(args) => pages::completions(&context.printer, &args),
         Command::Man(args) => pages::man(&context.printer, &args),

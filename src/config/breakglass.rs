@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::identity::breakglass::custodians::{Custodians, FILE_BYTES_MAX};
 use crate::identity::breakglass::OpeningRules as OpeningSettings;
+use crate::identity::breakglass::custodians::{Custodians, FILE_BYTES_MAX};
 use crate::model::Ttl;
 use crate::model::breakglass::{DURATION_MAX, SIGNATURES_MAX};
 

@@ -35,6 +35,8 @@ pub struct InitOptions {
     pub storage_url: String,
     /// `telemetry.listen`; none is `off`.
     pub telemetry: Option<SocketAddr>,
+    /// The file of a first witness of the record, relative to the folder.
+    pub witness: Option<String>,
     /// Providers to begin with. Without any the file shows one in comments.
     pub providers: Vec<InitProvider>,
 }
@@ -50,6 +52,7 @@ impl InitOptions {
             public_port: None,
             storage_url: "sqlite://doorward.db".to_owned(),
             telemetry: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
+            witness: None,
             providers: Vec::new(),
         }
     }
@@ -257,7 +260,12 @@ fn render(options: &InitOptions) -> String {
         true => format!("{{ file = {} }}", quoted(DATABASE_URL)),
         false => quoted(&options.storage_url),
     };
+    let witnesses = options.witness.as_ref().map_or_else(
+        || "# witnesses = [{ file = \"/mnt/worm/witness.checkpoints\" }, { webhook = \"https://…\" }]".to_owned(),
+        |file| format!("witnesses = [{{ file = {} }}]", quoted(file)),
+    );
     TEMPLATE
+        .replace("{{witnesses}}", &witnesses)
         .replace("{{listen}}", &quoted(&options.listen.to_string()))
         .replace("{{domain}}", &quoted(&options.domain))
         .replace("{{control_host}}", &quoted(&options.control_host))

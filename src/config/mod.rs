@@ -33,7 +33,7 @@ pub use document::Environment;
 pub use identity::{Identity, Provider};
 pub use init::{InitError, InitKeys, InitOptions, InitProvider, write_installation};
 pub use problem::{Problem, Severity};
-pub use record::{Audit, Durability, Keys, Policies, Spool, Storage, Telemetry};
+pub use record::{Audit, Durability, Keys, Policies, Spool, Storage, Telemetry, Witness};
 pub use server::{Limits, Server, ServerTls};
 pub use session::{SessionSettings, Tokens};
 pub use trust::{CertificateAndKey, SpiffeBundle, Trust};

@@ -60,13 +60,46 @@ pub enum Durability {
     Buffered,
 }
 
+/// How long events keep their content: longer than the twelve months of PCI DSS 10.5.1.
+const RETENTION: Ttl = Ttl::hours(24 * 400);
+
 /// How the record is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// `requests`: for services that say nothing of their own. Default `durable`.
     pub requests: Durability,
+    /// `retention`: how long events keep their content. Default 400 days.
+    pub retention: Ttl,
+    /// `witnesses`: where checkpoints go.
+    pub witnesses: Vec<Witness>,
     /// `spool` and `spool_megabytes`.
     pub spool: Spool,
+}
+
+impl Audit {
+    /// The files that this process appends to.
+    #[must_use]
+    pub fn witness_files(&self) -> Vec<PathBuf> {
+        let file = |witness: &Witness| match witness {
+            Witness::File(path) => Some(path.clone()),
+            Witness::Webhook { .. } => None,
+        };
+        self.witnesses.iter().filter_map(file).collect()
+    }
+}
+
+/// Somebody who keeps checkpoints, so that the end of the record can't be cut unseen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Witness {
+    /// An append-only file.
+    File(PathBuf),
+    /// A URL that takes each checkpoint as a POST.
+    Webhook {
+        /// `https://…`
+        url: String,
+        /// Whether it may be on this machine.
+        allow_loopback: bool,
+    },
 }
 
 /// Where decisions go while the database is away.
@@ -174,16 +207,15 @@ fn absolute_sqlite(file: &str, folder: &Path) -> String {
 }
 
 pub(in crate::config) fn read_audit(mut section: Section<'_>, storage: Option<&Storage>) -> Audit {
-    for key in ["witnesses", "retention"] {
-        section.not_built(key);
-    }
+    let retention = section.ttl("retention", RETENTION, Ttl::hours(24)..=Ttl::hours(24 * 36500));
+    let witnesses = section.sections("witnesses").into_iter().filter_map(read_witness).collect();
     let requests = section.parsed("requests", "`durable` or `buffered`", |text| match text {
         "durable" => Some(Durability::Durable),
         "buffered" => Some(Durability::Buffered),
         _ => None,
     });
     let spool = read_spool(&mut section, storage);
-    Audit { requests: requests.unwrap_or_default(), spool }
+    Audit { requests: requests.unwrap_or_default(), retention, witnesses, spool }
 }
 
 fn read_spool(section: &mut Section<'_>, storage: Option<&Storage>) -> Spool {
@@ -201,6 +233,30 @@ fn read_spool(section: &mut Section<'_>, storage: Option<&Storage>) -> Spool {
         section.error("spool", message, "make the folder, or give another path; `spool = \"off\"` for none");
     }
     Spool::File { path, bytes: u64::from(megabytes) * 1024 * 1024, named }
+}
+
+fn read_witness(mut section: Section<'_>) -> Option<Witness> {
+    section.not_built("syslog");
+    let allow_loopback = section.flag("allow_loopback");
+    let file = section.path("file");
+    let url = section.parsed("webhook", "a URL `https://…`", |text| {
+        let url = url::Url::parse(text).ok()?;
+        (url.scheme() == "https" || (allow_loopback && url.scheme() == "http")).then(|| text.to_owned())
+    });
+    match (file, url) {
+        (Some(file), None) => Some(Witness::File(file)),
+        (None, Some(url)) => Some(Witness::Webhook { url, allow_loopback }),
+        (Some(_), Some(_)) => {
+            section.error("file", "a witness is a file or a webhook, not both".into(), "write two witnesses");
+            None
+        }
+        (None, None) => {
+            if !section.has("file") && !section.has("webhook") && !section.has("syslog") {
+                section.missing("file", "a witness is `{ file = \"…\" }` or `{ webhook = \"https://…\" }`");
+            }
+            None
+        }
+    }
 }
 
 pub(in crate::config) fn read_policies(mut section: Section<'_>) -> Policies {

@@ -60,7 +60,7 @@ fn service_line(desk: &Desk, reachable: &Reachable) -> ServiceLine {
     let service = &reachable.service;
     let host = service.hosts.first().cloned().unwrap_or_default();
     let any = |wanted: fn(&Reach) -> bool| reachable.actions.iter().any(|(_, reach)| wanted(reach));
-    let access = if any(|reach| *reach == Reach::Allowed) {
+    let access = if any(|reach| matches!(reach, Reach::Allowed(_))) {
         "allowed"
     } else if any(|reach| matches!(reach, Reach::Requestable(_))) {
         "can be asked for"

@@ -5,6 +5,8 @@
 //! ORDER: the directory is updated after the commit and before the operation answers, so that an
 //! answer means that this node obeys, and nothing is obeyed that was not committed.
 
+pub mod access;
+pub mod audit;
 pub mod browser;
 pub mod caller;
 pub mod decision;

@@ -1,6 +1,11 @@
 //! Opening the record: the installation's pseudonym secret and this node's log.
 
 use std::fmt;
+use std::fs;
+use std::io;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::audit::{Pseudonyms, Sealing};
@@ -18,12 +23,15 @@ pub enum OpenRecordError {
     Store(StoreError),
     /// The pseudonym secret is sealed under another key.
     Sealed(SealError),
+    /// The pseudonym secret is not on disk.
+    File(io::Error),
 }
 
 impl fmt::Display for OpenRecordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Store(_) => f.write_str("the record could not be opened"),
+            Self::File(_) => f.write_str("the pseudonym secret could not be read from or kept on disk"),
             Self::Sealed(_) => f.write_str(
                 "the record could not be opened: give the key-encryption key that this database was made with",
             ),
@@ -36,6 +44,7 @@ impl std::error::Error for OpenRecordError {
         match self {
             Self::Store(error) => Some(error),
             Self::Sealed(error) => Some(error),
+            Self::File(error) => Some(error),
         }
     }
 }
@@ -77,4 +86,38 @@ pub async fn open(
     let pseudonyms = Pseudonyms::new(&sealer.open(PURPOSE, &[], &sealed)?);
     let sealing = Arc::new(Sealing::new(pseudonyms, entropy));
     Ok(store.log_open(node, sealing, now).await?)
+}
+
+/// What this node seals events with, from the sealed secret on disk.
+///
+/// # Errors
+/// When there is none, or it was sealed under another key.
+pub fn open_from_file(
+    sealer: &Sealer,
+    path: &Path,
+    entropy: Arc<dyn Entropy>,
+) -> Result<Arc<Sealing>, OpenRecordError> {
+    let sealed = fs::read(path).map_err(OpenRecordError::File)?;
+    let pseudonyms = Pseudonyms::new(&sealer.open(PURPOSE, &[], &sealed)?);
+    Ok(Arc::new(Sealing::new(pseudonyms, entropy)))
+}
+
+/// Keeps the sealed pseudonym secret on disk, for a start without the database.
+///
+/// # Errors
+/// When the database is away or the file can't be written.
+pub async fn keep_file(store: &Store, path: &Path) -> Result<(), OpenRecordError> {
+    let Some(sealed) = store.installation_secret_fetch(PURPOSE).await? else {
+        return Ok(());
+    };
+    if fs::read(path).is_ok_and(|there| there == sealed) {
+        return Ok(());
+    }
+    let fresh = path.with_extension("sealed.new");
+    let written = fs::remove_file(&fresh)
+        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+        .and_then(|()| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh))
+        .and_then(|mut file| file.write_all(&sealed).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&fresh, path));
+    written.map_err(OpenRecordError::File)
 }

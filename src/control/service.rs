@@ -1,7 +1,8 @@
 //! What there is behind the door, and what of it a caller may use or ask for.
 //!
-//! A policy may look at what only a request has (its parameters), so this is the answer for a
-//! neutral request: each route with empty parameters. What is decided at use is what counts.
+//! A policy may look at what only a request has (its parameters), so this is the answer for sample
+//! requests: each route with empty parameters and with those that the policies themselves name.
+//! What is decided at use is what counts.
 
 use std::sync::Arc;
 
@@ -11,11 +12,14 @@ use crate::policy::{Entitlement, EntitlementAction, Methods, PolicySet, RequestC
 use super::caller::Caller;
 use super::desk::Desk;
 
+/// Sample requests of one route that are judged at most.
+const SAMPLES_MAX: usize = 64;
+
 /// What a caller may do with an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reach {
-    /// Use it.
-    Allowed,
+    /// Use it; and ask for this, which opens more of it (other parameters).
+    Allowed(Option<EntitlementName>),
     /// Ask for this, which opens it.
     Requestable(EntitlementName),
     /// Nothing.
@@ -81,14 +85,19 @@ fn reachable(
         .filter(|name| may_request(policies, subject, name, caller, now))
         .collect();
     let reach = |action: &ActionName| {
-        let mut remedy = None;
+        let (mut allowed, mut remedy) = (false, None);
         for route in service.routes().iter().filter(|route| route.action == *action) {
-            let params = placeholders(route);
-            let context = neutral(service, route, &params, caller, now);
-            if service.decide(subject, action, &context).allow {
-                return Reach::Allowed;
+            for params in samples(service, route) {
+                let context = neutral(service, route, &params, caller, now);
+                if service.decide(subject, action, &context).allow {
+                    allowed = true;
+                } else if remedy.is_none() {
+                    remedy = service.remedy(policies, subject, action, &context).into_iter().next();
+                }
             }
-            remedy = remedy.or_else(|| service.remedy(policies, subject, action, &context).into_iter().next());
+        }
+        if allowed {
+            return Reach::Allowed(remedy);
         }
         let opens = |name: &&EntitlementName| {
             service.entitlements.get(name.name()).is_some_and(|entitlement| entitlement.actions.contains(action))
@@ -118,7 +127,20 @@ fn neutral<'a>(
     RequestContext { method, path, host, params, ambient: caller.ambient(now) }
 }
 
-/// The `{name}`s of a route, each empty.
-fn placeholders(route: &Route) -> Vec<(Arc<str>, String)> {
-    route.params().map(|name| (Arc::clone(name), String::new())).collect()
+/// Parameters to ask with: all empty, and each with every text that the policies name. Bounded by
+/// [`SAMPLES_MAX`].
+fn samples(service: &Service, route: &Route) -> Vec<Vec<(Arc<str>, String)>> {
+    let names: Vec<Arc<str>> = route.params().cloned().collect();
+    let mut found: Vec<Vec<String>> = vec![Vec::new()];
+    for _ in &names {
+        let values: Vec<&str> = std::iter::once("").chain(service.texts()).collect();
+        let longer = |sample: &Vec<String>, value: &str| {
+            let mut sample = sample.clone();
+            sample.push(value.to_owned());
+            sample
+        };
+        found = values.iter().flat_map(|value| found.iter().map(move |sample| longer(sample, value))).collect();
+        found.truncate(SAMPLES_MAX);
+    }
+    found.into_iter().map(|values| names.iter().cloned().zip(values).collect()).collect()
 }

@@ -223,6 +223,14 @@ pub async fn load_or_create(
     shelf.into_loaded(now, settings).ok_or(KeyError::NoneOpens { records })
 }
 
+/// The keys of the file alone, for a start without the database.
+///
+/// # Errors
+/// When the file has none that signs now.
+pub fn load_from_file(sealer: &Sealer, now: Timestamp, settings: &KeySettings, why: &str) -> Result<Loaded, KeyError> {
+    from_file(sealer, now, settings, why.to_owned())
+}
+
 /// The keys anew once the ring is out of date; `None` while it is not.
 ///
 /// # Errors

@@ -3,12 +3,14 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::identity::certificate::Issuer;
 use crate::model::{DecisionId, Principal, PrincipalKind};
 use crate::policy::{ClientCertificate, Verdict};
 
@@ -92,16 +94,14 @@ async fn pass(
 ) -> Result<Response<Body>, Refusal> {
     let now = exchange.arrived;
     let routed = known.routed.insert(route(snapshot, channel, &request)?);
+    not_in_emergency(worker, channel)?;
     if browser::is_ours(routed) {
         return browser::answer(worker, routed, request.headers(), now).await;
     }
     let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now, &mut known.named).await?;
     let caller = known.caller.insert(caller);
     limit::admit(&routed.entry, &caller.principal)?;
-    // Who comes by custodians' word comes because there is no news.
-    if caller.principal.kind() != PrincipalKind::BreakGlass {
-        not_stale(worker, routed, now)?;
-    }
+    not_stale(worker, routed, caller, now)?;
     let permitted = match authorize(worker, snapshot, channel, routed, caller, now) {
         Ok(permitted) => permitted,
         Err(refused) => {
@@ -131,6 +131,18 @@ async fn pass(
     Ok(Response::from_parts(answer.head, Body::Relay(body)))
 }
 
+/// A node that started without its database knows no session and no lock: only those pass who
+/// need neither.
+fn not_in_emergency(worker: &Worker, channel: &Channel) -> Result<(), Refusal> {
+    if !worker.shared.emergency.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    match channel.certificate.as_ref().map(|certificate| certificate.issuer) {
+        Some(Issuer::BreakGlass) => Ok(()),
+        None | Some(Issuer::Ours | Issuer::Device | Issuer::Spiffe) => Err(Refusal::Emergency),
+    }
+}
+
 /// The rate that a request's body must keep. Over HTTP/1 the guard holds it for the connection; a
 /// gRPC call may be silent for as long as a stream may.
 fn pace_of(worker: &Worker, channel: &Channel, headers: &HeaderMap) -> Option<PaceLimits> {
@@ -141,8 +153,11 @@ fn pace_of(worker: &Worker, channel: &Channel, headers: &HeaderMap) -> Option<Pa
 }
 
 /// A node that has not confirmed the revocation feed for too long lets ordinary callers through
-/// only where the service says so.
-fn not_stale(worker: &Worker, routed: &Routed, now: crate::model::Timestamp) -> Result<(), Refusal> {
+/// only where the service says so. The emergency path does not hang on the feed.
+fn not_stale(worker: &Worker, routed: &Routed, caller: &Caller, now: crate::model::Timestamp) -> Result<(), Refusal> {
+    if caller.principal.kind() == PrincipalKind::BreakGlass {
+        return Ok(());
+    }
     let stale_at = worker.shared.directory.confirmed_at().plus(worker.shared.settings.stale_max);
     if stale_at.is_over(now) && routed.entry.service.on_stale == crate::policy::OnStale::Refuse {
         return Err(Refusal::Stale);
@@ -151,7 +166,8 @@ fn not_stale(worker: &Worker, routed: &Routed, now: crate::model::Timestamp) -> 
 }
 
 /// Programs get JSON; a person's browser, which asks for a page with GET, gets a page.
-fn form_of(method: &Method, headers: &HeaderMap) -> Form {
+#[must_use]
+pub fn form_of(method: &Method, headers: &HeaderMap) -> Form {
     let html = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html"));
     let wants_page = headers.get_all(ACCEPT).iter().any(html);
     if wants_page && matches!(*method, Method::GET | Method::HEAD) { Form::Page } else { Form::Problem }

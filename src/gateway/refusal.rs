@@ -50,6 +50,8 @@ pub enum Refusal {
     RateLimited { retry_after_seconds: u64, quota: u32, window_seconds: u64 },
     /// Revocations have not been confirmed for too long.
     Stale,
+    /// The node started without its database and serves the emergency path only.
+    Emergency,
     /// The decision could not be recorded.
     AuditUnavailable,
     /// The upstream gave no answer.
@@ -117,7 +119,7 @@ impl Refusal {
             Self::Forbidden | Self::CrossSite => "forbidden_by_policy",
             Self::ScopeInsufficient { .. } => "scope_insufficient",
             Self::RateLimited { .. } => "rate_limited",
-            Self::Stale => "stale",
+            Self::Stale | Self::Emergency => "stale",
             Self::AuditUnavailable | Self::Internal => "audit_unavailable",
             Self::Upstream(_) => "upstream_unavailable",
         }
@@ -138,7 +140,7 @@ impl Refusal {
             | Self::ScopeInsufficient { .. } => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Stale | Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Stale | Self::Emergency | Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(UpstreamFault::Slow) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Broken) => StatusCode::BAD_GATEWAY,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -164,6 +166,7 @@ impl Refusal {
             Self::ScopeInsufficient { .. } => "The token's scope is too narrow",
             Self::RateLimited { .. } => "Too many requests",
             Self::Stale => "Revocations can't be confirmed",
+            Self::Emergency => "The database is away: only break-glass is served",
             Self::AuditUnavailable => "The decision can't be recorded",
             Self::Upstream(_) => "The service behind the door does not answer",
             Self::BodyTooLarge => "The body is too large",
@@ -197,6 +200,7 @@ impl Refusal {
             Self::ScopeInsufficient { action } => format!("The token is not good for the action `{action}`. Ask for a token with it in its scope."),
             Self::RateLimited { retry_after_seconds, .. } => format!("Wait {retry_after_seconds} s and go on more slowly."),
             Self::Stale => "This node has not been able to confirm revocations lately and lets nobody through until it can. Try again soon.".to_owned(),
+            Self::Emergency => "This node started without its database and knows neither sessions nor revocations. It serves everybody again once the database is back; what can't wait goes by `doorward breakglass open`.".to_owned(),
             Self::AuditUnavailable => "Nothing is let through unrecorded, and the record can't be written at the moment. Try again soon.".to_owned(),
             Self::Upstream(UpstreamFault::Unreachable) => "No upstream of the service could be reached. Try again soon, or tell its owner.".to_owned(),
             Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
@@ -217,6 +221,7 @@ impl Refusal {
             Self::NoPolicyMatch { remedies } if !remedies.is_empty() => Remedy::RequestAccess(remedies.clone()),
             Self::RateLimited { .. }
             | Self::Stale
+            | Self::Emergency
             | Self::AuditUnavailable
             | Self::Upstream(UpstreamFault::Unreachable) => Remedy::Retry,
             Self::Ambiguous(_)
@@ -371,7 +376,7 @@ impl Refusal {
                     }
                 }
             }
-            Self::Stale | Self::AuditUnavailable => {
+            Self::Stale | Self::Emergency | Self::AuditUnavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
             }
             Self::Ambiguous(ambiguity) if ambiguity.status() == 405 => {

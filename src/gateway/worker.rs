@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -73,6 +73,8 @@ pub struct Shared {
     pub anonymous: Limiter<IpAddr>,
     /// Requests to the control host per address: signing in costs more than it looks.
     pub control_requests: Limiter<IpAddr>,
+    /// Started without a database: nobody passes but by break-glass.
+    pub emergency: AtomicBool,
     /// Connections that are open on all threads.
     pub connections: AtomicUsize,
     /// The same per address.

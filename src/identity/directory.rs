@@ -12,7 +12,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use papaya::{Compute, HashMap, Operation};
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{BreakGlassId, Principal, PrincipalKind, Session, SessionEnd, SessionId, Timestamp};
+use crate::model::{
+    BreakGlassId, EntitlementName, Grant, GrantId, GrantState, Principal, PrincipalKind, Session, SessionEnd,
+    SessionId, Timestamp,
+};
 
 /// A session with the means to cut the streams that are open under it.
 #[derive(Debug)]
@@ -32,6 +35,17 @@ pub struct CookieEntry {
     pub host: Arc<str>,
 }
 
+/// A grant that is in force.
+#[derive(Debug, Clone)]
+pub struct LiveGrant {
+    /// Its id.
+    pub id: GrantId,
+    /// What its holder is a member of.
+    pub entitlement: EntitlementName,
+    /// When it ends by itself.
+    pub expires_at: Timestamp,
+}
+
 /// SHA-256 of a cookie's value: the value itself is nowhere kept.
 pub type CookieHash = [u8; 32];
 
@@ -43,6 +57,7 @@ pub struct Directory {
     locks: HashMap<Principal, ()>,
     /// Openings that were used here, with what cuts their streams.
     openings: HashMap<BreakGlassId, CancellationToken>,
+    grants: HashMap<Principal, Arc<[LiveGrant]>>,
     /// Counts lock changes; remembered decisions are keyed by it.
     epoch: AtomicU64,
     /// When the revocation feed was last known to be complete, in milliseconds.
@@ -147,6 +162,33 @@ impl Directory {
     #[must_use]
     pub fn is_locked(&self, principal: &Principal) -> bool {
         self.locks.pin().contains_key(principal)
+    }
+
+    /// Enters a grant as committed: in force, lasting longer, or over.
+    pub fn grant_enter(&self, grant: &Grant) {
+        let GrantState::Active { until, .. } = grant.state else {
+            return self.grant_leave(&grant.holder.principal, grant.id);
+        };
+        let live = LiveGrant { id: grant.id, entitlement: grant.entitlement.clone(), expires_at: until };
+        self.grants.pin().compute(grant.holder.principal.clone(), |known| {
+            let known = known.map(|(_, held)| &**held).unwrap_or_default();
+            let others = known.iter().filter(|held| held.id != live.id).cloned();
+            Operation::<_, ()>::Insert(others.chain(std::iter::once(live.clone())).collect())
+        });
+    }
+
+    /// Ends a grant: the next request under it is refused.
+    pub fn grant_leave(&self, principal: &Principal, id: GrantId) {
+        let without = |held: &Arc<[LiveGrant]>| held.iter().filter(|grant| grant.id != id).cloned().collect();
+        self.grants.pin().update(principal.clone(), without);
+    }
+
+    /// Grants of a principal that are in force at `now`.
+    #[must_use]
+    pub fn grants_of(&self, principal: &Principal, now: Timestamp) -> Vec<LiveGrant> {
+        let grants = self.grants.pin();
+        let held = grants.get(principal).map(|held| &**held).unwrap_or_default();
+        held.iter().filter(|grant| !grant.expires_at.is_over(now)).cloned().collect()
     }
 
     /// Counts changes of locks.

@@ -3,9 +3,11 @@
 //! Values and state machines only. Nothing here does I/O, waits, serialises or reads a clock:
 //! time and chance come in as parameters, so every rule can be tested by a table.
 
+pub mod access_request;
 pub mod breakglass;
 pub mod device;
 pub mod entropy;
+pub mod grant;
 pub mod id;
 pub mod principal;
 pub mod secret;
@@ -13,10 +15,13 @@ pub mod service;
 pub mod session;
 pub mod time;
 
+pub use access_request::{AccessRequest, Answer, Approval, Person, RequestState};
 pub use device::{Device, Thumbprint};
 pub use entropy::Entropy;
+pub use grant::{Grant, GrantEnd, GrantState, GrantStuck};
 pub use id::{
-    BreakGlassId, DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId, RequestId, SessionId, UserRef,
+    BreakGlassId, DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId, RequestId, SessionId,
+    UserRef,
 };
 pub use principal::{Principal, PrincipalKind};
 pub use secret::Secret;

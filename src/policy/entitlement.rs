@@ -11,6 +11,9 @@ use crate::model::{ActionName, EntitlementName, ServiceName, Ttl};
 /// The longest grant that an entitlement may give.
 const GRANT_MAX: Ttl = Ttl::hours(24 * 30);
 
+/// The longest that anything is held without its approvals.
+const EMERGENCY_MAX: Ttl = Ttl::hours(1);
+
 /// An entitlement as its service defines it.
 #[derive(Debug, Clone)]
 pub struct Entitlement {
@@ -46,6 +49,8 @@ pub struct Entitlement {
     pub extended_max: Option<Ttl>,
     /// A request that nobody answered times out.
     pub answer_within: Ttl,
+    /// How long it may be held at once without approvals, where that is allowed in an emergency.
+    pub emergency_max: Option<Ttl>,
 }
 
 /// What happens to a grant beyond the capacity.
@@ -126,6 +131,7 @@ impl Entitlement {
         let description = table.require("description", "say what it opens, for those who ask and approve");
         let description = description.and_then(|field| field.text()).unwrap_or_default().to_owned();
         let (min, default, max) = lengths(&mut table);
+        let emergency_max = emergency(&mut table, min);
         let ticket = table.take("ticket").and_then(|field| ticket(&field));
         let reason = [("required", true), ("optional", false)];
         let when_full = [("queue", WhenFull::Queue), ("refuse", WhenFull::Refuse)];
@@ -146,6 +152,7 @@ impl Entitlement {
             scheduled_max: table.duration("scheduled_max").unwrap_or(Ttl::hours(24 * 7)),
             extended_max: table.take("extended_max").and_then(|field| at_least(&field, max)),
             answer_within: table.duration("answer_within").unwrap_or(Ttl::hours(24)),
+            emergency_max,
         };
         table.finish();
         Some(entitlement)
@@ -178,6 +185,24 @@ fn lengths(table: &mut Table<'_>) -> (Ttl, Ttl, Ttl) {
         );
     }
     (shortest, usual, max)
+}
+
+/// `emergency = true` and, if an hour is too long, `emergency_max`.
+fn emergency(table: &mut Table<'_>, min: Ttl) -> Option<Ttl> {
+    let allowed = table.boolean("emergency", false);
+    let field = table.take("emergency_max");
+    let length = field.as_ref().and_then(Field::duration).unwrap_or(EMERGENCY_MAX.max(min));
+    if let Some(field) = field {
+        if !allowed {
+            field.error("`emergency_max` without `emergency = true`", "say whether approvals may be skipped at all");
+        } else if length > EMERGENCY_MAX || length < min {
+            field.error(
+                format!("`emergency_max` is `{length}`, outside of `{min}` to `{EMERGENCY_MAX}`"),
+                "what skips approvals is short",
+            );
+        }
+    }
+    allowed.then_some(length.min(EMERGENCY_MAX))
 }
 
 fn at_least(field: &Field<'_>, max: Ttl) -> Option<Ttl> {

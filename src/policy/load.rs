@@ -4,16 +4,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use cedar_policy::Effect;
+
 use super::cedar_file::{CedarFile, Statement};
 use super::diagnostic::{Diagnostic, Report, Source};
 use super::entitlement::Entitlement;
 use super::folder::{Folder, ServiceFolder};
 use super::groups::Groups;
-use super::judge::Judge;
+use super::judge::{Judge, could_match};
 use super::kinds::Kinds;
 use super::lint;
 use super::people::People;
 use super::policy_set::PolicySet;
+use super::reads;
 use super::route::{Route, Router};
 use super::schema;
 use super::service::{Engine, Service};
@@ -150,6 +153,23 @@ fn report_shared_names(drafts: &[Draft], global: Option<&CedarFile>, report: &Re
     }
 }
 
+/// Which actions each entitlement opens: those that a permit which names it could match.
+fn opened<'s>(
+    actions: &BTreeSet<ActionName>,
+    statements: impl Iterator<Item = &'s Statement> + Clone,
+    kinds: &Kinds,
+) -> BTreeMap<EntitlementName, BTreeSet<ActionName>> {
+    let mut opens: BTreeMap<EntitlementName, BTreeSet<ActionName>> = BTreeMap::new();
+    for statement in statements.filter(|statement| statement.policy.effect() == Effect::Permit) {
+        for name in validate::entitlements_named(&statement.policy) {
+            let matching =
+                actions.iter().filter(|action| could_match(&statement.policy, &kinds.action(action.as_str())));
+            opens.entry(name).or_default().extend(matching.cloned());
+        }
+    }
+    opens
+}
+
 fn assemble(
     drafts: Vec<Draft>,
     global: Option<&CedarFile>,
@@ -167,7 +187,12 @@ fn assemble(
         let actions: BTreeSet<ActionName> = draft.routes.iter().map(|route| route.action.clone()).collect();
         let own: BTreeSet<EntitlementName> = draft.entitlements.values().map(|(e, _)| e.name.clone()).collect();
         let named = statements.clone().flat_map(|statement| validate::entitlements_named(&statement.policy));
+        let mut texts = BTreeSet::new();
+        statements.clone().for_each(|statement| reads::texts_of(&statement.policy, &mut texts));
+        let opens = opened(&actions, statements.clone(), &kinds);
         let engine = Engine {
+            texts,
+            opens,
             uid: kinds.service(draft.name.as_str()),
             requests: Judge::new(statements.clone(), actions.iter().map(|action| action.as_str().into()), &kinds)?,
             desk: Judge::new(statements.clone(), schema::ENTITLEMENT_ACTIONS.map(Arc::from), &kinds)?,

@@ -4,6 +4,8 @@
 //! INVARIANT: conservative. `context` used in any way but `context.name` and `context has name`
 //! counts as reading everything; a policy that can't be walked does too.
 
+use std::collections::BTreeSet;
+
 use cedar_policy::Policy;
 use serde_json::Value;
 
@@ -88,6 +90,25 @@ impl Reads {
             "params" => self.params = true,
             _ => *self = Self::EVERYTHING,
         }
+    }
+}
+
+/// Texts that a policy compares with, added to `found`: what a parameter may have to be to matter.
+pub(super) fn texts_of(policy: &Policy, found: &mut BTreeSet<String>) {
+    fn texts(node: &Value, found: &mut BTreeSet<String>) {
+        match node {
+            Value::Object(members) => {
+                if let Some(text) = only_member(node, "Value").and_then(Value::as_str) {
+                    found.insert(text.to_owned());
+                }
+                members.values().for_each(|member| texts(member, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    if let Ok(json) = policy.to_json() {
+        texts(&json, found);
     }
 }
 

@@ -74,6 +74,10 @@ pub(super) struct Engine {
     pub(super) desk: Judge,
     /// Entitlements that its policies name, or that it defines: what could change a refusal.
     pub(super) remedies: BTreeSet<EntitlementName>,
+    /// Which of its actions an entitlement opens.
+    pub(super) opens: BTreeMap<EntitlementName, BTreeSet<ActionName>>,
+    /// Texts that its policies compare with.
+    pub(super) texts: BTreeSet<String>,
     pub(super) schema: String,
 }
 
@@ -119,9 +123,27 @@ impl Service {
         self.engine.router.routes()
     }
 
+    /// Texts that its policies compare with: what a parameter may have to be to matter.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.engine.texts.iter().map(String::as_str)
+    }
+
     /// Its actions, by name.
     pub fn actions(&self) -> impl Iterator<Item = &ActionName> {
         self.engine.actions.iter()
+    }
+
+    /// Its actions that holding an entitlement may open: those of permits that name it, and those
+    /// that its definition lists.
+    #[must_use]
+    pub fn opened_by(&self, name: &EntitlementName) -> Vec<ActionName> {
+        let mut found: BTreeSet<ActionName> = self.engine.opens.get(name).cloned().unwrap_or_default();
+        if name.service() == &self.name
+            && let Some(definition) = self.entitlements.get(name.name())
+        {
+            found.extend(definition.actions.iter().cloned());
+        }
+        found.into_iter().collect()
     }
 
     /// Its generated schema in Cedar's own notation.

@@ -5,6 +5,7 @@
 //! sees it: a host that is not ours, or a path with two readings, gets no further.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -32,13 +33,18 @@ use crate::gateway::guard_h1::GuardH1;
 use crate::gateway::guard_h2::{GuardH2, H2Limits};
 use crate::gateway::handshake::{Channel, asked_name};
 use crate::gateway::limit;
+use crate::gateway::pipeline::form_of;
 use crate::gateway::record::counted_address;
 use crate::gateway::refusal::Form;
+use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Shared;
 use crate::model::DecisionId;
 
 /// How long the last words on a refused connection may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What answers from memory alone: the emergency path, and keys for upstreams that check assertions.
+const WITHOUT_DATABASE: [&str; 3] = ["/api/v1/breakglass/", "/oauth2/jwks", "/.well-known/"];
 
 /// Serves connections of the control host until the gateway drains.
 pub async fn run(shared: Arc<Shared>, router: Router, mut connections: mpsc::Receiver<ControlConnection>) {
@@ -113,6 +119,14 @@ impl Host {
         }
         if canonical.upgrade.is_some() {
             return Ok(self.refuse(Ambiguity::MethodRefused.status(), "there is no upgrade on this host"));
+        }
+        let emergency = self.shared.emergency.load(Ordering::Acquire);
+        if emergency && !WITHOUT_DATABASE.iter().any(|path| canonical.path.starts_with(path)) {
+            let decision = DecisionId::fresh(self.shared.clock.now(), &*self.shared.entropy);
+            let metadata = format!("{}/.well-known/oauth-protected-resource", self.shared.settings.origin);
+            let refusal =
+                Refusal::Emergency.response(decision, form_of(request.method(), request.headers()), &metadata);
+            return Ok(refusal.map(|body| Body::from(body.into_own())));
         }
         // The router sees the path that was judged, not the one that came.
         match canonical.target().parse() {

@@ -10,6 +10,8 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::gateway::worker::Shared;
 use crate::store::Keeping;
 
+use super::tree::TreeState;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
@@ -34,6 +36,10 @@ pub struct Gauges {
     queued: Gauge,
     record: Family<RecordLabel, Gauge>,
     away: Gauge,
+    tree_size: Gauge,
+    tree_consistent: Gauge,
+    witness_lag_events: Gauge,
+    witness_lag: Gauge,
     state: Family<StateLabel, Gauge>,
     spool_events: Gauge,
     spool_bytes: Gauge,
@@ -61,6 +67,23 @@ impl Gauges {
         registry.register_with_unit("audit_spool", "Bytes used of the spool", Unit::Bytes, gauges.spool_bytes.clone());
         registry.register_with_unit("audit_spool_room", "Bytes of the spool", Unit::Bytes, gauges.spool_room.clone());
         registry.register("audit_lost", "Offered events that were lost", gauges.lost.clone());
+        registry.register("audit_tree_events", "Events under a signed checkpoint", gauges.tree_size.clone());
+        registry.register(
+            "audit_tree_consistent",
+            "1 while the tree agrees with its last checkpoint",
+            gauges.tree_consistent.clone(),
+        );
+        registry.register(
+            "audit_witness_lag_events",
+            "Events under checkpoints that a witness lacks",
+            gauges.witness_lag_events.clone(),
+        );
+        registry.register_with_unit(
+            "audit_witness_lag",
+            "Age of the oldest checkpoint that a witness lacks",
+            Unit::Seconds,
+            gauges.witness_lag.clone(),
+        );
         registry.register_with_unit(
             "server_certificate_end_timestamp",
             "When the listener's certificate ends",
@@ -86,7 +109,11 @@ impl Gauges {
     }
 
     /// Sets what is only known when asked.
-    pub fn set(&self, shared: &Shared) {
+    pub fn set(&self, shared: &Shared, tree: &TreeState) {
+        self.tree_size.set(i64::try_from(tree.size.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+        self.tree_consistent.set(tree.consistent.load(Ordering::Relaxed));
+        self.witness_lag_events.set(tree.lag_events.load(Ordering::Relaxed));
+        self.witness_lag.set(tree.lag_seconds.load(Ordering::Relaxed));
         let state = shared.recorder.state();
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.queued.set(i64::try_from(state.queued).unwrap_or(i64::MAX));

@@ -3,6 +3,7 @@
 pub mod ambient;
 pub mod bridge;
 pub mod control_host;
+mod database;
 pub mod dev;
 pub mod doctor;
 pub mod examples;
@@ -14,3 +15,5 @@ pub mod reload;
 pub mod run;
 pub mod tasks;
 pub mod telemetry;
+pub mod tree;
+pub mod verify;

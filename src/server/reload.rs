@@ -140,21 +140,25 @@ fn folders(config: &Config) -> Vec<(PathBuf, RecursiveMode)> {
 }
 
 /// Whether a change in this file can matter: the database and our own state lie in the same folder.
-fn matters(path: &Path) -> bool {
+fn matters(path: &Path, witnesses: &[PathBuf]) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let ours = ["node.id", "signing-keys.sealed", "pseudonym.sealed"];
     let endings = [".db", ".db-wal", ".db-shm", ".db-journal", ".spool", ".tmp", ".swp", "~"];
-    !ours.iter().any(|own| name.starts_with(own)) && !endings.iter().any(|ending| name.ends_with(ending))
+    !witnesses.iter().any(|file| file == path)
+        && !ours.iter().any(|own| name.starts_with(own))
+        && !endings.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Watches the files and reloads when they have changed and lie still, until the gateway drains.
-pub async fn watch(reloader: Arc<Reloader>, config_folders: Vec<(PathBuf, RecursiveMode)>) {
+///
+/// The files of witnesses, which this process appends to, may lie in the same folders and don't count.
+pub async fn watch(reloader: Arc<Reloader>, config_folders: Vec<(PathBuf, RecursiveMode)>, witnesses: Vec<PathBuf>) {
     let changed = Arc::new(Notify::new());
     let ring = Arc::clone(&changed);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if let Ok(event) = event
             && !event.kind.is_access()
-            && event.paths.iter().any(|path| matters(path))
+            && event.paths.iter().any(|path| matters(path, &witnesses))
         {
             ring.notify_one();
         }

@@ -1,16 +1,15 @@
 //! Builds the gateway in one place, keeps it running, and takes it down in order.
 //!
 //! ORDER at start: files → database → keys → record → directory → listeners. Nothing listens before
-//! everything that a request needs is there. ORDER at the end: no new connections, exchanges under
+//! everything that a request needs is there; without a database that is what the emergency path
+//! needs (`database.rs`). ORDER at the end: no new connections, exchanges under
 //! way end or are ended, then the record is written out, then the database is closed.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,9 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::{Event, EventType, Outcome};
 use crate::config::{Config, Environment};
-use crate::control::signing_key::{self, KeySettings};
-use crate::control::{Desk, DeskSettings, record};
-use crate::credential::seal::Sealer;
+use crate::control::{Desk, DeskSettings};
 use crate::gateway::listener;
 use crate::gateway::lookup::Lookup;
 use crate::gateway::metrics::Metrics;
@@ -34,22 +31,21 @@ use crate::gateway::snapshot::{Snapshot, limiter};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
 use crate::identity::provider::{ProviderSettings, Providers};
-use crate::model::{Clock, Entropy, EventId, NodeId, Timestamp, Ttl};
+use crate::model::{Clock, Entropy, EventId, Timestamp, Ttl};
 use crate::policy::RecordMode;
-use crate::store::{Recorder, RecorderParts, RecorderSettings, Spool, SpoolError, SpoolSettings, Store};
 
 use super::bridge::{Browsers, ProviderTokens};
+use super::database::{self, ComeBack, Opened};
 use super::gauges::Gauges;
-use super::keys::{KeyBox, keys_of};
+use super::keys::keys_of;
 use super::material::{self, Material, MaterialError};
-use super::reload::Reloader;
+use super::reload::{Reloader, watch, watched};
 use super::telemetry::Telemetry;
+use super::tree::Keeper;
 use super::{control_host, tasks, telemetry};
 
 /// Connections to the control host that may wait to be taken.
 const CONTROL_QUEUE: usize = 256;
-/// How long the database may take to answer at start.
-const STORE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the record may take to be written out at the end.
 const RECORD_END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -92,7 +88,7 @@ impl From<MaterialError> for StartError {
     }
 }
 
-fn outside<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+pub(in crate::server) fn outside<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     doing: impl Into<String>,
 ) -> impl FnOnce(E) -> StartError {
     let doing = doing.into();
@@ -125,6 +121,8 @@ pub struct Running {
     pub desk: Arc<Desk>,
     /// The data path's shared state.
     pub shared: Arc<Shared>,
+    /// The record's tree.
+    pub tree: Arc<Keeper>,
     reloader: Arc<Reloader>,
     runtime: Runtime,
     tasks: TaskTracker,
@@ -132,28 +130,6 @@ pub struct Running {
     end_recording: CancellationToken,
     threads: Vec<JoinHandle<()>>,
     drain: Ttl,
-}
-
-/// The folder of what the gateway itself keeps on disk: beside the configuration.
-fn state_file(config: &Config, name: &str) -> PathBuf {
-    config.path.parent().unwrap_or_else(|| Path::new(".")).join(name)
-}
-
-/// This node's id: made at the first start and kept in a file.
-fn node_id(config: &Config, now: Timestamp, entropy: &dyn Entropy) -> Result<NodeId, StartError> {
-    let path = state_file(config, "node.id");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            NodeId::parse(text.trim()).map_err(outside(format!("reading the node's id from `{}`", path.display())))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let id = NodeId::fresh(now, entropy);
-            std::fs::write(&path, format!("{id}\n"))
-                .map_err(outside(format!("writing the node's id to `{}`", path.display())))?;
-            Ok(id)
-        }
-        Err(error) => Err(outside(format!("reading the node's id from `{}`", path.display()))(error)),
-    }
 }
 
 /// The providers of a configuration.
@@ -220,78 +196,6 @@ fn desk_settings(config: &Config, origin: &str, public_port: u16) -> DeskSetting
     }
 }
 
-/// What the database gave at start.
-struct Opened {
-    store: Store,
-    sealer: Arc<Sealer>,
-    keys: KeyBox,
-    recorder: Recorder,
-}
-
-async fn open_store(
-    start: &Start,
-    recording: &TaskTracker,
-    end: &CancellationToken,
-    runtime: &tokio::runtime::Handle,
-) -> Result<Opened, StartError> {
-    let config = &start.config;
-    let now = start.clock.now();
-    let place = config.storage.shown();
-    if let Some(file) = config.storage.sqlite_file() {
-        // For its owner alone: the record has people in it, and sealed keys.
-        let made = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&file);
-        made.map_err(outside(format!("opening the database file `{}`", file.display())))?;
-    }
-    let store = Store::open(config.storage.url.expose()).map_err(outside(format!("opening the database `{place}`")))?;
-    let migrated = tokio::time::timeout(STORE_TIMEOUT, store.migrate());
-    migrated
-        .await
-        .map_err(outside(format!("waiting for the database `{place}`")))?
-        .map_err(outside(format!("preparing the database `{place}`")))?;
-    let sealer =
-        Sealer::new(config.keys.key_encryption_key.expose()).map_err(outside("using the key-encryption key"))?;
-    // ORDER: the log first, since making keys is an event.
-    let node = node_id(config, now, &*start.entropy)?;
-    record::open(&store, &sealer, node, now, Arc::clone(&start.entropy))
-        .await
-        .map_err(outside("opening the record"))?;
-    let settings = KeySettings {
-        rotate_every: config.tokens.key_rotation,
-        publish_lead: config.tokens.key_announce,
-        file: Some(state_file(config, "signing-keys.sealed")),
-        ..KeySettings::default()
-    };
-    let loaded = signing_key::load_or_create(&store, &sealer, now, &*start.entropy, &settings)
-        .await
-        .map_err(outside("loading the signing keys"))?;
-    for alert in &loaded.alerts {
-        tracing::warn!(%alert, "a signing key needs attention");
-    }
-    let parts = RecorderParts {
-        store: store.clone(),
-        spool: open_spool(config, &start.entropy).await?,
-        sealing: store.sealing().map_err(outside("starting the recorder"))?,
-        settings: RecorderSettings::default(),
-        clock: Arc::clone(&start.clock),
-    };
-    let (recorder, _) = Recorder::start_with(parts, end.clone(), recording, runtime);
-    let keys = KeyBox::new(loaded.ring, settings);
-    Ok(Opened { store, sealer: Arc::new(sealer), keys, recorder })
-}
-
-/// The spool that the configuration asks for. One that it does not name may not be possible.
-async fn open_spool(config: &Config, entropy: &Arc<dyn Entropy>) -> Result<Option<Spool>, StartError> {
-    let crate::config::Spool::File { path, bytes, named } = &config.audit.spool else {
-        return Ok(None);
-    };
-    let settings = SpoolSettings { path: path.clone(), bytes: *bytes };
-    match Spool::open(settings, Arc::clone(entropy)).await {
-        Ok(spool) => Ok(Some(spool)),
-        Err(SpoolError::Volatile { .. }) if !named => Ok(None),
-        Err(error) => Err(outside(format!("opening the spool `{}`", path.display()))(error)),
-    }
-}
-
 /// Starts everything. When it returns, requests are answered.
 ///
 /// # Errors
@@ -332,6 +236,7 @@ pub fn start(mut start: Start) -> Result<Running, StartError> {
         telemetry: built.telemetry,
         desk: built.desk,
         shared: built.shared,
+        tree: built.tree,
         reloader: built.reloader,
         runtime,
         tasks: built.tasks,
@@ -377,6 +282,7 @@ struct Built {
     telemetry: Option<SocketAddr>,
     desk: Arc<Desk>,
     shared: Arc<Shared>,
+    tree: Arc<Keeper>,
     reloader: Arc<Reloader>,
     tasks: TaskTracker,
     recording: TaskTracker,
@@ -400,19 +306,21 @@ async fn build(
             cause,
         })?),
     };
-    let opened = open_store(&start, &recording, &end_recording, runtime).await?;
+    let Opened { store, sealer, node, keys, recorder, away } =
+        database::open(&start, &recording, &end_recording, runtime).await?;
     let Start { config, environment, clock, entropy, .. } = start;
     let now = clock.now();
     let origin = config.server.origin(&config.server.control_host, address);
     let public_port = config.server.public_port.unwrap_or(address.port());
     let providers =
         Providers::new(provider_settings(&config), &origin, &clock).map_err(outside("reading the providers"))?;
-    providers.hold_issuers(&opened.store, now).await.map_err(outside("checking the providers"))?;
     let providers = Arc::new(providers);
     let directory = Arc::new(Directory::default());
-    let feed =
-        tasks::Feed::begin(&opened.store, &directory, now).await.map_err(outside("reading revocations and locks"))?;
-    let (desk_keys, token_keys) = keys_of(opened.keys.ring(), 0);
+    let feed = match away {
+        None => Some(database::take_up(&store, &providers, &directory, now).await?),
+        Some(_) => None,
+    };
+    let (desk_keys, token_keys) = keys_of(keys.ring(), 0);
     let mut registry = Registry::with_prefix("doorward");
     let metrics = Metrics::new(&mut registry);
     let gauges = Gauges::new(&mut registry);
@@ -429,28 +337,33 @@ async fn build(
     )
     .map_err(|error| MaterialError { problems: vec![error.to_string()] })?;
     let desk = Arc::new(Desk {
-        store: opened.store.clone(),
-        recorder: opened.recorder.clone(),
+        store: store.clone(),
+        recorder: recorder.clone(),
         directory: Arc::clone(&directory),
         policies: Arc::new(ArcSwap::new(Arc::clone(&material.policies))),
         keys: Arc::new(ArcSwap::new(desk_keys)),
         authority: Arc::new(ArcSwap::new(Arc::clone(&material.authority))),
         providers: Arc::clone(&providers),
-        sealer: Arc::clone(&opened.sealer),
+        sealer: Arc::clone(&sealer),
         clock: Arc::clone(&clock),
         entropy: Arc::clone(&entropy),
         settings: desk_settings(&config, &origin, public_port),
     });
+    let tree = Arc::new(Keeper::new(config.audit.witnesses.clone(), config.audit.retention));
+    if feed.is_some() {
+        tree.open(&desk, now).await.map_err(outside("opening the record's tree"))?;
+    }
     let settings = gateway_settings(&config, &origin, public_port);
+    let drain = config.server.drain;
     let (control, connections) = mpsc::channel(CONTROL_QUEUE);
-    let lookup = Lookup::new(runtime.clone(), tasks.clone(), opened.store.clone(), Arc::clone(&directory));
+    let lookup = Lookup::new(runtime.clone(), tasks.clone(), store.clone(), Arc::clone(&directory));
     let shared = Arc::new(Shared {
         anonymous: limiter(settings.anonymous_per_second, settings.anonymous_burst),
         control_requests: limiter(settings.anonymous_per_second, settings.anonymous_burst),
         settings,
         snapshot: ArcSwap::from_pointee(snapshot),
         directory,
-        recorder: opened.recorder.clone(),
+        recorder: recorder.clone(),
         lookup,
         bearer: Arc::new(ProviderTokens::new(Arc::clone(&providers))),
         codes: Arc::new(Browsers::new(Arc::clone(&desk), runtime.clone(), tasks.clone())),
@@ -458,6 +371,7 @@ async fn build(
         clock: Arc::clone(&clock),
         entropy: Arc::clone(&entropy),
         metrics: metrics.clone(),
+        emergency: AtomicBool::new(away.is_some()),
         connections: AtomicUsize::new(0),
         by_address: papaya::HashMap::new(),
         draining: CancellationToken::new(),
@@ -473,33 +387,53 @@ async fn build(
     ));
     let telemetry_address = telemetry_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = telemetry_listener {
-        let telemetry = Arc::new(Telemetry { shared: Arc::clone(&shared), registry, gauges });
+        let state = Arc::clone(&tree.state);
+        let telemetry = Arc::new(Telemetry { shared: Arc::clone(&shared), registry, gauges, tree: state });
         tasks.spawn(telemetry::run(telemetry, listener, shared.stopping.clone()));
     }
     let router = crate::api::router(Arc::clone(&desk)).merge(crate::console::router(Arc::clone(&desk)));
     tasks.spawn(control_host::run(Arc::clone(&shared), router, connections));
-    tasks::spawn_all(&tasks, feed, opened.keys, &shared, &desk, &reloader, &config);
-    note_start(&desk, address, threads, &material, now);
+    tree.spawn(&tasks, &desk, &shared.stopping);
+    tasks.spawn(watch(Arc::clone(&reloader), watched(&config), config.audit.witness_files()));
+    note_start(&desk, address, threads, &material, away.as_deref(), now);
+    match feed {
+        Some(feed) => tasks::spawn_all(&tasks, feed, keys, &shared, &desk, &reloader),
+        None => {
+            let back = ComeBack { config, node, keys, shared: Arc::clone(&shared), desk: Arc::clone(&desk) };
+            tasks.spawn(back.run(Arc::clone(&reloader), tasks.clone()));
+        }
+    }
     Ok(Built {
         origin,
         telemetry: telemetry_address,
         desk,
         shared,
+        tree,
         reloader,
         tasks,
         recording,
         end_recording,
-        drain: config.server.drain,
+        drain,
     })
 }
 
-fn note_start(desk: &Desk, address: SocketAddr, threads: usize, material: &Material, now: Timestamp) {
+fn note_start(
+    desk: &Desk,
+    address: SocketAddr,
+    threads: usize,
+    material: &Material,
+    away: Option<&str>,
+    now: Timestamp,
+) {
     let id = || EventId::fresh(now, &*desk.entropy);
     let started = Event::new(id(), now, EventType::NodeStarted, Outcome::Success)
         .with("version", env!("CARGO_PKG_VERSION"))
         .with("listen", address.to_string())
         .with("threads", threads);
-    desk.recorder.offer(started);
+    desk.recorder.offer(match away {
+        None => started,
+        Some(why) => started.with("emergency", why),
+    });
     let mut loaded = Event::new(id(), now, EventType::PolicyLoaded, Outcome::Success);
     loaded.policy_version = Some(Arc::clone(material.policies.version()));
     desk.recorder.offer(loaded);
@@ -527,7 +461,7 @@ impl Running {
 
     /// Takes it down in order: exchanges under way have the drain time to end.
     pub fn stop(self) {
-        let Self { shared, runtime, tasks, recording, end_recording, threads, drain, desk, .. } = self;
+        let Self { shared, tree, runtime, tasks, recording, end_recording, threads, drain, desk, .. } = self;
         shared.draining.cancel();
         let stopping = shared.stopping.clone();
         let (ended, wait) = std::sync::mpsc::channel::<()>();
@@ -553,6 +487,10 @@ impl Running {
         runtime.block_on(async {
             if tokio::time::timeout(RECORD_END_TIMEOUT, recording.wait()).await.is_err() {
                 tracing::error!("the record could not be written out in time");
+            }
+            // ORDER: after the last event is written, so that the last checkpoint is over it too.
+            if tokio::time::timeout(RECORD_END_TIMEOUT, tree.close(&desk)).await.is_err() {
+                tracing::error!("the last checkpoint could not be made in time");
             }
             let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
             let _ = tokio::time::timeout(Duration::from_secs(2), desk.store.close()).await;

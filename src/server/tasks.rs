@@ -6,15 +6,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
-use crate::control::{Desk, idempotency, recheck, session, signing_key};
+use crate::control::{Desk, access, idempotency, recheck, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
 use crate::model::{Principal, SessionId, Timestamp, Ttl};
 use crate::store::{Revocation, RevocationKind, Store, StoreError};
 
 use super::keys::{KeyBox, keys_of};
-use super::reload::{Reloader, watch, watched};
+use super::reload::Reloader;
 
 /// How often the feed is read.
 const FEED_EVERY: Duration = Duration::from_millis(500);
@@ -24,6 +23,8 @@ const FEED_PAGE: u32 = 500;
 const FEED_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often providers and keys are looked after.
 const TEND_EVERY: Duration = Duration::from_secs(5);
+/// How often requests and grants are looked after.
+const ACCESS_EVERY: Duration = Duration::from_millis(500);
 /// How often what is over is forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How long entries of the feed are kept: any node that was away longer starts anew.
@@ -88,6 +89,8 @@ impl Feed {
                     directory.unlock(&principal);
                 }
             }
+            // Membership is not at the door yet.
+            RevocationKind::GrantChanged => {}
             RevocationKind::KeysChanged => self.keys_changed = true,
         }
         Ok(())
@@ -102,12 +105,11 @@ pub fn spawn_all(
     shared: &Arc<Shared>,
     desk: &Arc<Desk>,
     reloader: &Arc<Reloader>,
-    config: &Config,
 ) {
     tasks.spawn(follow_feed(feed, keys, Arc::clone(shared), Arc::clone(desk), Arc::clone(reloader)));
     tasks.spawn(tend_providers(Arc::clone(shared), Arc::clone(desk)));
     tasks.spawn(sweep(Arc::clone(shared), Arc::clone(desk)));
-    tasks.spawn(watch(Arc::clone(reloader), watched(config)));
+    tasks.spawn(tend_access(Arc::clone(shared), Arc::clone(desk)));
 }
 
 /// Waits, unless it is over.
@@ -167,6 +169,18 @@ async fn tend_providers(shared: Arc<Shared>, desk: Arc<Desk>) {
         desk.providers.tend(now).await;
         if let Err(error) = recheck::recheck_due(&desk, now).await {
             tracing::warn!(%error, "sessions could not be checked at their providers");
+        }
+    }
+}
+
+/// Requests that time out, grants that begin and end.
+async fn tend_access(shared: Arc<Shared>, desk: Arc<Desk>) {
+    while pause(ACCESS_EVERY, &shared.draining).await == Going::On {
+        let Ok(node) = desk.store.node() else { continue };
+        match tokio::time::timeout(FEED_TIMEOUT, access::sweep::round(&desk, node, shared.clock.now())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "requests and grants could not be tended"),
+            Err(_) => tracing::warn!("requests and grants were not tended in time"),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
@@ -26,6 +27,7 @@ use crate::gateway::worker::Shared;
 use crate::store::Keeping;
 
 use super::gauges::Gauges;
+use super::tree::TreeState;
 
 /// What the listener answers from.
 pub struct Telemetry {
@@ -35,6 +37,8 @@ pub struct Telemetry {
     pub registry: Registry,
     /// Gauges that are set when they are asked for.
     pub gauges: Gauges,
+    /// The record's tree.
+    pub tree: Arc<TreeState>,
 }
 
 /// Opens the listener.
@@ -78,7 +82,7 @@ pub async fn run(telemetry: Arc<Telemetry>, listener: TcpListener, stopping: Can
 }
 
 async fn metrics(State(telemetry): State<Arc<Telemetry>>, headers: HeaderMap) -> Response {
-    telemetry.gauges.set(&telemetry.shared);
+    telemetry.gauges.set(&telemetry.shared, &telemetry.tree);
     let mut text = String::new();
     if encode(&mut text, &telemetry.registry).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -137,6 +141,7 @@ async fn readyz(State(telemetry): State<Arc<Telemetry>>) -> Response {
             Keeping::Spool => "spool",
             Keeping::Nowhere => "away",
         },
+        "mode": if shared.emergency.load(Ordering::Acquire) { "emergency" } else { "normal" },
         "revocations": if stale { "stale" } else { "confirmed" },
     });
     (code, [("content-type", "application/json")], body.to_string()).into_response()

@@ -100,7 +100,7 @@ const LOG_LIST: &str = "\
     where e.log = $1 and e.seq >= $2 order by e.seq limit $3";
 
 #[derive(FromRow)]
-struct Row {
+pub(in crate::store) struct Row {
     id: String,
     node: String,
     seq: Option<i64>,
@@ -135,7 +135,11 @@ impl TryFrom<Row> for Recorded {
             grant: row.grant_id.map(|id| GrantId::parse(&id)).transpose().map_err(|_| wrong("grant_id"))?,
         };
         let log = NodeId::parse(&row.node).map_err(|_| wrong("log"))?;
-        let body = serde_json::from_str(&row.body).map_err(|_| wrong("body"))?;
+        // A body that was pruned is no text at all.
+        let body = match row.body.as_str() {
+            "" => Value::Null,
+            text => serde_json::from_str(text).map_err(|_| wrong("body"))?,
+        };
         let sealed = Sealed::stored(clear, row.body, &row.personal, row.salts).map_err(|_| wrong("personal"))?;
         Ok(Self { log, seq: row.seq, sealed, leaf: row.leaf, body })
     }

@@ -75,6 +75,23 @@ impl From<sqlx::Error> for StoreError {
 }
 
 impl StoreError {
+    /// Whether the database answered and has tables that are not this version's.
+    #[must_use]
+    pub const fn is_of_other_tables(&self) -> bool {
+        use sqlx::migrate::MigrateError;
+        matches!(
+            self,
+            Self::Migration(
+                MigrateError::VersionMissing(_)
+                    | MigrateError::VersionMismatch(_)
+                    | MigrateError::VersionNotPresent(_)
+                    | MigrateError::VersionTooOld(..)
+                    | MigrateError::VersionTooNew(..)
+                    | MigrateError::Dirty(_)
+            )
+        )
+    }
+
     /// Whether a constraint of this name refused the statement.
     #[must_use]
     pub fn is_conflict(&self) -> bool {

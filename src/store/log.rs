@@ -13,7 +13,7 @@ use crate::model::{NodeId, Principal, Timestamp, UserRef};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Log {
     pub(in crate::store) number: i64,
-    node: NodeId,
+    pub(in crate::store) node: NodeId,
 }
 
 impl Log {
@@ -60,6 +60,14 @@ impl Store {
         tx.commit().await?;
         let log = Log { number, node };
         Ok(self.desk().get_or_init(|| Desk { log, sealing }).log)
+    }
+
+    /// The node whose log this store appends to.
+    ///
+    /// # Errors
+    /// When this node's log is not open yet.
+    pub fn node(&self) -> Result<NodeId, StoreError> {
+        Ok(*self.desk().get().ok_or(StoreError::NoLog)?.log.node())
     }
 
     /// The pseudonym of `principal` in the record: for asking what somebody did.

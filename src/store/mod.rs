@@ -1,8 +1,13 @@
 //! The shelves: all SQL of the house, one file a noun. One text serves SQLite and PostgreSQL;
 //! only `engine.rs` knows which of them is behind it.
 
+mod access_request;
 mod audit_event;
+mod audit_retention;
+mod audit_scan;
+mod audit_tree;
 mod engine;
+mod grant;
 mod idempotency;
 mod link;
 mod lock;
@@ -18,8 +23,12 @@ mod signing_key;
 mod spool;
 mod spool_file;
 
+pub use access_request::{ACCESS_REQUEST_PAGE_MAX, AccessRequestFilter};
 pub use audit_event::{EVENT_PAGE_MAX, EventFilter, Recorded};
+pub use audit_scan::Position;
+pub use audit_tree::{Grown, LogEntry, SealedLogKey, StoredCheckpoint};
 pub use engine::{Store, StoreError, Tx};
+pub use grant::GRANT_PAGE_MAX;
 pub use idempotency::KeptAnswer;
 pub use link::ProviderLink;
 pub use lock::Lock;

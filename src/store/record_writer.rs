@@ -366,11 +366,10 @@ impl Writer {
             if cancel.is_cancelled() {
                 return false;
             }
-            self.spool_due(false).await;
         }
         if merged.count > 0 {
             let event = self.sealing.seal(&self.merged_event(&merged));
-            if self.merge_write(std::slice::from_ref(&event)).await.is_none() {
+            if self.merge_write(std::slice::from_ref(&event), true).await.is_none() {
                 return false;
             }
             tracing::warn!(events = merged.count, added = merged.added, "the spool was merged into the record");
@@ -383,7 +382,7 @@ impl Writer {
     }
 
     async fn merge_page(&self, page: Page, merged: &mut Merged) -> bool {
-        let Some(added) = self.merge_write(&page.events).await else {
+        let Some(added) = self.merge_write(&page.events, page.last).await else {
             return false;
         };
         merged.start = page.start;
@@ -397,11 +396,22 @@ impl Writer {
         true
     }
 
-    async fn merge_write(&self, events: &[Sealed]) -> Option<usize> {
+    /// While it writes, new decisions go to the spool, but for the last page: behind that there must
+    /// be nothing.
+    async fn merge_write(&self, events: &[Sealed], last: bool) -> Option<usize> {
         if events.is_empty() {
             return Some(0);
         }
-        let error = match timeout(self.shared.settings.write_timeout, self.write_once(events)).await {
+        let settings = self.shared.settings;
+        let limit = if last { settings.spool_after } else { settings.write_timeout };
+        let mut write = pin!(timeout(limit, self.write_once(events)));
+        let done = loop {
+            tokio::select! {
+                done = &mut write => break done,
+                () = self.shared.wake.notified(), if !last => self.spool_due(false).await,
+            }
+        };
+        let error = match done {
             Ok(Ok(added)) => return Some(added),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "the database did not answer in time".to_owned(),

@@ -1,4 +1,4 @@
-//! The feed of what every node must hear of: ended and changed sessions, locks, new keys.
+//! The feed of what every node must hear of: ended and changed sessions, locks, grants, new keys.
 //!
 //! INVARIANT: numbers appear in the order of their commits. Who appends holds the counter's row
 //! until its transaction ends, so a node that has seen number N has seen all before it.
@@ -22,6 +22,8 @@ pub enum RevocationKind {
     LockSet,
     /// The principal (`User::"…"`) is not barred any more.
     LockCleared,
+    /// The grant (`grt_…`) became active, lasts longer, or is over.
+    GrantChanged,
     /// Signing keys changed; the subject is the key (`key_…`).
     KeysChanged,
 }
@@ -35,6 +37,7 @@ impl RevocationKind {
             Self::SessionChanged => "session_changed",
             Self::LockSet => "lock_set",
             Self::LockCleared => "lock_cleared",
+            Self::GrantChanged => "grant_changed",
             Self::KeysChanged => "keys_changed",
         }
     }
@@ -47,6 +50,7 @@ impl RevocationKind {
             "session_changed" => Some(Self::SessionChanged),
             "lock_set" => Some(Self::LockSet),
             "lock_cleared" => Some(Self::LockCleared),
+            "grant_changed" => Some(Self::GrantChanged),
             "keys_changed" => Some(Self::KeysChanged),
             _ => None,
         }

@@ -54,7 +54,7 @@ pub struct ServiceAction {
     pub name: String,
     /// What the caller may do with it.
     pub access: Access,
-    /// What to ask for where it is requestable, `svc/name`.
+    /// What to ask for where it is requestable, or where more of it is (other parameters), `svc/name`.
     #[serde(default)]
     pub entitlement: Option<String>,
 }

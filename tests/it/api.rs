@@ -25,6 +25,12 @@ const SURFACE: &[(&str, &str, [u16; 4])] = &[
     ("POST", "/api/v1/locks/clear", [401, 403, 403, 404]),
     // The decision is bob's.
     ("GET", "/api/v1/decisions/{id}", [401, 404, 404, 200]),
+    ("GET", "/api/v1/audit/events", [401, 403, 403, 200]),
+    ("GET", "/api/v1/audit/export", [401, 403, 403, 200]),
+    ("GET", "/api/v1/audit/logs", [401, 403, 403, 200]),
+    ("GET", "/api/v1/audit/checkpoint", [401, 403, 403, 200]),
+    ("GET", "/api/v1/audit/inclusion", [401, 403, 403, 200]),
+    ("GET", "/api/v1/audit/consistency", [401, 403, 403, 200]),
     ("GET", "/api/v1/openapi.json", [200, 200, 200, 200]),
     ("GET", "/oauth2/authorize", [303, 303, 303, 303]),
     ("POST", "/oauth2/token", [400, 400, 400, 400]),
@@ -54,6 +60,9 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
     for (method, path, expected) in SURFACE {
         let id = if path.contains("decisions") { bobs_decision.as_str() } else { bobs_session };
         let mut path = path.replace("{id}", id);
+        if path.contains("/inclusion") || path.contains("/consistency") {
+            path = format!("{path}?log=installation&index=0&from=1");
+        }
         if path == "/oauth2/authorize" {
             path = authorize_path(&[]);
         }
@@ -126,7 +135,8 @@ async fn services_say_what_is_allowed_can_be_asked_for_or_is_denied() {
     assert_eq!(of_alice["access"], json!("allowed"));
     assert_eq!(action(&of_alice, "status")["access"], json!("allowed"));
     assert_eq!(action(&of_alice, "admin")["access"], json!("denied"));
-    let deploy = json!({ "name": "deploy", "access": "requestable", "entitlement": "ops-api/deploy-prod" });
+    // Staging is hers, production is to be asked for.
+    let deploy = json!({ "name": "deploy", "access": "allowed", "entitlement": "ops-api/deploy-prod" });
     assert_eq!(action(&of_alice, "deploy"), deploy);
     assert_eq!(of_alice["entitlements"], json!(["ops-api/deploy-prod"]));
     let of_dave = access("dave").await;

@@ -10,6 +10,8 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use data_encoding::BASE64URL_NOPAD;
 use doorward::api;
+use doorward::control::audit::root::Root;
+use doorward::control::audit::tree::LogTree;
 use doorward::control::session::{self, NewSession};
 use doorward::control::{ConnectionFacts, Desk, DeskSettings, Keys, record, signing_key};
 use doorward::credential::authority::Authority;
@@ -132,6 +134,8 @@ impl House {
             entropy,
             settings,
         });
+        let root = Root::ensure(&desk.store, &desk.sealer, now, &*desk.entropy).await.unwrap();
+        LogTree::open(&desk.store, &desk.sealer, &root, now, &*desk.entropy).await.unwrap();
         Self { router: api::router(Arc::clone(&desk)), desk, clock }
     }
 
@@ -249,7 +253,12 @@ impl House {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+        let lines = headers.get("content-type").is_some_and(|kind| kind == "application/x-ndjson");
+        let body = match body.is_empty() {
+            true => Value::Null,
+            false if lines => Value::String(String::from_utf8(body.to_vec()).unwrap()),
+            false => serde_json::from_slice(&body).unwrap(),
+        };
         assert!(headers.contains_key("doorward-decision"), "{method} {path} has no decision");
         Answer { status, headers, body }
     }

@@ -40,15 +40,15 @@ const CALLERS: usize = 8;
 /// How soon a restarted gateway has to be ready.
 const READY: Duration = Duration::from_secs(5);
 /// What never takes this long has hung.
-const HUNG: Duration = Duration::from_secs(15);
+pub const HUNG: Duration = Duration::from_secs(15);
 /// The program of a build, with nothing of this process's environment.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_doorward");
 
 /// The paths that the upstream was asked for: the truth of this test.
-type Served = Arc<Mutex<HashSet<String>>>;
+pub type Served = Arc<Mutex<HashSet<String>>>;
 
 /// An upstream that remembers each path before it answers. It lives as long as `tasks`.
-async fn upstream(tasks: &mut JoinSet<()>) -> (SocketAddr, Served) {
+pub async fn upstream(tasks: &mut JoinSet<()>) -> (SocketAddr, Served) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, served) = (listener.local_addr().unwrap(), Served::default());
     let memory = Arc::clone(&served);
@@ -71,16 +71,16 @@ async fn upstream(tasks: &mut JoinSet<()>) -> (SocketAddr, Served) {
 }
 
 /// A folder with an installation, and how to reach what it will run.
-struct Installation {
-    folder: tempfile::TempDir,
+pub struct Installation {
+    pub folder: tempfile::TempDir,
     path: PathBuf,
-    config: Config,
-    door: SocketAddr,
+    pub config: Config,
+    pub door: SocketAddr,
 }
 
 impl Installation {
     /// `doorward serve` on this installation, its log in the folder.
-    fn spawn(&self) -> Child {
+    pub fn spawn(&self) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
         Command::new(PROGRAM)
             .arg("serve")
@@ -99,12 +99,12 @@ impl Installation {
         self.folder.path().join("serve.log")
     }
 
-    fn told(&self) -> String {
+    pub fn told(&self) -> String {
         std::fs::read_to_string(self.log()).unwrap_or_default()
     }
 
     /// Starts it and gives how long it took until it said that it is ready.
-    async fn start(&self) -> (Child, Duration) {
+    pub async fn start(&self) -> (Child, Duration) {
         let (began, mut child) = (Instant::now(), self.spawn());
         while began.elapsed() < HUNG {
             if let Some(status) = child.try_wait().unwrap() {
@@ -119,18 +119,25 @@ impl Installation {
     }
 
     async fn ready(&self) -> bool {
+        self.telemetry("/readyz").await.is_some_and(|(status, _)| status == StatusCode::OK)
+    }
+
+    /// What the plain listener says.
+    pub async fn telemetry(&self, path: &str) -> Option<(StatusCode, String)> {
         let telemetry = self.config.telemetry.listen.unwrap();
-        let Ok(stream) = TcpStream::connect(telemetry).await else { return false };
+        let stream = TcpStream::connect(telemetry).await.ok()?;
         let mut tasks = JoinSet::new();
-        let Ok((mut sender, connection)) = handshake(TokioIo::new(stream)).await else { return false };
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.ok()?;
         tasks.spawn(connection);
-        let request = Request::get("/readyz").header("host", telemetry.to_string());
-        let answer = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await;
-        answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
+        let request = Request::get(path).header("host", telemetry.to_string());
+        let answer = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.ok()?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.ok()?.to_bytes();
+        Some((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
     /// Signs in as alice with the program, and gives what her connections show and trust.
-    async fn sign_in(&self) -> Arc<ClientConfig> {
+    pub async fn sign_in(&self) -> Arc<ClientConfig> {
         let home = self.folder.path().join("home");
         let output = Command::new(PROGRAM)
             .args(["login", "--as", "alice"])
@@ -151,7 +158,7 @@ impl Installation {
 
 /// Everything that `doorward dev` would make for this database but the door, with the provider
 /// served in `tasks` and `upstream` behind the sample service.
-async fn installation(database: &str, upstream: SocketAddr, tasks: &mut JoinSet<()>) -> Installation {
+pub async fn installation(database: &str, upstream: SocketAddr, tasks: &mut JoinSet<()>) -> Installation {
     let folder = temporary_folder();
     let options = DevOptions {
         dir: folder.path().to_path_buf(),
@@ -186,18 +193,23 @@ fn replace(path: &Path, pairs: &[(&str, &str)]) {
 }
 
 /// Who asks: alice, over as many connections as wanted. Each request has a path of its own.
-struct Callers {
-    tls: Arc<ClientConfig>,
+pub struct Callers {
+    pub tls: Arc<ClientConfig>,
     port: u16,
     next: AtomicU64,
     /// Paths that were answered with 200.
-    answered: Mutex<HashSet<String>>,
+    pub answered: Mutex<HashSet<String>>,
     /// The gateway is about to go: from here on a broken connection is no surprise.
     over: AtomicBool,
 }
 
 impl Callers {
-    async fn connect(&self, tasks: &mut JoinSet<()>) -> Result<SendRequest<Empty<Bytes>>, DialError> {
+    /// Callers with what `sign_in` gave.
+    pub fn new(tls: Arc<ClientConfig>, port: u16) -> Self {
+        Self { tls, port, next: AtomicU64::new(0), answered: Mutex::default(), over: AtomicBool::new(false) }
+    }
+
+    pub async fn connect(&self, tasks: &mut JoinSet<()>) -> Result<SendRequest<Empty<Bytes>>, DialError> {
         let host = format!("ops-api.{DOMAIN}");
         let stream = dial::connect(&host, self.port).await?;
         let stream = dial::secure(stream, &host, self.port, Arc::clone(&self.tls)).await?;
@@ -209,7 +221,7 @@ impl Callers {
     }
 
     /// One request, answered whole, or none.
-    async fn ask(&self, sender: &mut SendRequest<Empty<Bytes>>) -> Option<StatusCode> {
+    pub async fn ask(&self, sender: &mut SendRequest<Empty<Bytes>>) -> Option<StatusCode> {
         let path = format!("/echo/{}", self.next.fetch_add(1, Ordering::SeqCst));
         let request = Request::get(&path).header("host", format!("ops-api.{DOMAIN}:{}", self.port));
         let answer = sender.send_request(request.body(Empty::new()).unwrap()).await.ok()?;
@@ -257,7 +269,7 @@ async fn kill_under_load(callers: &Arc<Callers>, child: &mut Child) {
     }
 }
 
-async fn terminate(installation: &Installation, child: &mut Child) {
+pub async fn terminate(installation: &Installation, child: &mut Child) {
     let id = child.id().expect("it runs").to_string();
     let told = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]).status().await.unwrap();
     assert!(told.success());
@@ -268,7 +280,7 @@ async fn terminate(installation: &Installation, child: &mut Child) {
 }
 
 /// The whole record, read page by page.
-async fn events(store: &Store) -> Vec<Recorded> {
+pub async fn events(store: &Store) -> Vec<Recorded> {
     let mut all: Vec<Recorded> = Vec::new();
     loop {
         let filter = EventFilter { before: all.last().map(|event| event.clear().id), ..EventFilter::default() };
@@ -281,7 +293,7 @@ async fn events(store: &Store) -> Vec<Recorded> {
 }
 
 /// Nothing twice, no gap in any log, every leaf as the event that it stands for.
-async fn assert_whole(installation: &Installation, store: &Store, events: &[Recorded]) {
+pub async fn assert_whole(installation: &Installation, store: &Store, events: &[Recorded]) {
     let (mut ids, mut logs) = (HashSet::new(), BTreeMap::<String, Vec<i64>>::new());
     for event in events {
         let id = event.clear().id.to_string();
@@ -308,13 +320,7 @@ async fn every_served_request_is_recorded(database: &str) {
     let (upstream, served) = upstream(&mut tasks).await;
     let installation = installation(database, upstream, &mut tasks).await;
     let (mut child, _) = installation.start().await;
-    let callers = Arc::new(Callers {
-        tls: installation.sign_in().await,
-        port: installation.door.port(),
-        next: AtomicU64::new(0),
-        answered: Mutex::default(),
-        over: AtomicBool::new(false),
-    });
+    let callers = Arc::new(Callers::new(installation.sign_in().await, installation.door.port()));
     for round in 1..=ROUNDS {
         let before = callers.count();
         kill_under_load(&callers, &mut child).await;

@@ -11,6 +11,9 @@
 
 mod api;
 mod api_house;
+mod audit_tree;
+mod audit_verify;
+mod away;
 mod body_pace;
 mod canonical;
 mod cli;

@@ -151,6 +151,10 @@ fn custodians(context: &Context, path: &Path) -> Result<(), Failure> {
         .map(|(name, kind, print, until)| vec![name, kind, print.to_string(), until.unwrap_or_default()])
         .collect();
     context.printer.table(&["custodian", "key", "fingerprint", "until"], &rows)?;
-    context.printer.talk(&format!("{} of {} must sign.", breakglass.rules.threshold, breakglass.rules.custodians.count()));
+    context.printer.talk(&format!(
+        "{} of {} must sign.",
+        breakglass.rules.threshold,
+        breakglass.rules.custodians.count()
+    ));
     Ok(())
 }

@@ -34,7 +34,9 @@ pub fn run(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
 
 fn told(context: &Context, id: BreakGlassId, state: &str, challenge_file: Option<&str>) -> Result<(), Failure> {
     if context.printer.format() == Format::Json {
-        return context.printer.json(&json!({ "id": id.to_string(), "state": state, "challenge_file": challenge_file }));
+        return context
+            .printer
+            .json(&json!({ "id": id.to_string(), "state": state, "challenge_file": challenge_file }));
     }
     let mut pairs = vec![("id", id.to_string()), ("state", state.to_owned())];
     pairs.extend(challenge_file.map(|file| ("challenge", file.to_owned())));
@@ -58,7 +60,10 @@ fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
     let (config, breakglass) = installation(&args.config)?;
     let rules = &breakglass.rules;
     if length > rules.duration_max {
-        return Err(Failure::usage(format!("`--for` is {length}; this installation opens for at most {}", rules.duration_max)));
+        return Err(Failure::usage(format!(
+            "`--for` is {length}; this installation opens for at most {}",
+            rules.duration_max
+        )));
     }
     let opener = args.opener.clone().or_else(|| context.environment.text("USER").map(str::to_owned));
     let opener = opener.ok_or_else(|| Failure::usage("say who opens: `--opener NAME`"))?;
@@ -79,7 +84,9 @@ fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
         nonce: context.entropy.bytes_32(),
     };
     if !challenge.is_plain() {
-        return Err(Failure::usage("opener and reason are one line of plain text each, of 100 and 1,000 characters at most"));
+        return Err(Failure::usage(
+            "opener and reason are one line of plain text each, of 100 and 1,000 characters at most",
+        ));
     }
     let text = challenge.text();
     let opener_signature = args
@@ -88,7 +95,8 @@ fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
         .map(|key| signed(context, key, args.passphrase_file.as_deref(), text.as_bytes()))
         .transpose()?;
     let unproven = opener_signature.is_none();
-    let pending = Pending { challenge: text.clone(), key_pem: key.serialize_pem(), opener_signature, config: config.path };
+    let pending =
+        Pending { challenge: text.clone(), key_pem: key.serialize_pem(), opener_signature, config: config.path };
     pending.save(context, id)?;
     std::fs::write(out, &text).map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
     context.printer.talk(&text);
@@ -97,7 +105,9 @@ fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
         context.printer.talk(&picture);
     }
     if unproven {
-        context.printer.talk(&format!("`{}` is not proven: a custodian who opens gives `--opener-key`.", challenge.opener));
+        context
+            .printer
+            .talk(&format!("`{}` is not proven: a custodian who opens gives `--opener-key`.", challenge.opener));
     }
     context.printer.talk(&format!(
         "{} custodians sign it, anywhere:\n  ssh-keygen -Y sign -n {} -f KEY {}\nThen:\n  doorward breakglass open --resume {id} --signature FILE.sig …",
@@ -113,7 +123,8 @@ fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Fa
     for file in &args.signature {
         signatures.push(read(file, SIGNATURE_BYTES_MAX)?);
     }
-    let key = KeyPair::from_pem(&pending.key_pem).map_err(|error| Failure::failed(format!("the client key: {error}")))?;
+    let key =
+        KeyPair::from_pem(&pending.key_pem).map_err(|error| Failure::failed(format!("the client key: {error}")))?;
     let evidence = Evidence { challenge: pending.challenge.into_bytes(), signatures };
     let print: [u8; 32] = Sha256::digest(key.subject_public_key_info()).into();
     let opening = breakglass
@@ -124,9 +135,8 @@ fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Fa
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, id.to_string());
     params.custom_extensions = vec![CustomExtension::from_oid_content(EVIDENCE_OID, evidence.to_der())];
-    let certificate = params
-        .self_signed(&key)
-        .map_err(|error| Failure::failed(format!("making the certificate: {error}")))?;
+    let certificate =
+        params.self_signed(&key).map_err(|error| Failure::failed(format!("making the certificate: {error}")))?;
     let name = context.global.profile.as_deref().unwrap_or(PROFILE);
     let profile = Profile::at(&profile::home(&context.environment)?, name)?;
     let expires = Time(opening.challenge.expires);
@@ -147,7 +157,12 @@ fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Fa
         refresh_token_expires_at: expires,
         audit_key: None,
     };
-    let session = SavedSession { record, key_pem: pending.key_pem, certificate_pem: certificate.pem(), ca_pem: context.named_ca()? };
+    let session = SavedSession {
+        record,
+        key_pem: pending.key_pem,
+        certificate_pem: certificate.pem(),
+        ca_pem: context.named_ca()?,
+    };
     let lock = profile.lock()?;
     profile.save(&lock, &session)?;
     context.printer.talk(&format!(

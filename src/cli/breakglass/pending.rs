@@ -41,7 +41,8 @@ impl Pending {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fails)?;
         }
         let text = serde_json::to_string(self).map_err(|error| fails(error.into()))?;
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(fails)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(fails)?;
         file.write_all(text.as_bytes()).map_err(fails)
     }
 
@@ -52,8 +53,12 @@ impl Pending {
     pub fn load(context: &Context, id: BreakGlassId) -> Result<Self, Failure> {
         let path = path_of(context, id)?;
         let text = std::fs::read_to_string(&path).map_err(|_| {
-            Failure::usage(format!("`{id}` was not begun on this machine: its client key would be `{}`", path.display()))
+            Failure::usage(format!(
+                "`{id}` was not begun on this machine: its client key would be `{}`",
+                path.display()
+            ))
         })?;
-        serde_json::from_str(&text).map_err(|error| Failure::failed(format!("`{}` is damaged: {error}", path.display())))
+        serde_json::from_str(&text)
+            .map_err(|error| Failure::failed(format!("`{}` is damaged: {error}", path.display())))
     }
 }

@@ -25,13 +25,15 @@ pub fn run(context: &Context, args: &SignArgs) -> Result<(), Failure> {
         name.push(".sig");
         PathBuf::from(name)
     });
-    std::fs::write(&out, signature).map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
+    std::fs::write(&out, signature)
+        .map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
     context.printer.line(&out.display().to_string())
 }
 
 /// A small file.
 pub(super) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Failure> {
-    let bytes = std::fs::read(path).map_err(|error| Failure::usage(format!("reading `{}`: {error}", path.display())))?;
+    let bytes =
+        std::fs::read(path).map_err(|error| Failure::usage(format!("reading `{}`: {error}", path.display())))?;
     if bytes.len() > bytes_max {
         return Err(Failure::usage(format!("`{}` is larger than {bytes_max} bytes", path.display())));
     }
@@ -64,9 +66,9 @@ pub(super) fn signed(
                     .to_owned(),
             ),
         };
-        key = key.decrypt(passphrase.as_bytes()).map_err(|_| {
-            Failure::usage(format!("the passphrase does not open `{}`", path.display()))
-        })?;
+        key = key
+            .decrypt(passphrase.as_bytes())
+            .map_err(|_| Failure::usage(format!("the passphrase does not open `{}`", path.display())))?;
     }
     let signature = key.sign(SIGN_NAMESPACE, HashAlg::Sha512, challenge).map_err(wrong)?;
     signature.to_pem(LineEnding::LF).map_err(wrong)

@@ -8,7 +8,9 @@ use std::fmt;
 
 use ssh_key::{Algorithm, HashAlg, SshSig};
 
-use crate::model::breakglass::{Challenge, ChallengeError, Evidence, SIGN_NAMESPACE, SIGNATURE_BYTES_MAX, SIGNATURES_MAX};
+use crate::model::breakglass::{
+    Challenge, ChallengeError, Evidence, SIGN_NAMESPACE, SIGNATURE_BYTES_MAX, SIGNATURES_MAX,
+};
 use crate::model::{Timestamp, Ttl};
 
 use super::custodians::Custodians;

@@ -187,6 +187,7 @@ async fn fresh(options: &DevOptions, clock: &Arc<dyn Clock>, entropy: &Arc<dyn E
         control_host: DOMAIN.to_owned(),
         storage_url: options.database.clone().unwrap_or_else(|| "sqlite://doorward.db".to_owned()),
         telemetry: Some(loopback(telemetry_port)),
+        witness: Some("witness.checkpoints".to_owned()),
         providers: vec![InitProvider {
             name: "dev".to_owned(),
             issuer: provider.issuer().to_owned(),

@@ -97,7 +97,8 @@ fn prepared(dir: &Path) {
     for service in std::fs::read_dir(dir.join("policies")).unwrap().flatten() {
         let path = service.path().join("access.cedar");
         if let Ok(text) = std::fs::read_to_string(&path) {
-            let permit = "@id(\"emergency\")\npermit (principal is BreakGlass, action == Action::\"open\", resource);\n";
+            let permit =
+                "@id(\"emergency\")\npermit (principal is BreakGlass, action == Action::\"open\", resource);\n";
             std::fs::write(&path, text + permit).unwrap();
         }
     }

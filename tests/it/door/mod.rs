@@ -1,9 +1,9 @@
 //! The door as a whole, from a client's first byte to what an upstream saw: each attack class of
 //! the threat list that this stage speaks of, and what must work besides.
 
+mod breakglass;
 mod browser;
 mod fixture;
-mod breakglass;
 mod framing;
 mod headers;
 mod limits;

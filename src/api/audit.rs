@@ -1,0 +1,229 @@
+//! `audit/…`: the record read, followed, exported, and proven.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use data_encoding::BASE64;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::audit::checkpoint::LogName;
+use crate::audit::evidence::{Head, end_line};
+use crate::audit::filter::{Filter, FilterText};
+use crate::audit::line::event_json;
+use crate::audit::proof::{consistency_ranges, inclusion_ranges};
+use crate::control::Desk;
+use crate::control::audit::export::{self, Export};
+use crate::control::audit::read::{self, Positions};
+use crate::control::audit::tree::range_hashes;
+use crate::control::audit::{Recorded, StoredCheckpoint};
+use crate::model::{EventId, NodeId};
+use crate::wire::Page;
+
+use super::answer::ApiError;
+use super::caller::Proven;
+use super::decided::json as answer;
+use super::fields::Fields;
+
+const JSON: &str = "application/json";
+/// Events of a page unless another number is asked for.
+const PAGE: u32 = 100;
+/// And at most.
+const PAGE_MAX: u32 = 1000;
+
+fn fields(query: Option<&str>) -> Result<Fields, ApiError> {
+    Fields::query(query).map_err(|what| ApiError::Invalid(what.to_owned()))
+}
+
+fn filter(fields: &Fields) -> Result<Filter, ApiError> {
+    let text = |name: &str| fields.get(name).map(str::to_owned);
+    let written = FilterText {
+        from: text("from"),
+        to: text("to"),
+        kind: text("type"),
+        service: text("service"),
+        actor: text("actor"),
+        grant: text("grant"),
+        session: text("session"),
+    };
+    Filter::parse(&written).map_err(|what| ApiError::Invalid(what.to_owned()))
+}
+
+fn number(fields: &Fields, name: &str) -> Result<Option<u64>, ApiError> {
+    let read = fields.get(name).map(str::parse::<u64>).transpose();
+    read.map_err(|_| ApiError::Invalid(format!("`{name}` is a whole number")))
+}
+
+fn items(events: &[Recorded]) -> Vec<Box<RawValue>> {
+    let of = |event: &Recorded| RawValue::from_string(event_json(&event.log, event.seq, &event.sealed)).ok();
+    events.iter().filter_map(of).collect()
+}
+
+/// `?from=&to=&service=&actor=&type=&grant=&session=&cursor=&limit=`, newest first; with `after` (empty
+/// at first, then what `next` said) what came since, oldest first.
+pub async fn events(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let fields = fields(query.as_deref())?;
+    let filter = filter(&fields)?;
+    let limit = number(&fields, "limit")?.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(PAGE);
+    let limit = limit.clamp(1, PAGE_MAX);
+    if let Some(after) = fields.get("after") {
+        let positions = positions(after)?;
+        let (found, next) = read::follow(&desk, &caller, &filter, &positions, limit, now).await?;
+        return Ok(answer(StatusCode::OK, JSON, &Page { items: items(&found), next: Some(written(&next)) }));
+    }
+    let before = fields.get("cursor").map(EventId::parse).transpose();
+    let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;
+    let found = read::search(&desk, &caller, &filter, before, limit, now).await?;
+    let whole = found.len() < usize::try_from(limit).unwrap_or(usize::MAX);
+    let next = found.last().filter(|_| !whole).map(|event| event.clear().id.to_string());
+    Ok(answer(StatusCode::OK, JSON, &Page { items: items(&found), next }))
+}
+
+/// Reads `nod_…:7,nod_…:9`; `now` is the end of every log.
+fn positions(text: &str) -> Result<Positions, ApiError> {
+    if text == "now" {
+        return Ok(Vec::new());
+    }
+    let one = |part: &str| {
+        let (log, seq) = part.split_once(':')?;
+        Some((NodeId::parse(log).ok()?, seq.parse().ok()?))
+    };
+    let read: Option<Positions> = text.split(',').map(one).collect();
+    read.ok_or_else(|| ApiError::Invalid("`after` is `now`, or the `next` of an answer before".to_owned()))
+}
+
+fn written(positions: &Positions) -> String {
+    if positions.is_empty() {
+        return "now".to_owned();
+    }
+    positions.iter().map(|(log, seq)| format!("{log}:{seq}")).collect::<Vec<_>>().join(",")
+}
+
+/// Lines of JSON: evidence, events, end.
+pub async fn export(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let fields = fields(query.as_deref())?;
+    let filter = filter(&fields)?;
+    let (evidence, export) = export::begin_for(&desk, &caller, &filter, "evidence", now).await?;
+    let head = Head { evidence }.line();
+    let stream = futures_util::stream::unfold(Lines::Head(head, export), |state| async {
+        match state {
+            Lines::Head(head, export) => Some((Ok(Bytes::from(format!("{head}\n"))), Lines::Events(export, 0))),
+            Lines::Events(mut export, count) => match export.next().await {
+                Ok(Some(lines)) => {
+                    let count = count + u64::try_from(lines.len()).unwrap_or(0);
+                    let mut text = lines.join("\n");
+                    text.push('\n');
+                    Some((Ok(Bytes::from(text)), Lines::Events(export, count)))
+                }
+                Ok(None) => Some((Ok(Bytes::from(format!("{}\n", end_line(count)))), Lines::Over)),
+                // The stream breaks off, and its end line is missing.
+                Err(error) => Some((Err(std::io::Error::other(error.to_string())), Lines::Over)),
+            },
+            Lines::Over => None,
+        }
+    });
+    Ok((StatusCode::OK, [(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream)).into_response())
+}
+
+/// What of an export comes next.
+enum Lines {
+    Head(String, Export),
+    Events(Export, u64),
+    Over,
+}
+
+/// Every log.
+pub async fn logs(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Result<Response, ApiError> {
+    let found = read::logs(&desk, &caller, now).await?;
+    let items: Vec<Value> = found
+        .iter()
+        .map(|entry| {
+            json!({
+                "log": entry.log.node().to_string(), "size": entry.size,
+                "opened_at": entry.opened_at.to_string(), "pruned_to": entry.pruned_to,
+            })
+        })
+        .collect();
+    Ok(answer(StatusCode::OK, JSON, &Page::whole(items)))
+}
+
+/// The newest checkpoint of every log, the installation's first.
+pub async fn checkpoint(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Result<Response, ApiError> {
+    let logs = read::logs(&desk, &caller, now).await?;
+    let mut names = vec![LogName::Installation];
+    names.extend(logs.iter().map(|entry| LogName::Node(*entry.log.node())));
+    let mut items = Vec::new();
+    for name in names {
+        if let Some(last) = desk.store.checkpoint_last(name).await? {
+            items.push(json!({
+                "log": name.to_string(), "size": last.size, "root": BASE64.encode(&last.root),
+                "time": last.time.to_string(), "note": last.note,
+            }));
+        }
+    }
+    Ok(answer(StatusCode::OK, JSON, &Page::whole(items)))
+}
+
+async fn proven_log(
+    desk: &Desk,
+    fields: &Fields,
+    size: Option<u64>,
+) -> Result<(LogName, u64, Option<StoredCheckpoint>), ApiError> {
+    let name = fields.get("log").and_then(LogName::parse);
+    let name = name.ok_or_else(|| ApiError::Invalid("`log` is `installation` or `nod_…`".to_owned()))?;
+    let last = desk.store.checkpoint_last(name).await?.ok_or(ApiError::NotFound("there is no such log"))?;
+    let size = size.unwrap_or(last.size);
+    if size > last.size {
+        return Err(ApiError::Invalid(format!("the log has a checkpoint of {} events, not of more", last.size)));
+    }
+    Ok((name, size, Some(last).filter(|last| last.size == size)))
+}
+
+async fn proof(desk: &Desk, name: LogName, size: u64, ranges: Option<Vec<(u64, u64)>>) -> Result<Response, ApiError> {
+    let ranges = ranges.ok_or_else(|| ApiError::Invalid("there is no such event, or no smaller tree".to_owned()))?;
+    let unavailable = |error: crate::control::audit::tree::TreeError| ApiError::Unavailable(error.to_string());
+    let hashes = range_hashes(&desk.store, name, &ranges).await.map_err(unavailable)?;
+    let root = range_hashes(&desk.store, name, &[(0, size)]).await.map_err(unavailable)?;
+    let written: Vec<String> = hashes.iter().map(|hash| BASE64.encode(hash)).collect();
+    let root = root.first().map(|root| BASE64.encode(root));
+    let body = json!({ "log": name.to_string(), "size": size, "root": root, "hashes": written });
+    Ok(answer(StatusCode::OK, JSON, &body))
+}
+
+/// `?log=nod_…&index=7&size=100`
+pub async fn inclusion(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    read::admit(&desk, &caller, "proofs", now).await?;
+    let fields = fields(query.as_deref())?;
+    let (name, size, _) = proven_log(&desk, &fields, number(&fields, "size")?).await?;
+    let index = number(&fields, "index")?.ok_or_else(|| ApiError::Invalid("`index` is needed".to_owned()))?;
+    proof(&desk, name, size, inclusion_ranges(index, size)).await
+}
+
+/// `?log=nod_…&from=50&to=100`
+pub async fn consistency(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    read::admit(&desk, &caller, "proofs", now).await?;
+    let fields = fields(query.as_deref())?;
+    let (name, size, _) = proven_log(&desk, &fields, number(&fields, "to")?).await?;
+    let from = number(&fields, "from")?.ok_or_else(|| ApiError::Invalid("`from` is needed".to_owned()))?;
+    proof(&desk, name, size, consistency_ranges(from, size)).await
+}

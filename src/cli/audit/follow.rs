@@ -1,0 +1,138 @@
+//! `doorward audit tail` and `doorward audit search`: events as they come, and those of the past.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::cli::args::Format;
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::printer::plain;
+use crate::cli::renewal::{SignedIn, signed_in};
+use crate::wire::Page;
+
+use super::{SearchArgs, TailArgs};
+
+/// How often the server is asked for what came.
+const ASK_EVERY: Duration = Duration::from_millis(1000);
+/// Events of one page.
+const PAGE: u32 = 500;
+
+/// The newest events, and those that come.
+///
+/// # Errors
+/// Exit 2 when the filter can't be read, 4 when no policy lets the caller read.
+pub async fn tail(context: &Context, args: &TailArgs) -> Result<(), Failure> {
+    let query = args.filter.query()?;
+    let mut here = signed_in(context).await?;
+    // ORDER: the place first, so that nothing between the past and what comes is missed.
+    let mut after = page(&here, &format!("/api/v1/audit/events?after=now&{query}")).await?.next;
+    if args.lines > 0 {
+        let mut past = page(&here, &format!("/api/v1/audit/events?limit={}&{query}", args.lines)).await?.items;
+        past.reverse();
+        for event in &past {
+            print(context, event)?;
+        }
+    }
+    let mut printed: std::collections::VecDeque<String> = std::collections::VecDeque::new();
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
+        tokio::time::sleep(ASK_EVERY).await;
+        let Some(from) = after.clone() else { return Err(Failure::failed("the server told no place to go on from")) };
+        // A certificate is renewed by whichever request comes next.
+        here = signed_in(context).await?;
+        let came = page(&here, &format!("/api/v1/audit/events?after={from}&limit={PAGE}&{query}")).await?;
+        for event in &came.items {
+            let id = text(&read(event), "/id").to_owned();
+            if !printed.contains(&id) {
+                print(context, event)?;
+                printed.push_back(id);
+            }
+        }
+        while printed.len() > 1024 {
+            printed.pop_front();
+        }
+        after = came.next.or(after);
+    }
+}
+
+/// Events of the past, newest first.
+///
+/// # Errors
+/// As [`tail`].
+pub async fn search(context: &Context, args: &SearchArgs) -> Result<(), Failure> {
+    let query = args.filter.query()?;
+    let here = signed_in(context).await?;
+    let (mut items, mut cursor) = (Vec::new(), String::new());
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    loop {
+        let left = limit - items.len();
+        let size = left.min(usize::try_from(PAGE).unwrap_or(usize::MAX));
+        let found = page(&here, &format!("/api/v1/audit/events?limit={size}{cursor}&{query}")).await?;
+        items.extend(found.items);
+        match found.next {
+            Some(next) if items.len() < limit => cursor = format!("&cursor={next}"),
+            _ => break,
+        }
+    }
+    if context.printer.format() == Format::Json {
+        return context.printer.json(&Page::whole(items));
+    }
+    let rows: Vec<Vec<String>> = items.iter().map(|event| columns(&read(event))).collect();
+    context.printer.table(&["time", "type", "outcome", "who", "what", "where"], &rows)
+}
+
+async fn page(here: &SignedIn, path: &str) -> Result<Page<Box<RawValue>>, Failure> {
+    let json = here.client.get(path.trim_end_matches('&')).await?;
+    Ok(here.client.read(&json)?)
+}
+
+fn read(event: &RawValue) -> Value {
+    serde_json::from_str(event.get()).unwrap_or_default()
+}
+
+fn text<'v>(event: &'v Value, pointer: &str) -> &'v str {
+    event.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Time, type, outcome, who, what and where of an event.
+fn columns(event: &Value) -> Vec<String> {
+    let who = [text(event, "/actor/email"), text(event, "/actor/principal"), text(event, "/actor/id"), "-"];
+    let who = who.into_iter().find(|who| !who.is_empty()).unwrap_or_default();
+    let what = match (text(event, "/request/method"), text(event, "/request/path")) {
+        ("", _) => format!("{} {}", text(event, "/action"), text(event, "/resource")),
+        (method, path) => format!("{method} {path}"),
+    };
+    let outcome = match text(event, "/reason") {
+        "" => text(event, "/outcome").to_owned(),
+        reason => format!("{} {reason}", text(event, "/outcome")),
+    };
+    let place = [text(event, "/service"), text(event, "/node")].into_iter().find(|place| !place.is_empty());
+    let all = [text(event, "/time"), text(event, "/type"), &outcome, who, what.trim(), place.unwrap_or_default()];
+    all.into_iter().map(plain).collect()
+}
+
+/// One event, as one line. On a terminal what was refused is red and what failed yellow, beside the word
+/// that says the same.
+fn print(context: &Context, event: &RawValue) -> Result<(), Failure> {
+    if context.printer.format() == Format::Json {
+        return context.printer.line(event.get());
+    }
+    let read = read(event);
+    let line = columns(&read).join("  ");
+    let colour = match text(&read, "/outcome") {
+        "denied" => "31",
+        "failed" => "33",
+        _ => "",
+    };
+    let coloured =
+        context.printer.is_terminal() && context.environment.text("NO_COLOR").is_none() && !colour.is_empty();
+    if coloured {
+        context.printer.line(&format!("\u{1b}[{colour}m{line}\u{1b}[0m"))
+    } else {
+        context.printer.line(&line)
+    }
+}

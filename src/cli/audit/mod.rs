@@ -1,0 +1,200 @@
+//! `doorward audit`: the record exported, verified, followed and searched.
+
+mod anchor;
+mod export;
+mod folder;
+mod follow;
+mod stream;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::audit::filter::{Filter, FilterText};
+
+use super::context::Context;
+use super::failure::Failure;
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  doorward audit export --format evidence --out ./evidence
+  doorward audit export --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z --service ops-api --out november.jsonl
+  doorward audit export --type decision.deny | jq .";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  doorward audit verify ./evidence --key root.key --checkpoint witness.checkpoints
+  doorward audit verify sqlite:///var/lib/doorward/doorward.db --checkpoint witness.checkpoints
+  doorward audit verify https://doorward.example.com
+
+Exit codes: 0 whole, 10 altered, 11 a gap or a missing log, 12 truncated, 13 forked, 14 consistent, but neither
+key nor checkpoint holds it from outside.";
+
+const TAIL_EXAMPLES: &str = "\
+Examples:
+  doorward audit tail -f
+  doorward audit tail --type decision.deny --service ops-api";
+
+const SEARCH_EXAMPLES: &str = "\
+Examples:
+  doorward audit search --grant grt_…
+  doorward audit search --from 2026-11-22T00:00:00Z --to 2026-11-23T00:00:00Z --type session.start -o json";
+
+/// `doorward audit …`
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Write the record out, with what proves it
+    #[command(before_help = EXPORT_EXAMPLES)]
+    Export(ExportArgs),
+    /// Check an export, a database or a server, trusting none of them
+    #[command(before_help = VERIFY_EXAMPLES)]
+    Verify(VerifyArgs),
+    /// The newest events, and with -f those that come
+    #[command(before_help = TAIL_EXAMPLES)]
+    Tail(TailArgs),
+    /// Events of the past, newest first
+    #[command(before_help = SEARCH_EXAMPLES)]
+    Search(SearchArgs),
+}
+
+/// Which events
+#[derive(Debug, Clone, Default, Args)]
+pub struct FilterArgs {
+    /// Not before this time, 2026-11-22T10:15:00Z
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Before this time
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// About this service
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// By this actor, by pseudonym: `usr_…`
+    #[arg(long, value_name = "ACTOR")]
+    pub actor: Option<String>,
+    /// Of this type, such as `decision.deny`
+    #[arg(long = "type", value_name = "TYPE")]
+    pub kind: Option<String>,
+    /// Belonging to this grant
+    #[arg(long, value_name = "GRANT")]
+    pub grant: Option<String>,
+    /// Of this session
+    #[arg(long, value_name = "SESSION")]
+    pub session: Option<String>,
+}
+
+impl FilterArgs {
+    fn written(&self) -> FilterText {
+        FilterText {
+            from: self.from.clone(),
+            to: self.to.clone(),
+            kind: self.kind.clone(),
+            service: self.service.clone(),
+            actor: self.actor.clone(),
+            grant: self.grant.clone(),
+            session: self.session.clone(),
+        }
+    }
+
+    /// The filter as a query of the API.
+    ///
+    /// # Errors
+    /// Exit 2 when something can't be read.
+    fn query(&self) -> Result<String, Failure> {
+        let written = self.written();
+        Filter::parse(&written).map_err(Failure::usage)?;
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let parts = [
+            ("from", &written.from),
+            ("to", &written.to),
+            ("type", &written.kind),
+            ("service", &written.service),
+            ("actor", &written.actor),
+            ("grant", &written.grant),
+            ("session", &written.session),
+        ];
+        for (name, value) in parts {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+        Ok(query.finish())
+    }
+}
+
+/// In which form the record is written out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ExportFormat {
+    /// One file: evidence, events and an end, each line JSON
+    #[default]
+    Jsonl,
+    /// A folder for an auditor: events, proofs, checkpoints, manifest, README
+    Evidence,
+}
+
+/// `doorward audit export`
+#[derive(Debug, Clone, Args)]
+pub struct ExportArgs {
+    /// Which events; the others of the same time are there as leaves without content
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// The form
+    #[arg(long, value_name = "FORMAT", default_value = "jsonl")]
+    pub format: ExportFormat,
+    /// Where to; a folder that is not there yet for `evidence` [default: standard output]
+    #[arg(long, value_name = "PATH")]
+    pub out: Option<PathBuf>,
+}
+
+/// `doorward audit verify`
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    /// An export (folder or file), a database (file or URL), or a server (https://…)
+    #[arg(value_name = "PATH|URL")]
+    pub target: String,
+    /// The installation's root key, or a file that holds it [env: DOORWARD_AUDIT_KEY; else as learned at sign-in]
+    #[arg(long, value_name = "KEY|FILE")]
+    pub key: Option<String>,
+    /// Checkpoints that a witness kept
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// `doorward audit tail`
+#[derive(Debug, Clone, Args)]
+pub struct TailArgs {
+    /// Which events
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Go on with those that come, until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many of the past
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub lines: u32,
+}
+
+/// `doorward audit search`
+#[derive(Debug, Clone, Args)]
+pub struct SearchArgs {
+    /// Which events
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// How many at most
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// As the command says.
+pub fn run(context: &Context, command: AuditCommand) -> Result<(), Failure> {
+    match command {
+        AuditCommand::Export(args) => super::wait_for(export::run(context, &args)),
+        AuditCommand::Verify(args) => verify::run(context, &args),
+        AuditCommand::Tail(args) => super::wait_for(follow::tail(context, &args)),
+        AuditCommand::Search(args) => super::wait_for(follow::search(context, &args)),
+    }
+}

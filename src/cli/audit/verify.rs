@@ -1,0 +1,335 @@
+//! `doorward audit verify`: is it whole? Lines are checked on all cores and put together in their
+//! order; memory holds some chunks of them and nothing more.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use data_encoding::HEXLOWER;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::audit::evidence::{FileSum, Head, end_line, file};
+use crate::audit::line::{CheckedLine, LINE_BYTES_MAX, LineError, check_line};
+use crate::audit::verify::{Anchor, Fault, Place, Verified, Verifier};
+use crate::cli::args::Format;
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::cli::renewal::signed_in;
+use crate::server::verify as database;
+
+use super::folder::read_folder;
+use super::stream::lines;
+use super::{VerifyArgs, anchor};
+
+/// Bytes of lines that one worker gets at a time.
+const CHUNK_BYTES: usize = 1024 * 1024;
+/// The longest first line of an export in one file.
+const HEAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// What an SQLite file begins with.
+const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
+/// Exit code of a record that nothing from outside holds.
+const UNANCHORED: u8 = 14;
+
+/// Verifies what was named.
+///
+/// # Errors
+/// With the exit code of what is wrong; exit 2 when there is nothing to look at.
+pub fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
+    let anchor = match anchor::read(context, args)? {
+        Ok(anchor) => anchor,
+        Err(fault) => return told(context, Err(fault)),
+    };
+    let target = args.target.as_str();
+    if target.starts_with("https://") {
+        return super::super::wait_for(server(context, target, &anchor));
+    }
+    if target.starts_with("sqlite:") || target.starts_with("postgres://") || target.starts_with("postgresql://") {
+        return super::super::wait_for(of_database(context, target, &anchor));
+    }
+    let path = Path::new(target);
+    let nothing = |error: io::Error| Failure::usage(format!("`{target}` can't be read: {error}"));
+    if path.is_dir() {
+        return told(context, folder(path, &anchor));
+    }
+    let mut begins = Vec::new();
+    File::open(path).and_then(|file| file.take(16).read_to_end(&mut begins)).map_err(nothing)?;
+    if begins == SQLITE_MAGIC {
+        let url = format!("sqlite://{target}?mode=ro");
+        return super::super::wait_for(of_database(context, &url, &anchor));
+    }
+    told(context, one_file(path, &anchor))
+}
+
+/// Tells how it came out.
+fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failure> {
+    let verified = match outcome {
+        Ok(verified) => verified,
+        Err(fault) => {
+            if context.printer.format() == Format::Json {
+                let (log, index) = match fault.place() {
+                    Place::Event { log, index } => (Some(log.to_string()), Some(*index)),
+                    Place::Log(log) => (Some(log.to_string()), None),
+                    Place::Part(_) => (None, None),
+                };
+                context.printer.json(&json!({
+                    "result": fault.word(), "exit": fault.code(), "log": log, "index": index, "detail": fault.to_string(),
+                }))?;
+            }
+            return Err(Failure::new(Exit::Passed(fault.code()), fault.word(), fault.to_string()));
+        }
+    };
+    let word = if verified.anchored { "whole" } else { "unanchored" };
+    if context.printer.format() == Format::Json {
+        context.printer.json(&json!({
+            "result": word, "exit": if verified.anchored { 0 } else { UNANCHORED }, "logs": verified.logs,
+            "events": verified.lines, "filtered": verified.filtered, "pruned": verified.pruned,
+            "erased": verified.erased, "witnessed": verified.witnessed, "unreached": verified.unreached,
+        }))?;
+    } else {
+        let mut text = format!("{word}: {} events in {} logs", verified.lines, verified.logs);
+        let parts = [
+            (verified.filtered, "left out by the filter"),
+            (verified.pruned, "pruned"),
+            (verified.erased, "personal values erased"),
+            (u64::try_from(verified.witnessed).unwrap_or(0), "witnessed checkpoints agree"),
+            (u64::try_from(verified.unreached).unwrap_or(0), "witnessed checkpoints lie outside what is here"),
+        ];
+        for (count, what) in parts {
+            if count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+        context.printer.line(&text)?;
+    }
+    if verified.anchored {
+        return Ok(());
+    }
+    let detail = "it agrees with itself, but nothing from outside holds it: give the root key (--key) or a \
+                  witness's checkpoints (--checkpoint)";
+    Err(Failure::new(Exit::Passed(UNANCHORED), "unanchored", detail))
+}
+
+fn folder(dir: &Path, anchor: &Anchor) -> Result<Verified, Fault> {
+    let read = read_folder(dir)?;
+    let mut verifier = Verifier::new(&read.evidence, anchor)?;
+    let wrong = |error: io::Error| Fault::altered(file::EVENTS, error.to_string());
+    let events = File::open(dir.join(file::EVENTS)).map_err(wrong)?;
+    let seen = check_lines(&mut verifier, BufReader::new(events), None)?;
+    let verified = verifier.end()?;
+    if let Some(fault) = read.late {
+        return Err(fault);
+    }
+    if seen != read.events {
+        return Err(Fault::altered(file::EVENTS, "its size or SHA-256 is not what the manifest says"));
+    }
+    Ok(verified)
+}
+
+fn one_file(path: &Path, anchor: &Anchor) -> Result<Verified, Fault> {
+    let part = "the file";
+    let wrong = |error: io::Error| Fault::altered(part, error.to_string());
+    let mut input = BufReader::new(File::open(path).map_err(wrong)?);
+    let mut line = Vec::new();
+    input.by_ref().take(HEAD_BYTES_MAX).read_until(b'\n', &mut line).map_err(wrong)?;
+    let text = line.strip_suffix(b"\n").and_then(|line| std::str::from_utf8(line).ok());
+    let head = text.and_then(Head::parse);
+    let head = head.ok_or_else(|| Fault::altered(part, "its first line is not the evidence of an export"))?;
+    let mut verifier = Verifier::new(&head.evidence, anchor)?;
+    let end = end_line(verifier.lines_total());
+    check_lines(&mut verifier, input, Some(&end))?;
+    verifier.end()
+}
+
+/// Lines that one worker checks.
+struct Chunk {
+    bytes: Vec<u8>,
+}
+
+/// What a worker found of its lines.
+type CheckedChunk = Vec<Result<CheckedLine, LineError>>;
+
+/// Reads all lines, checks each, and gives them to the verifier in their order. `end` is the line that must
+/// be the last. Gives size and SHA-256 of what was read.
+fn check_lines(verifier: &mut Verifier, input: impl BufRead + Send, end: Option<&str>) -> Result<FileSum, Fault> {
+    let workers = std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(1, 16);
+    std::thread::scope(|scope| {
+        let (mut jobs, mut results): (Vec<SyncSender<Chunk>>, Vec<Receiver<CheckedChunk>>) = (Vec::new(), Vec::new());
+        for _ in 0..workers {
+            let (job, take) = sync_channel::<Chunk>(1);
+            let (give, result) = sync_channel(1);
+            scope.spawn(move || {
+                while let Ok(chunk) = take.recv() {
+                    // Nobody waits any more when something was wrong before.
+                    if give.send(checked(&chunk.bytes)).is_err() {
+                        return;
+                    }
+                }
+            });
+            jobs.push(job);
+            results.push(result);
+        }
+        let reader = scope.spawn(move || read_chunks(input, jobs, end));
+        let outcome = gather(verifier, &results);
+        drop(results);
+        let read = reader.join().map_err(|_| Fault::altered("the events", "reading them failed"))?;
+        outcome?;
+        let read = read.map_err(|error| Fault::altered("the events", error.to_string()))?;
+        if let Some(torn) = read.torn {
+            return Err(match verifier.next() {
+                Some(at) => Fault::Truncated { at, what: "the record ends in the middle of it".to_owned() },
+                None => Fault::altered("the events", format!("{torn} bytes stand behind the last line")),
+            });
+        }
+        match (end, read.ended) {
+            (Some(_), false) if verifier.next().is_none() => Err(Fault::Truncated {
+                at: Place::Part("the file".to_owned()),
+                what: "its last line is missing".to_owned(),
+            }),
+            _ => Ok(read.sum),
+        }
+    })
+}
+
+/// Takes results in the order of the chunks until there are no more.
+fn gather(verifier: &mut Verifier, results: &[Receiver<CheckedChunk>]) -> Result<(), Fault> {
+    loop {
+        for result in results {
+            let Ok(lines) = result.recv() else { return Ok(()) };
+            for line in lines {
+                verifier.take(line)?;
+            }
+        }
+    }
+}
+
+fn checked(chunk: &[u8]) -> CheckedChunk {
+    let lines = chunk.strip_suffix(b"\n").unwrap_or(chunk);
+    lines
+        .split(|byte| *byte == b'\n')
+        .map(|line| std::str::from_utf8(line).map_err(|_| LineError::Form).and_then(check_line))
+        .collect()
+}
+
+/// What was read.
+struct WasRead {
+    sum: FileSum,
+    /// Bytes behind the last line feed.
+    torn: Option<usize>,
+    /// Whether the line that must be the last was there and was the last.
+    ended: bool,
+}
+
+fn read_chunks(mut input: impl BufRead, jobs: Vec<SyncSender<Chunk>>, end: Option<&str>) -> io::Result<WasRead> {
+    let (mut hash, mut total, mut rest) = (Sha256::new(), 0u64, Vec::new());
+    let (mut torn, mut ended) = (None, false);
+    let mut turn = jobs.iter().cycle();
+    loop {
+        let mut bytes = std::mem::take(&mut rest);
+        let before = bytes.len();
+        let want = u64::try_from(CHUNK_BYTES).unwrap_or(u64::MAX);
+        let count = input.by_ref().take(want).read_to_end(&mut bytes)?;
+        hash.update(bytes.get(before..).unwrap_or_default());
+        total += u64::try_from(count).unwrap_or(0);
+        let last = count == 0;
+        let lines_end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        rest = bytes.split_off(lines_end);
+        if rest.len() > LINE_BYTES_MAX.saturating_mul(2) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a line has no end"));
+        }
+        if last {
+            if !rest.is_empty() {
+                torn = Some(rest.len());
+            }
+            break;
+        }
+        if let Some(end) = end
+            && let Some(without) = bytes.strip_suffix(b"\n").and_then(|bytes| bytes.strip_suffix(end.as_bytes()))
+            && (without.is_empty() || without.ends_with(b"\n"))
+            && rest.is_empty()
+            && input.fill_buf()?.is_empty()
+        {
+            ended = true;
+            bytes.truncate(without.len());
+        }
+        if bytes.is_empty() {
+            continue;
+        }
+        // The worker has ended when something was wrong before it.
+        if turn.next().is_none_or(|job| job.send(Chunk { bytes }).is_err()) {
+            break;
+        }
+    }
+    let sum = FileSum { name: file::EVENTS.to_owned(), bytes: total, sha256: HEXLOWER.encode(&hash.finalize()) };
+    Ok(WasRead { sum, torn, ended })
+}
+
+async fn server(context: &Context, target: &str, anchor: &Anchor) -> Result<(), Failure> {
+    let asked = crate::cli::origin::Origin::parse(target).map_err(|error| Failure::usage(error.to_string()))?;
+    let here = signed_in(context).await?;
+    if here.origin != asked {
+        return Err(Failure::usage(format!("you are signed in to {}, not to {asked}", here.origin)));
+    }
+    let (mut verifier, mut fault, mut count, mut ended) = (None::<Verifier>, None, 0, false);
+    let done = lines(&here.client, "/api/v1/audit/export", |line| {
+        let text = std::str::from_utf8(line).map_err(|_| LineError::Form);
+        let Some(verifier) = &mut verifier else {
+            let head = text.ok().and_then(Head::parse);
+            let made =
+                head.ok_or_else(|| Fault::altered("the answer", "its first line is not the evidence of an export"));
+            match made.and_then(|head| Verifier::new(&head.evidence, anchor)) {
+                Ok(made) => verifier = Some(made),
+                Err(wrong) => fault = Some(wrong),
+            }
+            return if fault.is_some() { Err(Failure::silent(Exit::Failed)) } else { Ok(()) };
+        };
+        if text == Ok(end_line(count).as_str()) {
+            ended = true;
+            return Ok(());
+        }
+        count += 1;
+        if let Err(wrong) = verifier.take(text.and_then(check_line)) {
+            fault = Some(wrong);
+            return Err(Failure::silent(Exit::Failed));
+        }
+        Ok(())
+    })
+    .await;
+    if let Some(fault) = fault {
+        return told(context, Err(fault));
+    }
+    done?;
+    match verifier {
+        Some(verifier) if ended => told(context, verifier.end()),
+        _ => Err(Failure::failed("the server's answer broke off before its end")),
+    }
+}
+
+async fn of_database(context: &Context, url: &str, anchor: &Anchor) -> Result<(), Failure> {
+    let unread = |error: String| Failure::failed(format!("reading the record: {error}"));
+    let record = database::open(url, anchor.key.clone(), context.clock.now()).await.map_err(unread)?;
+    let mut verifier = match Verifier::of_statement(&record.statement, &record.evidence, anchor) {
+        Ok(verifier) => verifier,
+        Err(fault) => return told(context, Err(fault)),
+    };
+    let mut export = record.export;
+    loop {
+        match export.next().await {
+            Ok(None) => return told(context, verifier.end()),
+            Ok(Some(lines)) => {
+                for line in lines {
+                    if let Err(fault) = verifier.take(check_line(&line)) {
+                        return told(context, Err(fault));
+                    }
+                }
+            }
+            Err(error) => {
+                let at = verifier.next().unwrap_or(Place::Part("the database".to_owned()));
+                return told(context, Err(Fault::Altered { at, what: error.to_string() }));
+            }
+        }
+    }
+}

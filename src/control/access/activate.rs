@@ -1,0 +1,119 @@
+//! From an approved request to a grant, within the transaction that approved it.
+
+use crate::audit::{Actor, EventType};
+use crate::model::{AccessRequest, Grant, GrantId, GrantState, GrantStuck, Person, RequestState, Timestamp};
+use crate::policy::{Entitlement, WhenFull};
+use crate::store::{RevocationKind, Tx};
+
+use super::super::desk::Desk;
+use super::{AccessError, grant_event};
+
+/// Closes a pending request as approved, and makes what it asked for: a grant, or more of one.
+pub(super) async fn grant_within(
+    desk: &Desk,
+    tx: &mut Tx,
+    request: &AccessRequest,
+    definition: &Entitlement,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<(AccessRequest, Grant), AccessError> {
+    let grant = match request.extends {
+        Some(id) => extend_within(desk, tx, request, definition, id, actor, now).await?,
+        None => begin_within(desk, tx, request, definition, actor, now).await?,
+    };
+    let closed = tx.access_request_close(request.id, RequestState::Approved, Some(grant.id), now).await?;
+    let closed = closed.ok_or(AccessError::Closed { state: RequestState::Approved })?;
+    Ok((closed, grant))
+}
+
+async fn begin_within(
+    desk: &Desk,
+    tx: &mut Tx,
+    request: &AccessRequest,
+    definition: &Entitlement,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<Grant, AccessError> {
+    let starts_at = request.start.map_or(now, |start| if start.is_over(now) { now } else { start });
+    let waiting = if starts_at > now {
+        Some(GrantState::Scheduled)
+    } else if has_place(tx, definition, now).await? {
+        None
+    } else {
+        match (definition.when_full, definition.capacity) {
+            (WhenFull::Refuse, Some(capacity)) => {
+                return Err(AccessError::Full { entitlement: request.entitlement.clone(), capacity });
+            }
+            _ => Some(GrantState::Queued),
+        }
+    };
+    let state = match waiting {
+        Some(state) => state,
+        None => GrantState::Scheduled.activated(request.length, now).map_err(stuck)?,
+    };
+    let grant = Grant {
+        id: GrantId::fresh(now, &*desk.entropy),
+        request: request.id,
+        entitlement: request.entitlement.clone(),
+        holder: Person { ..request.requester.clone() },
+        params: request.params.clone(),
+        actions: request.actions.clone(),
+        emergency: request.emergency,
+        reviews: 0,
+        created_at: now,
+        starts_at,
+        length: request.length,
+        state,
+        end_reason: None,
+    };
+    tx.grant_insert(&grant).await?;
+    let kind = if waiting.is_some() { EventType::GrantScheduled } else { EventType::GrantActive };
+    tx.event_append(&grant_event(desk, kind, actor.clone(), &grant, now)).await?;
+    tell(tx, &grant, now).await?;
+    Ok(grant)
+}
+
+async fn extend_within(
+    desk: &Desk,
+    tx: &mut Tx,
+    request: &AccessRequest,
+    definition: &Entitlement,
+    id: GrantId,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<Grant, AccessError> {
+    let grant = tx.grant_fetch(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
+    let next = grant.state.extended(request.length, now).map_err(stuck)?;
+    if let (Some(from), Some(until), Some(longest)) = (next.active_at(), next.expires_at(), definition.extended_max)
+        && until.since(from) > longest
+    {
+        let text = format!("`{}` may last {longest} in all; drop it and ask anew", request.entitlement);
+        return Err(AccessError::Invalid(text));
+    }
+    let saved = tx.grant_save(&grant, next, None).await?;
+    let saved = saved.ok_or_else(|| AccessError::NotActive { state: grant.state.at(now).name() })?;
+    tx.event_append(&grant_event(desk, EventType::GrantExtended, actor.clone(), &saved, now)).await?;
+    tell(tx, &saved, now).await?;
+    Ok(saved)
+}
+
+/// Whether one more may hold the entitlement. Nobody else counts until the transaction ends.
+pub(super) async fn has_place(tx: &mut Tx, definition: &Entitlement, now: Timestamp) -> Result<bool, AccessError> {
+    let Some(capacity) = definition.capacity else { return Ok(true) };
+    Ok(tx.grant_count_held(&definition.name, now).await? < i64::from(capacity))
+}
+
+/// Tells all nodes, once the transaction has committed.
+pub(super) async fn tell(tx: &mut Tx, grant: &Grant, now: Timestamp) -> Result<(), AccessError> {
+    tx.revocation_append(RevocationKind::GrantChanged, &grant.id.to_string(), now).await?;
+    Ok(())
+}
+
+pub(super) fn stuck(why: GrantStuck) -> AccessError {
+    let state = match why {
+        GrantStuck::Over => "it is over",
+        GrantStuck::Active => "it is active already",
+        GrantStuck::NotActive => "it has not begun",
+    };
+    AccessError::NotActive { state }
+}

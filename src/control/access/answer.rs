@@ -1,0 +1,190 @@
+//! What becomes of a request by somebody's word: an approver's, or the requester's own.
+
+use crate::audit::EventType;
+use crate::model::{AccessRequest, Answer, Approval, Person, RequestId, RequestState, Timestamp};
+use crate::policy::{Ambient, EntitlementAction, PolicySet};
+use crate::store::StoreError;
+
+use super::super::caller::Caller;
+use super::super::desk::Desk;
+use super::activate::grant_within;
+use super::view::{Seen, request_fetch, seen};
+use super::{AccessError, eligible, hash_of, may, one_human, opened, person_of, reason_of, request_event, session_of};
+
+/// Says yes to a request. `hash` is what was looked at; none: whatever it is now. With the last
+/// approval that is needed the grant is made.
+///
+/// # Errors
+/// When the caller may not, asked for it themself, has answered already, or the request is closed, is
+/// not what was looked at, or may not be granted any more.
+pub async fn approve(
+    desk: &Desk,
+    caller: &Caller,
+    id: RequestId,
+    hash: Option<&str>,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> Result<Seen, AccessError> {
+    let policies = desk.policies.load_full();
+    let reason = reason.map(reason_of).transpose()?;
+    let request = answerable(desk, &policies, caller, id, now).await?;
+    let definition = policies.entitlement(&request.entitlement).ok_or(AccessError::NotFound { what: "entitlement" })?;
+    eligible(desk, &policies, &request, now).await?;
+
+    let mut tx = desk.store.begin().await?;
+    let Some(request) = tx.access_request_hold(id, now).await? else {
+        drop(tx);
+        return Err(closed(desk, id, now).await?);
+    };
+    let actions = opened(&policies, &request.entitlement);
+    let current = hash_of(&request, definition, &actions);
+    if current != request.hash {
+        // What it opens, or its definition, changed since: what was approved before is void.
+        let event = request_event(desk, EventType::RequestVoided, caller.actor(), &request, now);
+        tx.event_append(&event.with("hash_now", current.as_str())).await?;
+        tx.access_request_rebind(id, &current, &actions).await?;
+    }
+    if hash.is_some_and(|hash| hash != current) {
+        tx.commit().await?;
+        return Err(AccessError::Changed { hash: current });
+    }
+    let request = AccessRequest { hash: current.clone(), actions, ..request };
+    let by = person_of(caller.session());
+    let earlier = tx.access_approval_list(id).await?;
+    if earlier.iter().any(|approval| approval.hash == current && one_human(&policies, &approval.by, &by)) {
+        return Err(AccessError::AnsweredAlready);
+    }
+    let approval = Approval { by, answer: Answer::Approve, reason: reason.clone(), hash: current.clone(), time: now };
+    if !tx.access_approval_insert(id, &approval).await? {
+        return Err(AccessError::AnsweredAlready);
+    }
+    let event = request_event(desk, EventType::RequestApproved, caller.actor(), &request, now);
+    tx.event_append(&event.with("answer_reason", reason)).await?;
+    let standing = standing(desk, &policies, &request, &earlier, now).await?;
+    let grant = if standing + 1 >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX) {
+        Some(grant_within(desk, &mut tx, &request, definition, &caller.actor(), now).await?.1)
+    } else {
+        None
+    };
+    tx.commit().await?;
+    if let Some(grant) = &grant {
+        // ORDER: after the commit and before the answer, so that an answer means that this node obeys.
+        desk.directory.grant_enter(grant);
+    }
+    request_fetch(desk, caller, id, now).await
+}
+
+/// Says no to a request, which closes it.
+///
+/// # Errors
+/// As [`approve`].
+pub async fn deny(
+    desk: &Desk,
+    caller: &Caller,
+    id: RequestId,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> Result<Seen, AccessError> {
+    let policies = desk.policies.load_full();
+    let reason = reason.map(reason_of).transpose()?;
+    let request = answerable(desk, &policies, caller, id, now).await?;
+    let mut tx = desk.store.begin().await?;
+    let Some(denied) = tx.access_request_close(id, RequestState::Denied, None, now).await? else {
+        drop(tx);
+        return Err(closed(desk, id, now).await?);
+    };
+    let approval = Approval {
+        by: person_of(caller.session()),
+        answer: Answer::Deny,
+        reason: reason.clone(),
+        hash: request.hash.clone(),
+        time: now,
+    };
+    if !tx.access_approval_insert(id, &approval).await? {
+        return Err(AccessError::AnsweredAlready);
+    }
+    let event = request_event(desk, EventType::RequestDenied, caller.actor(), &denied, now);
+    tx.event_append(&event.with("answer_reason", reason)).await?;
+    tx.commit().await?;
+    request_fetch(desk, caller, id, now).await
+}
+
+/// Takes one's own request back.
+///
+/// # Errors
+/// When it is not the caller's, or closed.
+pub async fn withdraw(desk: &Desk, caller: &Caller, id: RequestId, now: Timestamp) -> Result<Seen, AccessError> {
+    let found = request_fetch(desk, caller, id, now).await?;
+    if found.request.requester.principal != *caller.principal() {
+        return Err(AccessError::Denied("only who asked can take a request back; an approver denies it".to_owned()));
+    }
+    let mut tx = desk.store.begin().await?;
+    let Some(request) = tx.access_request_close(id, RequestState::Withdrawn, None, now).await? else {
+        drop(tx);
+        return Err(closed(desk, id, now).await?);
+    };
+    tx.event_append(&request_event(desk, EventType::RequestWithdrawn, caller.actor(), &request, now)).await?;
+    tx.commit().await?;
+    Ok(seen(desk, request, now).await?)
+}
+
+/// The request, if the caller may answer it.
+async fn answerable(
+    desk: &Desk,
+    policies: &PolicySet,
+    caller: &Caller,
+    id: RequestId,
+    now: Timestamp,
+) -> Result<AccessRequest, AccessError> {
+    let request = request_fetch(desk, caller, id, now).await?.request;
+    if one_human(policies, &request.requester, &person_of(caller.session())) {
+        return Err(AccessError::SelfApproval);
+    }
+    if !may(desk, policies, caller, EntitlementAction::Approve, &request.entitlement, now) {
+        return Err(AccessError::Denied(format!("no policy lets you answer requests for `{}`", request.entitlement)));
+    }
+    match request.state_at(now) {
+        RequestState::Pending => Ok(request),
+        state => Err(AccessError::Closed { state }),
+    }
+}
+
+/// How many earlier approvals still count: of this very request, by people who may still give them.
+async fn standing(
+    desk: &Desk,
+    policies: &PolicySet,
+    request: &AccessRequest,
+    earlier: &[Approval],
+    now: Timestamp,
+) -> Result<usize, StoreError> {
+    let mut humans: Vec<&Person> = Vec::new();
+    for approval in earlier.iter().filter(|it| it.answer == Answer::Approve && it.hash == request.hash) {
+        if desk.directory.is_locked(&approval.by.principal)
+            || humans.iter().any(|known| one_human(policies, known, &approval.by))
+        {
+            continue;
+        }
+        // Somebody who has signed out since keeps their word; somebody who is known now must still
+        // have the right.
+        if let Some(session) = session_of(desk, &approval.by.principal, now).await? {
+            let subject = desk.subject(policies, &session, &[]);
+            let ambient = Ambient { address: request.address, now, session: None, device: None, token_scope: None };
+            let verdict =
+                policies.entitlement_decide(&subject, EntitlementAction::Approve, &request.entitlement, &ambient);
+            if !verdict.allow {
+                continue;
+            }
+        }
+        humans.push(&approval.by);
+    }
+    Ok(humans.len())
+}
+
+/// Why a request could not be closed: somebody was first, or its time is over.
+async fn closed(desk: &Desk, id: RequestId, now: Timestamp) -> Result<AccessError, StoreError> {
+    let state = desk.store.access_request_fetch(id).await?.map(|request| request.state_at(now));
+    Ok(match state {
+        None => AccessError::NotFound { what: "request" },
+        Some(state) => AccessError::Closed { state },
+    })
+}

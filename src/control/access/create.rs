@@ -1,0 +1,324 @@
+//! Asking for an entitlement.
+
+use std::collections::BTreeMap;
+
+use crate::audit::EventType;
+use crate::model::{
+    AccessRequest, ActionName, EntitlementName, Grant, GrantId, Person, RequestId, RequestState, Timestamp, Ttl,
+};
+use crate::policy::{Entitlement, EntitlementAction, PolicySet};
+use crate::store::SESSION_PAGE_MAX;
+
+use super::super::caller::Caller;
+use super::super::desk::Desk;
+use super::activate::grant_within;
+use super::{AccessError, hash_of, may, one_human, opened, person_of, reason_of, request_event};
+
+/// The longest ticket in characters.
+const TICKET_CHARS_MAX: usize = 200;
+/// The longest value of a parameter in characters.
+const PARAM_CHARS_MAX: usize = 200;
+/// The longest that an extension waits for its answers: its grant may be over before.
+const EXTENSION_ANSWER_WITHIN: Ttl = Ttl::hours(24);
+
+/// What somebody asks for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// What.
+    pub entitlement: EntitlementName,
+    /// Why.
+    pub reason: Option<String>,
+    /// The ticket that it belongs to.
+    pub ticket: Option<String>,
+    /// How long; else the entitlement's default.
+    pub length: Option<Ttl>,
+    /// When it is to begin.
+    pub start: Option<Timestamp>,
+    /// What the entitlement asks beyond a reason.
+    pub params: BTreeMap<String, String>,
+    /// That it can't wait for approvals.
+    pub emergency: bool,
+}
+
+/// What a request would take.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// The entitlement.
+    pub entitlement: EntitlementName,
+    /// How long it would be granted.
+    pub length: Ttl,
+    /// When it would begin; none: at once.
+    pub start: Option<Timestamp>,
+    /// How many must approve; none where policy approves, or in an emergency.
+    pub approvals_needed: u32,
+    /// Who, of those that are signed in, could.
+    pub approvers: Vec<Person>,
+    /// The actions that it opens.
+    pub actions: Vec<ActionName>,
+}
+
+/// A request that fits its entitlement.
+struct Fitting {
+    reason: String,
+    ticket: Option<String>,
+    length: Ttl,
+    start: Option<Timestamp>,
+}
+
+/// Says what a request would take, and enters nothing.
+///
+/// # Errors
+/// What [`create`] would refuse.
+pub async fn plan(desk: &Desk, caller: &Caller, asked: &Asked, now: Timestamp) -> Result<Planned, AccessError> {
+    let policies = desk.policies.load_full();
+    let definition = asked_for(desk, &policies, caller, &asked.entitlement, now)?;
+    let fitting = fitting(definition, asked, now)?;
+    let approvals_needed = approvals_needed(desk, &policies, caller, definition, asked.emergency, now);
+    let approvers = approvers(desk, &policies, caller, &asked.entitlement, now).await?;
+    Ok(Planned {
+        entitlement: asked.entitlement.clone(),
+        length: fitting.length,
+        start: fitting.start,
+        approvals_needed,
+        approvers,
+        actions: opened(&policies, &asked.entitlement),
+    })
+}
+
+/// Enters a request. Where policy approves by itself, and in an emergency, it is granted at once.
+///
+/// # Errors
+/// When the entitlement does not exist, the caller may not ask for it, or the request does not fit
+/// what it demands.
+pub async fn create(
+    desk: &Desk,
+    caller: &Caller,
+    asked: &Asked,
+    now: Timestamp,
+) -> Result<(AccessRequest, Option<Grant>), AccessError> {
+    let policies = desk.policies.load_full();
+    let definition = asked_for(desk, &policies, caller, &asked.entitlement, now)?;
+    let fitting = fitting(definition, asked, now)?;
+    let approvals_needed = approvals_needed(desk, &policies, caller, definition, asked.emergency, now);
+    let answer_by = now.plus(definition.answer_within);
+    let request = draft(caller, asked, fitting, approvals_needed, None, answer_by, now, desk);
+    enter(desk, &policies, caller, definition, request, now).await
+}
+
+/// Asks for more of a grant: the same approvals, and nothing is interrupted meanwhile.
+pub(super) async fn create_extension(
+    desk: &Desk,
+    caller: &Caller,
+    grant: &Grant,
+    first: &AccessRequest,
+    length: Ttl,
+    now: Timestamp,
+) -> Result<(AccessRequest, Option<Grant>), AccessError> {
+    let policies = desk.policies.load_full();
+    let definition = asked_for(desk, &policies, caller, &grant.entitlement, now)?;
+    let asked = Asked {
+        entitlement: grant.entitlement.clone(),
+        reason: Some(first.reason.clone()).filter(|reason| !reason.is_empty()),
+        ticket: first.ticket.clone(),
+        length: Some(length),
+        start: None,
+        params: grant.params.clone(),
+        emergency: false,
+    };
+    let fitting = fitting(definition, &asked, now)?;
+    let approvals_needed = approvals_needed(desk, &policies, caller, definition, false, now);
+    let answer_by = now.plus(definition.answer_within.min(EXTENSION_ANSWER_WITHIN));
+    let request = draft(caller, &asked, fitting, approvals_needed, Some(grant.id), answer_by, now, desk);
+    enter(desk, &policies, caller, definition, request, now).await
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is one part of the request")]
+fn draft(
+    caller: &Caller,
+    asked: &Asked,
+    fitting: Fitting,
+    approvals_needed: u32,
+    extends: Option<GrantId>,
+    answer_by: Timestamp,
+    now: Timestamp,
+    desk: &Desk,
+) -> AccessRequest {
+    AccessRequest {
+        id: RequestId::fresh(now, &*desk.entropy),
+        entitlement: asked.entitlement.clone(),
+        requester: person_of(caller.session()),
+        session: caller.session().id,
+        address: caller.connection().address,
+        reason: fitting.reason,
+        ticket: fitting.ticket,
+        params: asked.params.clone(),
+        length: fitting.length,
+        start: fitting.start,
+        emergency: asked.emergency,
+        extends,
+        hash: String::new(),
+        actions: Vec::new(),
+        approvals_needed,
+        state: RequestState::Pending,
+        created_at: now,
+        answer_by,
+        closed_at: None,
+        grant: None,
+    }
+}
+
+async fn enter(
+    desk: &Desk,
+    policies: &PolicySet,
+    caller: &Caller,
+    definition: &Entitlement,
+    mut request: AccessRequest,
+    now: Timestamp,
+) -> Result<(AccessRequest, Option<Grant>), AccessError> {
+    request.actions = opened(policies, &request.entitlement);
+    request.hash = hash_of(&request, definition, &request.actions);
+    let mut created = request_event(desk, EventType::RequestCreated, caller.actor(), &request, now);
+    if request.emergency {
+        // Whoever was passed over is to hear of it.
+        let skipped = approvers(desk, policies, caller, &request.entitlement, now).await?;
+        let names: Vec<String> = skipped.iter().map(|person| person.principal.to_string()).collect();
+        created = created.with("approvers_skipped", names.len()).with("approvals_skipped", definition.approvals);
+    }
+    let mut tx = desk.store.begin().await?;
+    tx.access_request_insert(&request).await?;
+    tx.event_append(&created).await?;
+    if request.approvals_needed > 0 {
+        tx.commit().await?;
+        return Ok((request, None));
+    }
+    let (closed, grant) = grant_within(desk, &mut tx, &request, definition, &caller.actor(), now).await?;
+    tx.commit().await?;
+    // ORDER: after the commit and before the answer, so that an answer means that this node obeys.
+    desk.directory.grant_enter(&grant);
+    Ok((closed, Some(grant)))
+}
+
+/// The definition of what is asked for, if the caller may ask for it.
+fn asked_for<'p>(
+    desk: &Desk,
+    policies: &'p PolicySet,
+    caller: &Caller,
+    name: &EntitlementName,
+    now: Timestamp,
+) -> Result<&'p Entitlement, AccessError> {
+    let definition = policies.entitlement(name).ok_or(AccessError::NotFound { what: "entitlement" })?;
+    if !may(desk, policies, caller, EntitlementAction::Request, name, now) {
+        return Err(AccessError::Denied(format!("no policy lets you ask for `{name}`")));
+    }
+    Ok(definition)
+}
+
+fn approvals_needed(
+    desk: &Desk,
+    policies: &PolicySet,
+    caller: &Caller,
+    definition: &Entitlement,
+    emergency: bool,
+    now: Timestamp,
+) -> u32 {
+    let by_itself = emergency || may(desk, policies, caller, EntitlementAction::AutoApprove, &definition.name, now);
+    if by_itself { 0 } else { definition.approvals }
+}
+
+/// Who, of those that are signed in, could approve a request of the caller.
+async fn approvers(
+    desk: &Desk,
+    policies: &PolicySet,
+    caller: &Caller,
+    name: &EntitlementName,
+    now: Timestamp,
+) -> Result<Vec<Person>, AccessError> {
+    let requester = person_of(caller.session());
+    let mut found: Vec<Person> = Vec::new();
+    for stored in desk.store.session_list(None, None, SESSION_PAGE_MAX, now).await? {
+        let person = person_of(&stored.session);
+        if found.iter().any(|known| known.principal == person.principal) || one_human(policies, &requester, &person) {
+            continue;
+        }
+        let subject = desk.subject(policies, &stored.session, &[]);
+        let ambient = caller.ambient(now);
+        if policies.entitlement_decide(&subject, EntitlementAction::Approve, name, &ambient).allow {
+            found.push(person);
+        }
+    }
+    Ok(found)
+}
+
+/// Compares what is asked with what the entitlement demands.
+fn fitting(definition: &Entitlement, asked: &Asked, now: Timestamp) -> Result<Fitting, AccessError> {
+    let invalid = |text: String| Err(AccessError::Invalid(text));
+    let name = &definition.name;
+    let reason = match asked.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty()) {
+        Some(reason) => reason_of(reason)?,
+        None if definition.reason_required => return invalid(format!("`{name}` wants a reason: `--reason TEXT`")),
+        None => String::new(),
+    };
+    let ticket = asked.ticket.as_deref().map(str::trim).filter(|ticket| !ticket.is_empty()).map(str::to_owned);
+    if ticket.as_ref().is_some_and(|ticket| ticket.chars().count() > TICKET_CHARS_MAX) {
+        return invalid(format!("a ticket has at most {TICKET_CHARS_MAX} characters"));
+    }
+    if let Some(pattern) = &definition.ticket {
+        match &ticket {
+            None => return invalid(format!("`{name}` wants a ticket like `{}`: `--ticket TICKET`", pattern.as_str())),
+            Some(ticket) if !pattern.matches(ticket) => {
+                return invalid(format!(
+                    "the ticket `{}` is not of the form `{}` that `{name}` wants",
+                    ticket.escape_debug(),
+                    pattern.as_str()
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let longest = match (asked.emergency, definition.emergency_max) {
+        (true, None) => {
+            return invalid(format!(
+                "`{name}` does not allow an emergency to skip approvals; ask without `--emergency`"
+            ));
+        }
+        (true, Some(longest)) => longest.min(definition.max),
+        (false, _) => definition.max,
+    };
+    let length = asked.length.unwrap_or_else(|| definition.default.min(longest));
+    if length < definition.min || length > longest {
+        return invalid(format!("`{name}` is granted for {} to {longest}, not for {length}", definition.min));
+    }
+    if let Some(start) = asked.start {
+        if start > now.plus(definition.scheduled_max) {
+            return invalid(format!("`{name}` may be scheduled at most {} ahead", definition.scheduled_max));
+        }
+        if asked.emergency {
+            return invalid("an emergency begins now; leave out the start".to_owned());
+        }
+    }
+    fitting_params(definition, &asked.params)?;
+    Ok(Fitting { reason, ticket, length, start: asked.start.filter(|start| !start.is_over(now)) })
+}
+
+fn fitting_params(definition: &Entitlement, params: &BTreeMap<String, String>) -> Result<(), AccessError> {
+    let name = &definition.name;
+    for (key, value) in params {
+        let Some(rule) = definition.parameters.get(key) else {
+            return Err(AccessError::Invalid(format!("`{name}` has no parameter `{}`", key.escape_debug())));
+        };
+        if value.chars().count() > PARAM_CHARS_MAX {
+            return Err(AccessError::Invalid(format!("`{key}` has at most {PARAM_CHARS_MAX} characters")));
+        }
+        if !rule.values.is_empty() && !rule.values.contains(value) {
+            return Err(AccessError::Invalid(format!(
+                "`{key}` can't be `{}`; it is one of {}",
+                value.escape_debug(),
+                rule.values.join(", ")
+            )));
+        }
+    }
+    match definition.parameters.iter().find(|(key, rule)| rule.required && !params.contains_key(*key)) {
+        Some((key, _)) => Err(AccessError::Invalid(format!("`{name}` wants `{key}`: `--param {key}=VALUE`"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,102 @@
+//! Prolonging and ending grants.
+
+use crate::audit::EventType;
+use crate::model::{GrantEnd, GrantId, Timestamp, Ttl};
+use crate::policy::{EntitlementAction, InstallationAction};
+
+use super::super::caller::Caller;
+use super::super::desk::Desk;
+use super::activate::{stuck, tell};
+use super::create::create_extension;
+use super::view::{GrantSeen, Seen, grant_fetch, grant_seen, request_fetch};
+use super::{AccessError, grant_event, may, reason_of};
+
+/// Asks for more of one's own grant. It needs what the grant needed, and interrupts nothing.
+///
+/// # Errors
+/// When the grant is not the caller's or not active, or the length does not fit.
+pub async fn extend(
+    desk: &Desk,
+    caller: &Caller,
+    id: GrantId,
+    length: Ttl,
+    now: Timestamp,
+) -> Result<Seen, AccessError> {
+    let grant = grant_fetch(desk, caller, id, now).await?.grant;
+    if grant.holder.principal != *caller.principal() {
+        return Err(AccessError::Denied("only its holder can ask for more of a grant".to_owned()));
+    }
+    if grant.emergency {
+        return Err(AccessError::Denied("an emergency is not prolonged; ask with approvals".to_owned()));
+    }
+    grant.state.extended(length, now).map_err(stuck)?;
+    let first = desk.store.access_request_fetch(grant.request).await?;
+    let first = first.ok_or(AccessError::NotFound { what: "request" })?;
+    let (request, _) = create_extension(desk, caller, &grant, &first, length, now).await?;
+    request_fetch(desk, caller, request.id, now).await
+}
+
+/// Ends one's own grant.
+///
+/// # Errors
+/// When it is not the caller's, or over.
+pub async fn drop_grant(desk: &Desk, caller: &Caller, id: GrantId, now: Timestamp) -> Result<GrantSeen, AccessError> {
+    let grant = grant_fetch(desk, caller, id, now).await?.grant;
+    if grant.holder.principal != *caller.principal() {
+        return Err(AccessError::Denied("only its holder drops a grant; others revoke it".to_owned()));
+    }
+    end(desk, caller, id, GrantEnd::Dropped, None, now).await
+}
+
+/// Ends a grant: anyone's, where policy says so for the entitlement or the installation; one's own
+/// always.
+///
+/// # Errors
+/// When the caller may not, gives no reason, or it is over.
+pub async fn revoke(
+    desk: &Desk,
+    caller: &Caller,
+    id: GrantId,
+    reason: &str,
+    now: Timestamp,
+) -> Result<GrantSeen, AccessError> {
+    let reason = reason_of(reason)?;
+    let grant = grant_fetch(desk, caller, id, now).await?.grant;
+    let policies = desk.policies.load_full();
+    let allowed = grant.holder.principal == *caller.principal()
+        || may(desk, &policies, caller, EntitlementAction::Revoke, &grant.entitlement, now)
+        || caller.may(desk, InstallationAction::Revoke, now);
+    if !allowed {
+        return Err(AccessError::Denied(format!("no policy lets you revoke `{}`", grant.entitlement)));
+    }
+    end(desk, caller, id, GrantEnd::Revoked, Some(&reason), now).await
+}
+
+async fn end(
+    desk: &Desk,
+    caller: &Caller,
+    id: GrantId,
+    how: GrantEnd,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> Result<GrantSeen, AccessError> {
+    let mut tx = desk.store.begin().await?;
+    let grant = tx.grant_fetch(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
+    let next = grant.state.ended(how, now).map_err(|_| AccessError::NotActive { state: grant.state.at(now).name() })?;
+    let saved = tx.grant_save(&grant, next, reason).await?;
+    let Some(saved) = saved else {
+        drop(tx);
+        return Err(AccessError::NotActive { state: "it changed meanwhile" });
+    };
+    let kind = match how {
+        GrantEnd::Dropped => EventType::GrantDropped,
+        GrantEnd::Revoked => EventType::GrantRevoked,
+        GrantEnd::Expired => EventType::GrantExpired,
+    };
+    let event = grant_event(desk, kind, caller.actor(), &saved, now);
+    tx.event_append(&event.with("reason", reason)).await?;
+    tell(&mut tx, &saved, now).await?;
+    tx.commit().await?;
+    desk.directory.grant_leave(&saved.holder.principal, saved.id);
+    Ok(grant_seen(saved, now))
+}

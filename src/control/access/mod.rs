@@ -1,0 +1,271 @@
+//! Just-in-time access: asking, answering, granting, ending.
+//!
+//! What happens when an entitlement is asked for: `create.rs` checks the request against its
+//! definition and the right to ask, and enters it; `answer.rs` takes an approver's word, and with the
+//! last one that is needed `activate.rs` makes the grant in the same transaction; `grant.rs` prolongs
+//! and ends grants; `sweep.rs` tidies up what ended by itself and begins what was to begin later.
+//!
+//! INVARIANTS that no policy can switch off: the requester never answers; one human counts once,
+//! whatever accounts they have; an answer counts only for the very request that was seen, with the
+//! definition and the actions of that moment; the right to ask and locks are asked again when a
+//! grant begins.
+
+mod activate;
+mod answer;
+mod create;
+mod grant;
+pub mod sweep;
+mod view;
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use crate::audit::{Actor, Event, EventType, Outcome};
+use crate::model::{
+    AccessRequest, ActionName, EntitlementName, Grant, Person, Principal, RequestState, Session, Timestamp,
+};
+use crate::policy::{Ambient, Entitlement, EntitlementAction, PolicySet, SessionContext, Subject};
+use crate::store::StoreError;
+
+use super::caller::Caller;
+use super::desk::Desk;
+
+pub use answer::{approve, deny, withdraw};
+pub use create::{Asked, Planned, create, plan};
+pub use grant::{drop_grant, extend, revoke};
+pub use view::{GrantSeen, Seen, Whose, grant_fetch, grant_list, request_fetch, request_list};
+
+/// The longest reason that is taken from people, in characters.
+pub const REASON_CHARS_MAX: usize = 1000;
+
+/// Why an operation on requests or grants was not done.
+#[derive(Debug)]
+pub enum AccessError {
+    /// There is no such thing, or the caller may not know that there is.
+    NotFound { what: &'static str },
+    /// What was sent is not what it must be.
+    Invalid(String),
+    /// No policy lets the caller do it.
+    Denied(String),
+    /// Nobody answers their own request, under whatever account.
+    SelfApproval,
+    /// This human has answered already.
+    AnsweredAlready,
+    /// The request is closed.
+    Closed { state: RequestState },
+    /// The request is not the one that was looked at.
+    Changed { hash: String },
+    /// The requester may not have it any more.
+    Ineligible(String),
+    /// All places are taken.
+    Full { entitlement: EntitlementName, capacity: u32 },
+    /// The grant is not active.
+    NotActive { state: &'static str },
+    /// The database did not do it.
+    Store(StoreError),
+}
+
+impl fmt::Display for AccessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound { what } => write!(f, "there is no such {what}"),
+            Self::Invalid(what) | Self::Denied(what) | Self::Ineligible(what) => f.write_str(what),
+            Self::SelfApproval => f.write_str(
+                "you asked for this yourself, under this account or another of yours; somebody else has to answer",
+            ),
+            Self::AnsweredAlready => {
+                f.write_str("you have answered this request already, under this account or another of yours")
+            }
+            Self::Closed { state } => {
+                write!(f, "the request is closed ({}); what is closed stays so, ask anew", state.name())
+            }
+            Self::Changed { hash } => {
+                write!(f, "the request is not the one that you looked at: it is `{hash}` now; look at it again")
+            }
+            Self::Full { entitlement, capacity } => {
+                write!(f, "`{entitlement}` is held by as many as may hold it at once ({capacity}); try again later")
+            }
+            Self::NotActive { state } => write!(f, "the grant is not active ({state}); ask anew"),
+            Self::Store(error) => write!(f, "the request could not be carried out: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for AccessError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<StoreError> for AccessError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// The person of a session.
+fn person_of(session: &Session) -> Person {
+    Person {
+        principal: session.principal.clone(),
+        email: session.email.clone(),
+        email_verified: session.email_verified,
+        name: session.name.clone(),
+    }
+}
+
+/// Whether two accounts are one human.
+fn one_human(policies: &PolicySet, left: &Person, right: &Person) -> bool {
+    policies.people().are_one((&left.principal, left.verified_email()), (&right.principal, right.verified_email()))
+}
+
+/// What the caller may do with an entitlement.
+fn may(
+    desk: &Desk,
+    policies: &PolicySet,
+    caller: &Caller,
+    action: EntitlementAction,
+    name: &EntitlementName,
+    now: Timestamp,
+) -> bool {
+    let subject = desk.subject(policies, caller.session(), &[]);
+    policies.entitlement_decide(&subject, action, name, &caller.ambient(now)).allow
+}
+
+/// The newest live session of a principal: what is known of them now.
+async fn session_of(desk: &Desk, principal: &Principal, now: Timestamp) -> Result<Option<Session>, StoreError> {
+    let found = desk.store.session_list(Some(principal), None, 1, now).await?;
+    Ok(found.into_iter().next().map(|stored| stored.session))
+}
+
+/// Whether the requester could still ask for it at `now`: the right to ask, by what is known of them
+/// now, and locks.
+async fn eligible(
+    desk: &Desk,
+    policies: &PolicySet,
+    request: &AccessRequest,
+    now: Timestamp,
+) -> Result<(), AccessError> {
+    let principal = &request.requester.principal;
+    if desk.directory.is_locked(principal) {
+        return Err(AccessError::Ineligible("the requester is locked".to_owned()));
+    }
+    let session = match session_of(desk, principal, now).await? {
+        Some(session) => session,
+        None => match desk.store.session_fetch(request.session).await? {
+            Some(stored) => stored.session,
+            None => return Err(AccessError::Ineligible("nothing is known of the requester any more".to_owned())),
+        },
+    };
+    let subject: Subject = desk.subject(policies, &session, &[]);
+    let ambient = Ambient {
+        address: request.address,
+        now,
+        session: Some(SessionContext {
+            created_at: session.created_at,
+            authenticated_at: session.authenticated_at,
+            amr: &session.amr,
+        }),
+        device: None,
+        token_scope: None,
+    };
+    let verdict = policies.entitlement_decide(&subject, EntitlementAction::Request, &request.entitlement, &ambient);
+    if verdict.allow {
+        Ok(())
+    } else {
+        let text = format!("the requester may not ask for `{}` any more", request.entitlement);
+        Err(AccessError::Ineligible(text))
+    }
+}
+
+/// What an entitlement opens now.
+fn opened(policies: &PolicySet, name: &EntitlementName) -> Vec<ActionName> {
+    policies.service(name.service()).map(|service| service.opened_by(name)).unwrap_or_default()
+}
+
+/// `sha256:…` of the canonical request: who asks for what, how long, why, and what the entitlement is
+/// and opens at this moment. An approval names it.
+fn hash_of(request: &AccessRequest, definition: &Entitlement, actions: &[ActionName]) -> String {
+    let parameters: Vec<_> = definition
+        .parameters
+        .iter()
+        .map(|(name, rule)| serde_json::json!([name, rule.description, rule.values, rule.required]))
+        .collect();
+    let actions: Vec<&str> = actions.iter().map(ActionName::as_str).collect();
+    let canonical = serde_json::json!([
+        "doorward access request 1",
+        request.id.to_string(),
+        request.entitlement.to_string(),
+        request.requester.principal.to_string(),
+        request.reason,
+        request.ticket,
+        request.params,
+        request.length.as_millis(),
+        request.start.map(Timestamp::millis),
+        request.emergency,
+        request.extends.map(|id| id.to_string()),
+        definition.description,
+        definition.max.as_millis(),
+        definition.approvals,
+        definition.capacity,
+        definition.extended_max.map(crate::model::Ttl::as_millis),
+        parameters,
+        actions,
+    ]);
+    let digest = Sha256::digest(canonical.to_string().as_bytes());
+    format!("sha256:{}", data_encoding::HEXLOWER.encode(&digest))
+}
+
+/// An event about a request.
+fn request_event(desk: &Desk, kind: EventType, actor: Actor, request: &AccessRequest, now: Timestamp) -> Event {
+    let outcome = match kind {
+        EventType::RequestDenied => Outcome::Denied,
+        _ => Outcome::Success,
+    };
+    let mut event = Event::new(desk.event_id(now), now, kind, outcome);
+    event.actor = actor;
+    event.subject = Some(request.requester.principal.clone());
+    event.service = Some(request.entitlement.service().clone());
+    event.resource = Some(request.id.to_string().into());
+    event.grant = request.grant.or(request.extends);
+    event
+        .with("request", request.id.to_string())
+        .with("entitlement", request.entitlement.to_string())
+        .with("reason", request.reason.as_str())
+        .with("ticket", request.ticket.clone())
+        .with("for", request.length.to_string())
+        .with("emergency", request.emergency)
+        .with("hash", request.hash.as_str())
+        .with("approvals_needed", request.approvals_needed)
+}
+
+/// An event about a grant.
+fn grant_event(desk: &Desk, kind: EventType, actor: Actor, grant: &Grant, now: Timestamp) -> Event {
+    let mut event = Event::new(desk.event_id(now), now, kind, Outcome::Success);
+    event.actor = actor;
+    event.subject = Some(grant.holder.principal.clone());
+    event.service = Some(grant.entitlement.service().clone());
+    event.resource = Some(grant.id.to_string().into());
+    event.grant = Some(grant.id);
+    let actions: Vec<&str> = grant.actions.iter().map(ActionName::as_str).collect();
+    event
+        .with("request", grant.request.to_string())
+        .with("entitlement", grant.entitlement.to_string())
+        .with("state", grant.state.name())
+        .with("for", grant.length.to_string())
+        .with("emergency", grant.emergency)
+        .with("actions", actions)
+        .with("expires_at", grant.state.expires_at().map(|at| at.to_string()))
+}
+
+/// A reason of people: trimmed, with a bound.
+fn reason_of(text: &str) -> Result<String, AccessError> {
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > REASON_CHARS_MAX {
+        return Err(AccessError::Invalid(format!("give a reason of 1 to {REASON_CHARS_MAX} characters")));
+    }
+    Ok(text.to_owned())
+}

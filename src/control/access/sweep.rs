@@ -1,0 +1,126 @@
+//! What time does to requests and grants: unanswered requests time out, scheduled and queued grants
+//! begin, and what is over is written down as over.
+//!
+//! The truth is asked at each use; this only tidies up, on one node at a time.
+
+use crate::audit::{Actor, EventType};
+use crate::model::{Grant, GrantEnd, GrantState, NodeId, RequestState, Timestamp, Ttl};
+use crate::store::StoreError;
+
+use super::super::desk::Desk;
+use super::activate::{has_place, tell};
+use super::{AccessError, eligible, grant_event, opened, request_event};
+
+/// Rows of each kind that one sweep takes.
+const BATCH: u32 = 100;
+/// How long a node has the duty before another may take it.
+const DUTY: Ttl = Ttl::seconds(5);
+
+/// One round; nothing while another node has the duty.
+///
+/// # Errors
+/// When the database is away.
+pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), AccessError> {
+    let overdue = desk.store.access_request_overdue(now, BATCH).await?;
+    let due = desk.store.grant_list_due(now, BATCH).await?;
+    if overdue.is_empty() && due.is_empty() {
+        return Ok(());
+    }
+    let mut tx = desk.store.begin().await?;
+    let ours = tx.duty_take("access", node, now.plus(DUTY), now).await?;
+    tx.commit().await?;
+    if !ours {
+        return Ok(());
+    }
+    for request in overdue {
+        let mut tx = desk.store.begin().await?;
+        if let Some(closed) = tx.access_request_close(request.id, RequestState::TimedOut, None, now).await? {
+            let event = request_event(desk, EventType::RequestTimedOut, Actor::default(), &closed, now);
+            tx.event_append(&event).await?;
+            tx.commit().await?;
+        }
+    }
+    for grant in due {
+        match grant.state.at(now) {
+            GrantState::Over { end, .. } => end_by_itself(desk, &grant, end, None, now).await?,
+            GrantState::Scheduled | GrantState::Queued => begin(desk, &grant, now).await?,
+            GrantState::Active { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// Begins a grant that waited, if its holder may still have it and there is a place.
+async fn begin(desk: &Desk, grant: &Grant, now: Timestamp) -> Result<(), AccessError> {
+    let policies = desk.policies.load_full();
+    let request = desk.store.access_request_fetch(grant.request).await?;
+    let (Some(request), Some(definition)) = (request, policies.entitlement(&grant.entitlement)) else {
+        return end_by_itself(desk, grant, GrantEnd::Revoked, Some("the entitlement is gone"), now).await;
+    };
+    if let Err(error) = eligible(desk, &policies, &request, now).await {
+        return match error {
+            AccessError::Ineligible(why) => end_by_itself(desk, grant, GrantEnd::Revoked, Some(&why), now).await,
+            other => Err(other),
+        };
+    }
+    if opened(&policies, &grant.entitlement).iter().any(|action| !grant.actions.contains(action)) {
+        let why = "the entitlement opens more than what was approved; ask anew";
+        return end_by_itself(desk, grant, GrantEnd::Revoked, Some(why), now).await;
+    }
+    let mut tx = desk.store.begin().await?;
+    let next = if has_place(&mut tx, definition, now).await? {
+        grant.state.activated(grant.length, now).map_err(super::activate::stuck)?
+    } else {
+        GrantState::Queued
+    };
+    if next == grant.state {
+        return Ok(());
+    }
+    let Some(saved) = tx.grant_save(grant, next, None).await? else { return Ok(()) };
+    if saved.state.is_active(now) {
+        tx.event_append(&grant_event(desk, EventType::GrantActive, Actor::default(), &saved, now)).await?;
+        tell(&mut tx, &saved, now).await?;
+    }
+    tx.commit().await?;
+    desk.directory.grant_enter(&saved);
+    Ok(())
+}
+
+async fn end_by_itself(
+    desk: &Desk,
+    grant: &Grant,
+    end: GrantEnd,
+    why: Option<&str>,
+    now: Timestamp,
+) -> Result<(), AccessError> {
+    let next = match grant.state.at(now) {
+        over @ GrantState::Over { .. } => over,
+        open => open.ended(end, now).map_err(super::activate::stuck)?,
+    };
+    let mut tx = desk.store.begin().await?;
+    let Some(saved) = tx.grant_save(grant, next, why).await? else { return Ok(()) };
+    let kind = match end {
+        GrantEnd::Expired => EventType::GrantExpired,
+        GrantEnd::Revoked => EventType::GrantRevoked,
+        GrantEnd::Dropped => EventType::GrantDropped,
+    };
+    tx.event_append(&grant_event(desk, kind, Actor::default(), &saved, now).with("reason", why)).await?;
+    tell(&mut tx, &saved, now).await?;
+    tx.commit().await?;
+    desk.directory.grant_leave(&saved.holder.principal, saved.id);
+    Ok(())
+}
+
+/// Enters every active grant into this node's directory.
+///
+/// # Errors
+/// When the database is away.
+pub async fn load(desk: &Desk, now: Timestamp) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let page = desk.store.grant_list_active(after, 500, now).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.id);
+        page.iter().for_each(|grant| desk.directory.grant_enter(grant));
+    }
+}

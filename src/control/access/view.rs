@@ -1,0 +1,216 @@
+//! Requests and grants as a caller may see them: their own, those that they may answer or end, and
+//! all for auditors. To others they don't exist.
+
+use crate::model::{
+    AccessRequest, Approval, EntitlementName, Grant, GrantId, GrantState, RequestId, RequestState, Timestamp, Ttl,
+};
+use crate::policy::{EntitlementAction, InstallationAction, PolicySet};
+use crate::store::{AccessRequestFilter, GRANT_PAGE_MAX, StoreError};
+
+use super::super::caller::Caller;
+use super::super::desk::Desk;
+use super::{AccessError, may, one_human, person_of};
+
+/// Rows that one list looks at at most to fill a page.
+const LOOK_MAX: u32 = 1000;
+/// What counts as lately.
+const LATELY: Ttl = Ttl::hours(30 * 24);
+
+/// Whose requests or grants are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// The caller's own.
+    Own,
+    /// Requests that wait for the caller's answer.
+    ToApprove,
+    /// All that the caller may approve, revoke or audit.
+    All,
+}
+
+/// A request with what belongs to it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The request.
+    pub request: AccessRequest,
+    /// What approvers answered.
+    pub approvals: Vec<Approval>,
+    /// What was granted.
+    pub grant: Option<Grant>,
+    /// How far request and grant have come, as one word.
+    pub state: &'static str,
+    /// Grants of the entitlement to this person lately.
+    pub held_lately: i64,
+    /// Whether this person never held the entitlement before.
+    pub first_time: bool,
+}
+
+/// A grant with what belongs to it.
+#[derive(Debug, Clone)]
+pub struct GrantSeen {
+    /// The grant.
+    pub grant: Grant,
+    /// How far it has come.
+    pub state: &'static str,
+}
+
+/// The request of that id, if the caller may see it.
+///
+/// # Errors
+/// When there is none for the caller, or the database is away.
+pub async fn request_fetch(desk: &Desk, caller: &Caller, id: RequestId, now: Timestamp) -> Result<Seen, AccessError> {
+    let missing = AccessError::NotFound { what: "request" };
+    let Some(request) = desk.store.access_request_fetch(id).await? else { return Err(missing) };
+    let policies = desk.policies.load_full();
+    let own = request.requester.principal == *caller.principal();
+    if own || may_see(desk, &policies, caller, &request.entitlement, now) {
+        Ok(seen(desk, request, now).await?)
+    } else {
+        Err(missing)
+    }
+}
+
+/// Requests, newest first, with the cursor of the next page. `state` is the word that people see.
+///
+/// # Errors
+/// When the database is away.
+pub async fn request_list(
+    desk: &Desk,
+    caller: &Caller,
+    whose: Whose,
+    state: Option<&str>,
+    before: Option<RequestId>,
+    limit: usize,
+    now: Timestamp,
+) -> Result<(Vec<Seen>, Option<RequestId>), AccessError> {
+    let policies = desk.policies.load_full();
+    let me = person_of(caller.session());
+    let (mut found, mut cursor, mut looked) = (Vec::new(), before, 0);
+    let all = whose == Whose::All && sees_all(desk, caller, now);
+    loop {
+        let filter = AccessRequestFilter {
+            principal: (whose == Whose::Own).then_some(caller.principal()),
+            state: (whose == Whose::ToApprove).then_some(RequestState::Pending),
+            before: cursor,
+        };
+        let page = desk.store.access_request_list(&filter, GRANT_PAGE_MAX).await?;
+        let last = page.len() < usize::try_from(GRANT_PAGE_MAX).unwrap_or(usize::MAX);
+        for request in page {
+            cursor = Some(request.id);
+            looked += 1;
+            let wanted = match whose {
+                Whose::Own => true,
+                Whose::ToApprove => {
+                    request.state_at(now) == RequestState::Pending
+                        && !one_human(&policies, &request.requester, &me)
+                        && may(desk, &policies, caller, EntitlementAction::Approve, &request.entitlement, now)
+                }
+                Whose::All => {
+                    all || request.requester.principal == *caller.principal()
+                        || may_see(desk, &policies, caller, &request.entitlement, now)
+                }
+            };
+            if wanted {
+                let seen = seen(desk, request, now).await?;
+                if state.is_none_or(|state| state == seen.state) {
+                    found.push(seen);
+                }
+            }
+            if found.len() >= limit || looked >= LOOK_MAX {
+                return Ok((found, cursor));
+            }
+        }
+        if last {
+            return Ok((found, None));
+        }
+    }
+}
+
+/// The grant of that id, if the caller may see it.
+///
+/// # Errors
+/// When there is none for the caller, or the database is away.
+pub async fn grant_fetch(desk: &Desk, caller: &Caller, id: GrantId, now: Timestamp) -> Result<GrantSeen, AccessError> {
+    let missing = AccessError::NotFound { what: "grant" };
+    let Some(grant) = desk.store.grant_fetch(id).await? else { return Err(missing) };
+    let policies = desk.policies.load_full();
+    let own = grant.holder.principal == *caller.principal();
+    if own || may_see(desk, &policies, caller, &grant.entitlement, now) {
+        Ok(grant_seen(grant, now))
+    } else {
+        Err(missing)
+    }
+}
+
+/// Grants, newest first, with the cursor of the next page.
+///
+/// # Errors
+/// When the database is away.
+pub async fn grant_list(
+    desk: &Desk,
+    caller: &Caller,
+    whose: Whose,
+    before: Option<GrantId>,
+    limit: usize,
+    now: Timestamp,
+) -> Result<(Vec<GrantSeen>, Option<GrantId>), AccessError> {
+    let policies = desk.policies.load_full();
+    let own = (whose != Whose::All).then_some(caller.principal());
+    let all = whose == Whose::All && sees_all(desk, caller, now);
+    let (mut found, mut cursor, mut looked) = (Vec::new(), before, 0);
+    loop {
+        let page = desk.store.grant_list(own, cursor, GRANT_PAGE_MAX).await?;
+        let last = page.len() < usize::try_from(GRANT_PAGE_MAX).unwrap_or(usize::MAX);
+        for grant in page {
+            cursor = Some(grant.id);
+            looked += 1;
+            if all
+                || grant.holder.principal == *caller.principal()
+                || may_see(desk, &policies, caller, &grant.entitlement, now)
+            {
+                found.push(grant_seen(grant, now));
+            }
+            if found.len() >= limit || looked >= LOOK_MAX {
+                return Ok((found, cursor));
+            }
+        }
+        if last {
+            return Ok((found, None));
+        }
+    }
+}
+
+/// Auditors and those who may revoke anything see all.
+fn sees_all(desk: &Desk, caller: &Caller, now: Timestamp) -> bool {
+    let rights = [InstallationAction::ReadAudit, InstallationAction::Revoke, InstallationAction::Administer];
+    rights.into_iter().any(|right| caller.may(desk, right, now))
+}
+
+fn may_see(desk: &Desk, policies: &PolicySet, caller: &Caller, name: &EntitlementName, now: Timestamp) -> bool {
+    may(desk, policies, caller, EntitlementAction::Approve, name, now)
+        || may(desk, policies, caller, EntitlementAction::Revoke, name, now)
+        || sees_all(desk, caller, now)
+}
+
+pub(super) async fn seen(desk: &Desk, request: AccessRequest, now: Timestamp) -> Result<Seen, StoreError> {
+    let approvals = desk.store.access_approval_list(request.id).await?;
+    let grant = match request.grant {
+        Some(id) => desk.store.grant_fetch(id).await?,
+        None => None,
+    };
+    let (name, who) = (&request.entitlement, &request.requester.principal);
+    let ever = desk.store.grants_held(name, who, Timestamp::from_millis(0)).await?;
+    let held_lately = desk.store.grants_held(name, who, now.minus(LATELY)).await?;
+    let first_time = ever == 0 || (ever == 1 && grant.is_some());
+    let state = match (request.state_at(now), &grant) {
+        (RequestState::Approved, Some(grant)) => match grant.state.at(now) {
+            GrantState::Queued => "approved",
+            state => state.name(),
+        },
+        (state, _) => state.name(),
+    };
+    Ok(Seen { request, approvals, grant, state, held_lately, first_time })
+}
+
+pub(super) fn grant_seen(grant: Grant, now: Timestamp) -> GrantSeen {
+    GrantSeen { state: grant.state.at(now).name(), grant }
+}

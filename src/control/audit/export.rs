@@ -1,0 +1,167 @@
+//! The export: events of all logs with everything that proves them, as a stream of lines.
+//!
+//! 1. `begin` takes each log's newest checkpoint: the export is of exactly what they are over.
+//! 2. It puts together the evidence: statement, checkpoints, installation log, hashes of what lies
+//!    before and after.
+//! 3. `next` gives the lines, page by page, log by log.
+//!
+//! INVARIANT: memory holds one page. What the filter leaves out within a log's range is there with its
+//! leaf, so that the range still leads to the log's root.
+
+use std::collections::VecDeque;
+
+use crate::audit::checkpoint::LogName;
+use crate::audit::evidence::{Evidence, Extent, RangeProof, StatementText};
+use crate::audit::filter::Filter;
+use crate::audit::leaf::Leaf;
+use crate::audit::line::{Withheld, line_of, withheld_line};
+use crate::audit::merkle::cover;
+use crate::audit::note::NoteKey;
+use crate::audit::{Event, EventType, Outcome};
+use crate::control::caller::Caller;
+use crate::control::desk::Desk;
+use crate::model::Timestamp;
+use crate::policy::InstallationAction;
+use crate::store::{Log, Recorded, Store, StoreError};
+
+use super::read::ReadError;
+use super::root::Root;
+use super::tree::node_hashes;
+
+/// Events that are read at a time.
+const PAGE: u32 = 500;
+
+/// An export under way.
+pub struct Export {
+    store: Store,
+    filter: Filter,
+    logs: VecDeque<(Log, u64, u64)>,
+    /// Whether the columns beside a leaf are compared with it, too.
+    columns: bool,
+}
+
+/// What an export begins with.
+pub struct Begun {
+    /// What is said of it, not signed yet.
+    pub statement: StatementText,
+    /// Everything beside the events; its statement is empty.
+    pub evidence: Evidence,
+    /// The events.
+    pub export: Export,
+}
+
+/// Begins an export for the caller, and puts that on record.
+///
+/// # Errors
+/// When no policy lets them, or the database is away.
+pub async fn begin_for(
+    desk: &Desk,
+    caller: &Caller,
+    filter: &Filter,
+    format: &str,
+    now: Timestamp,
+) -> Result<(Evidence, Export), ReadError> {
+    let action = InstallationAction::ExportAudit;
+    if !caller.may(desk, action, now) {
+        return Err(ReadError::Denied(action));
+    }
+    let root = Root::open(&desk.store, &desk.sealer).await?;
+    let Begun { statement, mut evidence, export } = begin(&desk.store, root.key(), filter, now).await?;
+    evidence.statement = statement.sign(root.signer());
+    let mut event = Event::new(desk.event_id(now), now, EventType::AuditExported, Outcome::Success);
+    event.actor = caller.actor();
+    event.action = Some(action.name().into());
+    event.resource = Some("Installation::\"doorward\"".into());
+    let lines: u64 = statement.logs.iter().map(|extent| extent.to - extent.from).sum();
+    let filter = serde_json::to_value(&statement.filter).unwrap_or_default();
+    let event = event.with("filter", filter).with("format", format).with("lines", lines);
+    let mut tx = desk.store.begin().await?;
+    tx.event_append(&event).await?;
+    tx.commit().await?;
+    Ok((evidence, export))
+}
+
+/// Begins an export of what the newest checkpoints are over.
+///
+/// # Errors
+/// When the database is away, or has no installation log yet.
+pub async fn begin(store: &Store, root: &NoteKey, filter: &Filter, now: Timestamp) -> Result<Begun, ReadError> {
+    // ORDER: the installation log first: a log that it names a moment later is not missing then.
+    let installation = store.checkpoint_last(LogName::Installation).await?.ok_or(ReadError::NotFound)?;
+    let statements = store.statement_list(installation.size).await?;
+    let named: Vec<String> = statements.iter().filter_map(|leaf| named_by(leaf)).collect();
+    let mut checkpoints = vec![installation.note];
+    let (mut extents, mut proofs, mut logs) = (Vec::new(), Vec::new(), VecDeque::new());
+    for entry in store.log_list().await? {
+        let name = LogName::Node(*entry.log.node());
+        if !named.contains(&name.to_string()) {
+            continue;
+        }
+        let Some(head) = store.checkpoint_last(name).await? else { continue };
+        let (from, to) = if filter.from.is_none() && filter.to.is_none() {
+            (0, head.size)
+        } else {
+            let bounds = store.event_bounds(entry.log, filter.from, filter.to).await?;
+            bounds.map_or((head.size, head.size), |(first, last)| (first.min(head.size), (last + 1).min(head.size)))
+        };
+        let left = node_hashes(store, name, &cover(0, from)).await?;
+        let right = node_hashes(store, name, &cover(to, head.size)).await?;
+        extents.push(Extent { log: name.to_string(), size: head.size, from, to });
+        proofs.push(RangeProof::new(*entry.log.node(), &left, &right));
+        checkpoints.push(head.note);
+        logs.push_back((entry.log, from, to));
+    }
+    let statement = StatementText::new(now, filter, root, extents);
+    let evidence = Evidence { statement: String::new(), checkpoints, installation: statements, proofs };
+    Ok(Begun {
+        statement,
+        evidence,
+        export: Export { store: store.clone(), filter: filter.clone(), logs, columns: false },
+    })
+}
+
+fn named_by(leaf: &str) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_str(leaf).ok()?;
+    value.get("name")?.as_str().map(str::to_owned)
+}
+
+impl Export {
+    /// From now on an event whose columns are not what its leaf says gives a line that says so.
+    pub const fn compare_columns(&mut self) {
+        self.columns = true;
+    }
+
+    /// The next lines; none after the last.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn next(&mut self) -> Result<Option<Vec<String>>, StoreError> {
+        while let Some((log, from, to)) = self.logs.front().copied() {
+            let page = if from < to { self.store.event_range(log, from, to, PAGE).await? } else { Vec::new() };
+            let Some(last) = page.last().and_then(|event| event.seq).and_then(|seq| u64::try_from(seq).ok()) else {
+                self.logs.pop_front();
+                continue;
+            };
+            if let Some((_, next, _)) = self.logs.front_mut() {
+                *next = last + 1;
+            }
+            let lines = page.iter().filter_map(|event| self.line(event)).collect();
+            return Ok(Some(lines));
+        }
+        Ok(None)
+    }
+
+    /// The line of an event; an event that was altered gives the line that shows it.
+    fn line(&self, event: &Recorded) -> Option<String> {
+        if self.columns
+            && let Err(error) = event.verify()
+        {
+            // No line at all: whoever checks it finds that it can't be read.
+            return Some(error.to_string());
+        }
+        let text = std::str::from_utf8(event.leaf.as_deref()?).ok()?;
+        let leaf = Leaf::parse(text.as_bytes()).ok()?;
+        let wanted = event.sealed.is_pruned() || self.filter.wants(event.clear());
+        Some(if wanted { line_of(text, &leaf, &event.sealed) } else { withheld_line(text, &leaf, Withheld::Filtered) })
+    }
+}

@@ -1,0 +1,168 @@
+//! Reading the record: the newest events that a filter wants, or on from where one was.
+//!
+//! INVARIANT: nobody reads without leave, and every reading is on record before it is answered: once
+//! for each session, minute and filter, so that who follows the record does not fill it.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use crate::audit::filter::Filter;
+use crate::audit::{Event, EventType, Outcome};
+use crate::control::caller::Caller;
+use crate::control::desk::Desk;
+use crate::model::{EventId, NodeId, Timestamp};
+use crate::policy::InstallationAction;
+use crate::store::{LogEntry, Position, Recorded, StoreError};
+
+/// Why the record is not read.
+#[derive(Debug)]
+pub enum ReadError {
+    /// No policy lets the caller.
+    Denied(InstallationAction),
+    /// There is no such log or event.
+    NotFound,
+    /// The database did not do it.
+    Store(StoreError),
+    /// The tree of the record is not as it must be.
+    Tree(super::tree::TreeError),
+    /// The root key can't be used.
+    Root(super::root::RootError),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(action) => write!(f, "no policy lets you `{}` here", action.name()),
+            Self::NotFound => f.write_str("there is no such thing in the record"),
+            Self::Store(error) => write!(f, "the record could not be read: {error}"),
+            Self::Tree(error) => error.fmt(f),
+            Self::Root(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<super::tree::TreeError> for ReadError {
+    fn from(error: super::tree::TreeError) -> Self {
+        Self::Tree(error)
+    }
+}
+
+impl From<super::root::RootError> for ReadError {
+    fn from(error: super::root::RootError) -> Self {
+        Self::Root(error)
+    }
+}
+
+/// Lets the caller read, and puts that on record.
+///
+/// # Errors
+/// When no policy lets them, or the reading can't be recorded.
+pub async fn admit(desk: &Desk, caller: &Caller, what: &str, now: Timestamp) -> Result<(), ReadError> {
+    let action = InstallationAction::ReadAudit;
+    if !caller.may(desk, action, now) {
+        return Err(ReadError::Denied(action));
+    }
+    let mut event = Event::new(read_id(caller, what, now), now, EventType::AuditRead, Outcome::Success);
+    event.actor = caller.actor();
+    event.action = Some(action.name().into());
+    event.resource = Some("Installation::\"doorward\"".into());
+    let event = event.with("what", what);
+    let mut tx = desk.store.begin().await?;
+    tx.event_append(&event).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// One id for a session, a minute and what is read in it: a second event with it is the same one.
+fn read_id(caller: &Caller, what: &str, now: Timestamp) -> EventId {
+    let minute = now.seconds().div_euclid(60) * 60_000;
+    let mut hash = Sha256::new();
+    hash.update(b"audit.read\0");
+    hash.update(caller.session().id.bytes());
+    hash.update(minute.to_be_bytes());
+    hash.update(what.as_bytes());
+    let digest: [u8; 32] = hash.finalize().into();
+    let millis = u64::try_from(minute).unwrap_or(0).to_be_bytes();
+    let mut bytes = [0u8; 16];
+    for (target, source) in bytes.iter_mut().zip(millis.iter().skip(2).chain(&digest)) {
+        *target = *source;
+    }
+    // Version and variant of a UUIDv7 (RFC 9562 §5.7).
+    let [_, _, _, _, _, _, version, _, variant, ..] = &mut bytes;
+    *version = (*version & 0x0f) | 0x70;
+    *variant = (*variant & 0x3f) | 0x80;
+    EventId::from_bytes(bytes)
+}
+
+fn described(filter: &Filter) -> String {
+    let text = serde_json::to_string(&filter.text()).unwrap_or_default();
+    format!("events {text}")
+}
+
+/// The newest events that `filter` wants, older than `before`.
+///
+/// # Errors
+/// When the caller may not, or the database is away.
+pub async fn search(
+    desk: &Desk,
+    caller: &Caller,
+    filter: &Filter,
+    before: Option<EventId>,
+    limit: u32,
+    now: Timestamp,
+) -> Result<Vec<Recorded>, ReadError> {
+    admit(desk, caller, &described(filter), now).await?;
+    Ok(desk.store.event_search(filter, before, limit).await?)
+}
+
+/// What a follower has read of each log: the next number.
+pub type Positions = Vec<(NodeId, u64)>;
+
+/// Events that came after `positions`, log by log, and the positions after them. A log that is not in
+/// them is read from its end on.
+///
+/// # Errors
+/// When the caller may not, or the database is away.
+pub async fn follow(
+    desk: &Desk,
+    caller: &Caller,
+    filter: &Filter,
+    positions: &Positions,
+    limit: u32,
+    now: Timestamp,
+) -> Result<(Vec<Recorded>, Positions), ReadError> {
+    admit(desk, caller, &format!("follow {}", described(filter)), now).await?;
+    let (mut found, mut next) = (Vec::new(), Vec::new());
+    for entry in desk.store.log_list().await? {
+        let size = u64::try_from(entry.size).unwrap_or(0);
+        let node = *entry.log.node();
+        let known = positions.iter().find(|(log, _)| *log == node).map(|(_, seq)| *seq);
+        // A log of which nothing was known has begun since, if anything was known of others.
+        let from = known.unwrap_or(if positions.is_empty() { size } else { 0 });
+        let page = desk.store.event_follow(Position { log: entry.log, seq: from }, filter, limit).await?;
+        let whole = page.len() < usize::try_from(limit).unwrap_or(usize::MAX);
+        let last = page.last().and_then(|event| event.seq).and_then(|seq| u64::try_from(seq + 1).ok());
+        next.push((node, if whole { size.max(last.unwrap_or(from)).max(from) } else { last.unwrap_or(from) }));
+        found.extend(page);
+    }
+    found.sort_by_key(|event| (event.clear().time, event.clear().id));
+    Ok((found, next))
+}
+
+/// Every log.
+///
+/// # Errors
+/// When the caller may not, or the database is away.
+pub async fn logs(desk: &Desk, caller: &Caller, now: Timestamp) -> Result<Vec<LogEntry>, ReadError> {
+    admit(desk, caller, "logs", now).await?;
+    Ok(desk.store.log_list().await?)
+}

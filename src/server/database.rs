@@ -1,0 +1,279 @@
+//! The database at start: reached, or not there yet.
+//!
+//! An installation that ran before can start without it, in emergency mode: signing keys and the
+//! pseudonym secret come from sealed files beside the configuration, decisions go to the spool, and
+//! nobody passes but by break-glass. [`ComeBack`] then asks for the database until it is there,
+//! reads what a start reads, and ordinary callers pass again; no restart is needed.
+//!
+//! INVARIANT: a database that is there and is not this installation's (another key-encryption key,
+//! other tables) is an error and no emergency.
+
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::audit::Sealing;
+use crate::config::Config;
+use crate::control::Desk;
+use crate::control::record::{self, OpenRecordError};
+use crate::control::signing_key::{self, KeyError, KeySettings, Loaded};
+use crate::credential::seal::Sealer;
+use crate::gateway::worker::Shared;
+use crate::identity::directory::Directory;
+use crate::identity::provider::Providers;
+use crate::model::{Entropy, NodeId, Timestamp};
+use crate::store::{Recorder, RecorderParts, RecorderSettings, Spool, SpoolError, SpoolSettings, Store, StoreError};
+
+use super::keys::{KeyBox, keys_of};
+use super::reload::Reloader;
+use super::run::{Start, StartError, outside};
+use super::tasks::{self, Feed};
+
+/// How long the database may take for a sign of life at start.
+const LIFE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take to bring its tables up to date.
+const MIGRATE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a database that was away at start is asked for.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// What the database gave at start, or the files in its place.
+pub struct Opened {
+    pub store: Store,
+    pub sealer: Arc<Sealer>,
+    pub node: NodeId,
+    pub keys: KeyBox,
+    pub recorder: Recorder,
+    /// Why the database is away, in emergency mode.
+    pub away: Option<String>,
+}
+
+/// Why the database was not reached.
+enum ReachError {
+    /// It is away: later it may be there.
+    Away(StartError),
+    /// It is not what it must be.
+    Wrong(StartError),
+}
+
+/// The folder of what the gateway itself keeps on disk: beside the configuration.
+fn state_file(config: &Config, name: &str) -> PathBuf {
+    config.path.parent().unwrap_or_else(|| Path::new(".")).join(name)
+}
+
+/// This node's id: made at the first start and kept in a file.
+fn node_id(config: &Config, now: Timestamp, entropy: &dyn Entropy) -> Result<NodeId, StartError> {
+    let path = state_file(config, "node.id");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            NodeId::parse(text.trim()).map_err(outside(format!("reading the node's id from `{}`", path.display())))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let id = NodeId::fresh(now, entropy);
+            std::fs::write(&path, format!("{id}\n"))
+                .map_err(outside(format!("writing the node's id to `{}`", path.display())))?;
+            Ok(id)
+        }
+        Err(error) => Err(outside(format!("reading the node's id from `{}`", path.display()))(error)),
+    }
+}
+
+fn key_settings(config: &Config) -> KeySettings {
+    KeySettings {
+        rotate_every: config.tokens.key_rotation,
+        publish_lead: config.tokens.key_announce,
+        file: Some(state_file(config, "signing-keys.sealed")),
+        ..KeySettings::default()
+    }
+}
+
+/// Opens the database and all that a start reads of it first; or, with the database away, what the
+/// emergency path needs.
+///
+/// # Errors
+/// When the database is wrong; when it is away and this installation never ran, or has no spool.
+pub async fn open(
+    start: &Start,
+    recording: &TaskTracker,
+    end: &CancellationToken,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Opened, StartError> {
+    let config = &start.config;
+    let now = start.clock.now();
+    let place = config.storage.shown();
+    let store = Store::open(config.storage.url.expose()).map_err(outside(format!("opening the database `{place}`")))?;
+    let sealer =
+        Sealer::new(config.keys.key_encryption_key.expose()).map_err(outside("using the key-encryption key"))?;
+    let node = node_id(config, now, &*start.entropy)?;
+    let settings = key_settings(config);
+    let reached = reach(&store, &sealer, node, config, &settings, now, &start.entropy).await;
+    let spool = open_spool(config, &start.entropy).await?;
+    let (loaded, sealing, away) = match reached {
+        Ok(loaded) => (loaded, store.sealing().map_err(outside("opening the record"))?, None),
+        Err(ReachError::Wrong(error)) => return Err(error),
+        Err(ReachError::Away(error)) => {
+            let why = error.to_string();
+            let Some((loaded, sealing)) = from_files(config, &sealer, &settings, now, &start.entropy, &why) else {
+                return Err(error);
+            };
+            if spool.is_none() {
+                tracing::error!("there is no start without the database, since there is no spool for its decisions");
+                return Err(error);
+            }
+            tracing::error!(why, "the database is away: emergency mode, only break-glass callers are served");
+            (loaded, sealing, Some(why))
+        }
+    };
+    for alert in &loaded.alerts {
+        tracing::warn!(%alert, "a signing key needs attention");
+    }
+    let parts = RecorderParts {
+        store: store.clone(),
+        spool,
+        sealing,
+        settings: RecorderSettings::default(),
+        clock: Arc::clone(&start.clock),
+    };
+    let (recorder, _) = Recorder::start_with(parts, end.clone(), recording, runtime);
+    let keys = KeyBox::new(loaded.ring, settings);
+    Ok(Opened { store, sealer: Arc::new(sealer), node, keys, recorder, away })
+}
+
+/// Migrations, the record's log, the signing keys. What is sealed is kept on disk too, for a start
+/// without the database.
+async fn reach(
+    store: &Store,
+    sealer: &Sealer,
+    node: NodeId,
+    config: &Config,
+    settings: &KeySettings,
+    now: Timestamp,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Loaded, ReachError> {
+    let place = config.storage.shown();
+    let waiting = || outside(format!("waiting for the database `{place}`"));
+    let preparing = || outside(format!("preparing the database `{place}`"));
+    if let Some(file) = config.storage.sqlite_file() {
+        // For its owner alone: the record has people in it, and sealed keys.
+        let made = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&file);
+        made.map_err(outside(format!("opening the database file `{}`", file.display()))).map_err(ReachError::Away)?;
+    }
+    let alive = tokio::time::timeout(LIFE_TIMEOUT, store.ping()).await;
+    alive.map_err(|late| ReachError::Away(waiting()(late)))?.map_err(|error| ReachError::Away(preparing()(error)))?;
+    let migrated = tokio::time::timeout(MIGRATE_TIMEOUT, store.migrate()).await;
+    migrated.map_err(|late| ReachError::Away(waiting()(late)))?.map_err(|error| {
+        let wrong = error.is_of_other_tables();
+        let error = preparing()(error);
+        if wrong { ReachError::Wrong(error) } else { ReachError::Away(error) }
+    })?;
+    // ORDER: the log first, since making keys is an event.
+    if let Err(error) = record::open(store, sealer, node, now, Arc::clone(entropy)).await {
+        let away = matches!(error, OpenRecordError::Store(StoreError::Database(_)));
+        let error = outside("opening the record")(error);
+        return Err(if away { ReachError::Away(error) } else { ReachError::Wrong(error) });
+    }
+    if let Err(error) = record::keep_file(store, &pseudonym_file(config)).await {
+        tracing::warn!(%error, "the pseudonym secret could not be kept on disk: no start without the database");
+    }
+    signing_key::load_or_create(store, sealer, now, &**entropy, settings).await.map_err(|error| {
+        let away = matches!(error, KeyError::Store(_));
+        let error = outside("loading the signing keys")(error);
+        if away { ReachError::Away(error) } else { ReachError::Wrong(error) }
+    })
+}
+
+fn pseudonym_file(config: &Config) -> PathBuf {
+    state_file(config, "pseudonym.sealed")
+}
+
+/// Keys and sealing from the sealed files; `None` where one of them is not there or does not open.
+fn from_files(
+    config: &Config,
+    sealer: &Sealer,
+    settings: &KeySettings,
+    now: Timestamp,
+    entropy: &Arc<dyn Entropy>,
+    why: &str,
+) -> Option<(Loaded, Arc<Sealing>)> {
+    let sealing = record::open_from_file(sealer, &pseudonym_file(config), Arc::clone(entropy))
+        .inspect_err(|error| tracing::error!(%error, "there is no start without the database"));
+    let keys = signing_key::load_from_file(sealer, now, settings, why)
+        .inspect_err(|error| tracing::error!(%error, "there is no start without the database"));
+    Some((keys.ok()?, sealing.ok()?))
+}
+
+/// The spool that the configuration asks for. One that it does not name may not be possible.
+async fn open_spool(config: &Config, entropy: &Arc<dyn Entropy>) -> Result<Option<Spool>, StartError> {
+    let crate::config::Spool::File { path, bytes, named } = &config.audit.spool else {
+        return Ok(None);
+    };
+    let settings = SpoolSettings { path: path.clone(), bytes: *bytes };
+    match Spool::open(settings, Arc::clone(entropy)).await {
+        Ok(spool) => Ok(Some(spool)),
+        Err(SpoolError::Volatile { .. }) if !named => Ok(None),
+        Err(error) => Err(outside(format!("opening the spool `{}`", path.display()))(error)),
+    }
+}
+
+/// What is read of the database before ordinary callers may pass, at start and when it is back.
+///
+/// # Errors
+/// When the database is away, or does not fit the configuration.
+pub async fn take_up(
+    store: &Store,
+    providers: &Providers,
+    directory: &Directory,
+    now: Timestamp,
+) -> Result<Feed, StartError> {
+    providers.hold_issuers(store, now).await.map_err(outside("checking the providers"))?;
+    Feed::begin(store, directory, now).await.map_err(outside("reading revocations and locks"))
+}
+
+/// Waits for a database that was away at start.
+pub struct ComeBack {
+    pub config: Config,
+    pub node: NodeId,
+    pub keys: KeyBox,
+    pub shared: Arc<Shared>,
+    pub desk: Arc<Desk>,
+}
+
+impl ComeBack {
+    /// Ends emergency mode once the database is there, or with the gateway.
+    pub async fn run(mut self, reloader: Arc<Reloader>, tasks: TaskTracker) {
+        let mut told = String::new();
+        while tokio::time::timeout(RETRY_EVERY, self.shared.draining.cancelled()).await.is_err() {
+            match self.attempt().await {
+                Ok((loaded, feed)) => {
+                    self.keys.replace(loaded.ring);
+                    let (of_desk, of_tokens) = keys_of(self.keys.ring(), 1);
+                    reloader.replace_keys(of_desk, of_tokens);
+                    // ORDER: revocations and locks are known before anyone passes.
+                    self.shared.emergency.store(false, Ordering::Release);
+                    tracing::warn!("the database is back: ordinary callers are served again");
+                    return tasks::spawn_all(&tasks, feed, self.keys, &self.shared, &self.desk, &reloader);
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if error != told {
+                        tracing::error!(error, "emergency mode goes on");
+                        told = error;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<(Loaded, Feed), StartError> {
+        let (desk, now) = (&self.desk, self.shared.clock.now());
+        let settings = self.keys.settings();
+        let reached = reach(&desk.store, &desk.sealer, self.node, &self.config, settings, now, &desk.entropy).await;
+        let loaded = reached.map_err(|(ReachError::Away(error) | ReachError::Wrong(error))| error)?;
+        let feed = take_up(&desk.store, &desk.providers, &self.shared.directory, now).await?;
+        Ok((loaded, feed))
+    }
+}

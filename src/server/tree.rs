@@ -1,0 +1,308 @@
+//! The record's tree, beside everything else: it grows on the control runtime, and its checkpoints go
+//! to the witnesses.
+//!
+//! INVARIANT: nothing waits for a tree or a witness. What does not agree with the last checkpoint is
+//! never built upon: the door goes on, the tree stands still, and metric, log and `doctor` say so.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, OnceCell};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::audit::checkpoint::LogName;
+use crate::config::Witness;
+use crate::control::Desk;
+use crate::control::audit::root::Root;
+use crate::control::audit::tree::{LogTree, TreeError};
+use crate::control::audit::{StoredCheckpoint, retention};
+use crate::model::{Clock, Timestamp, Ttl};
+use crate::outbound::{Client, ClientSettings};
+
+/// How often the tree grows: a checkpoint at least each second while events come.
+const GROW_EVERY: Duration = Duration::from_millis(500);
+/// How long one growth may take.
+const GROW_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often witnesses are looked after.
+const WITNESS_EVERY: Duration = Duration::from_secs(1);
+/// How long one delivery may take.
+const DELIVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Checkpoints that are delivered at a time.
+const WITNESS_PAGE: i64 = 64;
+/// How often old events and old checkpoints are pruned.
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
+/// How long checkpoints are kept, the last ones excepted.
+const CHECKPOINTS_KEPT: Ttl = Ttl::hours(24 * 7);
+
+/// How the tree and its witnesses are doing, for metrics.
+#[derive(Debug, Default)]
+pub struct TreeState {
+    /// Leaves that are under a checkpoint.
+    pub size: AtomicU64,
+    /// 1 while the tree agrees with its last checkpoint.
+    pub consistent: AtomicI64,
+    /// Checkpoints' events that the slowest witness lacks.
+    pub lag_events: AtomicI64,
+    /// How old the oldest checkpoint is that a witness lacks, in seconds.
+    pub lag_seconds: AtomicI64,
+}
+
+/// What is there once the database is.
+struct Kept {
+    root: Root,
+    tree: Option<Mutex<LogTree>>,
+}
+
+/// The tree of this node, and the root key. Before the database is there, there is neither.
+pub struct Keeper {
+    kept: OnceCell<Kept>,
+    witnesses: Vec<Witness>,
+    retention: Ttl,
+    /// For metrics.
+    pub state: Arc<TreeState>,
+}
+
+impl Keeper {
+    /// A keeper that has opened nothing yet.
+    #[must_use]
+    pub fn new(witnesses: Vec<Witness>, retention: Ttl) -> Self {
+        Self { kept: OnceCell::new(), witnesses, retention, state: Arc::default() }
+    }
+
+    /// Opens root key and tree, once. A tree that does not agree stands still.
+    ///
+    /// # Errors
+    /// When the database is away or keys don't open.
+    pub async fn open(&self, desk: &Desk, now: Timestamp) -> Result<(), TreeOpenError> {
+        self.kept.get_or_try_init(|| self.opened(desk, now)).await.map(drop)
+    }
+
+    async fn opened(&self, desk: &Desk, now: Timestamp) -> Result<Kept, TreeOpenError> {
+        let root = Root::ensure(&desk.store, &desk.sealer, now, &*desk.entropy).await.map_err(TreeOpenError::Root)?;
+        let tree = match LogTree::open(&desk.store, &desk.sealer, &root, now, &*desk.entropy).await {
+            Ok(tree) => Some(Mutex::new(tree)),
+            Err(error @ TreeError::Inconsistent { .. }) => {
+                tracing::error!(%error, "the record was altered: no checkpoint is signed over it");
+                None
+            }
+            Err(error) => return Err(TreeOpenError::Tree(error)),
+        };
+        self.state.consistent.store(i64::from(tree.is_some()), Ordering::Relaxed);
+        Ok(Kept { root, tree })
+    }
+
+    /// The root key, as auditors hold it; none before the database is there.
+    #[must_use]
+    pub fn key(&self) -> Option<String> {
+        self.kept.get().map(|kept| kept.root.key().to_string())
+    }
+
+    /// Starts everything that goes on beside requests, until `stopping`.
+    pub fn spawn(self: &Arc<Self>, tasks: &TaskTracker, desk: &Arc<Desk>, stopping: &CancellationToken) {
+        tasks.spawn(Arc::clone(self).run(Arc::clone(desk), stopping.clone()));
+        tasks.spawn(Arc::clone(self).deliver(Arc::clone(desk), stopping.clone()));
+        tasks.spawn(Arc::clone(self).prune(Arc::clone(desk), stopping.clone()));
+    }
+
+    /// Lets the tree grow until `stopping`.
+    pub async fn run(self: Arc<Self>, desk: Arc<Desk>, stopping: CancellationToken) {
+        while tokio::time::timeout(GROW_EVERY, stopping.cancelled()).await.is_err() {
+            self.grow(&desk).await;
+        }
+    }
+
+    async fn grow(&self, desk: &Desk) {
+        let now = desk.clock.now();
+        if !self.kept.initialized() && self.open(desk, now).await.is_err() {
+            return;
+        }
+        let Some(Kept { root, tree: Some(tree) }) = self.kept.get() else { return };
+        let mut tree = tree.lock().await;
+        let work = async {
+            let grew = tree.grow(&desk.store, now).await?;
+            tree.tend(&desk.store, &desk.sealer, root, now, &*desk.entropy).await?;
+            Ok::<_, TreeError>(grew)
+        };
+        match tokio::time::timeout(GROW_TIMEOUT, work).await {
+            Ok(Ok(grew)) => self.state.size.store(grew.size, Ordering::Relaxed),
+            Ok(Err(error)) => tracing::warn!(%error, "the record's tree could not grow"),
+            Err(_) => tracing::warn!("the record's tree did not grow in time"),
+        }
+    }
+
+    /// After the last event was written: a last checkpoint, and the installation log's `log.closed`.
+    pub async fn close(&self, desk: &Desk) {
+        self.grow(desk).await;
+        let Some(Kept { root, tree: Some(tree) }) = self.kept.get() else { return };
+        let tree = tree.lock().await;
+        let done = tree.close(&desk.store, root, desk.clock.now());
+        if !matches!(tokio::time::timeout(GROW_TIMEOUT, done).await, Ok(Ok(()))) {
+            tracing::warn!("the end of this node's log is not in the installation log");
+        }
+        for witness in &self.witnesses {
+            if let Witness::File(_) = witness {
+                let _ = self.serve(desk, witness).await;
+            }
+        }
+    }
+
+    /// Delivers checkpoints until `stopping`, each witness by itself, so that one that hangs holds up
+    /// nobody.
+    pub async fn deliver(self: Arc<Self>, desk: Arc<Desk>, stopping: CancellationToken) {
+        let each = self.witnesses.iter().map(|witness| {
+            let (keeper, desk, stopping) = (Arc::clone(&self), Arc::clone(&desk), stopping.clone());
+            async move {
+                while tokio::time::timeout(WITNESS_EVERY, stopping.cancelled()).await.is_err() {
+                    if let Err(error) = keeper.serve(&desk, witness).await {
+                        tracing::warn!(witness = name_of(witness), error, "a checkpoint did not reach its witness yet");
+                    }
+                }
+            }
+        });
+        futures_util::future::join_all(each).await;
+    }
+
+    /// Brings one witness up to date, as far as it takes it.
+    async fn serve(&self, desk: &Desk, witness: &Witness) -> Result<(), String> {
+        if !self.kept.initialized() {
+            return Ok(());
+        }
+        let own = desk.store.own_log().map_err(|error| error.to_string())?;
+        let node = *own.node();
+        let name = name_of(witness);
+        let (mut lag_events, mut lag_seconds) = (0, 0);
+        let now = desk.clock.now();
+        let mut outcome = Ok(());
+        for log in [LogName::Installation, LogName::Node(node)] {
+            let reached = desk.store.witness_reached(&node, &name, log).await.map_err(|error| error.to_string())?;
+            let due =
+                desk.store.checkpoints_after(log, reached, WITNESS_PAGE).await.map_err(|error| error.to_string())?;
+            if let (Some(first), Some(last)) = (due.first(), due.last()) {
+                lag_seconds = lag_seconds.max(now.since(first.time).as_seconds());
+                lag_events += i64::try_from(last.size).unwrap_or(0) - reached;
+            }
+            let Some(last) = due.last().map(|checkpoint| checkpoint.size) else { continue };
+            let delivered = tokio::time::timeout(DELIVER_TIMEOUT, hand_over(witness, &due, &desk.clock)).await;
+            match delivered {
+                Ok(Ok(())) => {
+                    let noted = desk.store.witness_note(&node, &name, log, last, now).await;
+                    noted.map_err(|error| error.to_string())?;
+                }
+                Ok(Err(error)) => outcome = Err(error),
+                Err(_) => outcome = Err("it did not take it in time".to_owned()),
+            }
+        }
+        let left = |lag: i64| if outcome.is_ok() { 0 } else { lag };
+        self.state.lag_events.store(left(lag_events), Ordering::Relaxed);
+        self.state.lag_seconds.store(left(lag_seconds), Ordering::Relaxed);
+        outcome
+    }
+
+    /// Prunes what is older than the retention until `stopping`.
+    pub async fn prune(self: Arc<Self>, desk: Arc<Desk>, stopping: CancellationToken) {
+        while tokio::time::timeout(PRUNE_EVERY, stopping.cancelled()).await.is_err() {
+            if !self.kept.initialized() {
+                continue;
+            }
+            let now = desk.clock.now();
+            let pruned = async {
+                retention::prune(&desk, self.retention, now).await?;
+                let mut tx = desk.store.begin().await?;
+                tx.checkpoint_prune(now.minus(CHECKPOINTS_KEPT)).await?;
+                tx.commit().await
+            };
+            if let Err(error) = pruned.await {
+                tracing::warn!(%error, "old events could not be pruned");
+            }
+        }
+    }
+}
+
+/// Why there is no keeper of the tree.
+#[derive(Debug)]
+pub enum TreeOpenError {
+    /// The root key can't be used.
+    Root(crate::control::audit::root::RootError),
+    /// The tree can't be opened.
+    Tree(TreeError),
+}
+
+impl std::fmt::Display for TreeOpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Root(error) => error.fmt(f),
+            Self::Tree(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for TreeOpenError {}
+
+/// A witness's name in the database.
+fn name_of(witness: &Witness) -> String {
+    match witness {
+        Witness::File(path) => format!("file:{}", path.display()),
+        Witness::Webhook { url, .. } => format!("webhook:{url}"),
+    }
+}
+
+async fn hand_over(witness: &Witness, due: &[StoredCheckpoint], clock: &Arc<dyn Clock>) -> Result<(), String> {
+    match witness {
+        Witness::File(path) => {
+            let (path, text) =
+                (path.clone(), due.iter().map(|checkpoint| checkpoint.note.as_str()).collect::<String>());
+            let written = tokio::task::spawn_blocking(move || append(&path, &text)).await;
+            written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        }
+        Witness::Webhook { url, allow_loopback } => {
+            let settings = ClientSettings { authorities: Vec::new(), allow_loopback: *allow_loopback };
+            let client = Client::new(settings, Arc::clone(clock)).map_err(|error| error.to_string())?;
+            // One that is newer says all that the older ones said.
+            let Some(newest) = due.last() else { return Ok(()) };
+            let request = http::Request::post(url.as_str())
+                .header(http::header::CONTENT_TYPE, "text/plain; charset=utf-8")
+                .body(newest.note.clone().into_bytes())
+                .map_err(|error| error.to_string())?;
+            let answer = client.send(request).await.map_err(|error| error.to_string())?;
+            if answer.status().is_success() { Ok(()) } else { Err(format!("it answered {}", answer.status())) }
+        }
+    }
+}
+
+/// Appends notes to a witness file; what a crash left torn at its end is cut off first.
+fn append(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::{Read, Seek, SeekFrom, Write};
+    /// More than any note has.
+    const TAIL: u64 = 64 * 1024;
+    let mut file = std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    let whole = whole_end(&tail);
+    let torn = u64::try_from(tail.len() - whole).unwrap_or(0);
+    if torn > 0 {
+        file.set_len(length - torn)?;
+    }
+    file.seek(SeekFrom::End(0))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_data()
+}
+
+/// Where the last whole note of this end of a file ends.
+fn whole_end(tail: &[u8]) -> usize {
+    let Some(line_end) = tail.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1) else { return 0 };
+    let lines = tail.get(..line_end).unwrap_or_default();
+    let mut end = 0;
+    let mut at = 0;
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        at += line.len();
+        if line.starts_with("— ".as_bytes()) {
+            end = at;
+        }
+    }
+    end
+}

@@ -1,0 +1,183 @@
+//! The record read from one end to the other: numbered events, log by log in their order, or the
+//! newest first, as a filter wants them.
+//!
+//! Whoever exports, streams or counts comes through here: page by page, the last position as the
+//! cursor of the next page.
+
+use super::audit_event::{EVENT_PAGE_MAX, Recorded, Row};
+use super::engine::{Store, StoreError};
+use super::log::Log;
+use crate::audit::filter::Filter;
+use crate::model::{EventId, ServiceName, Timestamp, Ttl};
+
+/// Events are looked for by id, which begins with their time; clocks within one id and its event
+/// differ by less than this.
+const ID_SLACK: Ttl = Ttl::minutes(10);
+
+const FORWARD: &str = "\
+    select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \
+    e.body, e.personal, e.salts, e.leaf \
+    from audit_event e join audit_log l on l.number = e.log \
+    where e.log = $1 and e.seq >= $2 and e.seq < $3 order by e.seq limit $4";
+const BACKWARD: &str = "\
+    select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \
+    e.body, e.personal, e.salts, e.leaf \
+    from audit_event e join audit_log l on l.number = e.log \
+    where e.id < $1 and e.id >= $2 and e.time >= $3 and e.time < $4 \
+    and ($5 = '' or e.type = $5) and ($6 = '' or e.service = $6) and ($7 = '' or e.actor = $7) \
+    and ($8 = '' or e.grant_id = $8) and ($9 = '' or e.session = $9) \
+    order by e.id desc limit $10";
+const AFTER: &str = "\
+    select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \
+    e.body, e.personal, e.salts, e.leaf \
+    from audit_event e join audit_log l on l.number = e.log \
+    where e.log = $1 and e.seq >= $2 \
+    and ($3 = '' or e.type = $3) and ($4 = '' or e.service = $4) and ($5 = '' or e.actor = $5) \
+    and ($6 = '' or e.grant_id = $6) and ($7 = '' or e.session = $7) \
+    order by e.seq limit $8";
+const BOUNDS: &str = "\
+    select min(seq), max(seq) from audit_event where log = $1 and seq is not null \
+    and id >= $2 and id < $3 and time >= $4 and time < $5";
+
+/// A place in the record: a log and a number in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The log.
+    pub log: Log,
+    /// The number of the next event.
+    pub seq: u64,
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The least id of that time.
+fn id_at(time: Timestamp) -> EventId {
+    let millis = u64::try_from(time.millis()).unwrap_or(0).to_be_bytes();
+    let mut bytes = [0; 16];
+    for (target, source) in bytes.iter_mut().zip(millis.iter().skip(2)) {
+        *target = *source;
+    }
+    EventId::from_bytes(bytes)
+}
+
+struct Texts {
+    kind: &'static str,
+    service: String,
+    actor: String,
+    grant: String,
+    session: String,
+}
+
+impl Texts {
+    fn of(filter: &Filter) -> Self {
+        let text = |value: Option<String>| value.unwrap_or_default();
+        Self {
+            kind: filter.kind.map_or("", crate::audit::EventType::name),
+            service: filter.service.as_ref().map_or("", ServiceName::as_str).to_owned(),
+            actor: text(filter.actor.map(|id| id.to_string())),
+            grant: text(filter.grant.map(|id| id.to_string())),
+            session: text(filter.session.map(|id| id.to_string())),
+        }
+    }
+}
+
+impl Store {
+    /// The numbered events `from..to` of a log in their order, at most `limit` or
+    /// [`EVENT_PAGE_MAX`].
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn event_range(&self, log: Log, from: u64, to: u64, limit: u32) -> Result<Vec<Recorded>, StoreError> {
+        let rows: Vec<Row> = sqlx::query_as(FORWARD)
+            .bind(log.number)
+            .bind(signed(from))
+            .bind(signed(to))
+            .bind(i64::from(limit.min(EVENT_PAGE_MAX)))
+            .fetch_all(self.pool())
+            .await?;
+        rows.into_iter().map(Recorded::try_from).collect()
+    }
+
+    /// The numbered events of a log that a filter wants, from `position` on, in their order. The
+    /// filter's times are not looked at: who follows a log reads on from where it was.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn event_follow(
+        &self,
+        position: Position,
+        filter: &Filter,
+        limit: u32,
+    ) -> Result<Vec<Recorded>, StoreError> {
+        let texts = Texts::of(filter);
+        let rows: Vec<Row> = sqlx::query_as(AFTER)
+            .bind(position.log.number)
+            .bind(signed(position.seq))
+            .bind(texts.kind)
+            .bind(texts.service)
+            .bind(texts.actor)
+            .bind(texts.grant)
+            .bind(texts.session)
+            .bind(i64::from(limit.min(EVENT_PAGE_MAX)))
+            .fetch_all(self.pool())
+            .await?;
+        rows.into_iter().map(Recorded::try_from).collect()
+    }
+
+    /// The newest events that a filter wants, older than `before` where that is given.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn event_search(
+        &self,
+        filter: &Filter,
+        before: Option<EventId>,
+        limit: u32,
+    ) -> Result<Vec<Recorded>, StoreError> {
+        let texts = Texts::of(filter);
+        let newest = filter.to.map_or(EventId::from_bytes([0xff; 16]), |to| id_at(to.plus(ID_SLACK)));
+        let oldest = filter.from.map_or(EventId::from_bytes([0; 16]), |from| id_at(from.minus(ID_SLACK)));
+        let before = before.map_or(newest, |before| before.min(newest));
+        let rows: Vec<Row> = sqlx::query_as(BACKWARD)
+            .bind(before.to_string())
+            .bind(oldest.to_string())
+            .bind(filter.from.map_or(i64::MIN, Timestamp::millis))
+            .bind(filter.to.map_or(i64::MAX, Timestamp::millis))
+            .bind(texts.kind)
+            .bind(texts.service)
+            .bind(texts.actor)
+            .bind(texts.grant)
+            .bind(texts.session)
+            .bind(i64::from(limit.min(EVENT_PAGE_MAX)))
+            .fetch_all(self.pool())
+            .await?;
+        rows.into_iter().map(Recorded::try_from).collect()
+    }
+
+    /// The first and the last number of a log's events within these times; none where there are
+    /// none.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn event_bounds(
+        &self,
+        log: Log,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> Result<Option<(u64, u64)>, StoreError> {
+        let newest = to.map_or(EventId::from_bytes([0xff; 16]), |to| id_at(to.plus(ID_SLACK)));
+        let oldest = from.map_or(EventId::from_bytes([0; 16]), |from| id_at(from.minus(ID_SLACK)));
+        let found: (Option<i64>, Option<i64>) = sqlx::query_as(BOUNDS)
+            .bind(log.number)
+            .bind(oldest.to_string())
+            .bind(newest.to_string())
+            .bind(from.map_or(i64::MIN, Timestamp::millis))
+            .bind(to.map_or(i64::MAX, Timestamp::millis))
+            .fetch_one(self.pool())
+            .await?;
+        let whole = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok());
+        Ok(whole(found.0).zip(whole(found.1)))
+    }
+}
