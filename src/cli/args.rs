@@ -186,6 +186,9 @@ pub enum Command {
     /// Explain a decision: who, what, which policies decided, what would change it
     #[command(before_help = "Examples:\n  doorward why dec_…\n  doorward why dec_… -o json")]
     Why(WhyArgs),
+    /// The emergency path: when provider and database are away, custodians open the door
+    #[command(subcommand)]
+    Breakglass(super::breakglass::BreakGlassCommand),
     /// Write a completion script for a shell
     #[command(before_help = "Example:\n  doorward completions bash > /etc/bash_completion.d/doorward")]
     Completions(CompletionsArgs),

@@ -9,6 +9,7 @@ pub mod access_args;
 pub mod approval;
 pub mod args;
 pub mod audit;
+pub mod breakglass;
 pub mod check;
 pub mod client;
 pub mod context;
@@ -122,6 +123,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::run(context, &args),
         Command::Doctor(args) => wait_for(doctor::run(context, &args)),
         Command::Policy(command) => policies(context, command),
+        Command::Breakglass(command) => breakglass::run(context, &command),
 
         // Those of a client.
         Command::Login(args) => wait_for(login::run(context, &args)),

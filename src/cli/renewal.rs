@@ -9,7 +9,7 @@
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use x509_parser::pem::parse_x509_pem;
 
-use crate::model::{Timestamp, Ttl};
+use crate::model::{BreakGlassId, Timestamp, Ttl};
 use crate::wire::oauth::CLI_CLIENT_ID;
 use crate::wire::{Time, TokenAnswer};
 
@@ -94,10 +94,30 @@ pub async fn signed_in(context: &Context) -> Result<SignedIn, Failure> {
     let Some(session) = loaded? else { return Err(context.nobody_signed_in()) };
     let origin = context.server_of(&session)?;
     let ca_pem = context.named_ca()?.or_else(|| session.ca_pem.clone());
+    if session.record.session.starts_with(BreakGlassId::PREFIX) {
+        return opened(context, profile, session, origin, ca_pem);
+    }
     let session = match freshness(&session, context.clock.now()) {
         Freshness::Fresh => session,
         Freshness::Ending | Freshness::Over => renewed(context, &profile, &origin, ca_pem.as_deref()).await?,
     };
+    let client = Client::new(origin.clone(), ca_pem.as_deref(), Some(&identity(&session)))?;
+    Ok(SignedIn { profile, session, origin, client, ca_pem })
+}
+
+/// An opening: nothing renews it, and no server has to be reached for it.
+fn opened(
+    context: &Context,
+    profile: Profile,
+    session: SavedSession,
+    origin: Origin,
+    ca_pem: Option<String>,
+) -> Result<SignedIn, Failure> {
+    let ends = session.record.expires_at.0;
+    if ends.is_over(context.clock.now()) {
+        let detail = format!("the opening `{}` ended at {ends}", session.record.session);
+        return Err(Failure::signed_out("session_ended", detail, "doorward breakglass open"));
+    }
     let client = Client::new(origin.clone(), ca_pem.as_deref(), Some(&identity(&session)))?;
     Ok(SignedIn { profile, session, origin, client, ca_pem })
 }

@@ -8,6 +8,7 @@
 //! INVARIANT: nothing that is written in the file is ignored. A key is used, or unknown, or not
 //! built yet, and the last two are errors. All problems are reported at once.
 
+mod breakglass;
 pub mod certificate;
 pub mod check;
 pub mod doctor;
@@ -26,6 +27,7 @@ mod trust;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+pub use breakglass::BreakGlass;
 pub use certificate::{CertificateError, authorities_of, chain_of, covers, names_of, pair_of};
 pub use check::check_hosts;
 pub use document::Environment;
@@ -69,6 +71,8 @@ pub struct Config {
     pub policies: Policies,
     /// `[notify]`: who is told of what.
     pub notify: NotifySettings,
+    /// `[breakglass]`: the emergency path, where there is one.
+    pub breakglass: Option<BreakGlass>,
     /// `[telemetry]`: the plain listener for metrics and health.
     pub telemetry: Telemetry,
     /// Secrets that came from files: the key's dotted path and the file.
@@ -122,7 +126,6 @@ fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledge
     let folder = path.parent().unwrap_or(Path::new("."));
     let reading = Reading { ledger, environment, folder, secret_files: RefCell::default() };
     let mut root = Section::root(&reading, &document);
-    root.not_built("breakglass");
     let server = server::read(root.section("server"));
     let trust = trust::read(root.section("trust"));
     let identity = identity::read(root.section("identity"));
@@ -134,6 +137,7 @@ fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledge
     let policies = record::read_policies(root.section("policies"));
     let notify = notify::read(root.section("notify"));
     let telemetry = record::read_telemetry(root.section("telemetry"));
+    let breakglass = breakglass::read(root.section("breakglass"), server.as_ref().map(|server| server.domain.as_str()));
     drop(root);
     let config = Config {
         path: path.to_path_buf(),
@@ -147,6 +151,7 @@ fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledge
         audit,
         policies,
         notify,
+        breakglass,
         telemetry,
         secret_files: reading.secret_files.take(),
         warnings: Vec::new(),

@@ -20,6 +20,7 @@ use crate::identity::token::{Expected, Verified, claimed, verify};
 use crate::model::{EntitlementName, Principal, PrincipalKind, SessionId, Thumbprint, Timestamp};
 use crate::policy::{ClientCertificate, Facts, Subject};
 
+use super::breakglass;
 use super::canonical::Canonical;
 use super::handshake::Channel;
 use super::hygiene::{SESSION_COOKIE, own_cookie};
@@ -153,6 +154,9 @@ pub async fn authenticate(
     let mut ends_at = Timestamp::from_millis(i64::MAX);
     let mut machine = None;
 
+    if let Some(opening) = &channel.opening {
+        return breakglass::caller(worker, snapshot, channel, opening, routed, headers, now, named).await;
+    }
     let certificate = channel.certificate.as_ref();
     if let Some(certificate) = certificate {
         if !certificate.is_current(now) {
@@ -169,6 +173,8 @@ pub async fn authenticate(
             (Issuer::Device, _) => {}
             // A machine's names a workload where a trust rule says so, and never a user.
             (Issuer::Spiffe, _) => machine = certificate.spiffe_id.as_deref(),
+            // Only `breakglass::caller` knows what to make of one, and it has been asked above.
+            (Issuer::BreakGlass, _) => return Err(Refusal::BadCredential("an emergency certificate without its opening")),
         }
     }
 
@@ -216,6 +222,31 @@ pub async fn authenticate(
     Ok(caller)
 }
 
+impl Caller {
+    /// The caller of an opening, once `breakglass.rs` has asked everything of it.
+    pub(super) fn of_opening(
+        principal: Principal,
+        subject: Subject,
+        ends_at: Timestamp,
+        streams: CancellationToken,
+        _asked: &breakglass::Asked,
+    ) -> Self {
+        let subject = Rc::new(subject);
+        Self {
+            principal,
+            session: None,
+            base: Rc::clone(&subject),
+            subject,
+            grants: Vec::new(),
+            email: None,
+            token: None,
+            ends_at,
+            streams,
+            _proof: (),
+        }
+    }
+}
+
 /// The session of a cookie of this host.
 async fn cookie_session(worker: &Worker, value: &str, host: &str) -> Result<SessionId, Refusal> {
     let unknown = Refusal::BadCredential("an unknown session cookie");
@@ -236,7 +267,7 @@ async fn cookie_session(worker: &Worker, value: &str, host: &str) -> Result<Sess
 
 /// The token that was shown, if one was. `Authorization` is the door's unless the service passes
 /// it on; what is in it and is no bearer token is a credential that does not hold.
-fn presented_token(headers: &HeaderMap, pass_authorization: bool) -> Result<Option<Presented<'_>>, Refusal> {
+pub(super) fn presented_token(headers: &HeaderMap, pass_authorization: bool) -> Result<Option<Presented<'_>>, Refusal> {
     let one = |name: &HeaderName| -> Result<Option<&str>, Refusal> {
         let mut values = headers.get_all(name).iter();
         match (values.next(), values.next()) {
@@ -531,7 +562,7 @@ fn bearer_caller(snapshot: &Snapshot, token: Rc<VerifiedToken>, ends_at: Timesta
 
 /// A browser sends cookie and certificate by itself, also for another site's page: then an unsafe
 /// method or an upgrade is refused unless the service lists the origin.
-fn not_cross_site(worker: &Worker, routed: &Routed, headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn not_cross_site(worker: &Worker, routed: &Routed, headers: &HeaderMap) -> Result<(), Refusal> {
     let Canonical { method, host, upgrade, .. } = &routed.canonical;
     if !is_unsafe(method) && upgrade.is_none() {
         return Ok(());

@@ -105,7 +105,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, coun
     };
     let state = stream.get_ref().1;
     let name = name.unwrap_or_default();
-    let channel = match Channel::new(peer, name, state, &snapshot.tls.trust, snapshot.trust_epoch) {
+    let channel = match Channel::new(peer, name, state, &snapshot.tls.trust, snapshot.trust_epoch, worker.now()) {
         Ok(channel) => Rc::new(channel),
         Err(error) => {
             shared.metrics.handshake_failed("certificate");

@@ -18,6 +18,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CommonState, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::identity::breakglass::{Opening, OpeningRules, carries_opening, evidence_of};
 use crate::identity::certificate::{ClientCertificate, Issuer};
 use crate::model::Timestamp;
 
@@ -64,6 +65,8 @@ pub struct ClientTrust {
     classes: Vec<TrustClass>,
     hints: Vec<DistinguishedName>,
     mandatory: bool,
+    /// The emergency path, where there is one.
+    breakglass: Option<Arc<OpeningRules>>,
 }
 
 impl ClientTrust {
@@ -71,7 +74,11 @@ impl ClientTrust {
     ///
     /// # Errors
     /// When an anchor can't be read or our own is missing.
-    pub fn new(anchors: &TrustAnchors, mandatory: Mandatory) -> Result<Self, TlsError> {
+    pub fn new(
+        anchors: &TrustAnchors,
+        mandatory: Mandatory,
+        breakglass: Option<Arc<OpeningRules>>,
+    ) -> Result<Self, TlsError> {
         if anchors.ours.is_empty() {
             return Err(TlsError("our own client authority is missing: set `[trust] client_ca`".to_owned()));
         }
@@ -99,7 +106,18 @@ impl ClientTrust {
             hints.extend(verifier.root_hint_subjects().iter().cloned());
             classes.push(TrustClass { issuer, subjects, verifier });
         }
-        Ok(Self { classes, hints, mandatory: mandatory == Mandatory::Yes })
+        Ok(Self { classes, hints, mandatory: mandatory == Mandatory::Yes, breakglass })
+    }
+
+    /// Judges a certificate that carries an opening: by custodians alone, and alone in its chain.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the record.
+    pub fn opening(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Opening, String> {
+        let rules = self.breakglass.as_ref().ok_or("there is no emergency path here")?;
+        let [leaf] = chain else { return Err("an opening comes with one certificate".to_owned()) };
+        let (key, evidence) = evidence_of(leaf).ok_or("the certificate's opening can't be read")?;
+        rules.open(&key, &evidence, now).map_err(|error| error.to_string())
     }
 
     /// The kind of authority that a chain must be verified under: the one that issued its last
@@ -161,6 +179,15 @@ impl ClientCertVerifier for ClientTrust {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let unknown = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        // INVARIANT: what carries an opening is on that path and on no other.
+        if carries_opening(leaf) {
+            let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+            let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+            return match self.opening(&chain, Timestamp::from_seconds(seconds)) {
+                Ok(_) => Ok(ClientCertVerified::assertion()),
+                Err(why) => Err(rustls::Error::General(format!("break-glass: {why}"))),
+            };
+        }
         let class = self.class_of(leaf, intermediates).ok_or_else(unknown)?;
         class.verifier.verify_client_cert(leaf, intermediates, now)
     }
@@ -225,6 +252,8 @@ pub struct TlsSide {
     pub refusing: Arc<ServerConfig>,
     /// The verifier, for asking again.
     pub trust: Arc<ClientTrust>,
+    /// What openings are judged by, for asking again.
+    pub breakglass: Option<Arc<OpeningRules>>,
     /// When the server's own certificate ends.
     pub not_after: Timestamp,
 }
@@ -238,6 +267,7 @@ impl TlsSide {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
         anchors: &TrustAnchors,
+        breakglass: Option<Arc<OpeningRules>>,
     ) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let leaf =
@@ -265,14 +295,15 @@ impl TlsSide {
                 config.max_early_data_size = 0;
                 Ok(Arc::new(config))
             };
-        let mandatory = Arc::new(ClientTrust::new(anchors, Mandatory::Yes)?);
-        let asking = Arc::new(ClientTrust::new(anchors, Mandatory::No)?);
+        let mandatory = Arc::new(ClientTrust::new(anchors, Mandatory::Yes, breakglass.clone())?);
+        let asking = Arc::new(ClientTrust::new(anchors, Mandatory::No, breakglass.clone())?);
         let one: Arc<dyn ResolvesServerCert> = Arc::new(OneCertificate(certified));
         Ok(Self {
             required: side(Arc::clone(&mandatory), Arc::clone(&one))?,
             optional: side(Arc::clone(&asking), one)?,
             refusing: side(asking, Arc::new(NoCertificate))?,
             trust: mandatory,
+            breakglass,
             not_after,
         })
     }
@@ -298,6 +329,8 @@ pub struct Channel {
     pub http2: bool,
     /// The verified client certificate, where one was shown that names somebody.
     pub certificate: Option<ClientCertificate>,
+    /// The opening that the certificate stands for, judged when the handshake was done.
+    pub opening: Option<Opening>,
     /// Its chain, for verifying again.
     chain: Vec<CertificateDer<'static>>,
     /// The set of authorities that last verified it.
@@ -316,11 +349,22 @@ impl Channel {
         state: &CommonState,
         trust: &ClientTrust,
         epoch: u64,
+        now: Timestamp,
     ) -> Result<Self, TlsError> {
         let chain: Vec<CertificateDer<'static>> =
             state.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
+        let mut opening = None;
         let certificate = match chain.first() {
             None => None,
+            Some(leaf) if carries_opening(leaf) => {
+                let proven = trust.opening(&chain, now).map_err(TlsError)?;
+                let read = ClientCertificate::read(leaf, Issuer::BreakGlass)
+                    .map_err(|e| TlsError(format!("the client's certificate can't be read: {e:?}")))?;
+                let (not_before, not_after) = (proven.challenge.not_before, proven.challenge.expires);
+                opening = Some(proven);
+                // Its own dates are the client's word; the challenge's are the custodians'.
+                Some(ClientCertificate { not_before, not_after, ..read })
+            }
             Some(leaf) => {
                 let issuer = trust
                     .kind_of(&chain)
@@ -335,6 +379,7 @@ impl Channel {
             name,
             http2: state.alpn_protocol() == Some(ALPN_H2),
             certificate,
+            opening,
             chain,
             epoch: Cell::new(epoch),
         })

@@ -3,6 +3,7 @@
 pub mod authenticate;
 pub mod authorize;
 pub mod body;
+mod breakglass;
 pub mod browser;
 pub mod canonical;
 pub mod connection;

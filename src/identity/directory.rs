@@ -13,8 +13,8 @@ use papaya::{Compute, HashMap, Operation};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{
-    ActionName, EntitlementName, Grant, GrantId, GrantState, Principal, ServiceName, Session, SessionEnd, SessionId,
-    Timestamp, Ttl,
+    ActionName, BreakGlassId, EntitlementName, Grant, GrantId, GrantState, Principal, PrincipalKind, ServiceName,
+    Session, SessionEnd, SessionId, Timestamp, Ttl,
 };
 
 /// A session with the means to cut the streams that are open under it.
@@ -89,6 +89,8 @@ pub struct Directory {
     locks: HashMap<Principal, ()>,
     /// Tokens of ours by `jti`: withdrawn ones, and those that streams are open under.
     tokens: HashMap<String, Arc<KnownToken>>,
+    /// Openings that were used here, with what cuts their streams.
+    openings: HashMap<BreakGlassId, CancellationToken>,
     grants: HashMap<Principal, Arc<[LiveGrant]>>,
     /// Grants that ended early and when they would have: never entered as live again.
     ended: HashMap<GrantId, Timestamp>,
@@ -157,6 +159,12 @@ impl Directory {
     pub fn lock(&self, principal: &Principal) {
         self.locks.pin().insert(principal.clone(), ());
         self.epoch.fetch_add(1, Ordering::Release);
+        if principal.kind() == PrincipalKind::BreakGlass
+            && let Ok(id) = BreakGlassId::parse(principal.id())
+            && let Some(streams) = self.openings.pin().get(&id)
+        {
+            streams.cancel();
+        }
         let sessions = self.sessions.pin();
         let theirs: Vec<SessionId> =
             sessions.iter().filter(|(_, entry)| entry.session.principal == *principal).map(|(id, _)| *id).collect();
@@ -166,6 +174,18 @@ impl Directory {
                 Arc::new(LiveSession { session: entry.session.clone(), streams: CancellationToken::new() })
             });
         }
+    }
+
+    /// What cuts the streams of an opening; none where this node has not let it through yet.
+    #[must_use]
+    pub fn opening(&self, id: BreakGlassId) -> Option<CancellationToken> {
+        self.openings.pin().get(&id).cloned()
+    }
+
+    /// An opening is on record and may be used. What a lock cut stays cut: a lock that was lifted
+    /// needs a new opening for new streams.
+    pub fn opening_insert(&self, id: BreakGlassId) -> CancellationToken {
+        self.openings.pin().get_or_insert_with(id, CancellationToken::new).clone()
     }
 
     /// Lifts the bar.

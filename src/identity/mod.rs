@@ -1,6 +1,7 @@
 //! Who is calling, proven: providers, client certificates, cookies and tokens; and the directory
 //! of what this node knows about sessions and locks at this moment.
 
+pub mod breakglass;
 pub mod certificate;
 pub mod cookie;
 pub mod directory;

@@ -141,6 +141,8 @@ ids! {
     LeaseId = "lea_";
     /// A bar on a principal.
     LockId = "lck_";
+    /// One opening of the emergency path.
+    BreakGlassId = "brk_";
     /// A signing key of the installation.
     KeyId = "key_";
     /// A sign-in under way.

@@ -4,6 +4,7 @@
 //! time and chance come in as parameters, so every rule can be tested by a table.
 
 pub mod access_request;
+pub mod breakglass;
 pub mod device;
 pub mod entropy;
 pub mod grant;
@@ -19,7 +20,8 @@ pub use device::{Device, Thumbprint};
 pub use entropy::Entropy;
 pub use grant::{Grant, GrantEnd, GrantState, GrantStuck};
 pub use id::{
-    DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId, RequestId, SessionId, UserRef,
+    BreakGlassId, DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId, RequestId, SessionId,
+    UserRef,
 };
 pub use principal::{Principal, PrincipalKind};
 pub use secret::Secret;

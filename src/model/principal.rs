@@ -65,6 +65,12 @@ impl Principal {
         Self::user(issuer, subject).map(|named| Self { kind: PrincipalKind::Workload, id: named.id })
     }
 
+    /// Whoever holds the client key of this opening.
+    #[must_use]
+    pub fn breakglass(id: super::id::BreakGlassId) -> Self {
+        Self { kind: PrincipalKind::BreakGlass, id: id.to_string().into() }
+    }
+
     /// A principal as stored: kind and whole id.
     #[must_use]
     pub fn stored(kind: PrincipalKind, id: &str) -> Option<Self> {

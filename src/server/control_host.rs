@@ -80,7 +80,7 @@ async fn serve(shared: Arc<Shared>, router: Router, connection: ControlConnectio
     let Ok(Ok(stream)) = handshake else {
         return shared.metrics.handshake_failed("refused");
     };
-    let Ok(channel) = Channel::new(peer, name, stream.get_ref().1, &trust, epoch) else {
+    let Ok(channel) = Channel::new(peer, name, stream.get_ref().1, &trust, epoch, shared.clock.now()) else {
         return shared.metrics.handshake_failed("certificate");
     };
     let http2 = channel.http2;

@@ -128,7 +128,9 @@ fn tls(config: &Config, anchors: &TrustAnchors) -> Result<TlsSide, MaterialError
         .map_err(|error| one(format!("{}: {error}", files.certificate.display())))?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| one(format!("{}: the private key can't be read: {error}", files.key.display())))?;
-    TlsSide::new(chain, key, anchors).map_err(|error| one(format!("{}: {error}", files.certificate.display())))
+    let breakglass = config.breakglass.as_ref().map(|it| Arc::new(it.rules.clone()));
+    TlsSide::new(chain, key, anchors, breakglass)
+        .map_err(|error| one(format!("{}: {error}", files.certificate.display())))
 }
 
 /// Reads the configuration again and everything that it names.

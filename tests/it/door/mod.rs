@@ -1,6 +1,7 @@
 //! The door as a whole, from a client's first byte to what an upstream saw: each attack class of
 //! the threat list that this stage speaks of, and what must work besides.
 
+mod breakglass;
 mod browser;
 mod exchange;
 mod fixture;

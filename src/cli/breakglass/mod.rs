@@ -1,0 +1,160 @@
+//! `doorward breakglass`: ask the custodians, sign as one, and go through with what they signed.
+
+mod open;
+mod pending;
+mod sign;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::config::{BreakGlass, Config, Environment};
+use crate::model::{BreakGlassId, ServiceName, Ttl};
+
+use super::args::Format;
+use super::context::Context;
+use super::failure::Failure;
+use super::serve::configuration;
+
+/// The commands of the emergency path.
+#[derive(Debug, Subcommand)]
+pub enum BreakGlassCommand {
+    /// List the custodians of a configuration
+    #[command(before_help = "Example:\n  doorward breakglass custodians --config /etc/doorward/doorward.toml")]
+    Custodians(CustodiansArgs),
+    /// Make a challenge, or with signatures a certificate that opens
+    #[command(before_help = OPEN_EXAMPLES)]
+    Open(OpenArgs),
+    /// Sign a challenge where there is no OpenSSH
+    #[command(before_help = "Example:\n  doorward breakglass sign --key ~/.ssh/id_ed25519 --challenge challenge.txt")]
+    Sign(SignArgs),
+}
+
+const OPEN_EXAMPLES: &str = "\
+Examples:
+  doorward breakglass open --config doorward.toml --all --reason \"provider is down\" --for 30m --opener erin \\
+    --challenge-out challenge.txt
+  ssh-keygen -Y sign -n doorward-breakglass -f KEY challenge.txt          each custodian, anywhere
+  doorward breakglass open --resume brk_… --signature a.sig --signature b.sig
+  doorward --profile breakglass curl https://ops-api.example.com/status";
+
+/// `doorward breakglass custodians`
+#[derive(Debug, Clone, Args)]
+pub struct CustodiansArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = "doorward.toml")]
+    pub config: PathBuf,
+}
+
+/// `doorward breakglass open`
+#[derive(Debug, Clone, Args)]
+pub struct OpenArgs {
+    /// A service that is to be opened; may be given several times
+    #[arg(long, value_name = "SERVICE", value_parser = ServiceName::parse, conflicts_with_all = ["all", "resume"])]
+    pub service: Vec<ServiceName>,
+    /// Open every service
+    #[arg(long, conflicts_with = "resume")]
+    pub all: bool,
+    /// Why, for the custodians and the record
+    #[arg(long, value_name = "TEXT", required_unless_present = "resume")]
+    pub reason: Option<String>,
+    /// How long: 90s, 15m, at most 1h
+    #[arg(long = "for", value_name = "LENGTH", required_unless_present = "resume", value_parser = length)]
+    pub length: Option<Ttl>,
+    /// Where the challenge is written
+    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    pub challenge_out: Option<PathBuf>,
+    /// Who opens [default: the user of this machine]
+    #[arg(long, value_name = "NAME", conflicts_with = "resume")]
+    pub opener: Option<String>,
+    /// The opener's key, where the opener is a custodian: it proves the name and does not count
+    #[arg(long, value_name = "KEY", conflicts_with = "resume")]
+    pub opener_key: Option<PathBuf>,
+    /// The passphrase of the opener's key [else DOORWARD_PASSPHRASE]
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The configuration that the challenge goes by
+    #[arg(long, value_name = "FILE", default_value = "doorward.toml")]
+    pub config: PathBuf,
+    /// Go on with a challenge that was signed
+    #[arg(long, value_name = "ID", value_parser = BreakGlassId::parse, requires = "signature")]
+    pub resume: Option<BreakGlassId>,
+    /// A signature of it; one for each custodian
+    #[arg(long, value_name = "FILE", requires = "resume")]
+    pub signature: Vec<PathBuf>,
+}
+
+/// `doorward breakglass sign`
+#[derive(Debug, Clone, Args)]
+pub struct SignArgs {
+    /// The custodian's OpenSSH private key
+    #[arg(long, value_name = "KEY")]
+    pub key: PathBuf,
+    /// The challenge; the signature is written beside it, with `.sig`
+    #[arg(long, value_name = "FILE")]
+    pub challenge: PathBuf,
+    /// Where the signature is written instead
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// The passphrase of the key [else DOORWARD_PASSPHRASE]
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+fn length(text: &str) -> Result<Ttl, String> {
+    Ttl::parse(text).ok_or_else(|| "a length of time is written `90s`, `15m` or `1h`".to_owned())
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// What was wrong.
+pub fn run(context: &Context, command: &BreakGlassCommand) -> Result<(), Failure> {
+    match command {
+        BreakGlassCommand::Custodians(args) => custodians(context, &args.config),
+        BreakGlassCommand::Open(args) => open::run(context, args),
+        BreakGlassCommand::Sign(args) => sign::run(context, args),
+    }
+}
+
+/// A configuration and its emergency path.
+fn installation(path: &Path) -> Result<(Config, BreakGlass), Failure> {
+    let config = configuration(path, &Environment::of_process())?;
+    let Some(breakglass) = config.breakglass.clone() else {
+        return Err(Failure::usage(format!(
+            "`{}` has no `[breakglass]`: name `custodians` and `threshold` there",
+            path.display()
+        )));
+    };
+    Ok((config, breakglass))
+}
+
+fn custodians(context: &Context, path: &Path) -> Result<(), Failure> {
+    let (_, breakglass) = installation(path)?;
+    let keys = breakglass.rules.custodians.keys();
+    let row = |key: &crate::identity::breakglass::custodians::CustodianKey| {
+        let until = key.valid_before.map(|time| time.to_string());
+        (key.name().to_owned(), key.key.algorithm().to_string(), key.key.fingerprint(ssh_key::HashAlg::Sha256), until)
+    };
+    if context.printer.format() == Format::Json {
+        let items: Vec<_> = keys
+            .iter()
+            .map(row)
+            .map(|(name, kind, print, until)| json!({ "name": name, "key_type": kind, "fingerprint": print.to_string(), "valid_before": until }))
+            .collect();
+        return context.printer.json(&json!({ "items": items, "next": null }));
+    }
+    let rows: Vec<Vec<String>> = keys
+        .iter()
+        .map(row)
+        .map(|(name, kind, print, until)| vec![name, kind, print.to_string(), until.unwrap_or_default()])
+        .collect();
+    context.printer.table(&["custodian", "key", "fingerprint", "until"], &rows)?;
+    context.printer.talk(&format!(
+        "{} of {} must sign.",
+        breakglass.rules.threshold,
+        breakglass.rules.custodians.count()
+    ));
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! `[breakglass]`: who can open the door on the worst day, and for how long.
+
+use std::path::PathBuf;
+
+use crate::identity::breakglass::OpeningRules as OpeningSettings;
+use crate::identity::breakglass::custodians::{Custodians, FILE_BYTES_MAX};
+use crate::model::Ttl;
+use crate::model::breakglass::{DURATION_MAX, SIGNATURES_MAX};
+
+use super::problem::Place;
+use super::section::Section;
+
+/// The emergency path of an installation.
+#[derive(Debug, Clone)]
+pub struct BreakGlass {
+    /// `custodians`: an OpenSSH allowed_signers file.
+    pub custodians: PathBuf,
+    /// What challenges are judged by: the file as read, `threshold`, `max_duration`, the domain.
+    pub rules: OpeningSettings,
+}
+
+pub(in crate::config) fn read(mut section: Section<'_>, domain: Option<&str>) -> Option<BreakGlass> {
+    let given = section.has("custodians") || section.has("threshold") || section.has("max_duration");
+    let file = section.path("custodians");
+    let most = u32::try_from(SIGNATURES_MAX).unwrap_or(2);
+    let threshold = section.count("threshold", 2, 2..=most);
+    let duration_max = section.ttl("max_duration", DURATION_MAX, Ttl::seconds(1)..=DURATION_MAX);
+    if !given && *section.place() == Place::Whole {
+        return None;
+    }
+    for key in ["custodians", "threshold"] {
+        if !section.has(key) {
+            section.missing(key, "name the custodians' allowed_signers file, and how many of them must sign");
+        }
+    }
+    let file = file?;
+    let help = "one line a custodian, `NAME ssh-ed25519 AAAA…`, as ssh-keygen(1) has it under ALLOWED SIGNERS";
+    let bytes = match std::fs::metadata(&file).map(|it| it.len() > FILE_BYTES_MAX as u64) {
+        Ok(false) => std::fs::read(&file).map_err(|error| error.to_string()),
+        Ok(true) => Err("it is larger than 256 KiB".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let read = bytes
+        .map_err(|error| format!("`{}` can't be read: {error}", file.display()))
+        .and_then(|bytes| Custodians::parse(&bytes).map_err(|error| format!("{}: {error}", file.display())));
+    let custodians = match read {
+        Ok(custodians) => custodians,
+        Err(message) => {
+            section.error("custodians", message, help);
+            return None;
+        }
+    };
+    let count = custodians.count();
+    if usize::try_from(threshold).unwrap_or(usize::MAX) > count {
+        let message = format!("`breakglass.threshold` is {threshold}, and there are {count} custodians");
+        section.error("threshold", message, "name more custodians, or ask for fewer of them");
+        return None;
+    }
+    let rules = OpeningSettings { custodians, threshold, duration_max, trust_domain: domain?.to_owned() };
+    Some(BreakGlass { custodians: file, rules })
+}

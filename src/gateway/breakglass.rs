@@ -1,0 +1,123 @@
+//! A caller on the emergency path: the handshake judged the opening and the client proved its key;
+//! here is asked, on each request, all that can change since.
+//!
+//! INVARIANTS: no other credential is taken beside it, and it is taken for no other. ORDER: that
+//! somebody opened is on record, by one event however many nodes see it, before the first request
+//! of the opening goes anywhere.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::{Event, EventType, Outcome};
+use crate::identity::breakglass::Opening;
+use crate::model::{EventId, Principal, Timestamp};
+use crate::policy::{BreakGlassFacts, Facts};
+
+use super::authenticate::{Caller, not_cross_site, presented_token};
+use super::handshake::Channel;
+use super::hygiene::{SESSION_COOKIE, own_cookie};
+use super::refusal::Refusal;
+use super::route::Routed;
+use super::snapshot::Snapshot;
+use super::worker::Worker;
+
+/// How long the record of an opening may take.
+const RECORD_TIMEOUT: Duration = Duration::from_millis(1800);
+
+/// That everything was asked: only [`caller`] makes one.
+pub struct Asked(());
+
+/// Who calls under this opening.
+///
+/// # Errors
+/// What does not hold now, or that the opening could not be put on record.
+#[expect(clippy::too_many_arguments, reason = "each is one stage's proof")]
+pub async fn caller(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    channel: &Channel,
+    opening: &Opening,
+    routed: &Routed,
+    headers: &HeaderMap,
+    now: Timestamp,
+    named: &mut Option<Principal>,
+) -> Result<Caller, Refusal> {
+    let challenge = &opening.challenge;
+    let principal = Principal::breakglass(challenge.id);
+    *named = Some(principal.clone());
+    let rules = snapshot.tls.breakglass.as_ref();
+    let rules = rules.ok_or(Refusal::BadCredential("there is no emergency path here any more"))?;
+    if challenge.expires.is_over(now) {
+        return Err(Refusal::SessionEnded);
+    }
+    rules
+        .holds(challenge, now)
+        .map_err(|_| Refusal::BadCredential("the opening is not by the custodians and threshold of now"))?;
+    let cookie = own_cookie(headers, SESSION_COOKIE).map_err(|_| Refusal::BadCredential("two session cookies"))?;
+    if cookie.is_some() || presented_token(headers, routed.entry.service.pass_authorization)?.is_some() {
+        return Err(Refusal::BadCredential("another credential beside an opening"));
+    }
+    if !challenge.scope.holds(&routed.entry.service.name) {
+        return Err(Refusal::BadCredential("the opening is not for this service"));
+    }
+    if worker.shared.directory.is_locked(&principal) {
+        return Err(Refusal::Locked);
+    }
+    not_cross_site(worker, routed, headers)?;
+    let streams = on_record(worker, channel, opening, &principal, now).await?;
+    let subject = snapshot.policies.subject(&Facts {
+        principal: &principal,
+        email: None,
+        email_verified: false,
+        name: None,
+        groups: &[],
+        entitlements: &[],
+        claims: None,
+        breakglass: Some(BreakGlassFacts {
+            opener: &challenge.opener,
+            custodians: &opening.custodians,
+            reason: &challenge.reason,
+        }),
+    });
+    Ok(Caller::of_opening(principal, subject, challenge.expires, streams, &Asked(())))
+}
+
+/// Puts the opening on record at its first sight. Its event has the opening's own sixteen bytes, so
+/// that all nodes write the same one.
+async fn on_record(
+    worker: &Worker,
+    channel: &Channel,
+    opening: &Opening,
+    principal: &Principal,
+    now: Timestamp,
+) -> Result<CancellationToken, Refusal> {
+    let challenge = &opening.challenge;
+    if let Some(streams) = worker.shared.directory.opening(challenge.id) {
+        return Ok(streams);
+    }
+    let event_id = EventId::from_bytes(*challenge.id.bytes());
+    let mut event = Event::new(event_id, now, EventType::BreakGlassOpened, Outcome::Success)
+        .with("id", challenge.id.to_string())
+        .with("opener", challenge.opener.as_str())
+        .with("opener_proven", opening.opener_proven)
+        .with("custodians", opening.custodians.clone())
+        .with("scope", challenge.scope.to_string())
+        .with("reason", challenge.reason.as_str())
+        .with("not_before", challenge.not_before.to_string())
+        .with("expires", challenge.expires.to_string());
+    event.actor.principal = Some(principal.clone());
+    event.actor.address = Some(channel.peer.ip().to_canonical());
+    event.actor.certificate = channel.certificate.as_ref().map(|certificate| certificate.thumbprint);
+    match tokio::time::timeout(RECORD_TIMEOUT, worker.shared.recorder.submit(event)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) | Err(_) => return Err(Refusal::AuditUnavailable),
+    }
+    tracing::error!(
+        opening = %challenge.id, opener = challenge.opener, custodians = ?opening.custodians,
+        scope = %challenge.scope, reason = challenge.reason, expires = %challenge.expires,
+        "the emergency path was opened"
+    );
+    Ok(worker.shared.directory.opening_insert(challenge.id))
+}
