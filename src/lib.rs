@@ -19,6 +19,7 @@ pub mod credential;
 pub mod gateway;
 pub mod identity;
 pub mod model;
+pub mod notify;
 pub mod outbound;
 pub mod policy;
 pub mod server;

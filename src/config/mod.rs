@@ -14,6 +14,7 @@ pub mod doctor;
 mod document;
 mod identity;
 mod init;
+mod notify;
 mod problem;
 mod record;
 mod secret;
@@ -36,6 +37,7 @@ pub use server::{Limits, Server, ServerTls};
 pub use session::{SessionSettings, Tokens};
 pub use trust::{CertificateAndKey, SpiffeBundle, Trust};
 
+use crate::notify::settings::NotifySettings;
 use problem::{Ledger, Place};
 use section::{Reading, Section};
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub audit: Audit,
     /// `[policies]`: where they are.
     pub policies: Policies,
+    /// `[notify]`: who is told of what.
+    pub notify: NotifySettings,
     /// `[telemetry]`: the plain listener for metrics and health.
     pub telemetry: Telemetry,
     /// Secrets that came from files: the key's dotted path and the file.
@@ -118,9 +122,7 @@ fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledge
     let folder = path.parent().unwrap_or(Path::new("."));
     let reading = Reading { ledger, environment, folder, secret_files: RefCell::default() };
     let mut root = Section::root(&reading, &document);
-    for key in ["breakglass", "notify"] {
-        root.not_built(key);
-    }
+    root.not_built("breakglass");
     let server = server::read(root.section("server"));
     let trust = trust::read(root.section("trust"));
     let identity = identity::read(root.section("identity"));
@@ -130,6 +132,7 @@ fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledge
     let storage = record::read_storage(root.section("storage"));
     let audit = record::read_audit(root.section("audit"), storage.as_ref());
     let policies = record::read_policies(root.section("policies"));
+    let notify = notify::read(root.section("notify"));
     let telemetry = record::read_telemetry(root.section("telemetry"));
     drop(root);
     let config = Config {
@@ -143,6 +146,7 @@ fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledge
         storage: storage?,
         audit,
         policies,
+        notify,
         telemetry,
         secret_files: reading.secret_files.take(),
         warnings: Vec::new(),

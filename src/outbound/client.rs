@@ -247,7 +247,7 @@ impl Client {
     /// Resolves, judges every address, and connects to one of those that were judged: a name that
     /// changes its answer between the two can't lead elsewhere.
     async fn connect(&self, target: &Target) -> Result<TcpStream, OutboundError> {
-        let addresses = self.resolve(target).await?;
+        let addresses = resolve(&target.host, target.port).await?;
         for address in &addresses {
             address::check(address.ip(), self.allow_loopback).map_err(|why| OutboundError::Address {
                 host: target.name.clone(),
@@ -264,24 +264,42 @@ impl Client {
         }
         Err(OutboundError::Connect { host: target.name.clone(), source: last })
     }
+}
 
-    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, OutboundError> {
-        let at = |ip: IpAddr| vec![SocketAddr::new(ip, target.port)];
-        Ok(match &target.host {
-            Host::Ipv4(v4) => at(IpAddr::V4(*v4)),
-            Host::Ipv6(v6) => at(IpAddr::V6(*v6)),
-            // RFC 6761 §6.3: these names are this machine, whatever a resolver says.
-            Host::Domain(_) if is_loopback(&target.host) => {
-                let both = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-                both.into_iter().flat_map(at).collect()
-            }
-            Host::Domain(name) => tokio::net::lookup_host((name.as_str(), target.port))
-                .await
-                .map_err(|source| OutboundError::Resolve { host: name.clone(), source })?
-                .take(ADDRESSES_MAX)
-                .collect(),
-        })
+/// The addresses of `host`, each judged: for what speaks something else than HTTP to the outside.
+///
+/// # Errors
+/// When it has none, or one that is not spoken to.
+pub async fn judged_addresses(host: &str, port: u16, allow_loopback: bool) -> Result<Vec<SocketAddr>, OutboundError> {
+    let parsed =
+        Host::parse(host).map_err(|_| OutboundError::Url { url: host.to_owned(), why: "it is no name of a host" })?;
+    let addresses = resolve(&parsed, port).await?;
+    for address in &addresses {
+        address::check(address.ip(), allow_loopback).map_err(|why| OutboundError::Address {
+            host: host.to_owned(),
+            address: address.ip(),
+            why,
+        })?;
     }
+    Ok(addresses)
+}
+
+async fn resolve(host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
+    let at = |ip: IpAddr| vec![SocketAddr::new(ip, port)];
+    Ok(match host {
+        Host::Ipv4(v4) => at(IpAddr::V4(*v4)),
+        Host::Ipv6(v6) => at(IpAddr::V6(*v6)),
+        // RFC 6761 §6.3: these names are this machine, whatever a resolver says.
+        Host::Domain(_) if is_loopback(host) => {
+            let both = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+            both.into_iter().flat_map(at).collect()
+        }
+        Host::Domain(name) => tokio::net::lookup_host((name.as_str(), port))
+            .await
+            .map_err(|source| OutboundError::Resolve { host: name.clone(), source })?
+            .take(ADDRESSES_MAX)
+            .collect(),
+    })
 }
 
 /// `Url` drops an empty user name, as in `https://@host`; what could be read two ways is refused.

@@ -7,4 +7,4 @@
 pub mod address;
 mod client;
 
-pub use client::{Client, ClientSettings, OutboundError};
+pub use client::{Client, ClientSettings, OutboundError, judged_addresses};

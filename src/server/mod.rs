@@ -11,6 +11,7 @@ pub mod gauges;
 pub mod installation;
 pub mod keys;
 pub mod material;
+pub mod notices;
 pub mod reload;
 pub mod run;
 pub mod tasks;

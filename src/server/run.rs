@@ -32,6 +32,7 @@ use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
 use crate::identity::provider::{ProviderSettings, Providers};
 use crate::model::{Clock, Entropy, EventId, Timestamp, Ttl};
+use crate::notify::Alerts;
 use crate::policy::RecordMode;
 
 use super::bridge::{Browsers, ProviderTokens};
@@ -39,6 +40,7 @@ use super::database::{self, ComeBack, Opened};
 use super::gauges::Gauges;
 use super::keys::keys_of;
 use super::material::{self, Material, MaterialError};
+use super::notices::Notices;
 use super::reload::{Reloader, watch, watched};
 use super::telemetry::Telemetry;
 use super::tree::Keeper;
@@ -121,6 +123,8 @@ pub struct Running {
     pub desk: Arc<Desk>,
     /// The data path's shared state.
     pub shared: Arc<Shared>,
+    /// Tells at once what can't wait for the database.
+    pub alerts: Alerts,
     /// The record's tree.
     pub tree: Arc<Keeper>,
     reloader: Arc<Reloader>,
@@ -236,6 +240,7 @@ pub fn start(mut start: Start) -> Result<Running, StartError> {
         telemetry: built.telemetry,
         desk: built.desk,
         shared: built.shared,
+        alerts: built.alerts,
         tree: built.tree,
         reloader: built.reloader,
         runtime,
@@ -282,6 +287,7 @@ struct Built {
     telemetry: Option<SocketAddr>,
     desk: Arc<Desk>,
     shared: Arc<Shared>,
+    alerts: Alerts,
     tree: Arc<Keeper>,
     reloader: Arc<Reloader>,
     tasks: TaskTracker,
@@ -385,6 +391,11 @@ async fn build(
         gauges.clone(),
         material.anchors.clone(),
     ));
+    let notices =
+        Notices { settings: &config.notify, origin: &origin, store: &store, clock: &clock, entropy: &entropy };
+    let alerts = notices
+        .start(&mut registry, &tasks, &shared.draining)
+        .map_err(outside("reading the authorities of `[notify]`"))?;
     let telemetry_address = telemetry_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = telemetry_listener {
         let state = Arc::clone(&tree.state);
@@ -409,6 +420,7 @@ async fn build(
         desk,
         shared,
         tree,
+        alerts,
         reloader,
         tasks,
         recording,

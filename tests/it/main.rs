@@ -32,6 +32,7 @@ mod house;
 mod hygiene;
 mod idempotency;
 mod leaf;
+mod notify;
 mod oauth;
 mod outbound;
 mod policy;

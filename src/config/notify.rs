@@ -1,0 +1,191 @@
+//! `[notify]`: webhooks and mail.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::model::Secret;
+use crate::notify::settings::{
+    EventPattern, Format, MAIL_CHANNEL, NotifySettings, SmtpSettings, SmtpTls, TOLD, WebhookSettings, key_of,
+};
+
+use super::certificate::authorities_of;
+use super::identity::provider_name;
+use super::section::Section;
+
+/// The longest list of webhooks.
+const WEBHOOKS_MAX: usize = 32;
+
+pub(in crate::config) fn read(mut section: Section<'_>) -> NotifySettings {
+    let tables = section.sections("webhook");
+    if tables.len() > WEBHOOKS_MAX {
+        section.error("webhook", format!("{} webhooks are given", tables.len()), "at most 32 are taken");
+    }
+    let mut names = BTreeSet::from([MAIL_CHANNEL.to_owned()]);
+    let webhooks = tables.into_iter().take(WEBHOOKS_MAX).filter_map(|table| read_webhook(table, &mut names)).collect();
+    let smtp = if section.has("smtp") { read_smtp(section.section("smtp")) } else { None };
+    NotifySettings { webhooks, smtp }
+}
+
+fn read_webhook(mut section: Section<'_>, names: &mut BTreeSet<String>) -> Option<WebhookSettings> {
+    for key in ["name", "url"] {
+        if !section.has(key) {
+            section.missing(key, "each `[[notify.webhook]]` has a `name` and a `url`");
+        }
+    }
+    let name = section.parsed("name", "1 to 63 characters of `a-z`, `0-9`, `-` and `_`, a letter first", provider_name);
+    if let Some(name) = name.as_ref().filter(|name| !names.insert((*name).clone())) {
+        let help = "each place that is told has a name of its own; `mail` is that of `[notify.smtp]`";
+        section.error("name", format!("the name `{name}` is given twice"), help);
+    }
+    let allow_loopback = section.flag("allow_loopback");
+    let url = match section.is_text("url") {
+        true => section.text("url").map(|url| Arc::new(Secret::new(url))),
+        false => section.secret("url"),
+    };
+    let url = url.filter(|url| {
+        let fault = url_fault(url.expose(), allow_loopback);
+        if let Some(fault) = fault {
+            section.error(
+                "url",
+                format!("`{}` {fault}", section.path_of("url")),
+                "write `https://host/path`, or `{ file = \"…\" }` where the address itself is a secret",
+            );
+        }
+        fault.is_none()
+    });
+    let format = section
+        .parsed("format", "`standard` or `slack`", |text| match text {
+            "standard" => Some(Format::Standard),
+            "slack" => Some(Format::Slack),
+            _ => None,
+        })
+        .unwrap_or_default();
+    let secret = section.secret("secret");
+    let key = secret.as_ref().and_then(|secret| key_of(secret.expose()));
+    if secret.is_some() && key.is_none() {
+        let help = "write `whsec_` and 24 to 64 random bytes in base64: `echo whsec_$(openssl rand -base64 32)`";
+        section.error("secret", format!("`{}` is no key of Standard Webhooks", section.path_of("secret")), help);
+    }
+    if !section.has("secret") && format == Format::Standard {
+        section.missing(
+            "secret",
+            "with it the receiver can tell our messages from others': `echo whsec_$(openssl rand -base64 32)`",
+        );
+    }
+    let webhook = WebhookSettings {
+        events: read_events(&mut section),
+        authorities: read_authorities(&mut section),
+        key: key.map(Arc::new),
+        format,
+        allow_loopback,
+        name: name?,
+        url: url?,
+    };
+    Some(webhook)
+}
+
+fn url_fault(text: &str, allow_loopback: bool) -> Option<&'static str> {
+    let Ok(url) = url::Url::parse(text) else { return Some("is not a URL") };
+    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        return Some("has a user or a fragment in it");
+    }
+    match url.scheme() {
+        _ if url.host().is_none() => Some("names no host"),
+        "https" => None,
+        "http" if allow_loopback => None,
+        _ => Some("is not https"),
+    }
+}
+
+fn read_events(section: &mut Section<'_>) -> Vec<EventPattern> {
+    let Some(given) = section.texts("events") else { return vec![EventPattern::All] };
+    let mut events = Vec::with_capacity(given.len());
+    for (text, place) in given {
+        match EventPattern::parse(&text) {
+            Some(pattern) => events.push(pattern),
+            None => {
+                let message = format!("`{}` is no kind of event that is told", text.escape_debug());
+                let help = format!("write `*`, `request.*` or `request.created`; told are {}", TOLD.join(", "));
+                section.ledger().error(&place, message, Some(help));
+            }
+        }
+    }
+    events
+}
+
+fn read_authorities(section: &mut Section<'_>) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+    let Some(file) = section.path("ca") else { return Vec::new() };
+    authorities_of(&file).unwrap_or_else(|error| {
+        section.error("ca", error.to_string(), error.help());
+        Vec::new()
+    })
+}
+
+fn read_smtp(mut section: Section<'_>) -> Option<SmtpSettings> {
+    for key in ["host", "from"] {
+        if !section.has(key) {
+            section.missing(key, "`[notify.smtp]` has a `host` and a `from`");
+        }
+    }
+    let tls = section
+        .parsed("tls", "`starttls`, `implicit` or `none`", |text| match text {
+            "starttls" => Some(SmtpTls::Starttls),
+            "implicit" => Some(SmtpTls::Implicit),
+            "none" => Some(SmtpTls::None),
+            _ => None,
+        })
+        .unwrap_or_default();
+    let allow_loopback = section.flag("allow_loopback");
+    if tls == SmtpTls::None && !allow_loopback {
+        let help = "mail without TLS goes to a server on this machine only: add `allow_loopback = true`";
+        section.error("tls", "`notify.smtp.tls` is `none`".into(), help);
+    }
+    let port = section.count("port", if tls == SmtpTls::Implicit { 465 } else { 587 }, 1..=65535);
+    let user = section.text("username");
+    let password = section.secret("password");
+    if user.is_some() != password.is_some() {
+        section.error("username", "`username` and `password` go together".into(), "give both, or neither");
+    }
+    if tls == SmtpTls::None && user.is_some() {
+        section.error("username", "a password would be sent without TLS".into(), "use `tls = \"starttls\"`");
+    }
+    let to: Vec<String> = section.texts("to").unwrap_or_default().into_iter().map(|(text, _)| text).collect();
+    section.not_built("to_approvers");
+    if to.is_empty() {
+        section.missing("to", "give `to = [\"team@example.com\"]`");
+    }
+    for address in &to {
+        if !is_address(address) {
+            section.error(
+                "to",
+                format!("`{}` is no e-mail address", address.escape_debug()),
+                "write `name@example.com`",
+            );
+        }
+    }
+    let from = section.parsed("from", "an e-mail address such as `doorward@example.com`", |text| {
+        is_address(text).then(|| text.to_owned())
+    });
+    let host = section
+        .parsed("host", "the name of a mail server", |text| url::Host::parse(text).is_ok().then(|| text.to_owned()));
+    Some(SmtpSettings {
+        port: u16::try_from(port).unwrap_or(587),
+        tls,
+        login: user.zip(password),
+        to,
+        events: read_events(&mut section),
+        authorities: read_authorities(&mut section),
+        allow_loopback,
+        host: host?,
+        from: from?,
+    })
+}
+
+/// What the mail library will take is stricter; this finds what is no address at all.
+fn is_address(text: &str) -> bool {
+    let plain = text.chars().all(|c| !c.is_control() && !c.is_whitespace() && !"<>,;\"".contains(c));
+    plain
+        && text
+            .rsplit_once('@')
+            .is_some_and(|(name, host)| !name.is_empty() && host.contains(|c: char| c.is_alphanumeric()))
+}

@@ -1,0 +1,288 @@
+//! One notice: what an event means to people, and its forms.
+//!
+//! INVARIANT: only what is listed in [`TOLD_DATA`] leaves of an event's data, each value a short
+//! text, number or flag; a text can't leave its place (chat markup, mail header).
+
+use serde_json::{Map, Value, json};
+
+use super::alert::Alert;
+use crate::model::{EventId, Timestamp};
+use crate::store::{Named, Recorded};
+
+/// What of an event's data is told.
+const TOLD_DATA: &[&str] = &[
+    "entitlement",
+    "request",
+    "ticket",
+    "for",
+    "start",
+    "emergency",
+    "approvals_needed",
+    "extends",
+    "expires_at",
+    "ends_at",
+    "end_reason",
+    "scope",
+    "opener",
+    "id",
+    "breakglass",
+    "finding",
+    "threshold",
+    "channel",
+    "event",
+    "type",
+    "attempts",
+    "error",
+    "until",
+    "framework",
+    "format",
+    "step_millis",
+    "custodians",
+    "params",
+    "reason",
+];
+/// The longest text that is told, in characters.
+const TEXT_CHARS_MAX: usize = 500;
+/// Values of `params` that are told at most.
+const PARAMS_MAX: usize = 16;
+
+/// What is told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    /// The event's id, and the message's.
+    pub id: EventId,
+    /// When it happened.
+    pub time: Timestamp,
+    /// The event's type.
+    pub kind: String,
+    /// Who did it, for people to read.
+    pub actor: Option<String>,
+    /// To whom.
+    pub subject: Option<String>,
+    /// About which service.
+    pub service: Option<String>,
+    /// To what.
+    pub resource: Option<String>,
+    /// `success`, `denied` or `failed`.
+    pub outcome: &'static str,
+    /// The event's reason.
+    pub reason: Option<String>,
+    /// The grant that it belongs to.
+    pub grant: Option<String>,
+    /// What of the event's data is told.
+    pub data: Map<String, Value>,
+}
+
+impl Notice {
+    /// The notice of a recorded event.
+    #[must_use]
+    pub fn of_event(event: &Recorded) -> Self {
+        let clear = event.clear();
+        let named = |who| event.named(who).map(short);
+        Self {
+            id: clear.id,
+            time: clear.time,
+            kind: clear.kind.name().to_owned(),
+            actor: named(Named::ActorEmail).or_else(|| named(Named::Actor)),
+            subject: named(Named::Subject),
+            service: clear.service.as_ref().map(ToString::to_string),
+            resource: event.text("/resource").map(short),
+            outcome: clear.outcome.name(),
+            reason: event.text("/reason").map(short),
+            grant: clear.grant.map(|id| id.to_string()),
+            data: told(event.body.get("data").and_then(Value::as_object)),
+        }
+    }
+
+    /// The notice of something that is not on record yet.
+    #[must_use]
+    pub fn of_alert(alert: Alert) -> Self {
+        Self {
+            id: alert.id,
+            time: alert.time,
+            kind: alert.kind.to_owned(),
+            actor: alert.actor.as_deref().map(short),
+            subject: None,
+            service: alert.service.as_deref().map(short),
+            resource: None,
+            outcome: "success",
+            reason: None,
+            grant: None,
+            data: told(Some(&alert.data)),
+        }
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
+        self.data.get(key).and_then(Value::as_str)
+    }
+
+    /// What happened in one line, without markup.
+    #[must_use]
+    pub fn headline(&self) -> String {
+        let who = self.actor.as_deref().unwrap_or("doorward");
+        let entitlement = self.text("entitlement").or(self.service.as_deref()).unwrap_or("an entitlement");
+        let whose = self.subject.as_deref().or(self.actor.as_deref()).unwrap_or("somebody");
+        let length = self.text("for").map(|length| format!(" for {length}")).unwrap_or_default();
+        match self.kind.as_str() {
+            "request.created" => format!("{who} asks for {entitlement}{length}"),
+            "request.approved" => format!("{who} approved {entitlement} for {whose}"),
+            "request.denied" => format!("{who} denied {entitlement} to {whose}"),
+            "request.withdrawn" => format!("{who} no longer asks for {entitlement}"),
+            "request.timed_out" => format!("Nobody answered the request for {entitlement} in time"),
+            "grant.active" => format!("{whose} holds {entitlement} from now on{length}"),
+            "grant.extended" => format!("{whose} holds {entitlement} for longer{length}"),
+            "grant.expired" => format!("{entitlement} of {whose} has ended"),
+            "grant.revoked" => format!("{who} revoked {entitlement} of {whose}"),
+            "grant.dropped" => format!("{who} gave {entitlement} back"),
+            "lock.set" => format!("{who} locked {whose}"),
+            "lock.cleared" => format!("{who} unlocked {whose}"),
+            "breakglass.opened" => {
+                let opener = self.text("opener").unwrap_or(who);
+                format!(
+                    "EMERGENCY: {opener} opened the emergency path to {}",
+                    self.text("scope").unwrap_or(entitlement)
+                )
+            }
+            "notice.dead" => {
+                format!("A notice to {} could not be delivered", self.text("channel").unwrap_or("somebody"))
+            }
+            other => format!("{other}{}", self.actor.as_deref().map(|who| format!(" by {who}")).unwrap_or_default()),
+        }
+    }
+
+    /// Where a person looks at it, below the control host's origin.
+    #[must_use]
+    pub fn link(&self, origin: &str) -> String {
+        match self.text("request") {
+            Some(id) if id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => format!("{origin}/requests/{id}"),
+            _ => format!("{origin}/"),
+        }
+    }
+
+    /// Name and value of everything worth reading beside the headline.
+    fn facts(&self) -> Vec<(String, String)> {
+        let mut facts = Vec::new();
+        if let Some(reason) = self.reason.as_deref().filter(|_| !self.data.contains_key("reason")) {
+            facts.push(("reason".to_owned(), reason.to_owned()));
+        }
+        for (name, value) in &self.data {
+            let shown = match value {
+                Value::String(text) => text.clone(),
+                Value::Object(params) => {
+                    params.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect::<Vec<_>>().join(" ")
+                }
+                other => plain(other),
+            };
+            facts.push((name.replace('_', " "), shown));
+        }
+        if let Some(grant) = &self.grant {
+            facts.push(("grant".to_owned(), grant.clone()));
+        }
+        facts
+    }
+
+    /// The body in the form of Standard Webhooks.
+    #[must_use]
+    pub fn standard(&self, origin: &str) -> Value {
+        let mut data = self.data.clone();
+        let fields = [
+            ("event", Some(self.id.to_string())),
+            ("actor", self.actor.clone()),
+            ("subject", self.subject.clone()),
+            ("service", self.service.clone()),
+            ("resource", self.resource.clone()),
+            ("outcome", Some(self.outcome.to_owned())),
+            ("reason", self.reason.clone()),
+            ("grant", self.grant.clone()),
+            ("text", Some(self.headline())),
+            ("link", Some(self.link(origin))),
+        ];
+        for (name, value) in fields {
+            if let Some(value) = value {
+                // What the event itself says of it stays.
+                data.entry(name).or_insert(Value::String(value));
+            }
+        }
+        json!({ "type": self.kind, "timestamp": self.time.to_string(), "data": data })
+    }
+
+    /// The body in the form that Slack takes.
+    #[must_use]
+    pub fn slack(&self, origin: &str) -> Value {
+        let headline = escape_slack(&self.headline());
+        let facts: Vec<String> = self
+            .facts()
+            .iter()
+            .map(|(name, value)| format!("*{}:* {}", escape_slack(name), escape_slack(value)))
+            .collect();
+        let link = self.link(origin);
+        let mut blocks = vec![json!({ "type": "section", "text": { "type": "mrkdwn", "text": headline } })];
+        if !facts.is_empty() {
+            // Slack refuses a section of more than 3,000 characters.
+            let text: String = facts.join("\n").chars().take(2_900).collect();
+            blocks.push(json!({ "type": "section", "text": { "type": "mrkdwn", "text": text } }));
+        }
+        blocks.push(json!({
+            "type": "context",
+            "elements": [{ "type": "mrkdwn", "text": format!("<{link}|Open in Doorward> · {} · {}", self.kind, self.time) }],
+        }));
+        json!({ "text": format!("{headline}\n{link}"), "blocks": blocks })
+    }
+
+    /// The body of a mail.
+    #[must_use]
+    pub fn mail(&self, origin: &str) -> String {
+        let mut text = format!("{}\n\n", self.headline());
+        for (name, value) in self.facts() {
+            text.push_str(&format!("{name}: {value}\n"));
+        }
+        text.push_str(&format!("\n{}\n{} {} {}\n", self.link(origin), self.kind, self.time, self.id));
+        text
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => short(text),
+        other => short(&other.to_string()),
+    }
+}
+
+/// A text of one line and bounded length.
+fn short(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TEXT_CHARS_MAX).collect()
+}
+
+fn told(data: Option<&Map<String, Value>>) -> Map<String, Value> {
+    let listed = |key: &String| TOLD_DATA.contains(&key.as_str());
+    let simple = |value: &Value| match value {
+        Value::String(text) => Some(Value::String(short(text))),
+        Value::Number(_) | Value::Bool(_) => Some(value.clone()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    };
+    let entries = data.into_iter().flatten().filter(|(key, _)| listed(key));
+    let told = entries.filter_map(|(key, value)| {
+        let value = match value {
+            Value::Object(params) if key == "params" => Value::Object(
+                params.iter().take(PARAMS_MAX).filter_map(|(key, value)| Some((short(key), simple(value)?))).collect(),
+            ),
+            other => simple(other)?,
+        };
+        Some((key.clone(), value))
+    });
+    told.collect()
+}
+
+/// Slack's three special signs; without them no text can be a link, a mention or a channel.
+fn escape_slack(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            other => out.push(other),
+        }
+    }
+    out
+}
