@@ -26,11 +26,16 @@ use crate::support::{SeededEntropy, TestClock, databases, install_crypto};
 const ORIGIN: &str = "https://control.example.com";
 const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
+/// Head and body of a message.
+type Message = (HeaderMap, Vec<u8>);
+/// A status, and the pause that goes with it.
+type Answer = (u16, Option<&'static str>);
+
 /// What a receiver got, and what it answers.
 #[derive(Clone, Default)]
 struct Receiver {
-    got: Arc<Mutex<Vec<(HeaderMap, Vec<u8>)>>>,
-    answers: Arc<Mutex<Vec<(u16, Option<&'static str>)>>>,
+    got: Arc<Mutex<Vec<Message>>>,
+    answers: Arc<Mutex<Vec<Answer>>>,
 }
 
 impl Receiver {
