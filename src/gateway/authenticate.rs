@@ -174,7 +174,9 @@ pub async fn authenticate(
             // A machine's names a workload where a trust rule says so, and never a user.
             (Issuer::Spiffe, _) => machine = certificate.spiffe_id.as_deref(),
             // Only `breakglass::caller` knows what to make of one, and it has been asked above.
-            (Issuer::BreakGlass, _) => return Err(Refusal::BadCredential("an emergency certificate without its opening")),
+            (Issuer::BreakGlass, _) => {
+                return Err(Refusal::BadCredential("an emergency certificate without its opening"));
+            }
         }
     }
 

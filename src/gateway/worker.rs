@@ -46,6 +46,9 @@ const ASSERTIONS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// SHA-256 of a token, and the service that it was shown to.
 pub type TokenKey = ([u8; 32], ServiceName);
 
+/// A verdict, and which grants it rests on.
+pub type Decided = (Rc<Verdict>, Rc<Rests>);
+
 /// What all data-path threads share.
 pub struct Shared {
     /// Settings that hold for the life of the process.
@@ -156,7 +159,7 @@ pub struct Worker {
     /// Subjects by session and the entitlements that it holds.
     pub subjects: RefCell<LruCache<(SessionId, Vec<EntitlementName>), BuiltSubject>>,
     /// Decisions by everything they were made from.
-    pub decisions: RefCell<LruCache<DecisionKey, (Rc<Verdict>, Rc<Rests>)>>,
+    pub decisions: RefCell<LruCache<DecisionKey, Decided>>,
     /// When grants of a principal were last looked for.
     pub looked: RefCell<LruCache<Principal, Timestamp>>,
     /// Assertions by session and service.

@@ -88,11 +88,9 @@ fn every_kind() -> Vec<Sealed> {
 
 #[test]
 fn a65_every_type_is_valid_ocsf() {
-    let python = PathBuf::from(
-        std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from),
-    )
-    .join("tools/audit-venv/bin/python");
+    let python = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from)
+        .join("tools/audit-venv/bin/python");
     if !python.exists() {
         assert!(std::env::var_os("DOORWARD_TEST_REQUIRE_FORMATS").is_none(), "{} is missing", python.display());
         eprintln!("{} is missing: OCSF was not checked against its schemas; tests/run installs it", python.display());

@@ -12,9 +12,9 @@
 mod access_api;
 mod api;
 mod api_house;
+mod audit_format;
 mod audit_tree;
 mod audit_verify;
-mod audit_format;
 mod away;
 mod body_pace;
 mod canonical;
