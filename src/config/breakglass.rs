@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::identity::breakglass::OpeningRules as OpeningSettings;
-use crate::identity::breakglass::custodians::{Custodians, FILE_BYTES_MAX};
+use crate::identity::breakglass::settings::{OpeningRules, read_custodians};
 use crate::model::Ttl;
 use crate::model::breakglass::{DURATION_MAX, SIGNATURES_MAX};
 
@@ -16,7 +15,7 @@ pub struct BreakGlass {
     /// `custodians`: an OpenSSH allowed_signers file.
     pub custodians: PathBuf,
     /// What challenges are judged by: the file as read, `threshold`, `max_duration`, the domain.
-    pub rules: OpeningSettings,
+    pub rules: OpeningRules,
 }
 
 pub(in crate::config) fn read(mut section: Section<'_>, domain: Option<&str>) -> Option<BreakGlass> {
@@ -35,15 +34,7 @@ pub(in crate::config) fn read(mut section: Section<'_>, domain: Option<&str>) ->
     }
     let file = file?;
     let help = "one line a custodian, `NAME ssh-ed25519 AAAA…`, as ssh-keygen(1) has it under ALLOWED SIGNERS";
-    let bytes = match std::fs::metadata(&file).map(|it| it.len() > FILE_BYTES_MAX as u64) {
-        Ok(false) => std::fs::read(&file).map_err(|error| error.to_string()),
-        Ok(true) => Err("it is larger than 256 KiB".to_owned()),
-        Err(error) => Err(error.to_string()),
-    };
-    let read = bytes
-        .map_err(|error| format!("`{}` can't be read: {error}", file.display()))
-        .and_then(|bytes| Custodians::parse(&bytes).map_err(|error| format!("{}: {error}", file.display())));
-    let custodians = match read {
+    let custodians = match read_custodians(&file) {
         Ok(custodians) => custodians,
         Err(message) => {
             section.error("custodians", message, help);
@@ -56,6 +47,6 @@ pub(in crate::config) fn read(mut section: Section<'_>, domain: Option<&str>) ->
         section.error("threshold", message, "name more custodians, or ask for fewer of them");
         return None;
     }
-    let rules = OpeningSettings { custodians, threshold, duration_max, trust_domain: domain?.to_owned() };
+    let rules = OpeningRules { custodians, threshold, duration_max, trust_domain: domain?.to_owned() };
     Some(BreakGlass { custodians: file, rules })
 }

@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::breakglass::{Opening, OpeningRules, carries_opening, evidence_of};
 use crate::identity::certificate::{ClientCertificate, Issuer};
-use crate::model::Timestamp;
+use crate::model::{Timestamp, Ttl};
 
 /// ALPN of HTTP/2 (RFC 9113 §3.1).
 pub const ALPN_H2: &[u8] = b"h2";
@@ -183,7 +183,9 @@ impl ClientCertVerifier for ClientTrust {
         if carries_opening(leaf) {
             let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(intermediates).cloned().collect();
             let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-            return match self.opening(&chain, Timestamp::from_seconds(seconds)) {
+            // rustls tells whole seconds: an opening that began within this one has begun.
+            let within = Timestamp::from_seconds(seconds).plus(Ttl::millis(999));
+            return match self.opening(&chain, within) {
                 Ok(_) => Ok(ClientCertVerified::assertion()),
                 Err(why) => Err(rustls::Error::General(format!("break-glass: {why}"))),
             };

@@ -7,6 +7,7 @@
 pub mod certificate;
 pub mod custodians;
 pub mod quorum;
+pub mod settings;
 
 pub use certificate::{carries_opening, evidence_of};
 pub use custodians::{Custodians, CustodiansError};
