@@ -187,7 +187,10 @@ pub enum Command {
     #[command(before_help = "Examples:\n  doorward why dec_…\n  doorward why dec_… -o json")]
     Why(WhyArgs),
     /// The emergency path: when provider and database are away, custodians open the door
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  doorward breakglass custodians\n  doorward breakglass open --config doorward.toml --all --reason \"all is down\" --for 30m --challenge-out challenge.txt"
+    )]
     Breakglass(super::breakglass::BreakGlassCommand),
     /// Write a completion script for a shell
     #[command(before_help = "Example:\n  doorward completions bash > /etc/bash_completion.d/doorward")]
