@@ -4,8 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use doorward::audit::format::{Entry, cef, csv, ocsf};
-use doorward::audit::{Event, EventType, Outcome, Sealed};
+use doorward::audit::format::{Entry, ReadLine, cef, csv, ocsf};
+use doorward::audit::line::line_of;
+use doorward::audit::{Event, EventType, Leaf, Outcome, Sealed};
 use doorward::model::{EventId, NodeId, Principal};
 use serde_json::Value;
 
@@ -108,4 +109,20 @@ fn a65_every_type_is_valid_ocsf() {
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{told}");
     assert!(told.contains(&format!("{} events", events.len())), "{told}");
+}
+
+#[test]
+fn a65_a_line_of_an_export_tells_the_same_in_every_form() {
+    let log = NodeId::from_bytes([1; 16]);
+    for (seq, sealed) in (0..).zip(every_kind()) {
+        let leaf = sealed.leaf(&log, seq);
+        let text = String::from_utf8(leaf.clone()).unwrap();
+        let line = line_of(&text, &Leaf::parse(&leaf).unwrap(), &sealed);
+        let read = ReadLine::parse(line.as_bytes()).unwrap_or_else(|| panic!("{line}"));
+        let body: serde_json::Value = serde_json::from_str(sealed.body()).unwrap();
+        let straight = Entry { log: &log, seq: Some(seq), sealed: &sealed, body: &body };
+        assert_eq!(csv::row(&read.entry()), csv::row(&straight));
+        assert_eq!(ocsf::line(&read.entry()), ocsf::line(&straight));
+        assert_eq!(cef::line(&read.entry()), cef::line(&straight));
+    }
 }

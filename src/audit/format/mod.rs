@@ -8,6 +8,9 @@ pub mod cef;
 pub mod csv;
 pub mod ocsf;
 mod ocsf_class;
+mod read;
+
+pub use read::ReadLine;
 
 use serde_json::Value;
 

@@ -5,6 +5,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::audit::evidence::{Head, end_line};
+use crate::audit::format::{Entry, ReadLine, cef, csv, ocsf};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::renewal::signed_in;
@@ -12,6 +13,9 @@ use crate::cli::renewal::signed_in;
 use super::folder::FolderWriter;
 use super::stream::lines;
 use super::{ExportArgs, ExportFormat};
+
+/// From one event to its text.
+type Form = fn(&Entry<'_>) -> String;
 
 /// Where lines go.
 enum Sink<'a> {
@@ -34,7 +38,7 @@ pub async fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
         Failure::usage(format!("`{out}` can't be written: {error}"))
     };
     let mut sink = None;
-    let (mut head, mut count, mut ended) = (None, 0u64, false);
+    let (mut head, mut count, mut written, mut ended) = (None, 0u64, 0u64, false);
     lines(&here.client, &format!("/api/v1/audit/export?{query}"), |line| {
         let broken = || Failure::failed("the server sent something else than an export");
         if ended {
@@ -45,11 +49,13 @@ pub async fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
             head = Some(Head::parse(text).ok_or_else(broken)?);
             // ORDER: only now, so that a refusal leaves no empty file behind.
             let opened = match (&args.out, args.format) {
-                (None, ExportFormat::Jsonl) => Sink::Standard(context),
+                (None, ExportFormat::Jsonl | ExportFormat::Csv | ExportFormat::Ocsf | ExportFormat::Cef) => {
+                    Sink::Standard(context)
+                }
                 (None, ExportFormat::Evidence) => {
                     return Err(Failure::usage("evidence is a folder: give `--out FOLDER`"));
                 }
-                (Some(path), ExportFormat::Jsonl) => {
+                (Some(path), ExportFormat::Jsonl | ExportFormat::Csv | ExportFormat::Ocsf | ExportFormat::Cef) => {
                     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(taken)?;
                     Sink::File(BufWriter::new(file))
                 }
@@ -57,14 +63,30 @@ pub async fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
                     Sink::Folder(Box::new(FolderWriter::create(path).map_err(taken)?))
                 }
             };
-            return put(sink.insert(opened), line, true);
+            let sink = sink.insert(opened);
+            return match args.format {
+                ExportFormat::Jsonl | ExportFormat::Evidence => put(sink, line, true),
+                ExportFormat::Csv => put(sink, whole_line(&csv::header()), true),
+                ExportFormat::Ocsf | ExportFormat::Cef => Ok(()),
+            };
         }
+        let Some(sink) = sink.as_mut() else { return Err(broken()) };
+        let form = match args.format {
+            ExportFormat::Jsonl | ExportFormat::Evidence => None,
+            ExportFormat::Csv => Some(csv::row as Form),
+            ExportFormat::Ocsf => Some(ocsf::line as Form),
+            ExportFormat::Cef => Some(cef::line as Form),
+        };
         if line == end_line(count).as_bytes() {
             ended = true;
-            return sink.as_mut().map_or(Ok(()), |sink| put(sink, line, true));
+            return if form.is_none() { put(sink, line, true) } else { Ok(()) };
         }
         count += 1;
-        sink.as_mut().map_or(Ok(()), |sink| put(sink, line, false))
+        let Some(form) = form else { return put(sink, line, false) };
+        // What a filter left out, and what was pruned, has no content to be told.
+        let Some(read) = ReadLine::parse(line) else { return Ok(()) };
+        written += 1;
+        put(sink, whole_line(&form(&read.entry())), false)
     })
     .await?;
     let (Some(head), Some(sink), true) = (head, sink, ended) else {
@@ -78,9 +100,18 @@ pub async fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
         Sink::Folder(writer) => writer.finish(&head.evidence).map_err(failed)?,
     }
     if let Some(path) = &args.out {
-        context.printer.talk(&format!("{count} events are in `{}`", path.display()));
+        let told = match args.format {
+            ExportFormat::Jsonl | ExportFormat::Evidence => count,
+            ExportFormat::Csv | ExportFormat::Ocsf | ExportFormat::Cef => written,
+        };
+        context.printer.talk(&format!("{told} events are in `{}`", path.display()));
     }
     Ok(())
+}
+
+/// A line without the line feed that `put` writes; CSV keeps its carriage return (RFC 4180).
+fn whole_line(text: &str) -> &[u8] {
+    text.strip_suffix('\n').unwrap_or(text).as_bytes()
 }
 
 /// Writes a line; `about` says that it is none of an event, which a folder has no place for.

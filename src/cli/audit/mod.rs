@@ -131,6 +131,12 @@ pub enum ExportFormat {
     Jsonl,
     /// A folder for an auditor: events, proofs, checkpoints, manifest, README
     Evidence,
+    /// One row an event, safe to open in a spreadsheet
+    Csv,
+    /// OCSF 1.8, one JSON object a line
+    Ocsf,
+    /// ArcSight Common Event Format, one line an event
+    Cef,
 }
 
 /// `doorward audit export`
