@@ -161,9 +161,14 @@ impl Directory {
         self.epoch.fetch_add(1, Ordering::Release);
         if principal.kind() == PrincipalKind::BreakGlass
             && let Ok(id) = BreakGlassId::parse(principal.id())
-            && let Some(streams) = self.openings.pin().get(&id)
         {
-            streams.cancel();
+            // Once the bar is lifted, new streams of the opening hang on a new token.
+            let openings = self.openings.pin();
+            if openings.contains_key(&id)
+                && let Some(streams) = openings.insert(id, CancellationToken::new())
+            {
+                streams.cancel();
+            }
         }
         let sessions = self.sessions.pin();
         let theirs: Vec<SessionId> =
@@ -182,8 +187,7 @@ impl Directory {
         self.openings.pin().get(&id).cloned()
     }
 
-    /// An opening is on record and may be used. What a lock cut stays cut: a lock that was lifted
-    /// needs a new opening for new streams.
+    /// An opening is on record and may be used.
     pub fn opening_insert(&self, id: BreakGlassId) -> CancellationToken {
         self.openings.pin().get_or_insert_with(id, CancellationToken::new).clone()
     }

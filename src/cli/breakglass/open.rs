@@ -101,7 +101,7 @@ fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
     std::fs::write(out, &text).map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
     context.printer.talk(&text);
     if let Ok(code) = qrcode::QrCode::new(text.as_bytes()) {
-        let picture = code.render::<char>().quiet_zone(true).module_dimensions(2, 1).dark_color('\u{2588}').build();
+        let picture = code.render::<qrcode::render::unicode::Dense1x2>().quiet_zone(true).build();
         context.printer.talk(&picture);
     }
     if unproven {

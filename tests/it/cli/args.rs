@@ -131,9 +131,7 @@ fn help_begins_with_examples_and_lists_nothing_that_is_not_there() {
     let mut command = Arguments::command();
     let help = command.render_long_help().to_string();
     assert!(help.starts_with("Examples:"), "{help}");
-    for later in ["junit"] {
-        assert!(!help.contains(&format!("\n  {later}")), "{later} is listed:\n{help}");
-    }
+    assert!(!help.contains("\n  junit"), "a format of one command is listed:\n{help}");
     for command in command.get_subcommands_mut().filter(|command| command.get_name() != "help") {
         let help = command.render_long_help().to_string();
         assert!(help.starts_with("Example"), "{}", command.get_name());
