@@ -43,7 +43,7 @@ fn the_demo_plays_every_step_to_its_right_end() {
         "whole: ",
         "error: altered: event ",
         "error: truncated: event ",
-        "✓ 11 of 11 steps ended as they should",
+        "✓ 12 of 12 steps ended as they should",
     ] {
         assert!(text.contains(part), "`{part}` is missing in\n{text}");
     }
@@ -67,6 +67,7 @@ fn the_demo_tells_its_steps_as_json() {
             "identity",
             "denied",
             "why",
+            "access",
             "others",
             "revoked",
             "telemetry",

@@ -26,6 +26,9 @@ use super::person::Person;
 use super::proof::proof;
 use super::transcript::{Told, Transcript, milliseconds};
 
+/// How long production is asked for in the story, and when that is over for sure.
+const HELD: &str = "2s";
+const HELD_WAIT: Duration = Duration::from_millis(2100);
 /// How soon a stream has to end after its session.
 const CUT_MAX: Duration = Duration::from_secs(1);
 /// How long it is watched before that is called a failure.
@@ -48,6 +51,7 @@ struct Shown {
 pub struct Story<'a> {
     house: &'a House,
     alice: Person,
+    bob: Person,
     carol: Person,
     dave: Person,
     shown: Vec<Shown>,
@@ -65,8 +69,8 @@ impl<'a> Story<'a> {
     /// When the people can't have homes.
     pub fn new(house: &'a House) -> Result<Self, Failure> {
         let person = |name| Person::new(house, name);
-        let (alice, carol, dave) = (person("alice")?, person("carol")?, person("dave")?);
-        Ok(Self { house, alice, carol, dave, shown: Vec::new(), refused: None })
+        let (alice, bob, carol, dave) = (person("alice")?, person("bob")?, person("carol")?, person("dave")?);
+        Ok(Self { house, alice, bob, carol, dave, shown: Vec::new(), refused: None })
     }
 
     /// All of it.
@@ -83,6 +87,8 @@ impl<'a> Story<'a> {
         let denied = "Denied: production, and what would help";
         transcript.step("denied", denied, async |told| self.denied(told).await).await?;
         transcript.step("why", "Why, from the record", async |told| self.why(told).await).await?;
+        let access = "Just in time: Alice asks, Bob approves, and it ends by itself";
+        transcript.step("access", access, async |told| self.access(told).await).await?;
         let others = "Others: Dave is in no group, Carol is in security";
         transcript.step("others", others, async |told| self.others(told).await).await?;
         let revoked = "Revoked: an open stream is cut with its session";
@@ -209,6 +215,34 @@ impl<'a> Story<'a> {
             }
         }
         Ok("who, what, when, under which policies, and what would change it".to_owned())
+    }
+
+    async fn access(&mut self, told: &mut Told) -> Result<String, Failure> {
+        let service = self.house.service();
+        let prod = (Method::POST, "/v1/deployments/prod");
+        let ask = ["request", "ops-api/deploy-prod", "--reason", "hotfix", "--ticket", "OPS-12", "--for", HELD];
+        let asked = self.alice.types(told, &ask, Exit::Done).await?;
+        let id = asked.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).find(|word| word.starts_with("req_"));
+        let id = id.ok_or_else(|| wrong("no request is named"))?;
+        // Nobody approves their own.
+        self.alice.types(told, &["approve", id], Exit::Denied).await?;
+        self.bob.types(told, &["login", "--as", "bob"], Exit::Done).await?;
+        self.bob.types(told, &["requests", "--to-approve"], Exit::Done).await?;
+        self.bob.types(told, &["approve", id, "--reason", "go ahead"], Exit::Done).await?;
+        let began = Instant::now();
+        let answer = self.alice.asks(told, service, prod.clone(), &[]).await?;
+        self.saw(&answer, StatusCode::CREATED)?;
+        told.asked(&format!("        … {HELD} later"));
+        tokio::time::sleep_until(began + HELD_WAIT).await;
+        let answer = self.alice.asks(told, service, prod, &[]).await?;
+        let problem = self.refusal(told, &answer.body)?;
+        self.saw(&answer, StatusCode::FORBIDDEN)?;
+        expect_reason(&problem, "no_policy_match")?;
+        let shown = self.alice.types(told, &["show", id], Exit::Done).await?;
+        if !shown.contains("expired") {
+            return Err(wrong("the request is not shown as expired"));
+        }
+        Ok("asked, answered by somebody else, used, and over by itself".to_owned())
     }
 
     async fn others(&mut self, told: &mut Told) -> Result<String, Failure> {

@@ -140,8 +140,7 @@ impl<'a> Transcript<'a> {
         let sign = if self.failed() == 0 { '✓' } else { '✗' };
         self.print(&format!(
             "\n{sign} {} of {all} steps ended as they should, in {:.1} s.\n\
-             Not built yet, so not shown: asking for access and approving it, its expiry, break-glass, verifying \
-             the record.",
+             Not shown: the emergency path (`doorward breakglass`), which needs custodians with keys of their own.",
             all - self.failed(),
             self.started.elapsed().as_secs_f64()
         ))
