@@ -1,5 +1,6 @@
 //! `doorward breakglass`: ask the custodians, sign as one, and go through with what they signed.
 
+mod init;
 mod open;
 mod pending;
 mod sign;
@@ -20,6 +21,11 @@ use super::serve::configuration;
 /// The commands of the emergency path.
 #[derive(Debug, Subcommand)]
 pub enum BreakGlassCommand {
+    /// Name the custodians and how many of them must sign; make keys for those who have none
+    #[command(
+        before_help = "Examples:\n  doorward breakglass init --threshold 2 --custodian ann=ann.pub --custodian ben=ben.pub\n  doorward breakglass init --threshold 3 --generate 5 --out ./keys --passphrase-file passphrase"
+    )]
+    Init(InitArgs),
     /// List the custodians of a configuration
     #[command(before_help = "Example:\n  doorward breakglass custodians --config /etc/doorward/doorward.toml")]
     Custodians(CustodiansArgs),
@@ -38,6 +44,36 @@ Examples:
   ssh-keygen -Y sign -n doorward-breakglass -f KEY challenge.txt          each custodian, anywhere
   doorward breakglass open --resume brk_… --signature a.sig --signature b.sig
   doorward --profile breakglass curl https://ops-api.example.com/status";
+
+/// `doorward breakglass init`
+#[derive(Debug, Clone, Args)]
+pub struct InitArgs {
+    /// How many custodians must sign: at least 2
+    #[arg(long, value_name = "M")]
+    pub threshold: u32,
+    /// A custodian and their OpenSSH public key; may be given several times
+    #[arg(long, value_name = "NAME=PUBLIC_KEY_FILE", value_parser = custodian)]
+    pub custodian: Vec<(String, PathBuf)>,
+    /// Make so many keys, for custodians who have none
+    #[arg(long, value_name = "N", requires = "out", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub generate: Option<u32>,
+    /// Where the new keys are written, `custodian-1` and so on
+    #[arg(long, value_name = "DIR", requires = "generate")]
+    pub out: Option<PathBuf>,
+    /// The passphrase that seals the new keys
+    #[arg(long, value_name = "FILE", requires = "generate")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The configuration; custodians are written beside it
+    #[arg(long, value_name = "FILE", default_value = "doorward.toml")]
+    pub config: PathBuf,
+}
+
+fn custodian(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), PathBuf::from(path))),
+        _ => Err("a custodian is written `NAME=PUBLIC_KEY_FILE`".to_owned()),
+    }
+}
 
 /// `doorward breakglass custodians`
 #[derive(Debug, Clone, Args)]
@@ -112,6 +148,7 @@ fn length(text: &str) -> Result<Ttl, String> {
 /// What was wrong.
 pub fn run(context: &Context, command: &BreakGlassCommand) -> Result<(), Failure> {
     match command {
+        BreakGlassCommand::Init(args) => init::run(context, args),
         BreakGlassCommand::Custodians(args) => custodians(context, &args.config),
         BreakGlassCommand::Open(args) => open::run(context, args),
         BreakGlassCommand::Sign(args) => sign::run(context, args),
