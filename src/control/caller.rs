@@ -287,9 +287,13 @@ fn certificate_session(connection: &ConnectionFacts, now: Timestamp) -> Result<O
     }
 }
 
-/// A workload's certificate never goes together with a person's session.
+/// The certificate of a workload, or of an opening, never goes together with a person's session. One
+/// of a device does: it says from where.
 fn is_foreign(connection: &ConnectionFacts) -> bool {
-    connection.certificate.as_ref().is_some_and(|certificate| certificate.issuer == Issuer::Spiffe)
+    connection.certificate.as_ref().is_some_and(|certificate| match certificate.issuer {
+        Issuer::Spiffe | Issuer::BreakGlass => true,
+        Issuer::Ours | Issuer::Device => false,
+    })
 }
 
 async fn cookie_session(desk: &Desk, hash: &CookieHash, now: Timestamp) -> Result<SessionId, Unproven> {

@@ -63,7 +63,8 @@ const APPROVAL_INSERT: &str = "\
     insert into access_approval (request, principal_kind, principal_id, email, email_verified, name, answer, reason, \
     hash, time) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
     on conflict (request, principal_kind, principal_id) do update set answer = excluded.answer, \
-    reason = excluded.reason, hash = excluded.hash, time = excluded.time where access_approval.hash <> excluded.hash";
+    reason = excluded.reason, hash = excluded.hash, time = excluded.time where access_approval.hash <> excluded.hash \
+    or access_approval.answer <> excluded.answer";
 const APPROVAL_LIST: &str = "\
     select principal_kind, principal_id, email, email_verified, name, answer, reason, hash, time \
     from access_approval where request = $1 order by time, principal_id";
@@ -359,7 +360,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Enters an answer. `false` when this account has answered this very request already.
+    /// Enters an answer, instead of one of another kind or to what the request was before. `false` when
+    /// this account has answered so already.
     ///
     /// # Errors
     /// When the database refuses.

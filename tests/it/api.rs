@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use doorward::api::{Needs, ROUTES, openapi};
+use doorward::identity::certificate::{ClientCertificate, Issuer};
 use doorward::model::{DecisionId, Ttl};
 use serde_json::{Value, json};
 
-use crate::api_house::{Caller, House, ORIGIN, authorize_path};
+use crate::api_house::{Caller, House, ORIGIN, authorize_path, device};
 use crate::support::databases;
 
 /// Every route, with what nobody, a stranger without groups, an engineer and an auditor get.
@@ -350,4 +351,16 @@ async fn without_its_database_the_control_host_says_so_soon() {
         assert_eq!(house.get(&Caller::default(), "/oauth2/jwks").await.status, 200);
     };
     tokio::time::timeout(Duration::from_secs(10), asked).await.unwrap();
+}
+
+#[tokio::test]
+async fn a68_an_emergency_certificate_never_goes_together_with_a_session() {
+    let house = House::new(&databases()[0]).await;
+    let (mut browser, _) = house.browser("alice").await;
+    assert_eq!(house.get(&browser, "/api/v1/whoami").await.status, 200);
+    for issuer in [Issuer::Spiffe, Issuer::BreakGlass] {
+        browser.certificate = Some(ClientCertificate { issuer, ..device("other", house.now()) });
+        let refused = house.get(&browser, "/api/v1/whoami").await;
+        assert_eq!((refused.status.as_u16(), refused.text("/reason")), (401, "bad_credential"), "{issuer:?}");
+    }
 }

@@ -10,6 +10,7 @@
 )]
 
 mod access_api;
+mod access_rules;
 mod api;
 mod api_house;
 mod audit_format;

@@ -159,7 +159,9 @@ async fn standing(
 ) -> Result<usize, StoreError> {
     let mut humans: Vec<&Person> = Vec::new();
     for approval in earlier.iter().filter(|it| it.answer == Answer::Approve && it.hash == request.hash) {
+        // Accounts can turn out to be one human after they answered.
         if desk.directory.is_locked(&approval.by.principal)
+            || one_human(policies, &request.requester, &approval.by)
             || humans.iter().any(|known| one_human(policies, known, &approval.by))
         {
             continue;
@@ -167,7 +169,7 @@ async fn standing(
         // Somebody who has signed out since keeps their word; somebody who is known now must still
         // have the right.
         if let Some(session) = session_of(desk, &approval.by.principal, now).await? {
-            let subject = desk.subject(policies, &session, &[]);
+            let subject = desk.subject_now(policies, &session, now);
             let ambient = Ambient { address: request.address, now, session: None, device: None, token_scope: None };
             let verdict =
                 policies.entitlement_decide(&subject, EntitlementAction::Approve, &request.entitlement, &ambient);

@@ -240,7 +240,7 @@ async fn approvers(
         if found.iter().any(|known| known.principal == person.principal) || one_human(policies, &requester, &person) {
             continue;
         }
-        let subject = desk.subject(policies, &stored.session, &[]);
+        let subject = desk.subject_now(policies, &stored.session, now);
         let ambient = caller.ambient(now);
         if policies.entitlement_decide(&subject, EntitlementAction::Approve, name, &ambient).allow {
             found.push(person);

@@ -131,7 +131,7 @@ fn may(
     name: &EntitlementName,
     now: Timestamp,
 ) -> bool {
-    let subject = desk.subject(policies, caller.session(), &[]);
+    let subject = desk.subject_now(policies, caller.session(), now);
     policies.entitlement_decide(&subject, action, name, &caller.ambient(now)).allow
 }
 
@@ -160,7 +160,7 @@ async fn eligible(
             None => return Err(AccessError::Ineligible("nothing is known of the requester any more".to_owned())),
         },
     };
-    let subject: Subject = desk.subject(policies, &session, &[]);
+    let subject: Subject = desk.subject_now(policies, &session, now);
     let ambient = Ambient {
         address: request.address,
         now,

@@ -4,8 +4,7 @@
 //! The truth is asked at each use; this only tidies up, on one node at a time.
 
 use crate::audit::{Actor, EventType};
-use crate::model::{Grant, GrantEnd, GrantState, NodeId, RequestState, Timestamp, Ttl};
-use crate::store::StoreError;
+use crate::model::{Grant, GrantEnd, GrantState, NodeId, RequestId, RequestState, Timestamp, Ttl};
 
 use super::super::desk::Desk;
 use super::activate::{has_place, tell};
@@ -32,20 +31,31 @@ pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), Acce
     if !ours {
         return Ok(());
     }
+    // One that can't be tended is told of, and keeps none of the others waiting.
     for request in overdue {
-        let mut tx = desk.store.begin().await?;
-        if let Some(closed) = tx.access_request_close(request.id, RequestState::TimedOut, None, now).await? {
-            let event = request_event(desk, EventType::RequestTimedOut, Actor::default(), &closed, now);
-            tx.event_append(&event).await?;
-            tx.commit().await?;
+        if let Err(error) = time_out(desk, request.id, now).await {
+            tracing::warn!(%error, request = %request.id, "a request that is overdue could not be closed");
         }
     }
     for grant in due {
-        match grant.state.at(now) {
-            GrantState::Over { end, .. } => end_by_itself(desk, &grant, end, None, now).await?,
-            GrantState::Scheduled | GrantState::Queued => begin(desk, &grant, now).await?,
-            GrantState::Active { .. } => {}
+        let tended = match grant.state.at(now) {
+            GrantState::Over { end, .. } => end_by_itself(desk, &grant, end, None, now).await,
+            GrantState::Scheduled | GrantState::Queued => begin(desk, &grant, now).await,
+            GrantState::Active { .. } => Ok(()),
+        };
+        if let Err(error) = tended {
+            tracing::warn!(%error, grant = %grant.id, "a grant that is due could not be tended");
         }
+    }
+    Ok(())
+}
+
+async fn time_out(desk: &Desk, id: RequestId, now: Timestamp) -> Result<(), AccessError> {
+    let mut tx = desk.store.begin().await?;
+    if let Some(closed) = tx.access_request_close(id, RequestState::TimedOut, None, now).await? {
+        let event = request_event(desk, EventType::RequestTimedOut, Actor::default(), &closed, now);
+        tx.event_append(&event).await?;
+        tx.commit().await?;
     }
     Ok(())
 }
@@ -109,18 +119,4 @@ async fn end_by_itself(
     tx.commit().await?;
     desk.directory.grant_leave(&saved.holder.principal, saved.id);
     Ok(())
-}
-
-/// Enters every active grant into this node's directory.
-///
-/// # Errors
-/// When the database is away.
-pub async fn load(desk: &Desk, now: Timestamp) -> Result<(), StoreError> {
-    let mut after = None;
-    loop {
-        let page = desk.store.grant_list_active(after, 500, now).await?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = Some(last.id);
-        page.iter().for_each(|grant| desk.directory.grant_enter(grant));
-    }
 }

@@ -1,0 +1,164 @@
+//! What policies and accounts do to requests between asking and granting: more than one approver,
+//! accounts that turn out to be one human, changed definitions and lost rights; A50, A52, A53.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use doorward::control::access::sweep;
+use doorward::model::{Clock, NodeId, Ttl};
+use doorward::policy::{PolicySet, load};
+use serde_json::{Value, json};
+
+use crate::api_house::{Answer, Caller, House};
+use crate::policy::{settings, shown};
+use crate::support::{databases, temporary_folder};
+
+/// The policies of the examples, changed: text → text in a file of `ops-api/`, and whole new files.
+fn changed(changes: &[(&str, &str, &str)], more: &[(&str, &str)]) -> PolicySet {
+    let folder = temporary_folder();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    copy(&from, folder.path());
+    for (file, old, new) in changes {
+        let path = folder.path().join("ops-api").join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(old), "`{old}` is in {file}");
+        std::fs::write(path, text.replace(old, new)).unwrap();
+    }
+    for (file, text) in more {
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
+    load(folder.path(), &settings()).unwrap_or_else(|found| panic!("{}", shown(&found)))
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+const TWO: (&str, &str, &str) = ("service.toml", "approvals = 1", "approvals = 2");
+/// Security may approve as well.
+const SECURITY_TOO: (&str, &str, &str) = (
+    "access.cedar",
+    "// Nobody ever approves",
+    "permit (principal in Group::\"security\", action == Action::\"approve\", resource == Entitlement::\"ops-api/deploy-prod\");\n// Nobody ever approves",
+);
+
+async fn ask(house: &House, caller: &Caller) -> String {
+    let body = json!({ "entitlement": "ops-api/deploy-prod", "reason": "hotfix", "ticket": "OPS-12", "for": "30m" });
+    let made = house.json(caller, "/api/v1/requests", &body).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    made.text("/id").to_owned()
+}
+
+async fn answer(house: &House, caller: &Caller, id: &str, word: &str) -> Answer {
+    house.json(caller, &format!("/api/v1/requests/{id}/approvals"), &json!({ "answer": word })).await
+}
+
+fn put(house: &House, set: PolicySet) {
+    house.desk.policies.store(Arc::new(set));
+}
+
+#[tokio::test]
+async fn two_people_are_needed_where_two_are_asked_for() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        put(&house, changed(&[TWO, SECURITY_TOO], &[]));
+        let (alice, _, _) = house.command_line("alice").await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let id = ask(&house, &alice).await;
+        let first = answer(&house, &bob, &id, "approve").await;
+        assert_eq!((first.status.as_u16(), first.text("/state")), (200, "pending"), "{first:?}");
+        let again = answer(&house, &bob, &id, "approve").await;
+        assert_eq!(again.status, 409, "{again:?}");
+        assert_eq!(answer(&house, &carol, &id, "approve").await.text("/state"), "active");
+    }
+}
+
+#[tokio::test]
+async fn a50_an_approval_of_somebody_who_turns_out_to_be_the_requester_does_not_count() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        put(&house, changed(&[TWO, SECURITY_TOO], &[]));
+        let (alice, _, _) = house.command_line("alice").await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let id = ask(&house, &alice).await;
+        assert_eq!(answer(&house, &bob, &id, "approve").await.status, 200);
+        // Only now it is known that both accounts are Alice's.
+        let people = "[[person]]\nname = \"Alice\"\naccounts = [\"dev|alice\", \"dev|bob\"]\n";
+        put(&house, changed(&[TWO, SECURITY_TOO], &[("people.toml", people)]));
+        let second = answer(&house, &carol, &id, "approve").await;
+        assert_eq!((second.status.as_u16(), second.text("/state")), (200, "pending"), "{second:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_approved_may_still_say_no_while_others_are_awaited() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        put(&house, changed(&[TWO, SECURITY_TOO], &[]));
+        let (alice, _, _) = house.command_line("alice").await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let id = ask(&house, &alice).await;
+        assert_eq!(answer(&house, &bob, &id, "approve").await.status, 200);
+        let denied = answer(&house, &bob, &id, "deny").await;
+        assert_eq!((denied.status.as_u16(), denied.text("/state")), (200, "denied"), "{denied:?}");
+        let answers = denied.body["approvals"].as_array().unwrap();
+        assert_eq!(answers.iter().map(|it| it["answer"].as_str().unwrap()).collect::<Vec<_>>(), ["deny"]);
+    }
+}
+
+#[tokio::test]
+async fn a52_an_approval_is_void_once_the_entitlement_opens_more() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        put(&house, changed(&[TWO, SECURITY_TOO], &[]));
+        let (alice, _, _) = house.command_line("alice").await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let id = ask(&house, &alice).await;
+        assert_eq!(answer(&house, &bob, &id, "approve").await.status, 200);
+        let wider = ("service.toml", "actions = [\"deploy\"]", "actions = [\"deploy\", \"admin\"]");
+        put(&house, changed(&[TWO, SECURITY_TOO, wider], &[]));
+        let next = answer(&house, &carol, &id, "approve").await;
+        assert_eq!((next.status.as_u16(), next.text("/state")), (200, "pending"), "Bob saw something else: {next:?}");
+        assert_eq!(next.body["actions"], json!(["admin", "deploy"]));
+        assert_eq!(answer(&house, &bob, &id, "approve").await.text("/state"), "active");
+    }
+}
+
+#[tokio::test]
+async fn a53_the_right_to_ask_is_asked_again_when_a_request_is_granted_and_when_it_begins() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (alice, _, _) = house.command_line("alice").await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let id = ask(&house, &alice).await;
+        let nobody_asks = ("access.cedar", "@id(\"engineers-ask-for-prod\")\npermit", "@id(\"nobody-asks\")\nforbid");
+        put(&house, changed(&[nobody_asks], &[]));
+        let late = answer(&house, &bob, &id, "approve").await;
+        assert_eq!((late.status.as_u16(), late.text("/reason")), (409, "ineligible"), "{late:?}");
+
+        // Scheduled while it was allowed, and not begun once it is not.
+        put(&house, changed(&[], &[]));
+        let start = house.clock.now().plus(Ttl::minutes(10));
+        let body: Value = json!({
+            "entitlement": "ops-api/deploy-prod", "reason": "hotfix", "ticket": "OPS-12", "start": start.to_string()
+        });
+        let made = house.json(&alice, "/api/v1/requests", &body).await;
+        assert_eq!(answer(&house, &bob, made.text("/id"), "approve").await.text("/state"), "scheduled");
+        put(&house, changed(&[nobody_asks], &[]));
+        house.clock.advance(Ttl::minutes(11));
+        sweep::round(&house.desk, NodeId::from_bytes([1; 16]), house.clock.now()).await.unwrap();
+        let ended = house.get(&alice, &format!("/api/v1/requests/{}", made.text("/id"))).await;
+        assert_eq!(ended.text("/state"), "revoked", "{ended:?}");
+    }
+}
