@@ -23,6 +23,8 @@ use super::answer::{ApiError, Form, Refused};
 
 /// Names the decision in every answer.
 pub const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision");
+/// Names openings of the emergency path that are in force: `brk_…; expires=TIME`, with commas between.
+pub const EMERGENCY_HEADER: HeaderName = HeaderName::from_static("doorward-breakglass");
 /// How long a refusal waits for its place in the record: longer than the recorder may take for it.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest path that goes into the record.
@@ -35,6 +37,10 @@ pub(super) struct Trail(Arc<Mutex<Option<Actor>>>);
 impl Trail {
     pub fn note(&self, actor: Actor) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(actor);
+    }
+
+    fn is_known(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     fn taken(&self) -> Option<Actor> {
@@ -80,10 +86,22 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
     if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
         headers.insert(DECISION_HEADER, value);
     }
+    if trail.is_known()
+        && let Some(value) = banner(&desk, now)
+    {
+        headers.insert(EMERGENCY_HEADER, value);
+    }
     // What is about a person or decided for one is kept by nobody, unless a route says otherwise.
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// What every signed-in caller is told while the emergency path is open.
+fn banner(desk: &Desk, now: Timestamp) -> Option<HeaderValue> {
+    let open = desk.directory.emergency.open(now);
+    let told: Vec<String> = open.iter().map(|it| format!("{}; expires={}", it.id, it.expires)).collect();
+    (!told.is_empty()).then(|| HeaderValue::from_str(&told.join(", ")).ok()).flatten()
 }
 
 fn facts(desk: &Desk, request: &Request) -> RequestFacts {

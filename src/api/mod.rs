@@ -8,6 +8,7 @@
 mod access_request;
 mod answer;
 mod audit;
+mod breakglass;
 mod caller;
 mod decided;
 mod decision;
@@ -98,6 +99,13 @@ routes! {
     get "/api/v1/locks" Session => lock::list;
     post "/api/v1/locks" Session => lock::set;
     post "/api/v1/locks/clear" Session => lock::clear;
+    get "/api/v1/breakglass" Session => breakglass::list;
+    get "/api/v1/breakglass/terms" Nobody => breakglass::terms;
+    post "/api/v1/breakglass/check" Nobody => breakglass::check;
+    post "/api/v1/breakglass/drills" Nobody => breakglass::drill;
+    get "/api/v1/breakglass/{id}" Session => breakglass::fetch;
+    post "/api/v1/breakglass/{id}/close" Nobody => breakglass::close;
+    post "/api/v1/breakglass/{id}/reviews" Session => breakglass::review;
     get "/api/v1/decisions/{id}" Session => decision::fetch;
     get "/api/v1/audit/events" Session => audit::events;
     get "/api/v1/audit/export" Session => audit::export;

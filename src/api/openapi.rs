@@ -77,6 +77,19 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         }
         "/api/v1/locks" => ("Bars a principal until the bar is lifted", shape("Lock"), body("NewLock")),
         "/api/v1/locks/clear" => ("Lifts the bar on a principal", shape("Lock"), body("NewLock")),
+        "/api/v1/breakglass" => ("Openings and emergency grants, newest first", page("Emergency"), None),
+        "/api/v1/breakglass/terms" => ("What a challenge must say", shape("BreakGlassTerms"), None),
+        "/api/v1/breakglass/check" => {
+            ("Whether this node would open", shape("BreakGlassChecked"), body("BreakGlassEvidence"))
+        }
+        "/api/v1/breakglass/drills" => {
+            ("A drill: everything but opening", shape("BreakGlassDrill"), body("BreakGlassEvidence"))
+        }
+        "/api/v1/breakglass/{id}" => ("An opening or emergency grant", shape("Emergency"), None),
+        "/api/v1/breakglass/{id}/close" => {
+            ("Closes an opening at this node", shape("BreakGlassClosed"), body("BreakGlassClose"))
+        }
+        "/api/v1/breakglass/{id}/reviews" => ("Adds the caller's review", shape("Emergency"), body("NewReview")),
         "/api/v1/decisions/{id}" => ("A decision, from the record", shape("Decision"), None),
         "/api/v1/audit/events" => ("The record, newest first, or with `after` on from there", page("AuditEvent"), None),
         "/api/v1/audit/export" => {
@@ -257,6 +270,7 @@ fn parameters(route: &Route) -> Vec<Value> {
             Some("requests") => "id:req_",
             Some("grants") => "id:grt_",
             Some("decisions") => "id:dec_",
+            Some("breakglass") if route.path.ends_with("/close") => "id:brk_",
             _ => "string",
         };
         found.push(parameter("id", "path", true, kind));

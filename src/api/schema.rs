@@ -67,7 +67,7 @@ const GRANT_STATE: &str = "one:scheduled|queued|active|expired|revoked|dropped";
 /// All shapes by their names.
 pub(super) fn all() -> Value {
     let mut shapes = people_and_services();
-    for more in [access(), oauth()] {
+    for more in [access(), emergency(), oauth()] {
         if let (Value::Object(shapes), Value::Object(more)) = (&mut shapes, more) {
             shapes.extend(more);
         }
@@ -168,6 +168,33 @@ fn access() -> Value {
             ("ended_at", "time?"), ("end_reason", "string?"), ("reviewed", "boolean"),
         ]),
         "Extend": body(&[("for", "length")]),
+    })
+}
+
+fn emergency() -> Value {
+    json!({
+        "BreakGlassTerms": object(&[
+            ("trust_domain", "string"), ("custodians_sha256", "string"), ("threshold", "integer"),
+            ("needed", "integer"), ("max_duration_seconds", "integer"), ("time", "time"), ("drilled_at", "time?"),
+        ]),
+        "BreakGlassEvidence": body(&[("client_key_sha256", "string"), ("challenge", "string"), ("signatures", "strings")]),
+        "BreakGlassChecked": object(&[
+            ("id", "id:brk_"), ("custodians", "strings"), ("opener_proven", "boolean"), ("expires", "time"),
+        ]),
+        "BreakGlassDrill": object(&[
+            ("id", "id:brk_"), ("custodians", "strings"), ("took_seconds", "integer"), ("recorded", "boolean"),
+        ]),
+        "BreakGlassClose": body(&[("statement", "string"), ("signature", "string"), ("evidence?", "BreakGlassEvidence?")]),
+        "BreakGlassClosed": object(&[("id", "id:brk_"), ("state", "one:closed"), ("by", "string")]),
+        "EmergencyReview": object(&[("by", "Principal"), ("finding", "string"), ("time", "time")]),
+        "Emergency": object(&[
+            ("id", "string"), ("kind", "one:custodians|approvals_skipped"), ("state", "one:active|expired|closed"),
+            ("opener", "string"), ("opener_proven", "boolean"), ("scope", "string"), ("reason", "string"),
+            ("custodians", "strings"), ("opened_at", "time"), ("expires", "time"), ("closed_at", "time?"),
+            ("closed_by", "string?"), ("reviewed", "boolean"), ("reviews_missing", "integer"),
+            ("reviews", "EmergencyReview[]"),
+        ]),
+        "NewReview": body(&[("finding", "string")]),
     })
 }
 

@@ -21,7 +21,7 @@ pub fn person(session: &Session) -> wire::Principal {
     }
 }
 
-fn principal(principal: &Principal, email: Option<String>) -> wire::Principal {
+pub fn principal(principal: &Principal, email: Option<String>) -> wire::Principal {
     wire::Principal { kind: principal.kind().name().to_owned(), id: principal.id().to_owned(), name: None, email }
 }
 
@@ -133,7 +133,7 @@ pub fn grant(seen: &GrantSeen) -> wire::Grant {
         expires_at: grant.state.expires_at().map(wire::Time),
         ended_at: grant.state.ended_at().map(wire::Time),
         end_reason: grant.end_reason.clone(),
-        reviewed: grant.reviews > 0,
+        reviewed: grant.reviews >= crate::control::breakglass::REVIEWERS,
     }
 }
 

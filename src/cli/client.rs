@@ -5,7 +5,7 @@
 //! (RFC 9457), or those of OAuth (RFC 6749 §5.2) from its endpoints. No redirect is followed.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +34,8 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What makes a repeated POST the same one.
 const IDEMPOTENCY_KEY: http::HeaderName = http::HeaderName::from_static("idempotency-key");
+/// Names openings of the emergency path that are in force.
+const EMERGENCY_HEADER: http::HeaderName = http::HeaderName::from_static("doorward-breakglass");
 /// The most pages of one list that are read.
 const PAGES_MAX: usize = 1000;
 
@@ -150,11 +152,31 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+/// What answers say of openings of the emergency path.
+#[derive(Debug, Clone, Default)]
+pub struct Banner(Arc<Mutex<Option<String>>>);
+
+impl Banner {
+    /// The newest that was said.
+    #[must_use]
+    pub fn told(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn read(&self, headers: &HeaderMap) {
+        let said = headers.get(EMERGENCY_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = said;
+    }
+}
+
 /// One server, and what is shown to it.
 #[derive(Clone)]
 pub struct Client {
     origin: Origin,
     tls: Arc<ClientConfig>,
+    /// Where it is dialled, if not where its name points.
+    node: Option<(String, u16)>,
+    banner: Banner,
 }
 
 impl Client {
@@ -165,7 +187,19 @@ impl Client {
     /// When authorities or identity can't be used.
     pub fn new(origin: Origin, ca_pem: Option<&str>, identity: Option<&Identity>) -> Result<Self, ClientError> {
         let tls = dial::tls_settings(ca_pem, identity)?;
-        Ok(Self { origin, tls })
+        Ok(Self { origin, tls, node: None, banner: Banner::default() })
+    }
+
+    /// The same, that notes what is said of the emergency path.
+    #[must_use]
+    pub fn noting(self, banner: &Banner) -> Self {
+        Self { banner: banner.clone(), ..self }
+    }
+
+    /// The same server at one node of it.
+    #[must_use]
+    pub fn at_node(&self, host: &str, port: u16) -> Self {
+        Self { node: Some((host.to_owned(), port)), ..self.clone() }
     }
 
     /// The server.
@@ -192,9 +226,12 @@ impl Client {
         body: Bytes,
     ) -> Result<Answer, ClientError> {
         let (host, port) = (self.origin.host(), self.origin.port());
-        let stream = dial::connect(&host, port).await?;
+        let (at, at_port) = self.node.as_ref().map_or((host.as_str(), port), |(at, port)| (at.as_str(), *port));
+        let stream = dial::connect(at, at_port).await?;
         let stream = dial::secure(stream, &host, port, Arc::clone(&self.tls)).await?;
-        exchange(stream, &self.origin.authority(), method, path, headers, body).await
+        let answer = exchange(stream, &self.origin.authority(), method, path, headers, body).await?;
+        self.banner.read(&answer.headers);
+        Ok(answer)
     }
 
     async fn ask(

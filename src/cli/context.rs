@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::model::{Clock, Entropy};
 
 use super::args::GlobalArgs;
+use super::client::Banner;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::origin::Origin;
@@ -28,6 +29,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// Chance.
     pub entropy: Arc<dyn Entropy>,
+    /// What answers say of the emergency path, for the end of the command.
+    pub banner: Banner,
 }
 
 impl From<ProfileError> for Failure {

@@ -52,6 +52,7 @@ use std::sync::Arc;
 use clap::Parser;
 
 use self::args::{Arguments, Command, raw_arguments};
+use self::client::Banner;
 use self::context::Context;
 use self::environment::Environment;
 use self::exit::Exit;
@@ -84,13 +85,21 @@ pub fn run(arguments: Arguments) -> Exit {
         global,
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
+        banner: Banner::default(),
     };
     carried_out(&context, command)
 }
 
 /// Runs a command in these surroundings, tells what failed, and says how it ended.
 fn carried_out(context: &Context, command: Command) -> Exit {
-    match dispatch(context, command) {
+    let done = dispatch(context, command);
+    // A failure in JSON stands alone, for scripts.
+    if (done.is_ok() || context.printer.format() == args::Format::Table)
+        && let Some(told) = context.banner.told()
+    {
+        context.printer.talk(&format!("The emergency path is open: {told}. `doorward breakglass list` says more."));
+    }
+    match done {
         Ok(()) => Exit::Done,
         Err(mut failure) => {
             told_how_to_sign_in(context, &mut failure);

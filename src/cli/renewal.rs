@@ -101,7 +101,7 @@ pub async fn signed_in(context: &Context) -> Result<SignedIn, Failure> {
         Freshness::Fresh => session,
         Freshness::Ending | Freshness::Over => renewed(context, &profile, &origin, ca_pem.as_deref()).await?,
     };
-    let client = Client::new(origin.clone(), ca_pem.as_deref(), Some(&identity(&session)))?;
+    let client = Client::new(origin.clone(), ca_pem.as_deref(), Some(&identity(&session)))?.noting(&context.banner);
     Ok(SignedIn { profile, session, origin, client, ca_pem })
 }
 
@@ -118,7 +118,7 @@ fn opened(
         let detail = format!("the opening `{}` ended at {ends}", session.record.session);
         return Err(Failure::signed_out("session_ended", detail, "doorward breakglass open"));
     }
-    let client = Client::new(origin.clone(), ca_pem.as_deref(), Some(&identity(&session)))?;
+    let client = Client::new(origin.clone(), ca_pem.as_deref(), Some(&identity(&session)))?.noting(&context.banner);
     Ok(SignedIn { profile, session, origin, client, ca_pem })
 }
 

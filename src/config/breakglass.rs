@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::identity::breakglass::settings::{OpeningRules, read_custodians};
+use crate::identity::breakglass::settings::{InForce, OpeningRules, read_custodians};
 use crate::model::Ttl;
 use crate::model::breakglass::{DURATION_MAX, SIGNATURES_MAX};
 
@@ -16,7 +16,22 @@ pub struct BreakGlass {
     pub custodians: PathBuf,
     /// What challenges are judged by: the file as read, `threshold`, `max_duration`, the domain.
     pub rules: OpeningRules,
+    /// `review_blocks`: an opening that nobody has reviewed makes the next one need one custodian more.
+    pub review_blocks: bool,
+    /// `drill_every`: how old the last drill may be.
+    pub drill_every: Ttl,
 }
+
+impl BreakGlass {
+    /// What a node goes by.
+    #[must_use]
+    pub fn in_force(&self) -> InForce {
+        InForce { rules: self.rules.clone(), review_blocks: self.review_blocks, drill_every: self.drill_every }
+    }
+}
+
+/// How old the last drill may be where nothing is said.
+const DRILL_EVERY: Ttl = Ttl::hours(24 * 90);
 
 pub(in crate::config) fn read(mut section: Section<'_>, domain: Option<&str>) -> Option<BreakGlass> {
     let given = section.has("custodians") || section.has("threshold") || section.has("max_duration");
@@ -24,6 +39,8 @@ pub(in crate::config) fn read(mut section: Section<'_>, domain: Option<&str>) ->
     let most = u32::try_from(SIGNATURES_MAX).unwrap_or(2);
     let threshold = section.count("threshold", 2, 2..=most);
     let duration_max = section.ttl("max_duration", DURATION_MAX, Ttl::seconds(1)..=DURATION_MAX);
+    let review_blocks = section.flag("review_blocks");
+    let drill_every = section.ttl("drill_every", DRILL_EVERY, Ttl::hours(1)..=Ttl::hours(24 * 366));
     if !given && *section.place() == Place::Whole {
         return None;
     }
@@ -48,5 +65,5 @@ pub(in crate::config) fn read(mut section: Section<'_>, domain: Option<&str>) ->
         return None;
     }
     let rules = OpeningRules { custodians, threshold, duration_max, trust_domain: domain?.to_owned() };
-    Some(BreakGlass { custodians: file, rules })
+    Some(BreakGlass { custodians: file, rules, review_blocks, drill_every })
 }

@@ -139,6 +139,28 @@ pub fn hash_of(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
 }
 
+/// The id of an event that may be written several times of one thing and is on record once: made of
+/// what it is about, with its time at the beginning as every event's id has it.
+#[must_use]
+pub fn event_id_of(about: &[&[u8]], time: Timestamp) -> EventId {
+    let mut hash = Sha256::new();
+    for part in about {
+        hash.update(part);
+        hash.update(b"\0");
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let millis = u64::try_from(time.millis()).unwrap_or(0).to_be_bytes();
+    let mut bytes = [0u8; 16];
+    for (target, source) in bytes.iter_mut().zip(millis.iter().skip(2).chain(&digest)) {
+        *target = *source;
+    }
+    // Version and variant of a UUIDv7 (RFC 9562 §5.7).
+    let [_, _, _, _, _, _, version, _, variant, ..] = &mut bytes;
+    *version = (*version & 0x0f) | 0x70;
+    *variant = (*variant & 0x3f) | 0x80;
+    EventId::from_bytes(bytes)
+}
+
 impl Desk {
     /// 256 random bits in base64url: a code or token that nobody has yet.
     #[must_use]

@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod breakglass;
 pub mod browser;
 pub mod caller;
 pub mod decision;

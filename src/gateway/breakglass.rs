@@ -11,7 +11,7 @@ use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Event, EventType, Outcome};
-use crate::identity::breakglass::Opening;
+use crate::identity::breakglass::{Happening, KnownOpening, Opening};
 use crate::model::{EventId, Principal, Timestamp};
 use crate::policy::{BreakGlassFacts, Facts};
 
@@ -62,8 +62,17 @@ pub async fn caller(
     if !challenge.scope.holds(&routed.entry.service.name) {
         return Err(Refusal::BadCredential("the opening is not for this service"));
     }
-    if worker.shared.directory.is_locked(&principal) {
+    let directory = &worker.shared.directory;
+    if directory.is_locked(&principal) {
         return Err(Refusal::Locked);
+    }
+    if directory.emergency.is_closed(challenge.id) {
+        return Err(Refusal::SessionEnded);
+    }
+    let in_force = directory.emergency.in_force();
+    let needed = in_force.map_or(0, |in_force| directory.emergency.needed(&in_force, Some(challenge.id)));
+    if opening.custodians.len() < needed {
+        return Err(Refusal::BadCredential("an earlier opening waits for its review: one more custodian must sign"));
     }
     not_cross_site(worker, routed, headers)?;
     let streams = on_record(worker, channel, opening, &principal, now).await?;
@@ -119,5 +128,13 @@ async fn on_record(
         scope = %challenge.scope, reason = challenge.reason, expires = %challenge.expires,
         "the emergency path was opened"
     );
-    Ok(worker.shared.directory.opening_insert(challenge.id))
+    let directory = &worker.shared.directory;
+    let known = KnownOpening::of(opening);
+    if directory.emergency.know(known.clone()) {
+        let kind = EventType::BreakGlassOpened.name();
+        directory.emergency.happened(Happening { event: event_id, kind, time: now, opening: known, by: None });
+    }
+    // ORDER: after it is known, so that a closing of this moment finds what to cut.
+    let streams = directory.opening_insert(challenge.id);
+    if directory.emergency.is_closed(challenge.id) { Err(Refusal::SessionEnded) } else { Ok(streams) }
 }

@@ -20,6 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::breakglass::{Opening, OpeningRules, carries_opening, evidence_of};
 use crate::identity::certificate::{ClientCertificate, Issuer};
+use crate::model::breakglass::Scope;
 use crate::model::{Timestamp, Ttl};
 
 /// ALPN of HTTP/2 (RFC 9113 §3.1).
@@ -117,7 +118,11 @@ impl ClientTrust {
         let rules = self.breakglass.as_ref().ok_or("there is no emergency path here")?;
         let [leaf] = chain else { return Err("an opening comes with one certificate".to_owned()) };
         let (key, evidence) = evidence_of(leaf).ok_or("the certificate's opening can't be read")?;
-        rules.open(&key, &evidence, now).map_err(|error| error.to_string())
+        let opening = rules.open(&key, &evidence, now).map_err(|error| error.to_string())?;
+        if opening.challenge.scope == Scope::Drill {
+            return Err("a drill opens nothing".to_owned());
+        }
+        Ok(opening)
     }
 
     /// The kind of authority that a chain must be verified under: the one that issued its last

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use papaya::{Compute, HashMap, Operation};
 use tokio_util::sync::CancellationToken;
 
+use super::breakglass::EmergencyState;
 use crate::model::{
     ActionName, BreakGlassId, EntitlementName, Grant, GrantId, GrantState, Principal, PrincipalKind, ServiceName,
     Session, SessionEnd, SessionId, Timestamp, Ttl,
@@ -91,6 +92,8 @@ pub struct Directory {
     tokens: HashMap<String, Arc<KnownToken>>,
     /// Openings that were used here, with what cuts their streams.
     openings: HashMap<BreakGlassId, CancellationToken>,
+    /// What is known of the emergency path.
+    pub emergency: EmergencyState,
     grants: HashMap<Principal, Arc<[LiveGrant]>>,
     /// Grants that ended early and when they would have: never entered as live again.
     ended: HashMap<GrantId, Timestamp>,
@@ -190,6 +193,11 @@ impl Directory {
     /// An opening is on record and may be used.
     pub fn opening_insert(&self, id: BreakGlassId) -> CancellationToken {
         self.openings.pin().get_or_insert_with(id, CancellationToken::new).clone()
+    }
+
+    /// Cuts the streams of an opening that was closed, for good.
+    pub fn opening_cut(&self, id: BreakGlassId) {
+        self.opening_insert(id).cancel();
     }
 
     /// Lifts the bar.

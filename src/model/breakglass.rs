@@ -28,6 +28,8 @@ const REASON_CHARS_MAX: usize = 1000;
 /// The longest name of an opener, in characters.
 const NAME_CHARS_MAX: usize = 100;
 
+/// The scope of a drill; no service can be called so.
+const DRILL: &str = "nothing (a drill)";
 const TITLE: &str = "Doorward break-glass challenge, version 1";
 const ADVICE: &str = "Sign only if you know who asks and why. Enough signatures open the door.";
 
@@ -38,6 +40,8 @@ pub enum Scope {
     All,
     /// These, at least one, sorted.
     Services(Vec<ServiceName>),
+    /// None: a drill walks the whole path and opens nothing.
+    Drill,
 }
 
 impl Scope {
@@ -47,6 +51,7 @@ impl Scope {
         match self {
             Self::All => true,
             Self::Services(names) => names.contains(service),
+            Self::Drill => false,
         }
     }
 }
@@ -55,6 +60,7 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("all services"),
+            Self::Drill => f.write_str(DRILL),
             Self::Services(names) => {
                 let names: Vec<&str> = names.iter().map(ServiceName::as_str).collect();
                 f.write_str(&names.join(", "))
@@ -194,6 +200,9 @@ fn digest(text: &str) -> Option<[u8; 32]> {
 fn scope(text: &str) -> Option<Scope> {
     if text == "all services" {
         return Some(Scope::All);
+    }
+    if text == DRILL {
+        return Some(Scope::Drill);
     }
     let names: Vec<ServiceName> = text.split(", ").map(|name| ServiceName::parse(name).ok()).collect::<Option<_>>()?;
     let sorted = names.iter().zip(names.iter().skip(1)).all(|(one, next)| one.as_str() < next.as_str());

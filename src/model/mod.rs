@@ -5,6 +5,7 @@
 
 pub mod access_request;
 pub mod breakglass;
+pub mod closing;
 pub mod device;
 pub mod entropy;
 pub mod grant;

@@ -38,6 +38,9 @@ const TOLD_DATA: &[&str] = &[
     "format",
     "step_millis",
     "custodians",
+    "by",
+    "why",
+    "took_ms",
     "params",
     "reason",
 ];
@@ -143,6 +146,20 @@ impl Notice {
                     self.text("scope").unwrap_or(entitlement)
                 )
             }
+            "breakglass.expired" => {
+                let opener = self.text("opener").map(|who| format!(" of {who}")).unwrap_or_default();
+                format!("The emergency opening{opener} has run out; two people review it")
+            }
+            "breakglass.closed" => format!("The emergency opening {} was closed", self.text("id").unwrap_or("")),
+            "breakglass.reviewed" => format!("{who} reviewed the emergency {}", self.text("id").unwrap_or("")),
+            "breakglass.drilled" => {
+                format!(
+                    "DRILL: the emergency path was exercised by {}; nothing is open",
+                    self.text("opener").unwrap_or(who)
+                )
+            }
+            "breakglass.refused" => "Somebody failed to use the emergency path".to_owned(),
+            "breakglass.custodians_changed" => "The custodians of the emergency path changed".to_owned(),
             "notice.dead" => {
                 format!("A notice to {} could not be delivered", self.text("channel").unwrap_or("somebody"))
             }

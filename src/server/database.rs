@@ -65,6 +65,19 @@ fn state_file(config: &Config, name: &str) -> PathBuf {
     config.path.parent().unwrap_or_else(|| Path::new(".")).join(name)
 }
 
+/// Openings of the emergency path that were closed, for the next start.
+pub const CLOSED_FILE: &str = "breakglass.closed";
+
+/// Has closings kept on disk, and obeys those that are there.
+///
+/// # Errors
+/// When the file can't be read: an opening that was closed must not open again.
+pub fn keep_closings(config: &Config, directory: &Directory) -> Result<(), StartError> {
+    let path = state_file(config, CLOSED_FILE);
+    let doing = format!("reading closed openings of the emergency path from `{}`", path.display());
+    directory.emergency.keep_in(path).map_err(outside(doing))
+}
+
 /// This node's id: made at the first start and kept in a file.
 fn node_id(config: &Config, now: Timestamp, entropy: &dyn Entropy) -> Result<NodeId, StartError> {
     let path = state_file(config, "node.id");

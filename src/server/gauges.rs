@@ -8,6 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::gateway::worker::Shared;
+use crate::model::Ttl;
 use crate::store::Keeping;
 
 use super::tree::TreeState;
@@ -47,6 +48,10 @@ pub struct Gauges {
     lost: LostCounter,
     certificate_end: Gauge,
     policy_services: Gauge,
+    breakglass_open: Gauge,
+    breakglass_unreviewed: Gauge,
+    breakglass_drill_age: Gauge,
+    breakglass_drill_overdue: Gauge,
     reload_success: Gauge,
     reload_time: Gauge,
 }
@@ -91,6 +96,23 @@ impl Gauges {
             gauges.certificate_end.clone(),
         );
         registry.register("policy_services", "Services in force", gauges.policy_services.clone());
+        registry.register("breakglass_open", "Openings of the emergency path in force", gauges.breakglass_open.clone());
+        registry.register(
+            "breakglass_unreviewed",
+            "Openings of the emergency path that wait for their review",
+            gauges.breakglass_unreviewed.clone(),
+        );
+        registry.register_with_unit(
+            "breakglass_drill_age",
+            "Time since the emergency path was last drilled; -1 where it never was",
+            Unit::Seconds,
+            gauges.breakglass_drill_age.clone(),
+        );
+        registry.register(
+            "breakglass_drill_overdue",
+            "1 where there is an emergency path and its last drill is too old",
+            gauges.breakglass_drill_overdue.clone(),
+        );
         registry.register("reload_success", "1 if the last reload was taken", gauges.reload_success.clone());
         registry.register_with_unit(
             "reload_timestamp",
@@ -100,6 +122,17 @@ impl Gauges {
         );
         gauges.reload_success.set(1);
         gauges
+    }
+
+    fn set_emergency(&self, shared: &Shared) {
+        let (emergency, now) = (&shared.directory.emergency, shared.clock.now());
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.breakglass_open.set(count(emergency.open(now).len()));
+        self.breakglass_unreviewed.set(count(emergency.unreviewed()));
+        let age = emergency.drilled_at().map(|at| now.since(at));
+        self.breakglass_drill_age.set(age.map_or(-1, Ttl::as_seconds));
+        let overdue = emergency.in_force().is_some_and(|it| age.is_none_or(|age| age > it.drill_every));
+        self.breakglass_drill_overdue.set(i64::from(overdue));
     }
 
     /// Notes how a reload ended.
@@ -132,6 +165,7 @@ impl Gauges {
         for (kind, count) in [("written", state.rows), ("lost", state.lost), ("unrecorded", state.unrecorded)] {
             self.record.get_or_create(&RecordLabel { kind }).set(whole(count));
         }
+        self.set_emergency(shared);
         let snapshot = shared.snapshot.load();
         self.certificate_end.set(snapshot.tls.not_after.seconds());
         self.policy_services.set(i64::try_from(snapshot.policies.services().count()).unwrap_or(i64::MAX));

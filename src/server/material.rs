@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::config::{Config, Environment, Problem, Spool, certificate, check};
 use crate::credential::authority::Authority;
 use crate::gateway::handshake::{TlsSide, TrustAnchors};
+use crate::identity::breakglass::InForce;
 use crate::policy::{Diagnostic, LoadSettings, PolicySet};
 use crate::store::{SpoolError, is_volatile};
 
@@ -21,6 +22,8 @@ pub struct Material {
     pub anchors: TrustAnchors,
     /// Our own authority.
     pub authority: Arc<Authority>,
+    /// The emergency path.
+    pub emergency: Option<Arc<InForce>>,
     /// The policies.
     pub policies: Arc<PolicySet>,
     /// What is not wrong but should be looked at.
@@ -81,7 +84,15 @@ pub fn read(config: &Config) -> Result<Material, MaterialError> {
     };
     let authority = Authority::load(&text(&ca.certificate)?, &text(&ca.key)?)
         .map_err(|error| one(format!("{}: {error}", ca.certificate.display())))?;
-    Ok(Material { tls: Arc::new(tls), anchors, authority: Arc::new(authority), policies: Arc::new(policies), warnings })
+    let emergency = config.breakglass.as_ref().map(|it| Arc::new(it.in_force()));
+    Ok(Material {
+        tls: Arc::new(tls),
+        anchors,
+        emergency,
+        authority: Arc::new(authority),
+        policies: Arc::new(policies),
+        warnings,
+    })
 }
 
 /// A spool that lies in memory: an error where the configuration names it, else there is none.

@@ -6,6 +6,7 @@ pub mod control_host;
 mod database;
 pub mod dev;
 pub mod doctor;
+mod emergency;
 pub mod examples;
 pub mod gauges;
 pub mod installation;

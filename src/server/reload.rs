@@ -19,6 +19,7 @@ use crate::gateway::snapshot::{Snapshot, TokenKeys};
 use crate::gateway::worker::Shared;
 use crate::model::EventId;
 
+use super::database;
 use super::gauges::{Gauges, Taken};
 use super::material::{self, MaterialError};
 
@@ -110,6 +111,7 @@ impl Reloader {
         )
         .map_err(|error| MaterialError { problems: vec![error.to_string()] })?;
         self.shared.snapshot.store(Arc::new(snapshot));
+        self.desk.directory.emergency.put_in_force(material.emergency.clone());
         self.desk.policies.store(Arc::clone(&material.policies));
         self.desk.authority.store(Arc::clone(&material.authority));
         *anchors = material.anchors;
@@ -142,7 +144,7 @@ fn folders(config: &Config) -> Vec<(PathBuf, RecursiveMode)> {
 /// Whether a change in this file can matter: the database and our own state lie in the same folder.
 fn matters(path: &Path, witnesses: &[PathBuf]) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let ours = ["node.id", "signing-keys.sealed", "pseudonym.sealed"];
+    let ours = ["node.id", "signing-keys.sealed", "pseudonym.sealed", database::CLOSED_FILE];
     let endings = [".db", ".db-wal", ".db-shm", ".db-journal", ".spool", ".log", ".tmp", ".swp", "~"];
     !witnesses.iter().any(|file| file == path)
         && !ours.iter().any(|own| name.starts_with(own))

@@ -44,7 +44,7 @@ use super::notices::Notices;
 use super::reload::{Reloader, watch, watched};
 use super::telemetry::Telemetry;
 use super::tree::Keeper;
-use super::{control_host, tasks, telemetry};
+use super::{control_host, emergency, tasks, telemetry};
 
 /// Connections to the control host that may wait to be taken.
 const CONTROL_QUEUE: usize = 256;
@@ -322,6 +322,8 @@ async fn build(
         Providers::new(provider_settings(&config), &origin, &clock).map_err(outside("reading the providers"))?;
     let providers = Arc::new(providers);
     let directory = Arc::new(Directory::default());
+    directory.emergency.put_in_force(material.emergency.clone());
+    database::keep_closings(&config, &directory)?;
     let feed = match away {
         None => Some(database::take_up(&store, &providers, &directory, now).await?),
         Some(_) => None,
@@ -396,6 +398,7 @@ async fn build(
     let alerts = notices
         .start(&mut registry, &tasks, &shared.draining)
         .map_err(outside("reading the authorities of `[notify]`"))?;
+    emergency::spawn(&tasks, &shared, &desk, &alerts);
     let telemetry_address = telemetry_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = telemetry_listener {
         let state = Arc::clone(&tree.state);

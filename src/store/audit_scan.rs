@@ -10,9 +10,9 @@ use super::log::Log;
 use crate::audit::filter::Filter;
 use crate::model::{EventId, ServiceName, Timestamp, Ttl};
 
-/// Events are looked for by id, which begins with their time; clocks within one id and its event
-/// differ by less than this.
-const ID_SLACK: Ttl = Ttl::minutes(10);
+/// Events are looked for by id, which begins with their time; an id and its event differ by less than
+/// this: an opening of the emergency path has its challenge's id and may be used an hour later.
+const ID_SLACK: Ttl = Ttl::minutes(75);
 
 const FORWARD: &str = "\
     select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \

@@ -58,6 +58,8 @@ const SAVE: &str = concat!(
      where id = $1 and ended_at is null and state = $7 and coalesce(expires_at, 0) = $8 returning ",
     columns!()
 );
+const LIST_EMERGENCY: &str =
+    concat!("select ", columns!(), " from access_grant where emergency = 1 and id < $1 order by id desc limit $2");
 const COUNTER_INSERT: &str =
     "insert into entitlement_counter (entitlement, turns) values ($1, 0) on conflict (entitlement) do nothing";
 const COUNTER_TURN: &str = "update entitlement_counter set turns = turns + 1 where entitlement = $1";
@@ -165,6 +167,16 @@ impl Store {
             .fetch_all(self.pool())
             .await?;
         all(rows)
+    }
+
+    /// Grants that were taken without approval, newest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn grant_list_emergency(&self, before: Option<GrantId>, limit: u32) -> Result<Vec<Grant>, StoreError> {
+        let before = before.map_or_else(|| "grt_z".to_owned(), |id| id.to_string());
+        let query = sqlx::query_as(LIST_EMERGENCY).bind(before).bind(i64::from(limit.min(GRANT_PAGE_MAX + 1)));
+        all(query.fetch_all(self.pool()).await?)
     }
 
     /// Active grants of everyone, in the order of their ids, after `after`.

@@ -6,6 +6,7 @@ mod audit_event;
 mod audit_retention;
 mod audit_scan;
 mod audit_tree;
+mod emergency;
 mod engine;
 mod grant;
 mod idempotency;

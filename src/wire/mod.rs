@@ -6,6 +6,7 @@
 //! change their meaning; times are RFC 3339 UTC with milliseconds.
 
 pub mod access_request;
+pub mod breakglass;
 pub mod decision;
 pub mod entitlement;
 pub mod grant;
@@ -21,6 +22,10 @@ pub mod whoami;
 
 pub use access_request::{
     AccessRequest, Answer, Approval, ApprovalContext, DryRun, NewAccessRequest, NewApproval, Nothing,
+};
+pub use breakglass::{
+    BreakGlassChecked, BreakGlassClose, BreakGlassClosed, BreakGlassDrill, BreakGlassEvidence, BreakGlassTerms,
+    Emergency, EmergencyReview, NewReview,
 };
 pub use decision::{Decision, DecisionRequest};
 pub use entitlement::Entitlement;

@@ -1,9 +1,14 @@
 //! `doorward breakglass`: ask the custodians, sign as one, and go through with what they signed.
 
+mod close;
+mod drill;
 mod init;
+mod list;
+mod nodes;
 mod open;
 mod pending;
 mod sign;
+mod terms;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +22,7 @@ use super::args::Format;
 use super::context::Context;
 use super::failure::Failure;
 use super::serve::configuration;
+use super::wait_for;
 
 /// The commands of the emergency path.
 #[derive(Debug, Subcommand)]
@@ -35,6 +41,25 @@ pub enum BreakGlassCommand {
     /// Sign a challenge where there is no OpenSSH
     #[command(before_help = "Example:\n  doorward breakglass sign --key ~/.ssh/id_ed25519 --challenge challenge.txt")]
     Sign(SignArgs),
+    /// End an opening before its time, at every node that is named
+    #[command(
+        before_help = "Examples:\n  doorward breakglass close brk_…                        with the opening's own client key\n  doorward breakglass close brk_… --key ~/.ssh/id_ed25519 --node 10.0.0.1 --node 10.0.0.2"
+    )]
+    Close(CloseArgs),
+    /// List openings and emergency grants, and whether they were reviewed
+    List(ListArgs),
+    /// Show one, with all that was done under it
+    Show(ShowArgs),
+    /// Say what you found; two people other than the opener review each
+    #[command(
+        before_help = "Example:\n  doorward breakglass review brk_… --finding \"the provider was down; restarts only\""
+    )]
+    Review(ReviewArgs),
+    /// Prove the path without opening anything, and record that
+    #[command(
+        before_help = "Examples:\n  doorward breakglass drill --opener erin                    writes a challenge for the custodians\n  doorward breakglass drill --resume brk_… --signature a.sig --signature b.sig\n  doorward breakglass drill --opener erin --key keys/custodian-1 --key keys/custodian-2"
+    )]
+    Drill(DrillArgs),
 }
 
 const OPEN_EXAMPLES: &str = "\
@@ -110,9 +135,9 @@ pub struct OpenArgs {
     /// The passphrase of the opener's key [else DOORWARD_PASSPHRASE]
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
-    /// The configuration that the challenge goes by
-    #[arg(long, value_name = "FILE", default_value = "doorward.toml")]
-    pub config: PathBuf,
+    /// The configuration that the challenge goes by: no server is asked [else the server is]
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub config: Option<PathBuf>,
     /// Go on with a challenge that was signed
     #[arg(long, value_name = "ID", value_parser = BreakGlassId::parse, requires = "signature")]
     pub resume: Option<BreakGlassId>,
@@ -138,6 +163,85 @@ pub struct SignArgs {
     pub passphrase_file: Option<PathBuf>,
 }
 
+/// `doorward breakglass close`
+#[derive(Debug, Clone, Args)]
+pub struct CloseArgs {
+    /// Which opening
+    #[arg(value_name = "ID", value_parser = BreakGlassId::parse)]
+    pub id: BreakGlassId,
+    /// A node to close it at; may be given several times [default: the server]
+    #[arg(long, value_name = "ADDR")]
+    pub node: Vec<String>,
+    /// Sign as a custodian, with this OpenSSH key [default: the opening's client key]
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<PathBuf>,
+    /// The passphrase of the key [else DOORWARD_PASSPHRASE]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The configuration, where the server is not to be asked which installation it is
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub config: Option<PathBuf>,
+}
+
+/// `doorward breakglass list`
+#[derive(Debug, Clone, Args)]
+pub struct ListArgs {
+    /// Only those that are over and wait for their review
+    #[arg(long)]
+    pub unreviewed: bool,
+}
+
+/// `doorward breakglass show`
+#[derive(Debug, Clone, Args)]
+pub struct ShowArgs {
+    /// `brk_…` or `grt_…`, or how it begins
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// `doorward breakglass review`
+#[derive(Debug, Clone, Args)]
+pub struct ReviewArgs {
+    /// `brk_…` or `grt_…`, or how it begins
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// What you found: what was done, whether it had to be, what follows
+    #[arg(long, value_name = "TEXT")]
+    pub finding: String,
+}
+
+/// `doorward breakglass drill`
+#[derive(Debug, Clone, Args)]
+pub struct DrillArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = "doorward.toml")]
+    pub config: PathBuf,
+    /// Who drills [default: the user of this machine]
+    #[arg(long, value_name = "NAME", conflicts_with = "resume")]
+    pub opener: Option<String>,
+    /// Why, for the custodians and the record
+    #[arg(long, value_name = "TEXT", default_value = "a drill of the emergency path", conflicts_with = "resume")]
+    pub reason: String,
+    /// Where the challenge is written
+    #[arg(long, value_name = "FILE", default_value = "drill-challenge.txt", conflicts_with = "resume")]
+    pub challenge_out: PathBuf,
+    /// Go on with a challenge that was signed
+    #[arg(long, value_name = "ID", value_parser = BreakGlassId::parse, requires = "signature")]
+    pub resume: Option<BreakGlassId>,
+    /// A signature of it; one for each custodian
+    #[arg(long, value_name = "FILE", requires = "resume")]
+    pub signature: Vec<PathBuf>,
+    /// Sign here and now with this custodian's key; may be given several times
+    #[arg(long, value_name = "KEY", conflicts_with = "resume")]
+    pub key: Vec<PathBuf>,
+    /// The passphrase of the keys [else DOORWARD_PASSPHRASE]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub passphrase_file: Option<PathBuf>,
+    /// A node to drill at; may be given several times [default: the server]
+    #[arg(long, value_name = "ADDR")]
+    pub node: Vec<String>,
+}
+
 fn length(text: &str) -> Result<Ttl, String> {
     Ttl::parse(text).ok_or_else(|| "a length of time is written `90s`, `15m` or `1h`".to_owned())
 }
@@ -150,8 +254,13 @@ pub fn run(context: &Context, command: &BreakGlassCommand) -> Result<(), Failure
     match command {
         BreakGlassCommand::Init(args) => init::run(context, args),
         BreakGlassCommand::Custodians(args) => custodians(context, &args.config),
-        BreakGlassCommand::Open(args) => open::run(context, args),
+        BreakGlassCommand::Open(args) => wait_for(open::run(context, args)),
         BreakGlassCommand::Sign(args) => sign::run(context, args),
+        BreakGlassCommand::Close(args) => wait_for(close::run(context, args)),
+        BreakGlassCommand::List(args) => wait_for(list::list(context, args)),
+        BreakGlassCommand::Show(args) => wait_for(list::show(context, args)),
+        BreakGlassCommand::Review(args) => wait_for(list::review(context, args)),
+        BreakGlassCommand::Drill(args) => wait_for(drill::run(context, args)),
     }
 }
 

@@ -1,34 +1,40 @@
 //! `doorward breakglass open`: first a client key and a challenge; then, with signatures, the
 //! certificate that carries them, under the profile `breakglass` (or the one that was named).
 
-use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, PublicKeyData};
+use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::cli::args::Format;
+use crate::cli::client::Client;
 use crate::cli::context::Context;
+use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
+use crate::cli::origin::Origin;
 use crate::cli::profile::{self, Profile, ProfileRecord, SavedSession};
 use crate::identity::breakglass::certificate::EVIDENCE_OID;
-use crate::model::breakglass::{Challenge, Evidence, SIGNATURE_BYTES_MAX, Scope};
-use crate::model::{BreakGlassId, Principal};
-use crate::wire::Time;
+use crate::model::breakglass::{Challenge, Evidence, SIGN_NAMESPACE, SIGNATURE_BYTES_MAX, Scope};
+use crate::model::{BreakGlassId, Principal, Timestamp, Ttl};
+use crate::wire::{BreakGlassChecked, BreakGlassEvidence, Time};
 
 use super::pending::Pending;
 use super::sign::{read, signed};
+use super::terms::{Asked, Terms, anonymous, fingerprint};
 use super::{OpenArgs, installation};
 
 /// The profile that an opening is used under.
 const PROFILE: &str = "breakglass";
 
+/// A clock that is further off than this is told of.
+const CLOCK_SECONDS: i64 = 5;
+
 /// Makes a challenge, or goes on with one.
 ///
 /// # Errors
 /// What was wrong; a failed attempt uses nothing up.
-pub fn run(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
     match args.resume {
-        Some(id) => resume(context, args, id),
-        None => begin(context, args),
+        Some(id) => resume(context, args, id).await,
+        None => begin(context, args).await,
     }
 }
 
@@ -43,7 +49,7 @@ fn told(context: &Context, id: BreakGlassId, state: &str, challenge_file: Option
     context.printer.pairs(&pairs)
 }
 
-fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
+async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
     let (Some(reason), Some(length), Some(out)) = (&args.reason, args.length, &args.challenge_out) else {
         return Err(Failure::usage("`--reason`, `--for` and `--challenge-out` are needed"));
     };
@@ -57,46 +63,43 @@ fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
             Scope::Services(names)
         }
     };
-    let (config, breakglass) = installation(&args.config)?;
-    let rules = &breakglass.rules;
-    if length > rules.duration_max {
+    let terms = Terms::find(context, args.config.as_deref()).await?;
+    if length > terms.duration_max {
         return Err(Failure::usage(format!(
             "`--for` is {length}; this installation opens for at most {}",
-            rules.duration_max
+            terms.duration_max
         )));
     }
-    let opener = args.opener.clone().or_else(|| context.environment.text("USER").map(str::to_owned));
-    let opener = opener.ok_or_else(|| Failure::usage("say who opens: `--opener NAME`"))?;
-    let now = context.clock.now();
-    let id = BreakGlassId::fresh(now, &*context.entropy);
-    let key = KeyPair::generate().map_err(|error| Failure::failed(format!("making a client key: {error}")))?;
-    let challenge = Challenge {
-        id,
-        opener,
-        scope,
-        reason: reason.trim().to_owned(),
-        not_before: now,
-        expires: now.plus(length),
-        trust_domain: rules.trust_domain.clone(),
-        custodians: *rules.custodians.sha256(),
-        threshold: rules.threshold,
-        client_key: Sha256::digest(key.subject_public_key_info()).into(),
-        nonce: context.entropy.bytes_32(),
-    };
-    if !challenge.is_plain() {
-        return Err(Failure::usage(
-            "opener and reason are one line of plain text each, of 100 and 1,000 characters at most",
+    if let Some(behind) = terms.behind.filter(|behind| behind.as_seconds().abs() >= CLOCK_SECONDS) {
+        let (seconds, way) = (behind.as_seconds().abs(), if behind > Ttl::ZERO { "behind" } else { "ahead of" });
+        context.printer.talk(&format!(
+            "This machine's clock is {seconds} s {way} the server's, which judges by its own: set it right first."
         ));
     }
+    let key = KeyPair::generate().map_err(|error| Failure::failed(format!("making a client key: {error}")))?;
+    let asked = Asked { opener: args.opener.clone(), scope, reason: reason.clone(), length };
+    let challenge = terms.challenge(context, &key, asked, context.clock.now())?;
+    let id = challenge.id;
     let text = challenge.text();
     let opener_signature = args
         .opener_key
         .as_deref()
-        .map(|key| signed(context, key, args.passphrase_file.as_deref(), text.as_bytes()))
+        .map(|key| signed(context, key, args.passphrase_file.as_deref(), SIGN_NAMESPACE, text.as_bytes()))
         .transpose()?;
     let unproven = opener_signature.is_none();
-    let pending =
-        Pending { challenge: text.clone(), key_pem: key.serialize_pem(), opener_signature, config: config.path };
+    let ca_pem = match &terms.config {
+        Some(_) => context.named_ca()?,
+        None => anonymous(context)?.1,
+    };
+    let pending = Pending {
+        challenge: text.clone(),
+        key_pem: key.serialize_pem(),
+        opener_signature,
+        config: terms.config.clone(),
+        server: terms.server.clone(),
+        ca_pem,
+        signatures: Vec::new(),
+    };
     pending.save(context, id)?;
     std::fs::write(out, &text).map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
     context.printer.talk(&text);
@@ -111,26 +114,62 @@ fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
     }
     context.printer.talk(&format!(
         "{} custodians sign it, anywhere:\n  ssh-keygen -Y sign -n {} -f KEY {}\nThen:\n  doorward breakglass open --resume {id} --signature FILE.sig …",
-        rules.threshold, crate::model::breakglass::SIGN_NAMESPACE, out.display()
+        terms.needed, SIGN_NAMESPACE, out.display()
     ));
     told(context, id, "challenged", Some(&out.display().to_string()))
 }
 
-fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Failure> {
-    let pending = Pending::load(context, id)?;
-    let (config, breakglass) = installation(&pending.config)?;
+/// What custodians signed, judged by the configuration or by a node.
+struct Judged {
+    custodians: Vec<String>,
+    server: String,
+}
+
+async fn judged(pending: &Pending, key: &KeyPair, evidence: &Evidence, now: Timestamp) -> Result<Judged, Failure> {
+    let retry = |why: &dyn std::fmt::Display| format!("{why}. Nothing is used up: correct it and resume again");
+    if let Some(path) = &pending.config {
+        let (config, breakglass) = installation(path)?;
+        let opening =
+            breakglass.rules.open(&fingerprint(key), evidence, now).map_err(|error| Failure::failed(retry(&error)))?;
+        let server = config.server.origin(&config.server.control_host, config.server.listen);
+        return Ok(Judged { custodians: opening.custodians, server });
+    }
+    let origin = Origin::parse(&pending.server).map_err(|error| Failure::failed(error.to_string()))?;
+    let client = Client::new(origin, pending.ca_pem.as_deref(), None)?;
+    let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+    let body = BreakGlassEvidence {
+        client_key_sha256: data_encoding::HEXLOWER.encode(&fingerprint(key)),
+        challenge: pending.challenge.clone(),
+        signatures: evidence.signatures.iter().map(text).collect(),
+    };
+    let json = client.post("/api/v1/breakglass/check", &body).await.map_err(|error| {
+        let failure = Failure::from(error);
+        if failure.exit != Exit::Denied {
+            return failure;
+        }
+        Failure::failed(retry(&failure.problem.detail.unwrap_or_default()))
+    })?;
+    let checked: BreakGlassChecked = client.read(&json)?;
+    Ok(Judged { custodians: checked.custodians, server: pending.server.clone() })
+}
+
+async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Failure> {
+    let mut pending = Pending::load(context, id)?;
+    let challenge = Challenge::parse(pending.challenge.as_bytes())
+        .map_err(|error| Failure::failed(format!("the kept challenge: {error}")))?;
+    if challenge.scope == Scope::Drill {
+        return Err(Failure::usage(format!("`{id}` is a drill: `breakglass drill --resume {id}`")));
+    }
     let mut signatures: Vec<Vec<u8>> = pending.opener_signature.iter().map(|text| text.clone().into_bytes()).collect();
     for file in &args.signature {
         signatures.push(read(file, SIGNATURE_BYTES_MAX)?);
     }
     let key =
         KeyPair::from_pem(&pending.key_pem).map_err(|error| Failure::failed(format!("the client key: {error}")))?;
-    let evidence = Evidence { challenge: pending.challenge.into_bytes(), signatures };
-    let print: [u8; 32] = Sha256::digest(key.subject_public_key_info()).into();
-    let opening = breakglass
-        .rules
-        .open(&print, &evidence, context.clock.now())
-        .map_err(|error| Failure::failed(format!("{error}. Nothing is used up: correct it and resume again")))?;
+    let evidence = Evidence { challenge: pending.challenge.clone().into_bytes(), signatures };
+    let judged = judged(&pending, &key, &evidence, context.clock.now()).await?;
+    pending.signatures = evidence.signatures.iter().map(|it| String::from_utf8_lossy(it).into_owned()).collect();
+    pending.update(context, id)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, id.to_string());
@@ -139,10 +178,10 @@ fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Fa
         params.self_signed(&key).map_err(|error| Failure::failed(format!("making the certificate: {error}")))?;
     let name = context.global.profile.as_deref().unwrap_or(PROFILE);
     let profile = Profile::at(&profile::home(&context.environment)?, name)?;
-    let expires = Time(opening.challenge.expires);
+    let expires = Time(challenge.expires);
     let principal = Principal::breakglass(id);
     let record = ProfileRecord {
-        server: config.server.origin(&config.server.control_host, config.server.listen),
+        server: judged.server,
         session: id.to_string(),
         principal: crate::wire::Principal {
             kind: principal.kind().name().to_owned(),
@@ -151,7 +190,7 @@ fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Fa
             email: None,
         },
         expires_at: expires,
-        certificate_since: Time(opening.challenge.not_before),
+        certificate_since: Time(challenge.not_before),
         certificate_expires_at: expires,
         refresh_token: String::new(),
         refresh_token_expires_at: expires,
@@ -161,15 +200,15 @@ fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Fa
         record,
         key_pem: pending.key_pem,
         certificate_pem: certificate.pem(),
-        ca_pem: context.named_ca()?,
+        ca_pem: context.named_ca()?.or_else(|| pending.ca_pem.clone()),
     };
     let lock = profile.lock()?;
     profile.save(&lock, &session)?;
     context.printer.talk(&format!(
         "Open until {} for {}, by {}.\nUse it: doorward --profile {name} curl https://…",
-        opening.challenge.expires,
-        opening.challenge.scope,
-        opening.custodians.join(", ")
+        challenge.expires,
+        challenge.scope,
+        judged.custodians.join(", ")
     ));
     told(context, id, "open", None)
 }

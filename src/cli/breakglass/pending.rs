@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +21,17 @@ pub struct Pending {
     pub key_pem: String,
     /// The opener's own signature.
     pub opener_signature: Option<String>,
-    /// The configuration that it goes by.
-    pub config: PathBuf,
+    /// The configuration that it goes by, where one was at hand.
+    #[serde(default)]
+    pub config: Option<PathBuf>,
+    /// The control host.
+    pub server: String,
+    /// The authorities that vouch for it, where they are not this machine's.
+    #[serde(default)]
+    pub ca_pem: Option<String>,
+    /// The signatures that opened, once they did.
+    #[serde(default)]
+    pub signatures: Vec<String>,
 }
 
 fn path_of(context: &Context, id: BreakGlassId) -> Result<PathBuf, Failure> {
@@ -36,13 +45,33 @@ impl Pending {
     /// When it can't be written.
     pub fn save(&self, context: &Context, id: BreakGlassId) -> Result<(), Failure> {
         let path = path_of(context, id)?;
+        self.write(&path)
+    }
+
+    /// Keeps what has changed, in one step.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn update(&self, context: &Context, id: BreakGlassId) -> Result<(), Failure> {
+        let path = path_of(context, id)?;
+        let fresh = path.with_extension("new");
+        let fails = |error: std::io::Error| Failure::failed(format!("writing `{}`: {error}", path.display()));
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fails(error)),
+            _ => {}
+        }
+        self.write(&fresh)?;
+        std::fs::rename(&fresh, &path).map_err(fails)
+    }
+
+    fn write(&self, path: &Path) -> Result<(), Failure> {
         let fails = |error: std::io::Error| Failure::failed(format!("writing `{}`: {error}", path.display()));
         if let Some(folder) = path.parent() {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fails)?;
         }
         let text = serde_json::to_string(self).map_err(|error| fails(error.into()))?;
         let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(fails)?;
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fails)?;
         file.write_all(text.as_bytes()).map_err(fails)
     }
 

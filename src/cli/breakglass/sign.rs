@@ -19,7 +19,7 @@ pub fn run(context: &Context, args: &SignArgs) -> Result<(), Failure> {
     let bytes = read(&args.challenge, CHALLENGE_BYTES_MAX)?;
     Challenge::parse(&bytes).map_err(|error| Failure::usage(format!("`{}`: {error}", args.challenge.display())))?;
     context.printer.talk(&crate::cli::printer::plain(&String::from_utf8_lossy(&bytes)));
-    let signature = signed(context, &args.key, args.passphrase_file.as_deref(), &bytes)?;
+    let signature = signed(context, &args.key, args.passphrase_file.as_deref(), SIGN_NAMESPACE, &bytes)?;
     let out = args.out.clone().unwrap_or_else(|| {
         let mut name = args.challenge.clone().into_os_string();
         name.push(".sig");
@@ -40,13 +40,21 @@ pub(super) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// The signature of this key over the challenge, in PEM armour.
+/// The signature of this key over a text, in PEM armour.
 pub(super) fn signed(
     context: &Context,
     path: &Path,
     passphrase_file: Option<&Path>,
-    challenge: &[u8],
+    namespace: &str,
+    text: &[u8],
 ) -> Result<String, Failure> {
+    let wrong = |error: ssh_key::Error| Failure::usage(format!("the key `{}`: {error}", path.display()));
+    let key = private_key(context, path, passphrase_file)?;
+    let signature = key.sign(namespace, HashAlg::Sha512, text).map_err(wrong)?;
+    signature.to_pem(LineEnding::LF).map_err(wrong)
+}
+
+fn private_key(context: &Context, path: &Path, passphrase_file: Option<&Path>) -> Result<PrivateKey, Failure> {
     let wrong = |error: ssh_key::Error| Failure::usage(format!("the key `{}`: {error}", path.display()));
     let text = Zeroizing::new(read(path, 64 * 1024)?);
     let mut key = PrivateKey::from_openssh(&*text).map_err(wrong)?;
@@ -70,6 +78,5 @@ pub(super) fn signed(
             .decrypt(passphrase.as_bytes())
             .map_err(|_| Failure::usage(format!("the passphrase does not open `{}`", path.display())))?;
     }
-    let signature = key.sign(SIGN_NAMESPACE, HashAlg::Sha512, challenge).map_err(wrong)?;
-    signature.to_pem(LineEnding::LF).map_err(wrong)
+    Ok(key)
 }

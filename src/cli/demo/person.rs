@@ -8,6 +8,7 @@ use clap::Parser;
 use http::{HeaderName, Method};
 
 use crate::cli::args::{Arguments, GlobalArgs, raw_arguments};
+use crate::cli::client::Banner;
 use crate::cli::client::{Answer, ClientError, exchange};
 use crate::cli::context::Context;
 use crate::cli::dial;
@@ -76,6 +77,7 @@ impl Person {
             global,
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
+            banner: Banner::default(),
         }
     }
 

@@ -5,12 +5,10 @@
 
 use std::fmt;
 
-use sha2::{Digest, Sha256};
-
 use crate::audit::filter::Filter;
 use crate::audit::{Event, EventType, Outcome};
 use crate::control::caller::Caller;
-use crate::control::desk::Desk;
+use crate::control::desk::{Desk, event_id_of};
 use crate::model::{EventId, NodeId, Timestamp};
 use crate::policy::InstallationAction;
 use crate::store::{LogEntry, Position, Recorded, StoreError};
@@ -84,23 +82,9 @@ pub async fn admit(desk: &Desk, caller: &Caller, what: &str, now: Timestamp) -> 
 
 /// One id for a session, a minute and what is read in it: a second event with it is the same one.
 fn read_id(caller: &Caller, what: &str, now: Timestamp) -> EventId {
-    let minute = now.seconds().div_euclid(60) * 60_000;
-    let mut hash = Sha256::new();
-    hash.update(b"audit.read\0");
-    hash.update(caller.session().id.bytes());
-    hash.update(minute.to_be_bytes());
-    hash.update(what.as_bytes());
-    let digest: [u8; 32] = hash.finalize().into();
-    let millis = u64::try_from(minute).unwrap_or(0).to_be_bytes();
-    let mut bytes = [0u8; 16];
-    for (target, source) in bytes.iter_mut().zip(millis.iter().skip(2).chain(&digest)) {
-        *target = *source;
-    }
-    // Version and variant of a UUIDv7 (RFC 9562 §5.7).
-    let [_, _, _, _, _, _, version, _, variant, ..] = &mut bytes;
-    *version = (*version & 0x0f) | 0x70;
-    *variant = (*variant & 0x3f) | 0x80;
-    EventId::from_bytes(bytes)
+    let minute = Timestamp::from_millis(now.seconds().div_euclid(60) * 60_000);
+    let about = [b"audit.read".as_slice(), caller.session().id.bytes(), what.as_bytes()];
+    event_id_of(&about, minute)
 }
 
 fn described(filter: &Filter) -> String {

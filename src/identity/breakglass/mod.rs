@@ -5,10 +5,14 @@
 //! by the configuration alone: no provider, no database, no authority.
 
 pub mod certificate;
+pub mod closing;
 pub mod custodians;
 pub mod quorum;
 pub mod settings;
+pub mod state;
 
 pub use certificate::{carries_opening, evidence_of};
+pub use closing::{Closed, ClosedBy, ClosingError};
 pub use custodians::{Custodians, CustodiansError};
 pub use quorum::{Opening, OpeningRules, QuorumError, SignatureFault};
+pub use state::{EmergencyState, Happening, InForce, KnownOpening};

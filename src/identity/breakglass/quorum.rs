@@ -50,7 +50,7 @@ pub enum SignatureFault {
     /// It is over-long or no SSHSIG.
     Unreadable,
     /// It was made for something else.
-    Namespace(String),
+    Namespace { theirs: String, ours: &'static str },
     /// Its key is not in the file.
     NotACustodian(String),
     /// It does not hold for this challenge.
@@ -69,12 +69,12 @@ impl fmt::Display for SignatureFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable => f.write_str("can't be read; make it with `ssh-keygen -Y sign` or `breakglass sign`"),
-            Self::Namespace(name) => {
-                write!(f, "has the namespace `{}`, not `{SIGN_NAMESPACE}`", name.escape_debug())
+            Self::Namespace { theirs, ours } => {
+                write!(f, "has the namespace `{}`, not `{ours}`", theirs.escape_debug())
             }
             Self::NotACustodian(key) => write!(f, "is of the key {key}, which no custodian of the file has"),
             Self::OtherChallenge(name) => {
-                write!(f, "of `{name}` is for another challenge, or the challenge was changed after it")
+                write!(f, "of `{name}` is for another text, or the text was changed after it")
             }
             Self::Repeated(name) => write!(f, "is a second one of `{name}`: each custodian counts once"),
             Self::KeyNotYet(name) => write!(f, "is of a key of `{name}` that is not valid yet"),
@@ -168,7 +168,7 @@ impl OpeningRules {
         let mut opener = None;
         for (index, signature) in evidence.signatures.iter().enumerate() {
             let fault = |fault| QuorumError::Signature { number: index + 1, fault };
-            let custodian = self.signer(&evidence.challenge, signature, now).map_err(fault)?;
+            let custodian = self.signer(SIGN_NAMESPACE, &evidence.challenge, signature, now).map_err(fault)?;
             if signed.contains(&custodian.name()) {
                 return Err(fault(SignatureFault::Repeated(custodian.name().to_owned())));
             }
@@ -214,9 +214,11 @@ impl OpeningRules {
         Ok(())
     }
 
-    fn signer(
+    /// The custodian who signed `text` under `namespace`.
+    pub(super) fn signer(
         &self,
-        challenge: &[u8],
+        namespace: &'static str,
+        text: &[u8],
         signature: &[u8],
         now: Timestamp,
     ) -> Result<&super::custodians::CustodianKey, SignatureFault> {
@@ -224,8 +226,9 @@ impl OpeningRules {
             return Err(SignatureFault::Unreadable);
         }
         let signature = SshSig::from_pem(signature).map_err(|_| SignatureFault::Unreadable)?;
-        if signature.namespace() != SIGN_NAMESPACE {
-            return Err(SignatureFault::Namespace(signature.namespace().chars().take(80).collect()));
+        if signature.namespace() != namespace {
+            let theirs = signature.namespace().chars().take(80).collect();
+            return Err(SignatureFault::Namespace { theirs, ours: namespace });
         }
         let custodian = self.custodians.of_key(signature.public_key()).ok_or_else(|| {
             SignatureFault::NotACustodian(signature.public_key().fingerprint(HashAlg::Sha256).to_string())
@@ -237,10 +240,7 @@ impl OpeningRules {
         if custodian.valid_before.is_some_and(|before| before.is_over(now)) {
             return Err(SignatureFault::KeyOver(name()));
         }
-        custodian
-            .key
-            .verify(SIGN_NAMESPACE, challenge, &signature)
-            .map_err(|_| SignatureFault::OtherChallenge(name()))?;
+        custodian.key.verify(namespace, text, &signature).map_err(|_| SignatureFault::OtherChallenge(name()))?;
         let hardware = matches!(custodian.key.algorithm(), Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256);
         // Flags and counter are the last five bytes of what the hardware signed.
         let flags = signature.signature_bytes().iter().rev().nth(4).copied().unwrap_or_default();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::custodians::{Custodians, FILE_BYTES_MAX};
 pub use super::quorum::OpeningRules;
+pub use super::state::InForce;
 
 /// Reads the custodians' file.
 ///

@@ -38,6 +38,7 @@ fn init(args: InitArgs) -> Result<String, Exit> {
         global: GlobalArgs { output: Format::Json, ..GlobalArgs::default() },
         clock: Arc::new(TestClock::new()),
         entropy: Arc::new(SeededEntropy::new(5)),
+        banner: Default::default(),
     };
     run(&context, &BreakGlassCommand::Init(args)).map(|()| out.text()).map_err(|failure| failure.exit)
 }

@@ -77,6 +77,7 @@ impl Person {
             global: GlobalArgs { output: format, ..GlobalArgs::default() },
             clock: Arc::new(clock.clone()),
             entropy: Arc::new(SeededEntropy::new(7)),
+            banner: Default::default(),
         };
         Self { context, clock, out, talk, home }
     }

@@ -182,7 +182,10 @@ fn a59_each_fault_of_a_signature_is_told() {
     };
     let text = asked.text();
     assert_eq!(fault(&with(good.signatures[0].clone())), SignatureFault::Repeated("ann".to_owned()));
-    assert_eq!(fault(&with(signed(dir, "ben", "file", &text))), SignatureFault::Namespace("file".to_owned()));
+    assert_eq!(
+        fault(&with(signed(dir, "ben", "file", &text))),
+        SignatureFault::Namespace { theirs: "file".to_owned(), ours: SIGN_NAMESPACE }
+    );
     assert!(matches!(fault(&with(signed(dir, "dot", SIGN_NAMESPACE, &text))), SignatureFault::NotACustodian(_)));
     let (_, other) = challenge(&rules, Scope::All, now);
     let mixed = with(signed(dir, "ben", SIGN_NAMESPACE, &other.text()));

@@ -420,6 +420,7 @@ impl Door {
             global: GlobalArgs::default(),
             clock: Arc::new(self.clock.clone()),
             entropy: Arc::new(SystemEntropy),
+            banner: Default::default(),
         };
         let args = LoginArgs {
             device_code: false,

@@ -1,0 +1,135 @@
+//! Whether a closing is signed by somebody who may close: any one custodian, or the client key of the
+//! opening itself, which then comes with what opened it.
+
+use std::fmt;
+
+use p256::pkcs8::EncodePublicKey;
+use sha2::{Digest, Sha256};
+use ssh_key::public::{EcdsaPublicKey, KeyData};
+use ssh_key::{PublicKey, SshSig};
+
+use crate::model::Timestamp;
+use crate::model::breakglass::{Evidence, SIGNATURE_BYTES_MAX};
+use crate::model::closing::{CLOSE_NAMESPACE, Closing};
+
+use super::quorum::{OpeningRules, QuorumError, SignatureFault};
+
+/// Who closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClosedBy {
+    /// Whoever holds the opening's client key.
+    Client,
+    /// A custodian.
+    Custodian(String),
+}
+
+impl fmt::Display for ClosedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client => f.write_str("the client key"),
+            Self::Custodian(name) => write!(f, "custodian {name}"),
+        }
+    }
+}
+
+/// A closing that somebody signed who may. Only [`OpeningRules::closes`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::manual_non_exhaustive, reason = "the field is the proof: only this file can make one")]
+pub struct Closed {
+    /// What was signed.
+    pub closing: Closing,
+    /// By whom.
+    pub by: ClosedBy,
+    _proof: (),
+}
+
+/// Why nothing is closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClosingError {
+    /// The statement is none.
+    Unreadable,
+    /// It is for another installation.
+    TrustDomain { theirs: String, ours: String },
+    /// Its signature does not hold.
+    Signature(SignatureFault),
+    /// It is signed by a client key, and what came with it does not show that this key opened.
+    NotItsClient(String),
+}
+
+impl fmt::Display for ClosingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable => f.write_str("the statement is not in the form that `breakglass close` writes"),
+            Self::TrustDomain { theirs, ours } => {
+                write!(f, "the statement is for the installation `{}`, this one is `{ours}`", theirs.escape_debug())
+            }
+            Self::Signature(fault) => write!(f, "the signature {fault}"),
+            Self::NotItsClient(why) => {
+                write!(f, "the statement is signed by a key that is no custodian's and did not open this: {why}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ClosingError {}
+
+impl OpeningRules {
+    /// Judges a closing and its signature at `now`. A client key closes only what its own evidence
+    /// shows to be open.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn closes(
+        &self,
+        statement: &[u8],
+        signature: &[u8],
+        evidence: Option<&Evidence>,
+        now: Timestamp,
+    ) -> Result<Closed, ClosingError> {
+        let closing = Closing::parse(statement).ok_or(ClosingError::Unreadable)?;
+        if closing.trust_domain != self.trust_domain {
+            let theirs = closing.trust_domain.chars().take(253).collect();
+            return Err(ClosingError::TrustDomain { theirs, ours: self.trust_domain.clone() });
+        }
+        let by = match self.signer(CLOSE_NAMESPACE, statement, signature, now) {
+            Ok(custodian) => ClosedBy::Custodian(custodian.name().to_owned()),
+            Err(SignatureFault::NotACustodian(_)) if evidence.is_some() => {
+                self.client(&closing, statement, signature, evidence, now)?;
+                ClosedBy::Client
+            }
+            Err(fault) => return Err(ClosingError::Signature(fault)),
+        };
+        Ok(Closed { closing, by, _proof: () })
+    }
+
+    fn client(
+        &self,
+        closing: &Closing,
+        statement: &[u8],
+        signature: &[u8],
+        evidence: Option<&Evidence>,
+        now: Timestamp,
+    ) -> Result<(), ClosingError> {
+        let not_its = |why: &str| ClosingError::NotItsClient(why.to_owned());
+        let evidence = evidence.ok_or_else(|| not_its("what opened it did not come along"))?;
+        if signature.len() > SIGNATURE_BYTES_MAX {
+            return Err(ClosingError::Signature(SignatureFault::Unreadable));
+        }
+        let signature = SshSig::from_pem(signature).map_err(|_| ClosingError::Signature(SignatureFault::Unreadable))?;
+        let print = fingerprint(signature.public_key()).ok_or_else(|| not_its("client keys are P-256"))?;
+        let opening = self.open(&print, evidence, now).map_err(|error: QuorumError| not_its(&error.to_string()))?;
+        if opening.challenge.id != closing.id {
+            return Err(not_its("it opened something else"));
+        }
+        PublicKey::from(signature.public_key().clone())
+            .verify(CLOSE_NAMESPACE, statement, &signature)
+            .map_err(|_| not_its("the signature is for another statement"))
+    }
+}
+
+/// SHA-256 of the SubjectPublicKeyInfo of a P-256 key, as a challenge names it.
+fn fingerprint(key: &KeyData) -> Option<[u8; 32]> {
+    let KeyData::Ecdsa(EcdsaPublicKey::NistP256(point)) = key else { return None };
+    let key = p256::PublicKey::from_sec1_bytes(point.as_bytes()).ok()?;
+    Some(Sha256::digest(key.to_public_key_der().ok()?.as_bytes()).into())
+}

@@ -1,0 +1,247 @@
+//! What one node knows of the emergency path: the rules in force, openings that it has seen or heard
+//! of, and those that were closed. Shared by all of its threads.
+//!
+//! INVARIANTS: a closing is on the disk before it is obeyed, and is read back at the next start; what
+//! is closed is never open again here.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use papaya::HashMap;
+use tokio::sync::mpsc;
+
+use super::quorum::{Opening, OpeningRules};
+use crate::model::{BreakGlassId, EventId, Timestamp, Ttl};
+
+/// Closings that are kept at most; the oldest give way.
+const CLOSED_MAX: usize = 10_000;
+/// Openings that are remembered at most beyond their end.
+const KNOWN_MAX: usize = 1_000;
+
+/// What an installation says of its emergency path.
+#[derive(Debug, Clone)]
+pub struct InForce {
+    /// What challenges are judged by.
+    pub rules: OpeningRules,
+    /// Whether an opening that nobody has reviewed makes the next one need one custodian more.
+    pub review_blocks: bool,
+    /// How old the last drill may be.
+    pub drill_every: Ttl,
+}
+
+/// An opening as people are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownOpening {
+    /// Its id.
+    pub id: BreakGlassId,
+    /// Who opened.
+    pub opener: String,
+    /// What for.
+    pub scope: String,
+    /// Why.
+    pub reason: String,
+    /// Who signed.
+    pub custodians: Vec<String>,
+    /// When it ends by itself.
+    pub expires: Timestamp,
+}
+
+impl KnownOpening {
+    /// What is told of an opening that was judged here.
+    #[must_use]
+    pub fn of(opening: &Opening) -> Self {
+        let challenge = &opening.challenge;
+        Self {
+            id: challenge.id,
+            opener: challenge.opener.clone(),
+            scope: challenge.scope.to_string(),
+            reason: challenge.reason.clone(),
+            custodians: opening.custodians.clone(),
+            expires: challenge.expires,
+        }
+    }
+}
+
+/// Something to be told at once on every channel that still works.
+#[derive(Debug, Clone)]
+pub struct Happening {
+    /// The id of the event that records it.
+    pub event: EventId,
+    /// The event's type.
+    pub kind: &'static str,
+    /// When.
+    pub time: Timestamp,
+    /// Which opening or drill.
+    pub opening: KnownOpening,
+    /// Who did it, where it is not the opener.
+    pub by: Option<String>,
+}
+
+/// The emergency path on one node.
+#[derive(Debug, Default)]
+pub struct EmergencyState {
+    in_force: ArcSwapOption<InForce>,
+    known: HashMap<BreakGlassId, Arc<KnownOpening>>,
+    closed: HashMap<BreakGlassId, Timestamp>,
+    unreviewed: HashMap<BreakGlassId, ()>,
+    over: HashMap<BreakGlassId, ()>,
+    drilled_at: AtomicI64,
+    file: Mutex<Option<PathBuf>>,
+    happened: OnceLock<mpsc::Sender<Happening>>,
+}
+
+impl EmergencyState {
+    /// The rules in force; none where there is no emergency path.
+    #[must_use]
+    pub fn in_force(&self) -> Option<Arc<InForce>> {
+        self.in_force.load_full()
+    }
+
+    /// Puts rules in force.
+    pub fn put_in_force(&self, rules: Option<Arc<InForce>>) {
+        self.in_force.store(rules);
+    }
+
+    /// Keeps closings in this file from now on, and obeys those that are in it.
+    ///
+    /// # Errors
+    /// When the file is there and can't be read, or a line of it is no closing.
+    pub fn keep_in(&self, path: PathBuf) -> io::Result<()> {
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error),
+        };
+        // A last line without its end was being written when the machine stopped: nobody was told.
+        for (index, line) in text.split_inclusive('\n').filter(|line| line.ends_with('\n')).enumerate() {
+            let read = || {
+                let (id, time) = line.trim_end().split_once(' ')?;
+                Some((BreakGlassId::parse(id).ok()?, Timestamp::parse(time)?))
+            };
+            let (id, time) = read().ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("line {} is not `brk_… TIME`", index + 1))
+            })?;
+            self.closed.pin().insert(id, time);
+        }
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
+        Ok(())
+    }
+
+    /// Closes an opening, for ever and first of all on the disk.
+    ///
+    /// # Errors
+    /// When the disk does not take it: then it is obeyed all the same until the next start.
+    pub fn close(&self, id: BreakGlassId, time: Timestamp) -> io::Result<()> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = self.closed.pin().insert(id, time).is_none();
+        if self.closed.len() > CLOSED_MAX {
+            let closed = self.closed.pin();
+            if let Some((oldest, _)) = closed.iter().min_by_key(|(_, time)| **time) {
+                closed.remove(oldest);
+            }
+        }
+        let Some(path) = file.as_ref().filter(|_| first) else { return Ok(()) };
+        let mut kept = OpenOptions::new().create(true).append(true).open(path)?;
+        kept.write_all(format!("{id} {time}\n").as_bytes())?;
+        kept.sync_all()
+    }
+
+    /// Whether it was closed.
+    #[must_use]
+    pub fn is_closed(&self, id: BreakGlassId) -> bool {
+        self.closed.pin().contains_key(&id)
+    }
+
+    /// Remembers an opening. Gives whether it was new here.
+    pub fn know(&self, opening: KnownOpening) -> bool {
+        let known = self.known.pin();
+        if known.len() >= KNOWN_MAX
+            && let Some((oldest, _)) = known.iter().min_by_key(|(_, opening)| opening.expires)
+        {
+            known.remove(oldest);
+        }
+        known.insert(opening.id, Arc::new(opening)).is_none()
+    }
+
+    /// Openings that are not over and not closed, as far as this node knows; the first to end first.
+    #[must_use]
+    pub fn open(&self, now: Timestamp) -> Vec<Arc<KnownOpening>> {
+        let open = |it: &&Arc<KnownOpening>| !it.expires.is_over(now) && !self.is_closed(it.id);
+        let mut found: Vec<_> = self.known.pin().values().filter(open).cloned().collect();
+        found.sort_by_key(|it| (it.expires, it.id));
+        found
+    }
+
+    /// Openings that ran out and of which that was not told yet. Each is given once.
+    #[must_use]
+    pub fn newly_over(&self, now: Timestamp) -> Vec<Arc<KnownOpening>> {
+        let known = self.known.pin();
+        let ended = known.values().filter(|it| it.expires.is_over(now) && !self.is_closed(it.id));
+        ended.filter(|it| self.over.pin().insert(it.id, ()).is_none()).cloned().collect()
+    }
+
+    /// Has it tried again: it could not be recorded.
+    pub fn not_told(&self, id: BreakGlassId) {
+        self.over.pin().remove(&id);
+    }
+
+    /// Which openings nobody has reviewed yet.
+    pub fn put_unreviewed(&self, ids: &[BreakGlassId]) {
+        let unreviewed = self.unreviewed.pin();
+        unreviewed.retain(|id, ()| ids.contains(id));
+        for id in ids {
+            unreviewed.insert(*id, ());
+        }
+    }
+
+    /// It was reviewed by enough people.
+    pub fn reviewed(&self, id: BreakGlassId) {
+        self.unreviewed.pin().remove(&id);
+    }
+
+    /// How many openings wait for their review.
+    #[must_use]
+    pub fn unreviewed(&self) -> usize {
+        self.unreviewed.len()
+    }
+
+    /// How many custodians an opening needs here and now: one more than the threshold while another
+    /// opening waits for its review, where the configuration says so.
+    #[must_use]
+    pub fn needed(&self, in_force: &InForce, id: Option<BreakGlassId>) -> usize {
+        let threshold = usize::try_from(in_force.rules.threshold.max(2)).unwrap_or(usize::MAX);
+        let waits = in_force.review_blocks && self.unreviewed.pin().keys().any(|other| Some(*other) != id);
+        threshold + usize::from(waits)
+    }
+
+    /// When the last drill was, in milliseconds since 1970; none yet: `None`.
+    #[must_use]
+    pub fn drilled_at(&self) -> Option<Timestamp> {
+        let millis = self.drilled_at.load(Ordering::Relaxed);
+        (millis > 0).then(|| Timestamp::from_millis(millis))
+    }
+
+    /// Notes a drill.
+    pub fn drilled(&self, time: Timestamp) {
+        self.drilled_at.fetch_max(time.millis(), Ordering::Relaxed);
+    }
+
+    /// Where happenings go.
+    pub fn tell(&self, queue: mpsc::Sender<Happening>) {
+        // There is one teller a process.
+        let _ = self.happened.set(queue);
+    }
+
+    /// Has it told at once. Never waits; what finds no room is on record and told from there.
+    pub fn happened(&self, happening: Happening) {
+        if let Some(queue) = self.happened.get()
+            && let Err(error) = queue.try_send(happening)
+        {
+            tracing::error!(%error, "an alert of the emergency path could not be told at once");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What runs beside requests for the emergency path, also while the database is away: telling every
+//! channel at once, and putting the end of openings on record.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::control::{Desk, breakglass};
+use crate::gateway::worker::Shared;
+use crate::identity::breakglass::Happening;
+use crate::notify::Alerts;
+use crate::notify::alert::Alert;
+
+/// How often is looked whether an opening ran out.
+const ENDS_EVERY: Duration = Duration::from_millis(500);
+/// Each so many rounds the record is asked what other nodes saw.
+const FOLLOW_ROUNDS: u32 = 8;
+/// How long that may take.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(2);
+/// Happenings that may wait to be told.
+const QUEUE: usize = 64;
+
+/// Starts it, until the gateway drains.
+pub fn spawn(tasks: &TaskTracker, shared: &Arc<Shared>, desk: &Arc<Desk>, alerts: &Alerts) {
+    let (queue, happened) = mpsc::channel(QUEUE);
+    desk.directory.emergency.tell(queue);
+    tasks.spawn(tell(Arc::clone(shared), happened, alerts.clone()));
+    tasks.spawn(tend(Arc::clone(shared), Arc::clone(desk)));
+}
+
+async fn tell(shared: Arc<Shared>, mut happened: mpsc::Receiver<Happening>, alerts: Alerts) {
+    loop {
+        tokio::select! {
+            happening = happened.recv() => match happening {
+                Some(happening) => alerts.alert_now(alert_of(happening)),
+                None => return,
+            },
+            () = shared.stopping.cancelled() => return,
+        }
+    }
+}
+
+fn alert_of(happening: Happening) -> Alert {
+    let Happening { event, kind, time, opening, by } = happening;
+    let mut data = Map::new();
+    let custodians = opening.custodians.join(", ");
+    for (key, value) in [
+        ("id", opening.id.to_string()),
+        ("opener", opening.opener.clone()),
+        ("scope", opening.scope),
+        ("reason", opening.reason),
+        ("custodians", custodians),
+        ("expires_at", opening.expires.to_string()),
+    ] {
+        data.insert(key.to_owned(), Value::String(value));
+    }
+    Alert { id: event, time, kind, actor: Some(by.unwrap_or(opening.opener)), service: None, data }
+}
+
+async fn tend(shared: Arc<Shared>, desk: Arc<Desk>) {
+    let (mut round, mut noted) = (0, None);
+    while tokio::time::timeout(ENDS_EVERY, shared.draining.cancelled()).await.is_err() {
+        let now = shared.clock.now();
+        breakglass::record_ends(&desk, now).await;
+        round += 1;
+        if shared.emergency.load(Ordering::Acquire) || round % FOLLOW_ROUNDS != 1 {
+            continue;
+        }
+        let in_force = desk.directory.emergency.in_force();
+        let changed = match (&noted, &in_force) {
+            (None, _) => true,
+            (Some(None), None) => false,
+            (Some(Some(before)), Some(after)) => !Arc::ptr_eq(before, after),
+            (Some(_), _) => true,
+        };
+        let followed = async {
+            breakglass::follow(&desk, now).await?;
+            if changed {
+                breakglass::note_custodians(&desk, in_force.as_deref(), now).await?;
+            }
+            Ok::<(), crate::store::StoreError>(())
+        };
+        match tokio::time::timeout(FOLLOW_TIMEOUT, followed).await {
+            Ok(Ok(())) => noted = Some(in_force),
+            Ok(Err(error)) => tracing::debug!(%error, "the record could not be asked for emergencies"),
+            Err(_) => tracing::debug!("the record was not asked for emergencies in time"),
+        }
+    }
+}
