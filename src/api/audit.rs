@@ -39,14 +39,15 @@ fn fields(query: Option<&str>) -> Result<Fields, ApiError> {
     Fields::query(query).map_err(|what| ApiError::Invalid(what.to_owned()))
 }
 
-fn filter(fields: &Fields) -> Result<Filter, ApiError> {
+fn filter(desk: &Desk, fields: &Fields) -> Result<Filter, ApiError> {
     let text = |name: &str| fields.get(name).map(str::to_owned);
+    let actor = fields.get("actor").map(|text| read::pseudonym(desk, text)).transpose()?;
     let written = FilterText {
         from: text("from"),
         to: text("to"),
         kind: text("type"),
         service: text("service"),
-        actor: text("actor"),
+        actor,
         grant: text("grant"),
         session: text("session"),
     };
@@ -71,7 +72,7 @@ pub async fn events(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let fields = fields(query.as_deref())?;
-    let filter = filter(&fields)?;
+    let filter = filter(&desk, &fields)?;
     let limit = number(&fields, "limit")?.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(PAGE);
     let limit = limit.clamp(1, PAGE_MAX);
     if let Some(after) = fields.get("after") {
@@ -114,7 +115,7 @@ pub async fn export(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let fields = fields(query.as_deref())?;
-    let filter = filter(&fields)?;
+    let filter = filter(&desk, &fields)?;
     let (evidence, export) = export::begin_for(&desk, &caller, &filter, "evidence", now).await?;
     let head = Head { evidence }.line();
     let stream = futures_util::stream::unfold(Lines::Head(head, export), |state| async {

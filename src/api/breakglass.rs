@@ -53,7 +53,7 @@ impl From<CheckError> for ApiError {
     fn from(error: CheckError) -> Self {
         match error {
             CheckError::NoPath => Self::NotFound(NO_PATH),
-            other => Self::Forbidden("bad_credential", other.to_string()),
+            other => Self::Forbidden("opening_refused", other.to_string()),
         }
     }
 }
@@ -64,7 +64,7 @@ impl From<CloseError> for ApiError {
         match error {
             CloseError::NoPath => Self::NotFound(NO_PATH),
             CloseError::OtherOpening => Self::Invalid(told),
-            CloseError::Closing(_) => Self::Forbidden("bad_credential", told),
+            CloseError::Closing(_) => Self::Forbidden("closing_refused", told),
             CloseError::Disk(_) => Self::Unavailable(told),
         }
     }

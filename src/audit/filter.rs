@@ -120,7 +120,11 @@ impl Filter {
                 "`type` is a type of event, such as `decision.deny`",
             )?,
             service: read(text.service.as_ref(), ServiceName::parse, "`service` is the name of a service")?,
-            actor: read(text.actor.as_ref(), UserRef::parse, "`actor` is a pseudonym, `usr_…`")?,
+            actor: read(
+                text.actor.as_ref(),
+                UserRef::parse,
+                "`actor` is a pseudonym `usr_…`, a principal `User::\"<provider>|<subject>\"`, or an opening `brk_…`",
+            )?,
             grant: read(text.grant.as_ref(), GrantId::parse, "`grant` is a grant, `grt_…`")?,
             session: read(text.session.as_ref(), SessionId::parse, "`session` is a session, `ses_…`")?,
         })

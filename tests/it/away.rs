@@ -28,20 +28,20 @@ use crate::support::{free_port, install_crypto, temporary_folder};
 const BACK: Duration = Duration::from_secs(15);
 
 /// A database that can be taken away.
-enum Database {
+pub enum Database {
     Sqlite { url: String, file: PathBuf, holder: Option<AnyConnection> },
     Postgres(Cluster),
 }
 
 impl Database {
-    fn url(&self) -> &str {
+    pub fn url(&self) -> &str {
         match self {
             Self::Sqlite { url, .. } => url,
             Self::Postgres(cluster) => &cluster.url,
         }
     }
 
-    async fn stop(&mut self) {
+    pub async fn stop(&mut self) {
         match self {
             Self::Sqlite { url, holder, .. } => *holder = Some(hang(url).await),
             Self::Postgres(cluster) => cluster.control(&["-m", "immediate", "stop"]).await,
@@ -57,7 +57,7 @@ impl Database {
         }
     }
 
-    async fn start(&mut self) {
+    pub async fn start(&mut self) {
         match self {
             Self::Sqlite { file, .. } => {
                 std::fs::remove_dir(&*file).unwrap();
@@ -69,7 +69,7 @@ impl Database {
 }
 
 /// A PostgreSQL server of this test.
-struct Cluster {
+pub struct Cluster {
     programs: PathBuf,
     folder: tempfile::TempDir,
     port: u16,
@@ -78,7 +78,7 @@ struct Cluster {
 
 impl Cluster {
     /// A server that runs, unless PostgreSQL is not installed.
-    async fn new() -> Option<Self> {
+    pub async fn new() -> Option<Self> {
         let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
         let mut programs: Vec<PathBuf> = versions.map(|entry| entry.path().join("bin")).collect();
         programs.retain(|folder| folder.join("pg_ctl").is_file());

@@ -42,7 +42,7 @@ const READY: Duration = Duration::from_secs(5);
 /// What never takes this long has hung.
 pub const HUNG: Duration = Duration::from_secs(15);
 /// The program of a build, with nothing of this process's environment.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_doorward");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_doorward");
 
 /// The paths that the upstream was asked for: the truth of this test.
 pub type Served = Arc<Mutex<HashSet<String>>>;
@@ -73,7 +73,7 @@ pub async fn upstream(tasks: &mut JoinSet<()>) -> (SocketAddr, Served) {
 /// A folder with an installation, and how to reach what it will run.
 pub struct Installation {
     pub folder: tempfile::TempDir,
-    path: PathBuf,
+    pub path: PathBuf,
     pub config: Config,
     pub door: SocketAddr,
 }

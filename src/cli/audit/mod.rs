@@ -70,7 +70,7 @@ pub struct FilterArgs {
     /// About this service
     #[arg(long, value_name = "SERVICE")]
     pub service: Option<String>,
-    /// By this actor, by pseudonym: `usr_…`
+    /// By this actor: `usr_…`, `User::"<provider>|<subject>"`, `<provider>|<subject>` or `brk_…`
     #[arg(long, value_name = "ACTOR")]
     pub actor: Option<String>,
     /// Of this type, such as `decision.deny`
@@ -103,7 +103,9 @@ impl FilterArgs {
     /// Exit 2 when something can't be read.
     fn query(&self) -> Result<String, Failure> {
         let written = self.written();
-        Filter::parse(&written).map_err(Failure::usage)?;
+        // Whom a principal's name stands for in the record, only the server knows.
+        let actor = written.actor.clone().filter(|actor| actor.starts_with("usr_"));
+        Filter::parse(&FilterText { actor, ..written.clone() }).map_err(Failure::usage)?;
         let mut query = form_urlencoded::Serializer::new(String::new());
         let parts = [
             ("from", &written.from),

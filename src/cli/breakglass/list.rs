@@ -8,7 +8,7 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::printer::left;
 use crate::cli::renewal::{SignedIn, signed_in};
-use crate::model::Timestamp;
+use crate::model::{BreakGlassId, GrantId, Timestamp};
 use crate::wire::{Emergency, NewReview};
 
 use super::{ListArgs, ReviewArgs, ShowArgs};
@@ -82,7 +82,7 @@ async fn timeline(context: &Context, here: &SignedIn, it: &Emergency) -> Result<
     if it.id.starts_with("grt_") {
         query.append_pair("grant", &it.id);
     } else {
-        query.append_pair("actor", &format!("BreakGlass::\"{}\"", it.id));
+        query.append_pair("actor", &it.id);
     }
     query.append_pair("limit", "200");
     let json = match here.client.get(&format!("/api/v1/audit/events?{}", query.finish())).await {
@@ -167,6 +167,9 @@ pub async fn review(context: &Context, args: &ReviewArgs) -> Result<(), Failure>
 
 /// The one id that begins so.
 async fn whole(here: &SignedIn, text: &str) -> Result<String, Failure> {
+    if BreakGlassId::parse(text).is_ok() || GrantId::parse(text).is_ok() {
+        return Ok(text.to_owned());
+    }
     let page = here.client.list("/api/v1/breakglass").await?;
     let mut found = Vec::new();
     for item in &page.items {

@@ -9,7 +9,7 @@ use crate::audit::filter::Filter;
 use crate::audit::{Event, EventType, Outcome};
 use crate::control::caller::Caller;
 use crate::control::desk::{Desk, event_id_of};
-use crate::model::{EventId, NodeId, Timestamp};
+use crate::model::{BreakGlassId, EventId, NodeId, Principal, Timestamp};
 use crate::policy::InstallationAction;
 use crate::store::{LogEntry, Position, Recorded, StoreError};
 
@@ -85,6 +85,18 @@ fn read_id(caller: &Caller, what: &str, now: Timestamp) -> EventId {
     let minute = Timestamp::from_millis(now.seconds().div_euclid(60) * 60_000);
     let about = [b"audit.read".as_slice(), caller.session().id.bytes(), what.as_bytes()];
     event_id_of(&about, minute)
+}
+
+/// Whom `actor` means in a filter: a pseudonym as it is, a principal or an opening by theirs.
+///
+/// # Errors
+/// When the record is not open yet.
+pub fn pseudonym(desk: &Desk, actor: &str) -> Result<String, ReadError> {
+    let opening = BreakGlassId::parse(actor).ok().map(Principal::breakglass);
+    match opening.or_else(|| Principal::parse(actor)) {
+        Some(principal) => Ok(desk.store.pseudonym(&principal)?.to_string()),
+        None => Ok(actor.to_owned()),
+    }
 }
 
 fn described(filter: &Filter) -> String {

@@ -137,7 +137,7 @@ pub async fn check(desk: &Desk, presented: &Presented, address: IpAddr, now: Tim
 pub(super) async fn refused(desk: &Desk, error: &CheckError, address: IpAddr, now: Timestamp) {
     let mut event = Event::new(desk.event_id(now), now, EventType::BreakGlassRefused, Outcome::Denied)
         .with("why", error.to_string());
-    event.reason = Some("bad_credential".into());
+    event.reason = Some("opening_refused".into());
     event.actor.address = Some(address);
     if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused_anonymous(event)).await, Ok(Ok(()))) {
         tracing::warn!(%error, "a failed use of the emergency path is not on record");

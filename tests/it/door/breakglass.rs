@@ -24,7 +24,7 @@ fn ssh_keygen(arguments: &[&str], folder: &Path) {
 }
 
 /// Keys of four custodians, and the file that names three of them.
-fn custodians(folder: &Path) {
+pub(super) fn custodians(folder: &Path) {
     let mut file = "# who may open\n".to_owned();
     for (index, name) in NAMES.iter().enumerate() {
         let kind: &[&str] = if index == 1 { &["-t", "ecdsa", "-b", "256"] } else { &["-t", "ed25519"] };
@@ -37,14 +37,14 @@ fn custodians(folder: &Path) {
     std::fs::write(folder.join("custodians"), file).unwrap();
 }
 
-fn rules(folder: &Path, threshold: u32) -> OpeningRules {
+pub(super) fn rules(folder: &Path, threshold: u32) -> OpeningRules {
     let custodians = Custodians::parse(&std::fs::read(folder.join("custodians")).unwrap()).unwrap();
     let trust_domain = "doorward.localhost".to_owned();
     OpeningRules { custodians, threshold, duration_max: Ttl::hours(1), trust_domain }
 }
 
 /// A client key and a challenge for it.
-fn challenge(rules: &OpeningRules, scope: Scope, from: Timestamp) -> (rcgen::KeyPair, Challenge) {
+pub(super) fn challenge(rules: &OpeningRules, scope: Scope, from: Timestamp) -> (rcgen::KeyPair, Challenge) {
     let key = rcgen::KeyPair::generate().unwrap();
     let challenge = Challenge {
         id: BreakGlassId::fresh(from, &SystemEntropy),
@@ -62,7 +62,7 @@ fn challenge(rules: &OpeningRules, scope: Scope, from: Timestamp) -> (rcgen::Key
     (key, challenge)
 }
 
-fn signed(folder: &Path, name: &str, namespace: &str, text: &str) -> Vec<u8> {
+pub(super) fn signed(folder: &Path, name: &str, namespace: &str, text: &str) -> Vec<u8> {
     let file = folder.join("challenge");
     std::fs::write(&file, text).unwrap();
     let _ = std::fs::remove_file(folder.join("challenge.sig"));
@@ -70,13 +70,13 @@ fn signed(folder: &Path, name: &str, namespace: &str, text: &str) -> Vec<u8> {
     std::fs::read(folder.join("challenge.sig")).unwrap()
 }
 
-fn evidence(folder: &Path, challenge: &Challenge, names: &[&str]) -> Evidence {
+pub(super) fn evidence(folder: &Path, challenge: &Challenge, names: &[&str]) -> Evidence {
     let text = challenge.text();
     let signatures = names.iter().map(|name| signed(folder, name, SIGN_NAMESPACE, &text)).collect();
     Evidence { challenge: text.into_bytes(), signatures }
 }
 
-fn certificate(key: &rcgen::KeyPair, evidence: &Evidence) -> Person {
+pub(super) fn certificate(key: &rcgen::KeyPair, evidence: &Evidence) -> Person {
     let mut params = rcgen::CertificateParams::default();
     params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(EVIDENCE_OID, evidence.to_der())];
     let id = Challenge::parse(&evidence.challenge).map(|challenge| challenge.id);
@@ -89,7 +89,7 @@ fn certificate(key: &rcgen::KeyPair, evidence: &Evidence) -> Person {
     }
 }
 
-fn prepared(dir: &Path) {
+pub(super) fn prepared(dir: &Path) {
     custodians(dir);
     let path = dir.join("doorward.toml");
     let text = std::fs::read_to_string(&path).unwrap();

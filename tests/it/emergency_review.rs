@@ -1,0 +1,95 @@
+//! Reviews of emergencies through the API: two people, never who opened it, and only once it is over.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use doorward::audit::{Event, EventType, Outcome};
+use doorward::model::{BreakGlassId, EventId, Principal, Ttl};
+use serde_json::{Value, json};
+
+use crate::api_house::{Answer, Caller, House};
+use crate::support::databases;
+
+/// Puts an opening of `opener` on record as the door does.
+async fn opened(house: &House, opener: &str) -> BreakGlassId {
+    let now = house.now();
+    let id = BreakGlassId::fresh(now, &*house.desk.entropy);
+    let event_id = EventId::from_bytes(*id.bytes());
+    let mut event = Event::new(event_id, now, EventType::BreakGlassOpened, Outcome::Success)
+        .with("id", id.to_string())
+        .with("opener", opener)
+        .with("opener_proven", false)
+        .with("custodians", vec!["ann".to_owned(), "ben".to_owned()])
+        .with("scope", "all services")
+        .with("reason", "provider is down")
+        .with("not_before", now.to_string())
+        .with("expires", now.plus(Ttl::minutes(10)).to_string());
+    event.actor.principal = Some(Principal::breakglass(id));
+    event.actor.address = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let mut tx = house.desk.store.begin().await.unwrap();
+    tx.event_append(&event).await.unwrap();
+    tx.commit().await.unwrap();
+    id
+}
+
+async fn review(house: &House, caller: &Caller, id: &str, finding: &str) -> Answer {
+    house.json(caller, &format!("/api/v1/breakglass/{id}/reviews"), &json!({ "finding": finding })).await
+}
+
+#[tokio::test]
+async fn two_people_other_than_the_opener_review_an_opening_once_it_is_over() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (alice, _, _) = house.command_line("alice").await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let id = opened(&house, "Bob").await.to_string();
+        // While it is open everyone sees it, and nobody reviews it.
+        let seen = house.get(&alice, "/api/v1/breakglass").await;
+        assert_eq!(seen.text("/items/0/state"), "active", "{seen:?}");
+        assert_eq!(review(&house, &carol, &id, "early").await.text("/reason"), "still_open");
+        house.clock.advance(Ttl::minutes(11));
+        // Who may not review does not see it any more; who opened does not review.
+        let seen = house.get(&alice, "/api/v1/breakglass").await;
+        assert_eq!(seen.body["items"].as_array().map(Vec::len), Some(0));
+        assert_eq!(house.get(&alice, &format!("/api/v1/breakglass/{id}")).await.status, 404);
+        assert_eq!(review(&house, &alice, &id, "fine").await.status, 403);
+        let own = review(&house, &bob, &id, "fine").await;
+        assert_eq!((own.status.as_u16(), own.text("/reason")), (403, "self_review"), "{own:?}");
+        assert_eq!(review(&house, &carol, &id, "  ").await.status, 400);
+        assert_eq!(review(&house, &carol, "brk_06h01rs2cto0b2afh7rgi8mlb0", "x").await.status, 404);
+        let first = review(&house, &carol, &id, "only restarts").await;
+        assert_eq!((first.status.as_u16(), first.body["reviewed"].as_bool()), (200, Some(false)), "{first:?}");
+        assert_eq!(review(&house, &carol, &id, "again").await.text("/reason"), "already_reviewed");
+        let listed = house.get(&carol, &format!("/api/v1/breakglass/{id}")).await;
+        assert_eq!(listed.body["reviews_missing"], 1);
+        assert_eq!(listed.text("/reviews/0/finding"), "only restarts");
+    }
+}
+
+#[tokio::test]
+async fn the_second_review_makes_it_reviewed() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let id = opened(&house, "erin").await.to_string();
+        house.clock.advance(Ttl::minutes(11));
+        assert_eq!(review(&house, &carol, &id, "one").await.status, 200);
+        let second = review(&house, &bob, &id, "two").await;
+        assert_eq!(second.body["reviewed"], Value::Bool(true), "{second:?}");
+        let listed = house.get(&carol, &format!("/api/v1/breakglass/{id}")).await;
+        let found: Vec<&str> =
+            listed.body["reviews"].as_array().unwrap().iter().filter_map(|it| it["finding"].as_str()).collect();
+        assert_eq!((found, listed.text("/state")), (vec!["one", "two"], "expired"));
+    }
+}
+
+#[tokio::test]
+async fn without_an_emergency_path_nothing_of_it_is_told() {
+    let house = House::new(&databases()[0]).await;
+    let nobody = Caller::default();
+    let terms = house.get(&nobody, "/api/v1/breakglass/terms").await;
+    assert_eq!(terms.status, 404);
+    let body = json!({ "client_key_sha256": "00".repeat(32), "challenge": "x", "signatures": [] });
+    assert_eq!(house.json(&nobody, "/api/v1/breakglass/check", &body).await.status, 404);
+}
