@@ -39,11 +39,13 @@ fn the_demo_plays_every_step_to_its_right_end() {
         "dave $ doorward login --as dave",
         "carol $ doorward revoke ses_",
         "reason    session_ended",
+        "erin $ doorward breakglass close brk_",
+        " is on record; 1 more must review it.",
         "carol $ doorward audit export --format evidence --out ",
         "whole: ",
         "error: altered: event ",
         "error: truncated: event ",
-        "✓ 12 of 12 steps ended as they should",
+        "✓ 13 of 13 steps ended as they should",
     ] {
         assert!(text.contains(part), "`{part}` is missing in\n{text}");
     }
@@ -70,6 +72,7 @@ fn the_demo_tells_its_steps_as_json() {
             "access",
             "others",
             "revoked",
+            "emergency",
             "telemetry",
             "record",
             "proof"

@@ -102,7 +102,7 @@ async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
     };
     pending.save(context, id)?;
     std::fs::write(out, &text).map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
-    context.printer.talk(&text);
+    context.printer.talk(text.trim_end());
     if let Ok(code) = qrcode::QrCode::new(text.as_bytes()) {
         let picture = code.render::<qrcode::render::unicode::Dense1x2>().quiet_zone(true).build();
         context.printer.talk(&picture);

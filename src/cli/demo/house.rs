@@ -104,6 +104,16 @@ impl House {
         self.reached.total()
     }
 
+    /// The door's configuration.
+    pub fn config(&self) -> String {
+        self.folder.path().join("door").join("doorward.toml").to_string_lossy().into_owned()
+    }
+
+    /// Whether custodians are named.
+    pub fn has_emergency_path(&self) -> bool {
+        self.running.desk.directory.emergency.in_force().is_some()
+    }
+
     /// Everything that is removed at the end.
     pub fn folder(&self) -> &Path {
         self.folder.path()

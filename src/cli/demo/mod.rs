@@ -6,6 +6,7 @@
 //! printed as an answer is what came back. A step that does not end as it should is told as such,
 //! the rest is played all the same, and the process ends with 1.
 
+mod emergency;
 mod house;
 mod person;
 mod proof;

@@ -21,6 +21,7 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::wire::{Decision, Problem};
 
+use super::emergency::emergency;
 use super::house::House;
 use super::person::Person;
 use super::proof::proof;
@@ -93,6 +94,8 @@ impl<'a> Story<'a> {
         transcript.step("others", others, async |told| self.others(told).await).await?;
         let revoked = "Revoked: an open stream is cut with its session";
         transcript.step("revoked", revoked, async |told| self.revoked(told).await).await?;
+        let emergency_path = "The worst day: custodians open the door, and it is accounted for";
+        transcript.step("emergency", emergency_path, async |told| emergency(self, told).await).await?;
         let telemetry = "Health and metrics, on an address of their own";
         transcript.step("telemetry", telemetry, async |told| self.telemetry(told).await).await?;
         let record = "Every decision above is in the record";
@@ -100,6 +103,16 @@ impl<'a> Story<'a> {
         let proven = "The record proves itself to an auditor who trusts nobody";
         let (house, carol, events) = (self.house, &self.carol, self.shown.len());
         transcript.step("proof", proven, async |told| proof(house, carol, told, events).await).await
+    }
+
+    /// Where it plays.
+    pub const fn house(&self) -> &'a House {
+        self.house
+    }
+
+    /// Who reads the record and reviews.
+    pub const fn auditor(&self) -> &Person {
+        &self.carol
     }
 
     async fn no_certificate(&self, told: &mut Told) -> Result<String, Failure> {
@@ -392,7 +405,10 @@ impl<'a> Story<'a> {
     }
 
     /// Keeps the decision of an answer, and says whether it is the one that was expected.
-    fn saw(&mut self, answer: &Answer, expected: StatusCode) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// When it is another one, or names no decision.
+    pub fn saw(&mut self, answer: &Answer, expected: StatusCode) -> Result<(), Failure> {
         self.note(&answer.headers, answer.status, expected)
     }
 
