@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::identity::breakglass::settings::{InForce, OpeningRules, read_custodians};
+use crate::identity::breakglass::settings::{InForce, OpeningRules, changed_since_recorded, read_custodians};
 use crate::model::Ttl;
 use crate::model::breakglass::{DURATION_MAX, SIGNATURES_MAX};
 
@@ -65,5 +65,10 @@ pub(in crate::config) fn read(mut section: Section<'_>, domain: Option<&str>) ->
         return None;
     }
     let rules = OpeningRules { custodians, threshold, duration_max, trust_domain: domain?.to_owned() };
+    if let Some(changed) = changed_since_recorded(section.folder(), &rules) {
+        let message = format!("custodians are not those that were last put on record: {changed}");
+        let help = "if nobody of you changed them, somebody did; the change goes on record at the next start or reload";
+        section.ledger().warning(&section.place_of("custodians"), message, Some(help.to_owned()));
+    }
     Some(BreakGlass { custodians: file, rules, review_blocks, drill_every })
 }

@@ -137,9 +137,15 @@ fn hand_over(shared: &Shared, start: StartHandshake<TcpStream>, peer: SocketAddr
 fn note_handshake(shared: &Shared, peer: SocketAddr, name: Option<&str>, error: &str) {
     let now = shared.clock.now();
     let id = EventId::fresh(now, &*shared.entropy);
-    let mut event = Event::new(id, now, EventType::DecisionDeny, Outcome::Denied);
+    // What the verifier of openings said; nobody else begins so.
+    let (kind, reason) = if error.contains("break-glass: ") {
+        (EventType::BreakGlassRefused, "opening_refused")
+    } else {
+        (EventType::DecisionDeny, "no_credential")
+    };
+    let mut event = Event::new(id, now, kind, Outcome::Denied);
     event.actor.address = Some(peer.ip().to_canonical());
-    event.reason = Some("no_credential".into());
+    event.reason = Some(reason.into());
     event.data.insert("handshake".to_owned(), error.chars().take(200).collect::<String>().into());
     if let Some(name) = name {
         event.data.insert("host".to_owned(), name.chars().take(253).collect::<String>().into());

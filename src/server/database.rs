@@ -24,6 +24,7 @@ use crate::control::record::{self, OpenRecordError};
 use crate::control::signing_key::{self, KeyError, KeySettings, Loaded};
 use crate::credential::seal::Sealer;
 use crate::gateway::worker::Shared;
+use crate::identity::breakglass::settings::{OpeningRules, RECORDED_FILE, recorded_text};
 use crate::identity::directory::Directory;
 use crate::identity::provider::Providers;
 use crate::model::{Entropy, NodeId, Timestamp};
@@ -76,6 +77,18 @@ pub fn keep_closings(config: &Config, directory: &Directory) -> Result<(), Start
     let path = state_file(config, CLOSED_FILE);
     let doing = format!("reading closed openings of the emergency path from `{}`", path.display());
     directory.emergency.keep_in(path).map_err(outside(doing))
+}
+
+/// Keeps who was put on record as custodians, for `check` and a start without the database.
+pub fn keep_custodians(config: &Path, rules: Option<&OpeningRules>) -> std::io::Result<()> {
+    let path = config.parent().unwrap_or_else(|| Path::new(".")).join(RECORDED_FILE);
+    match rules {
+        Some(rules) => std::fs::write(path, recorded_text(rules)),
+        None => match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        },
+    }
 }
 
 /// This node's id: made at the first start and kept in a file.

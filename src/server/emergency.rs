@@ -1,6 +1,7 @@
 //! What runs beside requests for the emergency path, also while the database is away: telling every
 //! channel at once, and putting the end of openings on record.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use crate::identity::breakglass::Happening;
 use crate::notify::Alerts;
 use crate::notify::alert::Alert;
 
+use super::database;
+
 /// How often is looked whether an opening ran out.
 const ENDS_EVERY: Duration = Duration::from_millis(500);
 /// Each so many rounds the record is asked what other nodes saw.
@@ -25,11 +28,11 @@ const FOLLOW_TIMEOUT: Duration = Duration::from_secs(2);
 const QUEUE: usize = 64;
 
 /// Starts it, until the gateway drains.
-pub fn spawn(tasks: &TaskTracker, shared: &Arc<Shared>, desk: &Arc<Desk>, alerts: &Alerts) {
+pub fn spawn(tasks: &TaskTracker, shared: &Arc<Shared>, desk: &Arc<Desk>, alerts: &Alerts, config: PathBuf) {
     let (queue, happened) = mpsc::channel(QUEUE);
     desk.directory.emergency.tell(queue);
     tasks.spawn(tell(Arc::clone(shared), happened, alerts.clone()));
-    tasks.spawn(tend(Arc::clone(shared), Arc::clone(desk)));
+    tasks.spawn(tend(Arc::clone(shared), Arc::clone(desk), config));
 }
 
 async fn tell(shared: Arc<Shared>, mut happened: mpsc::Receiver<Happening>, alerts: Alerts) {
@@ -61,7 +64,7 @@ fn alert_of(happening: Happening) -> Alert {
     Alert { id: event, time, kind, actor: Some(by.unwrap_or(opening.opener)), service: None, data }
 }
 
-async fn tend(shared: Arc<Shared>, desk: Arc<Desk>) {
+async fn tend(shared: Arc<Shared>, desk: Arc<Desk>, config: PathBuf) {
     let (mut round, mut noted) = (0, None);
     while tokio::time::timeout(ENDS_EVERY, shared.draining.cancelled()).await.is_err() {
         let now = shared.clock.now();
@@ -85,7 +88,13 @@ async fn tend(shared: Arc<Shared>, desk: Arc<Desk>) {
             Ok::<(), crate::store::StoreError>(())
         };
         match tokio::time::timeout(FOLLOW_TIMEOUT, followed).await {
-            Ok(Ok(())) => noted = Some(in_force),
+            Ok(Ok(())) => {
+                let rules = in_force.as_ref().map(|it| &it.rules);
+                if changed && let Err(error) = database::keep_custodians(&config, rules) {
+                    tracing::warn!(%error, "who the custodians are could not be kept beside the configuration");
+                }
+                noted = Some(in_force);
+            }
             Ok(Err(error)) => tracing::debug!(%error, "the record could not be asked for emergencies"),
             Err(_) => tracing::debug!("the record was not asked for emergencies in time"),
         }

@@ -17,6 +17,7 @@ use crate::control::Desk;
 use crate::gateway::handshake::TrustAnchors;
 use crate::gateway::snapshot::{Snapshot, TokenKeys};
 use crate::gateway::worker::Shared;
+use crate::identity::breakglass::settings::RECORDED_FILE;
 use crate::model::EventId;
 
 use super::database;
@@ -144,7 +145,7 @@ fn folders(config: &Config) -> Vec<(PathBuf, RecursiveMode)> {
 /// Whether a change in this file can matter: the database and our own state lie in the same folder.
 fn matters(path: &Path, witnesses: &[PathBuf]) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let ours = ["node.id", "signing-keys.sealed", "pseudonym.sealed", database::CLOSED_FILE];
+    let ours = ["node.id", "signing-keys.sealed", "pseudonym.sealed", database::CLOSED_FILE, RECORDED_FILE];
     let endings = [".db", ".db-wal", ".db-shm", ".db-journal", ".spool", ".log", ".tmp", ".swp", "~"];
     !witnesses.iter().any(|file| file == path)
         && !ours.iter().any(|own| name.starts_with(own))

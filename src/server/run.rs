@@ -398,7 +398,7 @@ async fn build(
     let alerts = notices
         .start(&mut registry, &tasks, &shared.draining)
         .map_err(outside("reading the authorities of `[notify]`"))?;
-    emergency::spawn(&tasks, &shared, &desk, &alerts);
+    emergency::spawn(&tasks, &shared, &desk, &alerts, config.path.clone());
     let telemetry_address = telemetry_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = telemetry_listener {
         let state = Arc::clone(&tree.state);

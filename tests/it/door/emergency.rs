@@ -155,6 +155,44 @@ fn while_an_opening_waits_for_its_review_the_next_needs_one_more_where_that_is_s
 }
 
 #[test]
+fn custodians_that_were_changed_are_told_and_put_on_record() {
+    with_door(plan(), async |door| {
+        let desk = &door.running().desk;
+        let config = door.dir.join("doorward.toml");
+        let warnings = || -> Vec<String> {
+            let loaded = doorward::config::load(&config, &doorward::config::Environment::default()).unwrap();
+            loaded.warnings.iter().map(ToString::to_string).filter(|it| it.contains("custodians")).collect()
+        };
+        let recorded = async |count: usize| {
+            for _ in 0..100 {
+                let events = desk.store.emergency_events(None, 100).await.unwrap();
+                let kind = EventType::BreakGlassCustodiansChanged;
+                let found: Vec<_> = events.into_iter().filter(|event| event.clear().kind == kind).collect();
+                if found.len() >= count && door.dir.join("breakglass.recorded").exists() {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            panic!("it is not on record");
+        };
+        assert_eq!(recorded(1).await[0].body["data"]["threshold"], 2);
+        assert_eq!(warnings(), Vec::<String>::new());
+        // Somebody puts another key into the file.
+        let file = door.dir.join("custodians");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let dot = std::fs::read_to_string(door.dir.join("dot.pub")).unwrap();
+        let without = text.lines().filter(|line| !line.starts_with("ben ")).collect::<Vec<_>>().join("\n");
+        std::fs::write(&file, format!("{without}\ndot namespaces=\"{SIGN_NAMESPACE}\" {dot}")).unwrap();
+        let told = warnings();
+        assert!(told.iter().any(|it| it.contains("`dot SHA256:") && it.contains("`ben SHA256:")), "{told:?}");
+        door.running().reload().unwrap();
+        let event = &recorded(2).await[0];
+        assert!(event.body["data"]["added"][0].as_str().unwrap().starts_with("dot SHA256:"), "{}", event.body);
+        assert!(event.body["data"]["removed"][0].as_str().unwrap().starts_with("ben SHA256:"), "{}", event.body);
+    });
+}
+
+#[test]
 fn a_file_of_closings_that_was_changed_by_hand_is_not_passed_over() {
     let folder = temporary_folder();
     let path = folder.path().join("breakglass.closed");
