@@ -8,82 +8,26 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName, Method};
-use serde_json::Value;
+use http::{HeaderMap, Method};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::certificate::Issuer;
 use crate::identity::directory::{CookieHash, LiveGrant, LiveSession};
-use crate::identity::token::{Expected, Verified, claimed, verify};
-use crate::model::{EntitlementName, Principal, PrincipalKind, SessionId, Thumbprint, Timestamp};
-use crate::policy::{ClientCertificate, Facts, Subject};
+use crate::model::{EntitlementName, Principal, PrincipalKind, SessionId, Timestamp};
+use crate::policy::{Facts, Subject};
 
+use super::bearer::{VerifiedToken, bound_here, presented_token, verified_token};
 use super::breakglass;
 use super::canonical::Canonical;
 use super::handshake::Channel;
 use super::hygiene::{SESSION_COOKIE, own_cookie};
 use super::membership::counting;
-use super::proof::{self, Presented, Scheme};
+use super::proof;
 use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;
 use super::worker::{BuiltSubject, Worker};
-
-/// Where a token comes when `Authorization` is the upstream's.
-pub const TOKEN_HEADER: HeaderName = HeaderName::from_static("doorward-token");
-
-/// A person as a provider's bearer token names them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BearerIdentity {
-    /// Who.
-    pub principal: Principal,
-    /// The e-mail that the provider told.
-    pub email: Option<String>,
-    /// Whether it is verified.
-    pub email_verified: bool,
-    /// The name.
-    pub name: Option<String>,
-    /// Groups under the provider's map.
-    pub groups: Vec<String>,
-    /// The certificate that the token is bound to.
-    pub bound_to: Option<Thumbprint>,
-    /// When the token ends.
-    pub expires_at: Timestamp,
-}
-
-/// Providers whose tokens may be used as bearer tokens. It never waits: an unknown key is a
-/// refusal now and a fetch in the background.
-pub trait BearerIssuers: Send + Sync {
-    /// Whose token it is; `None` when no provider made it for us, or it does not hold.
-    fn identify(&self, token: &str, now: Timestamp) -> Option<BearerIdentity>;
-}
-
-/// A token that was verified, with what is asked of it at each use.
-#[derive(Debug)]
-pub struct VerifiedToken {
-    /// SHA-256 of the token.
-    pub hash: [u8; 32],
-    /// Who.
-    pub principal: Principal,
-    /// The session that it belongs to; none for a provider's.
-    pub session: Option<SessionId>,
-    /// Actions that it is good for; none for all.
-    pub scope: Option<Vec<String>>,
-    /// The certificate that it is bound to (RFC 8705 §3.1).
-    pub bound_to: Option<Thumbprint>,
-    /// The key that has to prove itself with each use (RFC 9449 §6.1).
-    pub bound_key: Option<Thumbprint>,
-    /// Its own id, of ours only: by it a token can be withdrawn.
-    pub id: Option<String>,
-    /// When it ends.
-    pub expires_at: Timestamp,
-    /// The keys that verified it.
-    keys_version: u64,
-    /// What a provider's token says of the person.
-    identity: Option<BearerIdentity>,
-}
 
 /// Who is asking, proven. Only [`authenticate`] makes one.
 #[expect(clippy::manual_non_exhaustive, reason = "the field is the proof: only this file can make one")]
@@ -265,138 +209,6 @@ async fn cookie_session(worker: &Worker, value: &str, host: &str) -> Result<Sess
         }
     };
     if *entry.host == *host { Ok(entry.session) } else { Err(unknown) }
-}
-
-/// The token that was shown, if one was. `Authorization` is the door's unless the service passes
-/// it on; what is in it and is no bearer token is a credential that does not hold.
-pub(super) fn presented_token(headers: &HeaderMap, pass_authorization: bool) -> Result<Option<Presented<'_>>, Refusal> {
-    let one = |name: &HeaderName| -> Result<Option<&str>, Refusal> {
-        let mut values = headers.get_all(name).iter();
-        match (values.next(), values.next()) {
-            (None, _) => Ok(None),
-            (Some(value), None) => {
-                value.to_str().map(Some).map_err(|_| Refusal::BadCredential("a credential that is no text"))
-            }
-            (Some(_), Some(_)) => Err(Refusal::BadCredential("two credentials of one kind")),
-        }
-    };
-    let own = one(&TOKEN_HEADER)?.map(str::trim);
-    if pass_authorization {
-        return Ok(own.map(|text| Presented { text, scheme: Scheme::Own }));
-    }
-    let bearer = match one(&AUTHORIZATION)? {
-        None => None,
-        Some(value) => match value.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some((token.trim(), Scheme::Bearer)),
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("dpop") => Some((token.trim(), Scheme::Dpop)),
-            _ => return Err(Refusal::BadCredential("an `Authorization` that is no token")),
-        },
-    };
-    match (own, bearer) {
-        (Some(own), Some((token, _))) if own != token => Err(Refusal::BadCredential("two different tokens")),
-        (_, Some((text, scheme))) => Ok(Some(Presented { text, scheme })),
-        (Some(text), None) => Ok(Some(Presented { text, scheme: Scheme::Own })),
-        (None, None) => Ok(None),
-    }
-}
-
-/// A token of ours for this service, or of a provider; verified once and remembered by its hash.
-fn verified_token(
-    worker: &Worker,
-    snapshot: &Snapshot,
-    routed: &Routed,
-    text: &str,
-    now: Timestamp,
-) -> Result<Rc<VerifiedToken>, Refusal> {
-    let hash: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-    let key = (hash, routed.entry.service.name.clone());
-    if let Some(known) = worker.tokens.borrow_mut().get(&key)
-        && known.keys_version == snapshot.keys.version
-        && !known.expires_at.is_over(now)
-    {
-        return Ok(Rc::clone(known));
-    }
-    let bad = Refusal::BadCredential("a token that does not hold");
-    let (_, issuer) = claimed(text).ok_or_else(|| bad.clone())?;
-    let made = if issuer == worker.shared.settings.origin {
-        let audience: &str = &routed.entry.audience;
-        let expected = Expected { issuer: &worker.shared.settings.origin, audiences: &[audience], types: &["at+jwt"] };
-        let verified = verify(text, &snapshot.keys.public, &expected, now).map_err(|_| bad.clone())?;
-        own_token(hash, snapshot.keys.version, verified).ok_or(bad)?
-    } else {
-        let identity = worker.shared.bearer.identify(text, now).ok_or(bad)?;
-        VerifiedToken {
-            hash,
-            principal: identity.principal.clone(),
-            session: None,
-            scope: None,
-            bound_to: identity.bound_to,
-            bound_key: None,
-            id: None,
-            expires_at: identity.expires_at,
-            keys_version: snapshot.keys.version,
-            identity: Some(identity),
-        }
-    };
-    let made = Rc::new(made);
-    worker.tokens.borrow_mut().put(key, Rc::clone(&made));
-    Ok(made)
-}
-
-/// What a token of ours says (RFC 9068 §2.2, and `sid`, `principal` of ours).
-fn own_token(hash: [u8; 32], keys_version: u64, verified: Verified) -> Option<VerifiedToken> {
-    let text = |name: &str| verified.claims.get(name).and_then(Value::as_str);
-    let (mut bound_to, mut bound_key) = (None, None);
-    if let Some(cnf) = verified.claims.get("cnf") {
-        // A confirmation that we don't know is one that we can't check.
-        for (name, value) in cnf.as_object().filter(|cnf| !cnf.is_empty())? {
-            let thumbprint = Some(Thumbprint::parse(value.as_str()?)?);
-            match name.as_str() {
-                "x5t#S256" => bound_to = thumbprint,
-                "jkt" => bound_key = thumbprint,
-                _ => return None,
-            }
-        }
-    }
-    let scope = match verified.claims.get("scope") {
-        None => None,
-        Some(scope) => Some(scope.as_str()?.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect()),
-    };
-    Some(VerifiedToken {
-        hash,
-        principal: Principal::parse(text("principal")?)?,
-        session: Some(SessionId::parse(text("sid")?).ok()?),
-        scope,
-        bound_to,
-        bound_key,
-        id: Some(text("jti")?.to_owned()),
-        expires_at: verified.expires_at,
-        keys_version,
-        identity: None,
-    })
-}
-
-/// A bound token is good on a connection with its certificate only; an unbound one not where a
-/// certificate is demanded, unless the service takes it.
-fn bound_here(
-    token: &VerifiedToken,
-    shown: Option<Thumbprint>,
-    demanded: ClientCertificate,
-    unbound_bearer: bool,
-) -> Result<(), Refusal> {
-    match (token.bound_to, shown) {
-        (Some(bound), Some(shown)) if bound == shown => Ok(()),
-        (Some(_), _) => Err(Refusal::BadCredential("a token that is bound to another certificate")),
-        // A key has proved itself with this very request.
-        (None, None) if token.bound_key.is_some() => Ok(()),
-        (None, Some(_)) if token.session.is_some() && !unbound_bearer => {
-            Err(Refusal::BadCredential("an unbound token over a certificate"))
-        }
-        (None, _) if demanded == ClientCertificate::Required && !unbound_bearer => {
-            Err(Refusal::BadCredential("an unbound token where a certificate is demanded"))
-        }
-        (None, _) => Ok(()),
-    }
 }
 
 async fn session_caller(

@@ -15,7 +15,8 @@ use crate::identity::breakglass::{Happening, KnownOpening, Opening};
 use crate::model::{EventId, Principal, Timestamp};
 use crate::policy::{BreakGlassFacts, Facts};
 
-use super::authenticate::{Caller, not_cross_site, presented_token};
+use super::authenticate::{Caller, not_cross_site};
+use super::bearer::presented_token;
 use super::handshake::Channel;
 use super::hygiene::{SESSION_COOKIE, own_cookie};
 use super::refusal::Refusal;

@@ -2,6 +2,7 @@
 
 pub mod authenticate;
 pub mod authorize;
+pub mod bearer;
 pub mod body;
 mod breakglass;
 pub mod browser;

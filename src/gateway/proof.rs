@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName};
 use crate::identity::dpop::{self, Purpose};
 use crate::model::Timestamp;
 
-use super::authenticate::VerifiedToken;
+use super::bearer::VerifiedToken;
 use super::refusal::Refusal;
 use super::route::Routed;
 use super::worker::Worker;

@@ -23,8 +23,8 @@ use crate::model::{Clock, EntitlementName, Entropy, GrantId, Principal, ServiceN
 use crate::policy::{Subject, Verdict};
 use crate::store::Recorder;
 
-use super::authenticate::{BearerIssuers, VerifiedToken};
 use super::authorize::DecisionKey;
+use super::bearer::{BearerIssuers, VerifiedToken};
 use super::browser::CodeDesk;
 use super::connection::ControlConnection;
 use super::lookup::Lookup;

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use crate::control::{Desk, browser};
-use crate::gateway::authenticate::{BearerIdentity, BearerIssuers};
+use crate::gateway::bearer::{BearerIdentity, BearerIssuers};
 use crate::gateway::browser::{CodeDesk, Redeemed};
 use crate::identity::provider::Providers;
 use crate::model::{Principal, Thumbprint, Timestamp};

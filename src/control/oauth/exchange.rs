@@ -12,26 +12,23 @@
 //! that, and to a DPoP key where a proof came along; a foreign token is exchanged once, whoever
 //! brings it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::json;
 
-use crate::audit::{Event, EventType, Outcome};
 use crate::credential::authority::Issued;
 use crate::identity::certificate::Issuer;
 use crate::identity::dpop::Proof;
 use crate::identity::token as reader;
-use crate::identity::workload::IssuerSettings;
 use crate::model::{ServiceName, SessionKind, Timestamp, Ttl};
-use crate::policy::{Recognised, Service, Trial, TrustedIssuer};
+use crate::policy::{Recognised, Service};
 use crate::store::{StoreError, StoredSession, Use};
 
 use super::super::caller::{ConnectionFacts, actor_of, prove_token};
 use super::super::desk::{ACCESS_TTL_MAX, Desk};
 use super::super::session::{self, NewSession, StartError, Started};
+use super::foreign::{Foreign, foreign, refused, told_claims};
 use super::token::{self, Binding, Minted, Wish};
 
 /// A token of ours as the subject (RFC 8693 §3).
@@ -156,14 +153,6 @@ impl From<super::GrantError> for ExchangeError {
             _ => Self::Subject,
         }
     }
-}
-
-/// A foreign token that a rule names.
-struct Foreign {
-    recognised: Recognised,
-    once: [u8; 32],
-    remember_until: Timestamp,
-    authenticated_at: Timestamp,
 }
 
 enum Subject {
@@ -298,122 +287,6 @@ fn scope(service: &Service, asked: Option<&str>) -> Result<Option<String>, Excha
     Ok(Some(names.join(" ")))
 }
 
-/// Reads a foreign token and finds the rule that names it.
-async fn foreign(
-    desk: &Desk,
-    request: &ExchangeRequest,
-    connection: &ConnectionFacts,
-    now: Timestamp,
-) -> Result<Foreign, ExchangeError> {
-    let policies = desk.policies.load_full();
-    let workloads = policies.workloads();
-    let claimed = reader::claimed(&request.subject_token).map(|(_, issuer)| issuer);
-    let Some(issuer) = claimed.as_deref().and_then(|iss| workloads.issuer(iss)) else {
-        let iss = claimed.map(|iss| iss.chars().take(200).collect::<String>());
-        refused(desk, connection, None, "unknown_issuer", json!({ "iss": iss }), now).await?;
-        return Err(ExchangeError::Subject);
-    };
-    let settings = settings(issuer);
-    let verified = desk.providers.workloads().verify(&request.subject_token, &settings, &issuer.audience, now).await;
-    let token = match verified {
-        Ok(token) => token,
-        Err(error) => {
-            let data = json!({ "why": error.to_string(), "wanted_audience": issuer.audience });
-            refused(desk, connection, Some(issuer), "bad_token", data, now).await?;
-            return Err(ExchangeError::Subject);
-        }
-    };
-    let recognised = match workloads.recognise(issuer, &token.claims) {
-        Ok(recognised) => recognised,
-        Err(trials) => {
-            let why = told(&trials);
-            refused(desk, connection, Some(issuer), "no_rule", json!({ "rules": trials_json(&trials) }), now).await?;
-            return Err(ExchangeError::NoRule(why));
-        }
-    };
-    let mut once = Sha256::new();
-    once.update(b"exchange\0");
-    once.update(issuer.issuer.as_bytes());
-    once.update(b"\0");
-    match &token.jti {
-        Some(jti) => once.update(jti.as_bytes()),
-        // Without an id, nothing but its claims tells it from another: signatures can be made anew.
-        None => once.update(Value::Object(token.claims.clone()).to_string().as_bytes()),
-    }
-    let first = desk.store.provider_issuer_hold(&format!("workload|{}", issuer.name), &issuer.issuer, now).await?;
-    if first != issuer.issuer {
-        let data = json!({ "first": first, "now": issuer.issuer });
-        refused(desk, connection, Some(issuer), "issuer_changed", data, now).await?;
-        return Err(ExchangeError::Subject);
-    }
-    Ok(Foreign {
-        recognised,
-        once: once.finalize().into(),
-        remember_until: token.expires_at,
-        authenticated_at: token.issued_at.unwrap_or(now),
-    })
-}
-
-/// How an issuer of the file is spoken to.
-fn settings(issuer: &TrustedIssuer) -> IssuerSettings {
-    IssuerSettings {
-        issuer: issuer.issuer.clone(),
-        jwks_file: issuer.jwks_file.clone(),
-        ca: issuer.ca.clone(),
-        allow_loopback: issuer.allow_loopback,
-    }
-}
-
-/// Rule by rule and claim by claim, for the record.
-fn trials_json(trials: &[Trial]) -> Value {
-    let claim = |claim: &crate::policy::ClaimTrial| json!({ "claim": claim.claim, "wanted": claim.wanted, "got": claim.got, "holds": claim.holds });
-    let rule =
-        |trial: &Trial| json!({ "rule": trial.rule, "claims": trial.claims.iter().map(claim).collect::<Vec<_>>() });
-    trials.iter().take(20).map(rule).collect()
-}
-
-/// What its holder may know: which claims did not hold, with the values that the token itself says,
-/// but not what the rules want, which is the operator's.
-fn told(trials: &[Trial]) -> String {
-    if trials.is_empty() {
-        return "its issuer has no rule".to_owned();
-    }
-    let failed = |trial: &Trial| {
-        let claims = trial.claims.iter().filter(|claim| !claim.holds).map(|claim| match &claim.got {
-            Some(got) => format!("`{}` is `{}`", claim.claim, got.escape_debug()),
-            None => format!("`{}` is missing", claim.claim),
-        });
-        format!("{}: {}", trial.rule, claims.collect::<Vec<_>>().join(", "))
-    };
-    trials.iter().take(5).map(failed).collect::<Vec<_>>().join("; ")
-}
-
-/// Puts a refused exchange on record, with all that an operator needs.
-async fn refused(
-    desk: &Desk,
-    connection: &ConnectionFacts,
-    issuer: Option<&TrustedIssuer>,
-    reason: &'static str,
-    data: Value,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let mut event = Event::new(desk.event_id(now), now, EventType::ExchangeRefused, Outcome::Denied);
-    event.actor.address = Some(connection.address);
-    event.actor.certificate = connection.certificate.as_ref().map(|certificate| certificate.thumbprint);
-    event.reason = Some(reason.into());
-    if let Some(issuer) = issuer {
-        event = event.with("issuer", issuer.name.clone());
-    }
-    if let Value::Object(data) = data {
-        event.data.extend(data);
-    }
-    // Anybody may send anything: these are recorded up to a rate and counted beyond.
-    if desk.recorder.refused_anonymous(event).await.is_err() {
-        tracing::warn!(reason, "a refused exchange is not on record");
-    }
-    Ok(())
-}
-
 async fn of_session(
     desk: &Desk,
     stored: StoredSession,
@@ -493,23 +366,6 @@ async fn of_workload(
     tx.commit().await?;
     session::enter(desk, &started);
     Ok((started.stored, access, issued))
-}
-
-/// Claims that the record keeps: those that say which job it was.
-fn told_claims(claims: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
-    const KEPT: [&str; 10] = [
-        "sub",
-        "repository",
-        "repository_id",
-        "ref",
-        "environment",
-        "run_id",
-        "project_path",
-        "project_id",
-        "pipeline_id",
-        "job_id",
-    ];
-    claims.iter().map(|(k, v)| (k.as_str(), v.as_str())).filter(|(name, _)| KEPT.contains(name)).collect()
 }
 
 /// A proof that came along is used up.

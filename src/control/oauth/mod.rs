@@ -7,6 +7,7 @@
 pub mod code;
 pub mod device;
 pub mod exchange;
+mod foreign;
 pub mod refresh;
 pub mod token;
 
