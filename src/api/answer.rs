@@ -327,7 +327,10 @@ impl OauthFailure {
                 ExchangeError::Invalid(_) | ExchangeError::Subject | ExchangeError::Certificate(_) => {
                     ("invalid_request", bad)
                 }
-                ExchangeError::NoRule(_) => ("invalid_grant", bad),
+                ExchangeError::NoRule(_)
+                | ExchangeError::NoGrant
+                | ExchangeError::GrantNotActive { .. }
+                | ExchangeError::GrantElsewhere { .. } => ("invalid_grant", bad),
                 ExchangeError::Target => ("invalid_target", bad),
                 ExchangeError::Scope(_) => ("invalid_scope", bad),
                 ExchangeError::Proof(_) => ("invalid_dpop_proof", bad),

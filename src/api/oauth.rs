@@ -182,6 +182,7 @@ pub async fn token(
                 resource: fields.get("resource").map(str::to_owned),
                 scope: fields.get("scope").map(str::to_owned),
                 lifetime: fields.get("lifetime").map(str::to_owned),
+                grant: fields.get("grant").map(str::to_owned),
                 csr,
                 proof: proof(&desk, &headers, now)?,
             };
@@ -285,11 +286,12 @@ pub async fn introspect(State(desk): State<Arc<Desk>>, request: Request) -> Resu
 fn introspection(claims: &Map<String, Value>) -> Introspection {
     let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
     let number = |name: &str| claims.get(name).and_then(Value::as_i64);
+    let is_bound_to_key = claims.get("cnf").is_some_and(|cnf| cnf.get("jkt").is_some());
     Introspection {
         active: true,
         scope: text("scope"),
         client_id: text("client_id"),
-        token_type: Some("Bearer".to_owned()),
+        token_type: Some(if is_bound_to_key { "DPoP" } else { "Bearer" }.to_owned()),
         exp: number("exp"),
         iat: number("iat"),
         sub: text("sub"),
@@ -297,6 +299,7 @@ fn introspection(claims: &Map<String, Value>) -> Introspection {
         iss: text("iss"),
         jti: text("jti"),
         sid: text("sid"),
+        grant: text("grant"),
         cnf: claims.get("cnf").cloned(),
     }
 }

@@ -102,8 +102,9 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/openapi.json" => ("This document", Some(json!({ "type": "object" })), None),
         "/oauth2/authorize" => ("Sends a signed-in browser back with a code (RFC 6749 §4.1, PKCE S256)", None, None),
         "/oauth2/token" => (
-            "Tokens and a certificate for a code, a refresh token or a device code",
-            shape("TokenAnswer"),
+            "Tokens and a certificate for a code, a refresh token or a device code; a token for one service by exchange \
+             (RFC 8693), which `grant` lets end with that grant",
+            Some(json!({ "anyOf": [shape("TokenAnswer"), shape("ExchangeAnswer")] })),
             form(&[
                 "grant_type",
                 "client_id",
@@ -113,6 +114,13 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
                 "refresh_token",
                 "device_code",
                 "csr",
+                "subject_token",
+                "subject_token_type",
+                "audience",
+                "resource",
+                "scope",
+                "lifetime",
+                "grant",
             ]),
         ),
         "/oauth2/device_authorization" => (

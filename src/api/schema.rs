@@ -207,6 +207,12 @@ fn oauth() -> Value {
             ("certificate?", "string"), ("certificate_expires_at?", "time"), ("ca", "string"),
             ("audit_key", "string?"),
         ]),
+        "ExchangeAnswer": object(&[
+            ("access_token", "string"), ("issued_token_type", "string"), ("token_type", "string"),
+            ("expires_in", "integer"), ("expires_at", "time"), ("aud", "string"), ("scope?", "string"),
+            ("grant?", "id:grt_"), ("cnf?", "texts"), ("session", "Session"), ("certificate?", "string"),
+            ("certificate_expires_at?", "time"), ("ca", "string"),
+        ]),
         "DeviceAuthorization": object(&[
             ("device_code", "string"), ("user_code", "string"), ("verification_uri", "string"),
             ("verification_uri_complete", "string"), ("expires_in", "integer"), ("interval", "integer"),
@@ -214,7 +220,7 @@ fn oauth() -> Value {
         "Introspection": object(&[
             ("active", "boolean"), ("scope?", "string"), ("client_id?", "string"), ("token_type?", "string"),
             ("exp?", "integer"), ("iat?", "integer"), ("sub?", "string"), ("aud?", "string"), ("iss?", "string"),
-            ("jti?", "string"), ("sid?", "string"),
+            ("jti?", "string"), ("sid?", "string"), ("grant?", "id:grt_"),
         ]),
     })
 }

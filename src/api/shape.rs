@@ -172,7 +172,7 @@ pub fn token_answer(granted: Granted, ca: &str, audit_key: Option<String>, now: 
 
 /// What an exchange gives. `ca` is our authority's certificate.
 pub fn exchange_answer(exchanged: Exchanged, ca: &str, now: Timestamp) -> wire::ExchangeAnswer {
-    let Exchanged { stored, access, certificate, service, scope } = exchanged;
+    let Exchanged { stored, access, certificate, audience, scope, grant } = exchanged;
     let mut confirmation = serde_json::Map::new();
     if let Some(thumbprint) = access.bound_to {
         confirmation.insert("x5t#S256".to_owned(), thumbprint.to_string().into());
@@ -186,8 +186,9 @@ pub fn exchange_answer(exchanged: Exchanged, ca: &str, now: Timestamp) -> wire::
         expires_in: access.expires_at.since(now).as_seconds(),
         expires_at: access.expires_at.into(),
         access_token: access.text,
-        aud: service.as_str().to_owned(),
+        aud: audience,
         scope,
+        grant: grant.map(|id| id.to_string()),
         cnf: (!confirmation.is_empty()).then(|| confirmation.into()),
         session: session(&stored, stored.session.id, now),
         certificate_expires_at: certificate.as_ref().map(|issued| issued.not_after.into()),

@@ -323,7 +323,13 @@ const TOKEN_EXAMPLES: &str = "\
 Examples:
   doorward token --service ops-api --scope \"status echo\" --for 5m
   doorward token --service deploy-pipeline --subject-token-file token.jwt     in a job, with its own token
-  doorward token --service ops-api --subject-token-file token.jwt --certificate-out door";
+  doorward token --service ops-api --subject-token-file token.jwt --certificate-out door
+  doorward token --service ops-api --grant grt_06h                            ends with that grant at the latest
+  doorward token --service ops-api --request deploy-prod --reason hotfix --ticket OPS-12 --for 30m --wait
+
+A gate: with --request --wait the command goes on once somebody has approved. Exit 0 with the token, 4 when it
+is denied, 5 when nobody decided in time; the request's id is on standard error. A job asks in a session of its
+token that lasts 15 minutes at most, and so does its wait, unless the file holds a fresh token by then.";
 
 /// `doorward token`
 #[derive(Debug, Clone, Args)]
@@ -334,9 +340,36 @@ pub struct TokenArgs {
     /// Actions of the service that it is narrowed to, with blanks between [default: all]
     #[arg(long, value_name = "ACTIONS")]
     pub scope: Option<String>,
-    /// How long it lasts: at most 15m, which is the default
+    /// How long it lasts: at most 15m, which is the default; with --request, how long the access is needed
     #[arg(long = "for", value_name = "LENGTH", value_parser = length)]
     pub length: Option<Ttl>,
+    /// A grant of yours, or the beginning of its id: the token is worth nothing once that is over
+    #[arg(long, value_name = "GRANT", conflicts_with = "request")]
+    pub grant: Option<String>,
+    /// Ask for this entitlement of the service first; the token ends with what is granted
+    #[arg(long, value_name = "ENTITLEMENT")]
+    pub request: Option<String>,
+    /// Why it is needed; most entitlements require it
+    #[arg(long, value_name = "TEXT", requires = "request", value_parser = reason)]
+    pub reason: Option<String>,
+    /// The ticket that it belongs to
+    #[arg(long, value_name = "TICKET", requires = "request")]
+    pub ticket: Option<String>,
+    /// When it is to begin, 2026-11-22T10:15:00Z
+    #[arg(long, value_name = "TIME", requires = "request", value_parser = moment)]
+    pub start: Option<Timestamp>,
+    /// A parameter of the entitlement
+    #[arg(long = "param", value_name = "KEY=VALUE", requires = "request", value_parser = parameter)]
+    pub params: Vec<(String, String)>,
+    /// Say that it can't wait for approvals
+    #[arg(long, requires = "request")]
+    pub emergency: bool,
+    /// Wait until it is granted
+    #[arg(long, requires = "request")]
+    pub wait: bool,
+    /// How long to wait [default: 10m]
+    #[arg(long, value_name = "LENGTH", requires = "wait", value_parser = length)]
+    pub timeout: Option<Ttl>,
     /// A pipeline's own token, instead of a session of this profile
     #[arg(long, value_name = "FILE")]
     pub subject_token_file: Option<PathBuf>,

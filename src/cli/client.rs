@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use crate::model::Entropy;
+use crate::model::{Entropy, Secret};
 use crate::wire::{OauthError, Page, Problem};
 
 use super::dial::{self, DialError, Identity};
@@ -177,6 +177,8 @@ pub struct Client {
     /// Where it is dialled, if not where its name points.
     node: Option<(String, u16)>,
     banner: Banner,
+    /// Shown to the API.
+    bearer: Option<Arc<Secret<String>>>,
 }
 
 impl Client {
@@ -187,7 +189,7 @@ impl Client {
     /// When authorities or identity can't be used.
     pub fn new(origin: Origin, ca_pem: Option<&str>, identity: Option<&Identity>) -> Result<Self, ClientError> {
         let tls = dial::tls_settings(ca_pem, identity)?;
-        Ok(Self { origin, tls, node: None, banner: Banner::default() })
+        Ok(Self { origin, tls, node: None, banner: Banner::default(), bearer: None })
     }
 
     /// The same, that notes what is said of the emergency path.
@@ -200,6 +202,16 @@ impl Client {
     #[must_use]
     pub fn at_node(&self, host: &str, port: u16) -> Self {
         Self { node: Some((host.to_owned(), port)), ..self.clone() }
+    }
+
+    /// The same client, which shows this token to the API. OAuth endpoints take none.
+    #[must_use]
+    pub fn with_bearer(&self, token: String) -> Self {
+        Self { bearer: Some(Arc::new(Secret::new(token))), ..self.clone() }
+    }
+
+    fn authorization(&self) -> Option<(http::HeaderName, String)> {
+        self.bearer.as_ref().map(|token| (AUTHORIZATION, format!("Bearer {}", token.expose())))
     }
 
     /// The server.
@@ -243,6 +255,7 @@ impl Client {
     ) -> Result<Bytes, ClientError> {
         let mut headers = vec![(ACCEPT, "application/json".to_owned())];
         headers.extend(content_type.map(|kind| (CONTENT_TYPE, kind.to_owned())));
+        headers.extend(self.authorization());
         let answer = self.send(method, path, &headers, body).await?;
         if answer.status.is_success() {
             return Ok(answer.body);
@@ -297,11 +310,12 @@ impl Client {
     pub async fn act<T: Serialize>(&self, path: &str, value: &T, entropy: &dyn Entropy) -> Result<String, ClientError> {
         let body: Bytes = serde_json::to_vec(value).map_err(|error| self.unusable(&error.to_string()))?.into();
         let key = data_encoding::HEXLOWER.encode(&entropy.bytes_32());
-        let headers = [
+        let mut headers = vec![
             (ACCEPT, "application/json".to_owned()),
             (CONTENT_TYPE, "application/json".to_owned()),
             (IDEMPOTENCY_KEY, key),
         ];
+        headers.extend(self.authorization());
         let answer = match self.send(Method::POST, path, &headers, body.clone()).await {
             Err(ClientError::Exchange { source, .. }) if !dial::certificate_refused(source.as_ref()) => {
                 self.send(Method::POST, path, &headers, body).await?

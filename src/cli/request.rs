@@ -1,45 +1,36 @@
 //! `doorward request`: asks for an entitlement, and waits for the answer where that is wanted.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
-use std::time::Duration;
 
 use crate::model::Ttl;
-use crate::wire::{AccessRequest, DryRun, NewAccessRequest};
+use crate::wire::{AccessRequest, Answer, DryRun, NewAccessRequest};
 
 use super::access_args::RequestArgs;
 use super::args::Format;
-use super::client::ClientError;
 use super::context::Context;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::renewal::{SignedIn, signed_in};
 use super::requests;
+use super::waiting;
 use super::whoami::listed;
 
 /// How long is waited where nothing is said.
-const WAIT: Ttl = Ttl::minutes(10);
-/// How soon the request is looked at; each time it is waited twice as long as before, up to the most.
-const LOOK_FIRST: Duration = Duration::from_millis(125);
-const LOOK_MAX: Duration = Duration::from_secs(2);
+pub(super) const WAIT: Ttl = Ttl::minutes(10);
 
 /// Asks, and prints the request.
 ///
 /// # Errors
 /// Exit 4 when it is denied or may not be asked for, 5 when the wait ran out.
 pub async fn run(context: &Context, args: &RequestArgs) -> Result<(), Failure> {
-    let mut params = std::collections::BTreeMap::new();
-    for (key, value) in &args.params {
-        if params.insert(key.clone(), value.clone()).is_some() {
-            return Err(Failure::usage(format!("`--param {}` is there twice", key.escape_debug())));
-        }
-    }
     let asked = NewAccessRequest {
         entitlement: args.entitlement.to_string(),
         reason: args.reason.clone(),
         ticket: args.ticket.clone(),
         length: args.length.map(|length| length.to_string()),
         start: args.start.map(Into::into),
-        params,
+        params: parameters(&args.params)?,
         emergency: args.emergency,
         dry_run: args.dry_run,
     };
@@ -61,6 +52,17 @@ pub async fn run(context: &Context, args: &RequestArgs) -> Result<(), Failure> {
     ended(&request)
 }
 
+/// The parameters of a request, each once.
+pub(super) fn parameters(given: &[(String, String)]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut params = BTreeMap::new();
+    for (key, value) in given {
+        if params.insert(key.clone(), value.clone()).is_some() {
+            return Err(Failure::usage(format!("`--param {}` is there twice", key.escape_debug())));
+        }
+    }
+    Ok(params)
+}
+
 fn print(context: &Context, json: &str, request: &AccessRequest) -> Result<(), Failure> {
     if context.printer.format() == Format::Json {
         return context.printer.resource(json);
@@ -75,40 +77,13 @@ async fn decided(
     request: AccessRequest,
     timeout: Ttl,
 ) -> Result<(String, AccessRequest), Failure> {
-    if request.state != "pending" {
-        return Ok((json, request));
-    }
-    if context.printer.is_terminal() && io::stderr().is_terminal() {
+    let is_pending = |request: &AccessRequest| request.state == "pending";
+    if is_pending(&request) && context.printer.is_terminal() && io::stderr().is_terminal() {
         context.printer.talk(&format!("Waiting up to {timeout} for an answer to {} …", request.id));
     }
-    let path = format!("/api/v1/requests/{}", request.id);
-    let mut last = (json, request);
-    let looking = async {
-        let mut pause = LOOK_FIRST;
-        loop {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LOOK_MAX);
-            // A wait may be longer than a certificate lasts.
-            let here = signed_in(context).await?;
-            let json = match here.client.get(&path).await {
-                Ok(json) => json,
-                // A door that restarts is worth waiting for.
-                Err(ClientError::Dial(_) | ClientError::Exchange { .. } | ClientError::Slow { .. }) => continue,
-                Err(error) => return Err(Failure::from(error)),
-            };
-            let request: AccessRequest = here.client.read(&json)?;
-            let over = request.state != "pending";
-            last = (json, request);
-            if over {
-                return Ok(());
-            }
-        }
-    };
-    match tokio::time::timeout(timeout.duration(), looking).await {
-        // What was seen last is pending: whoever prints it says so.
-        Ok(Ok(())) | Err(_) => Ok(last),
-        Ok(Err(failure)) => Err(failure),
-    }
+    // A wait may be longer than a certificate lasts.
+    let client = async || Ok(signed_in(context).await?.client);
+    waiting::watched(client, (json, request), is_pending, |_| {}, timeout).await
 }
 
 /// How a wait ends.
@@ -120,15 +95,18 @@ fn ended(request: &AccessRequest) -> Result<(), Failure> {
         "pending" => {
             failure(Exit::Pending, "pending", format!("nobody has decided {id} yet; it waits on: doorward show {id}"))
         }
-        "denied" => {
-            let no = request.approvals.iter().rfind(|approval| approval.answer == crate::wire::Answer::Deny);
-            let by = no.map(|no| format!(" by {}", no.by.id)).unwrap_or_default();
-            let why = no.and_then(|no| no.reason.as_deref()).map(|why| format!(": {why}")).unwrap_or_default();
-            failure(Exit::Denied, "denied", format!("{id} was denied{by}{why}"))
-        }
+        "denied" => failure(Exit::Denied, "denied", denial(request)),
         "timed_out" => failure(Exit::Failed, "timed_out", format!("{id} was not answered in time; ask again")),
         other => failure(Exit::Failed, other, format!("{id} is over already: {other}")),
     }
+}
+
+/// Who said no, and why.
+pub(super) fn denial(request: &AccessRequest) -> String {
+    let no = request.approvals.iter().rfind(|approval| approval.answer == Answer::Deny);
+    let by = no.map(|no| format!(" by {}", no.by.id)).unwrap_or_default();
+    let why = no.and_then(|no| no.reason.as_deref()).map(|why| format!(": {why}")).unwrap_or_default();
+    format!("{} was denied{by}{why}", request.id)
 }
 
 fn dry_run(context: &Context, here: &SignedIn, json: &str) -> Result<(), Failure> {

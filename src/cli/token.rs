@@ -1,45 +1,60 @@
 //! `doorward token`: a token for one service, alone on standard output.
 //!
 //! A person's comes from the session of the profile, whose certificate it is bound to; a pipeline's
-//! from the token that its own issuer gave it, for which nobody needs to be signed in. INVARIANT: the
-//! token is the only thing that is written to standard output, and its key never leaves this machine.
+//! from the token that its own issuer gave it (`job.rs`), for which nobody needs to be signed in. A gate
+//! asks for an entitlement first, waits until it is granted, and then gets a token that ends with the
+//! grant. INVARIANT: the token is the only thing that is written to standard output.
 
-use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-
-use rcgen::KeyPair;
 use x509_parser::pem::parse_x509_pem;
 
-use crate::model::Thumbprint;
-use crate::wire::ExchangeAnswer;
+use crate::model::{EntitlementName, Thumbprint};
 use crate::wire::oauth::{CLI_CLIENT_ID, GRANT_TOKEN_EXCHANGE};
+use crate::wire::{AccessRequest, ExchangeAnswer, NewAccessRequest};
 
 use super::args::{Format, TokenArgs};
 use super::client::Client;
 use super::context::Context;
+use super::exit::Exit;
 use super::failure::Failure;
-use super::renewal::{signed_in, signing_request};
+use super::job::Job;
+use super::renewal::signed_in;
+use super::request::{self, denial, parameters};
+use super::waiting;
+use super::whole_id::{self, Kind};
 
-const TYPE_JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const TYPE_CERTIFICATE: &str = "urn:doorward:params:oauth:token-type:session-certificate";
-/// The largest file with a token that is read, in bytes.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Gets a token and prints it.
 ///
 /// # Errors
-/// When nobody is signed in and no token was given, or the server says no.
+/// When nobody is signed in and no token was given, or the server says no; exit 4 when what is asked for
+/// first is denied, 5 when it is not decided yet.
 pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
-    let lifetime = args.length.map(|length| length.as_seconds().max(1).to_string());
+    let asked = args.request.as_deref().map(|name| asked(args, name)).transpose()?;
+    let mut asker = match &args.subject_token_file {
+        Some(path) => Asker::Job(Box::new(Job::new(context, path, args.certificate_out.as_deref())?)),
+        None if args.certificate_out.is_some() => {
+            return Err(Failure::usage(
+                "`--certificate-out` goes with `--subject-token-file`: a session has its certificate already",
+            ));
+        }
+        None => Asker::Session,
+    };
+    let grant = match (&args.grant, &asked) {
+        (Some(text), _) => Some(whole(context, &mut asker, text).await?),
+        (None, Some(asked)) => Some(granted(context, args, asked, &mut asker).await?),
+        (None, None) => None,
+    };
+    // With a request it is said how long the access is needed.
+    let lifetime = args.length.filter(|_| asked.is_none()).map(|length| length.as_seconds().max(1).to_string());
     let mut fields =
-        vec![("grant_type", GRANT_TOKEN_EXCHANGE), ("client_id", CLI_CLIENT_ID), ("audience", &args.service)];
+        vec![("grant_type", GRANT_TOKEN_EXCHANGE), ("client_id", CLI_CLIENT_ID), ("audience", args.service.as_str())];
     fields.extend(args.scope.as_deref().map(|scope| ("scope", scope)));
     fields.extend(lifetime.as_deref().map(|seconds| ("lifetime", seconds)));
-    let answer = match &args.subject_token_file {
-        Some(path) => of_pipeline(context, args, path, fields).await?,
-        None => of_session(context, args, fields).await?,
+    fields.extend(grant.as_deref().map(|id| ("grant", id)));
+    let answer = match &mut asker {
+        Asker::Job(job) => job.token(fields).await?,
+        Asker::Session => of_session(context, fields).await?,
     };
     if context.printer.format() == Format::Json {
         return context.printer.json(&answer);
@@ -47,16 +62,24 @@ pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
     context.printer.line(&answer.access_token)
 }
 
-async fn of_session(
-    context: &Context,
-    args: &TokenArgs,
-    mut fields: Vec<(&str, &str)>,
-) -> Result<ExchangeAnswer, Failure> {
-    if args.certificate_out.is_some() {
-        return Err(Failure::usage(
-            "`--certificate-out` goes with `--subject-token-file`: a session has its certificate already",
-        ));
+/// Who asks: the person of this profile, or a job.
+enum Asker<'a> {
+    Session,
+    Job(Box<Job<'a>>),
+}
+
+impl Asker<'_> {
+    /// A client that speaks for it.
+    async fn client(&mut self, context: &Context) -> Result<Client, Failure> {
+        match self {
+            // A wait may be longer than a certificate lasts.
+            Self::Session => Ok(signed_in(context).await?.client),
+            Self::Job(job) => job.client(context).await,
+        }
     }
+}
+
+async fn of_session(context: &Context, mut fields: Vec<(&str, &str)>) -> Result<ExchangeAnswer, Failure> {
     let here = signed_in(context).await?;
     let (_, block) = parse_x509_pem(here.session.certificate_pem.as_bytes())
         .map_err(|error| Failure::failed(format!("reading the session's certificate: {error}")))?;
@@ -65,56 +88,113 @@ async fn of_session(
     Ok(here.client.form("/oauth2/token", &fields).await?)
 }
 
-async fn of_pipeline(
+/// The whole id of a grant. A job that names one whole spends its own token on nothing else.
+async fn whole(context: &Context, asker: &mut Asker<'_>, text: &str) -> Result<String, Failure> {
+    let kind = whole_id::read(&[Kind::Grant], text)?;
+    if whole_id::is_whole(kind, text) {
+        return Ok(text.to_owned());
+    }
+    let client = asker.client(context).await?;
+    Ok(whole_id::find_by(&client, &[Kind::Grant], text).await?.1)
+}
+
+/// The request that `--request` and its flags stand for.
+fn asked(args: &TokenArgs, text: &str) -> Result<NewAccessRequest, Failure> {
+    let whole = if text.contains('/') { text.to_owned() } else { format!("{}/{text}", args.service) };
+    let name = EntitlementName::parse(&whole)
+        .map_err(|error| Failure::usage(format!("`--request {}`: {error}", text.escape_debug())))?;
+    if name.service().as_str() != args.service {
+        return Err(Failure::usage(format!(
+            "`{name}` is of another service than `{}`, and a token under its grant is for its own: `--service {}`",
+            args.service.escape_debug(),
+            name.service()
+        )));
+    }
+    Ok(NewAccessRequest {
+        entitlement: name.to_string(),
+        reason: args.reason.clone(),
+        ticket: args.ticket.clone(),
+        length: args.length.map(|length| length.to_string()),
+        start: args.start.map(Into::into),
+        params: parameters(&args.params)?,
+        emergency: args.emergency,
+        dry_run: false,
+    })
+}
+
+/// Asks, waits where that is wanted, and gives the grant once it is active.
+async fn granted(
     context: &Context,
     args: &TokenArgs,
-    path: &Path,
-    mut fields: Vec<(&str, &str)>,
-) -> Result<ExchangeAnswer, Failure> {
-    let Some(origin) = context.named_server()? else {
-        return Err(Failure::usage("which server? name it with `--server https://doorward.example.com`"));
-    };
-    let ca = context.named_ca()?;
-    let client = Client::new(origin, ca.as_deref(), None)?;
-    let token = read(path)?;
-    fields.extend([("subject_token", token.as_str()), ("subject_token_type", TYPE_JWT)]);
-    let Some(folder) = &args.certificate_out else { return Ok(client.form("/oauth2/token", &fields).await?) };
-    let key = KeyPair::generate().map_err(|error| Failure::failed(format!("making a key: {error}")))?;
-    let key_pem = key.serialize_pem();
-    let request = signing_request(&key_pem)?;
-    fields.push(("csr", &request));
-    // ORDER: the folder first, since the token is good for one exchange.
-    fs::create_dir_all(folder).map_err(|error| unwritten(folder, &error))?;
-    write(&folder.join("client.key"), &key_pem)?;
-    let answer: ExchangeAnswer = client.form("/oauth2/token", &fields).await?;
-    let Some(certificate) = &answer.certificate else {
-        return Err(Failure::failed("the server made no certificate"));
-    };
-    write(&folder.join("client.crt"), certificate)?;
-    write(&folder.join("ca.crt"), ca.as_deref().unwrap_or(&answer.ca))?;
-    Ok(answer)
-}
-
-/// Reads the token of a file, of `/dev/stdin` too.
-pub(super) fn read(path: &Path) -> Result<String, Failure> {
-    let wrong =
-        |what: &dyn std::fmt::Display| Failure::usage(format!("reading the token in `{}`: {what}", path.display()));
-    if fs::metadata(path).map_err(|error| wrong(&error))?.len() > FILE_BYTES_MAX {
-        return Err(wrong(&"the file is larger than 64 KiB"));
+    asked: &NewAccessRequest,
+    asker: &mut Asker<'_>,
+) -> Result<String, Failure> {
+    let client = asker.client(context).await?;
+    let json = client.act("/api/v1/requests", asked, &*context.entropy).await?;
+    let first: AccessRequest = client.read(&json)?;
+    let id = first.id.clone();
+    if !args.wait {
+        return ended(args, &first);
     }
-    let text = fs::read_to_string(path).map_err(|error| wrong(&error))?;
-    match text.trim() {
-        "" => Err(wrong(&"the file is empty")),
-        token => Ok(token.to_owned()),
+    let timeout = args.timeout.unwrap_or(request::WAIT);
+    let tell = |request: &AccessRequest| {
+        // Scripts that read JSON read errors there.
+        if context.printer.format() != Format::Json {
+            context.printer.talk(&progress(request));
+        }
+    };
+    tell(&first);
+    let client = async || asker.client(context).await;
+    match waiting::watched(client, (json, first), is_open, tell, timeout).await {
+        Ok((_, request)) => ended(args, &request),
+        Err(failure) if failure.exit == Exit::SignedOut && matches!(asker, Asker::Job(_)) => {
+            let detail = format!(
+                "the session of this job's token is over, and with it the wait; {id} stays open. Once it is granted, \
+                 get a token for it with a fresh one of the job's: {} --subject-token-file FILE",
+                under_grant(args)
+            );
+            Err(Failure::new(Exit::Pending, "pending", detail))
+        }
+        Err(failure) => Err(failure),
     }
 }
 
-fn unwritten(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::failed(format!("writing `{}`: {error}", path.display()))
+fn is_open(request: &AccessRequest) -> bool {
+    matches!(request.state.as_str(), "pending" | "approved" | "scheduled")
 }
 
-/// Writes a file for its owner alone.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    opened.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| unwritten(path, &error))
+/// Where a request stands, for whoever reads along.
+fn progress(request: &AccessRequest) -> String {
+    let AccessRequest { id, entitlement, .. } = request;
+    match (request.state.as_str(), &request.start, &request.expires_at) {
+        ("pending", ..) => format!("Waiting for approval of {entitlement}: doorward approve {id}"),
+        ("scheduled", Some(start), _) => format!("{id} is approved and begins at {start}"),
+        ("approved" | "scheduled", ..) => format!("{id} is approved and waits for its turn"),
+        ("active", _, Some(end)) => format!("{id} is granted until {end}"),
+        (state, ..) => format!("{id} is {state}"),
+    }
+}
+
+/// The command that gets a token once there is a grant.
+fn under_grant(args: &TokenArgs) -> String {
+    format!("doorward token --service {} --grant GRANT", args.service)
+}
+
+/// The grant of a request that came to one, or how else it ended.
+fn ended(args: &TokenArgs, request: &AccessRequest) -> Result<String, Failure> {
+    let id = &request.id;
+    let failure = |exit, detail: String| Err(Failure::new(exit, &request.state, detail));
+    match request.state.as_str() {
+        "active" => request.grant.clone().ok_or_else(|| Failure::failed(format!("the server names no grant of {id}"))),
+        "pending" => failure(
+            Exit::Pending,
+            format!("{id} waits for approval: doorward approve {id}; once it is granted: {}", under_grant(args)),
+        ),
+        "approved" | "scheduled" => {
+            failure(Exit::Pending, format!("{}; once it is active: {}", progress(request), under_grant(args)))
+        }
+        "denied" => failure(Exit::Denied, denial(request)),
+        "timed_out" => failure(Exit::Denied, format!("{id} was not answered in time; ask again")),
+        other => failure(Exit::Denied, format!("{id} is over already: {other}")),
+    }
 }

@@ -10,8 +10,8 @@ use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Map, Value, json};
 
 use super::args::Format;
+use super::job::read;
 use super::policy::{FolderArgs, Printed};
-use super::token::read;
 use crate::identity::workload::{key_set, verify_with};
 use crate::model::Timestamp;
 use crate::policy::{PolicySet, Trial, TrustedIssuer};

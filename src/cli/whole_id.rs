@@ -5,6 +5,7 @@
 
 use serde::Deserialize;
 
+use super::client::Client;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::renewal::SignedIn;
@@ -84,14 +85,28 @@ pub fn read(kinds: &[Kind], text: &str) -> Result<Kind, Failure> {
 /// # Errors
 /// Exit 2 when it is of none of these kinds, or several begin so; exit 1 when none does.
 pub async fn find(here: &SignedIn, kinds: &[Kind], text: &str) -> Result<(Kind, String), Failure> {
+    find_by(&here.client, kinds, text).await
+}
+
+/// Whether the text is a whole id already, for which nobody has to be asked.
+#[must_use]
+pub const fn is_whole(kind: Kind, text: &str) -> bool {
+    text.len() == kind.prefix().len() + TAIL_CHARS
+}
+
+/// The same as [`find`], for whoever this client speaks.
+///
+/// # Errors
+/// As [`find`].
+pub async fn find_by(client: &Client, kinds: &[Kind], text: &str) -> Result<(Kind, String), Failure> {
     let kind = read(kinds, text)?;
-    if text.len() == kind.prefix().len() + TAIL_CHARS {
+    if is_whole(kind, text) {
         return Ok((kind, text.to_owned()));
     }
     let mut found: Vec<String> = Vec::new();
     for path in kind.lists() {
-        for item in here.client.list(path).await?.items {
-            let Named { id } = here.client.read(item.get())?;
+        for item in client.list(path).await?.items {
+            let Named { id } = client.read(item.get())?;
             if id.starts_with(text) && !found.contains(&id) {
                 found.push(id);
             }

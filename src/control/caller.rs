@@ -19,7 +19,7 @@ use crate::audit::Actor;
 use crate::identity::certificate::{ClientCertificate, Issuer};
 use crate::identity::directory::{CookieEntry, CookieHash};
 use crate::identity::token::{Expected, Verified, verify};
-use crate::model::{Device, Principal, Session, SessionId, Thumbprint, Timestamp};
+use crate::model::{Device, GrantId, Principal, Session, SessionId, Thumbprint, Timestamp};
 use crate::policy::{Ambient, DeviceContext, InstallationAction, SessionContext};
 use crate::store::{StoreError, StoredSession};
 
@@ -246,6 +246,9 @@ pub async fn prove(desk: &Desk, evidence: Evidence<'_>, now: Timestamp) -> Resul
     let stored = desk.store.session_fetch(id).await?.ok_or(Unproven::BadCredential)?;
     if let Some(token) = &bearer {
         token_fits(token, &stored.session, evidence.connection, now)?;
+        if !grant_holds(desk, token, now).await? {
+            return Err(Unproven::BadCredential);
+        }
     }
     let proof = match (certificate, &bearer) {
         (Some(_), _) => Proof::Certificate,
@@ -312,6 +315,10 @@ pub(super) struct AccessToken {
     pub session: SessionId,
     pub principal: Principal,
     pub bound_to: Option<Thumbprint>,
+    /// The key that it is bound to (RFC 9449 §6.1): at a service only, since no proof is read here.
+    pub bound_key: Option<Thumbprint>,
+    /// The grant that it was made under.
+    pub grant: Option<GrantId>,
     pub verified: Verified,
 }
 
@@ -331,14 +338,34 @@ pub(super) fn read_token(
     }
     let session = text("sid").and_then(|id| SessionId::parse(id).ok()).ok_or(Unproven::BadCredential)?;
     let principal = text("principal").and_then(Principal::parse).ok_or(Unproven::BadCredential)?;
-    let bound_to = match verified.claims.get("cnf") {
+    let (mut bound_to, mut bound_key) = (None, None);
+    if let Some(cnf) = verified.claims.get("cnf") {
+        let cnf = cnf.as_object().filter(|cnf| !cnf.is_empty()).ok_or(Unproven::BadCredential)?;
+        for (name, value) in cnf {
+            let thumbprint = value.as_str().and_then(Thumbprint::parse).ok_or(Unproven::BadCredential)?;
+            match name.as_str() {
+                "x5t#S256" => bound_to = Some(thumbprint),
+                "jkt" => bound_key = Some(thumbprint),
+                // A confirmation that we don't know is one that we can't check.
+                _ => return Err(Unproven::BadCredential),
+            }
+        }
+    }
+    let grant = match verified.claims.get("grant") {
         None => None,
-        // A confirmation that we don't know is one that we can't check.
-        Some(cnf) => Some(
-            cnf.get("x5t#S256").and_then(Value::as_str).and_then(Thumbprint::parse).ok_or(Unproven::BadCredential)?,
-        ),
+        Some(id) => {
+            let id = id.as_str().and_then(|id| GrantId::parse(id).ok());
+            Some(id.ok_or(Unproven::BadCredential)?)
+        }
     };
-    Ok(AccessToken { session, principal, bound_to, verified })
+    Ok(AccessToken { session, principal, bound_to, bound_key, grant, verified })
+}
+
+/// Whether the grant that a token was made under is in force; a token under none needs none.
+pub(super) async fn grant_holds(desk: &Desk, token: &AccessToken, now: Timestamp) -> Result<bool, StoreError> {
+    let Some(id) = token.grant else { return Ok(true) };
+    let grant = desk.store.grant_fetch(id).await?;
+    Ok(grant.is_some_and(|grant| grant.holder.principal == token.principal && grant.state.is_active(now)))
 }
 
 /// The live session of an access token for this host, if the token holds and belongs to the
@@ -358,6 +385,7 @@ pub(super) async fn prove_token(
     let live = !ended_here && stored.session.is_live(now);
     let own = certificate_session(connection, now).is_ok_and(|named| named.is_none_or(|id| id == token.session));
     let fits = own && token_fits(&token, &stored.session, connection, now).is_ok();
+    let fits = fits && grant_holds(desk, &token, now).await?;
     Ok((live && fits).then_some(stored))
 }
 
@@ -374,5 +402,9 @@ fn token_fits(
         (Some(_), None) => false,
         (None, _) => session.certificate.is_none(),
     };
-    if fits && token.principal == session.principal { Ok(()) } else { Err(Unproven::BadCredential) }
+    if fits && token.bound_key.is_none() && token.principal == session.principal {
+        Ok(())
+    } else {
+        Err(Unproven::BadCredential)
+    }
 }

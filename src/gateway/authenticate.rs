@@ -2,8 +2,8 @@
 //!
 //! INVARIANTS: every credential that is present is checked, and all of them must name one principal
 //! and one session; one that does not hold is a refusal, never a reason to look at the next. What
-//! can end in the life of a connection (certificate, session, authorities, locks) is asked here on
-//! each request.
+//! can end in the life of a connection (certificate, session, authorities, locks, a token's grant) is
+//! asked here on each request.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::breakglass;
 use super::canonical::Canonical;
 use super::handshake::Channel;
 use super::hygiene::{SESSION_COOKIE, own_cookie};
-use super::membership::counting;
+use super::membership::{self, counting};
 use super::proof;
 use super::refusal::Refusal;
 use super::route::Routed;
@@ -42,6 +42,8 @@ pub struct Caller {
     pub base: Rc<Subject>,
     /// Their grants that count for this request.
     pub grants: Vec<LiveGrant>,
+    /// The grant that the token was made under: what is open ends with it, whatever else permits it.
+    pub under: Option<LiveGrant>,
     /// The e-mail, for the record.
     pub email: Option<Arc<str>>,
     /// The token, if one was shown.
@@ -161,6 +163,9 @@ pub async fn authenticate(
         return Err(Refusal::Locked);
     }
     let mut caller = caller;
+    if let Some(id) = caller.token.as_ref().and_then(|token| token.grant) {
+        caller.under = Some(membership::under(worker, &caller.principal, id, now).await?);
+    }
     with_grants(worker, snapshot, channel, routed, &mut caller, now);
     if caller.token.is_none() {
         not_cross_site(worker, routed, headers)?;
@@ -184,6 +189,7 @@ impl Caller {
             base: Rc::clone(&subject),
             subject,
             grants: Vec::new(),
+            under: None,
             email: None,
             token: None,
             ends_at,
@@ -248,6 +254,7 @@ async fn session_caller(
         base: Rc::clone(&subject),
         subject,
         grants: Vec::new(),
+        under: None,
         email: live.session.email.as_deref().map(Into::into),
         ends_at: ends_at.min(live.session.expires_at),
         streams,
@@ -336,6 +343,7 @@ fn machine_caller(snapshot: &Snapshot, id: &str, ends_at: Timestamp) -> Result<C
         base: Rc::clone(&subject),
         subject,
         grants: Vec::new(),
+        under: None,
         email: None,
         token: None,
         ends_at,
@@ -364,6 +372,7 @@ fn bearer_caller(snapshot: &Snapshot, token: Rc<VerifiedToken>, ends_at: Timesta
         base: Rc::clone(&subject),
         subject,
         grants: Vec::new(),
+        under: None,
         email: identity.email.as_deref().map(Into::into),
         ends_at,
         // Nothing revokes a provider's token but its end and a lock, which `Directory::lock` can't

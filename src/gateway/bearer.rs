@@ -12,7 +12,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::identity::token::{Expected, Verified, claimed, verify};
-use crate::model::{Principal, SessionId, Thumbprint, Timestamp};
+use crate::model::{GrantId, Principal, SessionId, Thumbprint, Timestamp};
 use crate::policy::ClientCertificate;
 
 use super::proof::{Presented, Scheme};
@@ -67,6 +67,8 @@ pub struct VerifiedToken {
     pub bound_key: Option<Thumbprint>,
     /// Its own id, of ours only: by it a token can be withdrawn.
     pub id: Option<String>,
+    /// The grant that it was made under and ends with.
+    pub grant: Option<GrantId>,
     /// When it ends.
     pub expires_at: Timestamp,
     /// The keys that verified it.
@@ -141,6 +143,7 @@ pub(super) fn verified_token(
             bound_to: identity.bound_to,
             bound_key: None,
             id: None,
+            grant: None,
             expires_at: identity.expires_at,
             keys_version: snapshot.keys.version,
             identity: Some(identity),
@@ -170,6 +173,10 @@ fn own_token(hash: [u8; 32], keys_version: u64, verified: Verified) -> Option<Ve
         None => None,
         Some(scope) => Some(scope.as_str()?.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect()),
     };
+    let grant = match verified.claims.get("grant") {
+        None => None,
+        Some(id) => Some(GrantId::parse(id.as_str()?).ok()?),
+    };
     Some(VerifiedToken {
         hash,
         principal: Principal::parse(text("principal")?)?,
@@ -178,6 +185,7 @@ fn own_token(hash: [u8; 32], keys_version: u64, verified: Verified) -> Option<Ve
         bound_to,
         bound_key,
         id: Some(text("jti")?.to_owned()),
+        grant,
         expires_at: verified.expires_at,
         keys_version,
         identity: None,

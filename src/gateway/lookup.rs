@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::identity::directory::{CookieEntry, CookieHash, Directory};
-use crate::model::{Clock, Principal, SessionId, Timestamp};
+use crate::model::{Clock, GrantId, Principal, SessionId, Timestamp};
 use crate::store::{Store, Use};
 
 /// Looks that may be under way at once.
@@ -25,6 +25,7 @@ enum Sought {
     Cookie(CookieHash),
     /// Active grants; whoever asks at about the same time gets the same.
     Grants(Principal),
+    Grant(GrantId),
 }
 
 type Waiting = Mutex<HashMap<Sought, Vec<oneshot::Sender<()>>>>;
@@ -75,6 +76,11 @@ impl Lookup {
     /// Looks for the active grants of a principal.
     pub async fn grants(&self, principal: &Principal) {
         self.look(Sought::Grants(principal.clone())).await;
+    }
+
+    /// Looks for one grant; afterwards the directory knows it, or that it is over.
+    pub async fn grant(&self, id: GrantId) {
+        self.look(Sought::Grant(id)).await;
     }
 
     /// Uses something that is good once; `None` when that could not be settled in time.
@@ -142,6 +148,11 @@ impl Lookup {
             Sought::Grants(principal) => match self.store.grant_list_active_of(principal, self.clock.now()).await {
                 Ok(found) => found.iter().for_each(|grant| self.directory.grant_enter(grant)),
                 Err(error) => tracing::warn!(%error, "grants could not be looked up"),
+            },
+            Sought::Grant(id) => match self.store.grant_fetch(*id).await {
+                Ok(Some(grant)) => self.directory.grant_enter(&grant),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, grant = %id, "a grant could not be looked up"),
             },
         }
     }

@@ -4,7 +4,8 @@
 //! approved, and while its holder may still ask for it (judged as of its activation, so that a rule
 //! about the hour lets a night's work end). A stream that is permitted only because of grants ends
 //! with the last of them that permits it: at its end, also one that was moved meanwhile, and at once
-//! when it is ended early.
+//! when it is ended early. A token that was made under a grant is good while that one is in force, and
+//! so is what is open by it, whatever else permits it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,18 +16,22 @@ use futures_util::future::select_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::directory::{Directory, LiveGrant};
-use crate::model::{ActionName, EntitlementName, Principal, ServiceName, Timestamp};
+use crate::model::{ActionName, EntitlementName, GrantId, Principal, ServiceName, Timestamp, Ttl};
 use crate::policy::{Ambient, EntitlementAction, RequestContext, Service, Subject};
 
 use super::authenticate::Caller;
 use super::body::Permit;
 use super::handshake::Channel;
+use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
 
 /// How long a watch sleeps at most: the clock may have been set meanwhile.
 const WATCH_MAX: Duration = Duration::from_millis(500);
+
+/// How often one grant of a token is looked for, by one thread.
+const LOOK_EVERY: Ttl = Ttl::millis(500);
 
 /// Which entitlements a permission rests on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,19 +102,47 @@ pub fn deciding<'a>(caller: &'a Caller, rests: &Rests) -> Option<&'a LiveGrant> 
     counted.max_by_key(|grant| grant.expires_at)
 }
 
-/// The permit of what is open for this caller; where it rests on grants it is watched until it is
-/// dropped.
+/// The grant that a token was made under, if it is in force. One that this node has not heard of, since
+/// another gave it a moment ago, is looked for.
+///
+/// # Errors
+/// When it is over or is not known.
+pub async fn under(worker: &Worker, principal: &Principal, id: GrantId, now: Timestamp) -> Result<LiveGrant, Refusal> {
+    let directory = &worker.shared.directory;
+    let known = match directory.grant(principal, id) {
+        None if !directory.has_ended(id) && is_to_be_looked_for(worker, id, now) => {
+            worker.shared.lookup.grant(id).await;
+            directory.grant(principal, id)
+        }
+        known => known,
+    };
+    known.filter(|grant| grant.is_live(now)).ok_or(Refusal::GrantOver(id))
+}
+
+fn is_to_be_looked_for(worker: &Worker, id: GrantId, now: Timestamp) -> bool {
+    let mut sought = worker.sought.borrow_mut();
+    if sought.get(&id).is_some_and(|at| !at.plus(LOOK_EVERY).is_over(now)) {
+        return false;
+    }
+    sought.put(id, now);
+    true
+}
+
+/// The permit of what is open for this caller; where it rests on grants, or its token was made under
+/// one, it is watched until it is dropped.
 #[must_use]
 pub fn permit(worker: &Worker, caller: &Caller, routed: &Routed, rests: &Rests, now: Timestamp) -> Permit {
     let clock = Arc::clone(&worker.shared.clock);
     let plain = Permit { streams: caller.streams.clone(), ends_at: caller.ends_at, clock, granted: None };
-    let (Some(matched), false) = (&routed.matched, rests.names().is_empty()) else { return plain };
+    let is_bound = caller.under.is_some() || !rests.names().is_empty();
+    let (Some(matched), true) = (&routed.matched, is_bound) else { return plain };
     let watch = Watch {
         directory: Arc::clone(&worker.shared.directory),
         principal: caller.principal.clone(),
         service: routed.entry.service.name.clone(),
         action: matched.action.clone(),
         rests: rests.clone(),
+        under: caller.under.as_ref().map(|grant| grant.id),
         until: Arc::default(),
     };
     let (until, clock) = (Arc::clone(&watch.until), Arc::clone(&worker.shared.clock));
@@ -136,11 +169,12 @@ struct Watch {
     service: ServiceName,
     action: ActionName,
     rests: Rests,
+    under: Option<GrantId>,
     until: Arc<AtomicI64>,
 }
 
 impl Watch {
-    /// Resolves when no grant permits it any more.
+    /// Resolves when no grant permits it any more, or the token's is over.
     async fn run(&self, clock: &dyn crate::model::Clock) {
         loop {
             let now = clock.now();
@@ -158,16 +192,22 @@ impl Watch {
     /// When it ends, as things are at `now`, and the grants that it rests on; `None`: it has ended.
     fn end(&self, now: Timestamp) -> Option<(Timestamp, Vec<LiveGrant>)> {
         let mut grants = self.directory.grants(&self.principal, now);
+        let under = match self.under {
+            None => None,
+            Some(id) => Some(grants.iter().find(|grant| grant.id == id).cloned()?),
+        };
         let names = self.rests.names();
         grants.retain(|grant| names.contains(&grant.entitlement) && grant.counts_for(&self.service, &self.action));
         let last = |name: &EntitlementName| {
             grants.iter().filter(|grant| grant.entitlement == *name).map(|grant| grant.expires_at).max()
         };
         let end = match &self.rests {
-            Rests::OnNothing => None,
+            Rests::OnNothing => under.as_ref().map(|grant| grant.expires_at),
             Rests::OnAny(names) => names.iter().filter_map(last).max(),
             Rests::OnAll(names) => names.iter().map(last).collect::<Option<Vec<_>>>()?.into_iter().min(),
         }?;
+        let end = under.as_ref().map_or(end, |grant| end.min(grant.expires_at));
+        grants.extend(under);
         Some((end, grants))
     }
 }

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::identity::dpop;
-use crate::model::{DecisionId, EntitlementName};
+use crate::model::{DecisionId, EntitlementName, GrantId};
 
 use super::body::Body;
 use super::canonical::Ambiguity;
@@ -33,6 +33,8 @@ pub enum Refusal {
     BadCredential(&'static str),
     /// A token's key did not prove itself with this request (RFC 9449). The text is for the record.
     BadProof(&'static str),
+    /// The grant that the token was made under is over, or can't be found.
+    GrantOver(GrantId),
     /// The session has ended.
     SessionEnded,
     /// The principal is barred.
@@ -113,7 +115,7 @@ impl Refusal {
                 "ambiguous_request"
             }
             Self::NoCredential => "no_credential",
-            Self::BadCredential(_) | Self::BadProof(_) => "bad_credential",
+            Self::BadCredential(_) | Self::BadProof(_) | Self::GrantOver(_) => "bad_credential",
             Self::SessionEnded => "session_ended",
             Self::Locked => "locked",
             Self::DeviceUntrusted => "device_untrusted",
@@ -134,9 +136,11 @@ impl Refusal {
         match self {
             Self::Ambiguous(ambiguity) => StatusCode::from_u16(ambiguity.status()).unwrap_or(StatusCode::BAD_REQUEST),
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::NoCredential | Self::BadCredential(_) | Self::BadProof(_) | Self::SessionEnded => {
-                StatusCode::UNAUTHORIZED
-            }
+            Self::NoCredential
+            | Self::BadCredential(_)
+            | Self::BadProof(_)
+            | Self::GrantOver(_)
+            | Self::SessionEnded => StatusCode::UNAUTHORIZED,
             Self::Locked
             | Self::DeviceUntrusted
             | Self::NoPolicyMatch { .. }
@@ -162,6 +166,7 @@ impl Refusal {
             Self::NoCredential => "You are not signed in",
             Self::BadCredential(_) => "The credential is not valid here",
             Self::BadProof(_) => "The token's key did not prove itself",
+            Self::GrantOver(_) => "The grant of this token is over",
             Self::SessionEnded => "Your session has ended",
             Self::Locked => "You are locked out",
             Self::DeviceUntrusted => "This device is not trusted",
@@ -191,6 +196,7 @@ impl Refusal {
             Self::NoCredential => "No client certificate, token or cookie names who is asking. Sign in with `doorward login`.".to_owned(),
             Self::BadCredential(_) => "What was shown does not prove one principal and one session at this service. Sign in again with `doorward login`.".to_owned(),
             Self::BadProof(_) => "The token is bound to a key. Send it as `Authorization: DPoP` with a fresh `DPoP` proof of that key, made for this request.".to_owned(),
+            Self::GrantOver(id) => format!("The token was made under the grant {id} and has ended with it. Ask anew with `doorward request`, then get another with `doorward token`."),
             Self::SessionEnded => "The session was signed out, revoked or has run out. Sign in again with `doorward login`.".to_owned(),
             Self::Locked => "An administrator has barred this account. Ask your security team.".to_owned(),
             Self::DeviceUntrusted => "The policy of this service asks for a trusted device. Sign in from one.".to_owned(),
@@ -233,6 +239,7 @@ impl Refusal {
             | Self::Upstream(UpstreamFault::Unreachable) => Remedy::Retry,
             Self::Ambiguous(_)
             | Self::Misdirected
+            | Self::GrantOver(_)
             | Self::Locked
             | Self::NoRoute
             | Self::NoPolicyMatch { .. }
@@ -259,6 +266,7 @@ impl Refusal {
         match self {
             Self::BadCredential(note) | Self::BadProof(note) => Some(note),
             Self::Ambiguous(ambiguity) => Some(ambiguity.what()),
+            Self::GrantOver(_) => Some("a token whose grant is over"),
             Self::CrossSite => Some("cross-site request with ambient credentials"),
             Self::Misdirected => Some("SNI and Host differ"),
             _ => None,
@@ -359,7 +367,7 @@ impl Refusal {
         }
         let challenge = match self {
             Self::NoCredential => Some(format!("Bearer resource_metadata=\"{resource_metadata}\"")),
-            Self::BadCredential(_) | Self::SessionEnded => {
+            Self::BadCredential(_) | Self::GrantOver(_) | Self::SessionEnded => {
                 Some(format!("Bearer error=\"invalid_token\", resource_metadata=\"{resource_metadata}\""))
             }
             Self::BadProof(_) => {

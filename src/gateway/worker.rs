@@ -162,6 +162,8 @@ pub struct Worker {
     pub decisions: RefCell<LruCache<DecisionKey, Decided>>,
     /// When grants of a principal were last looked for.
     pub looked: RefCell<LruCache<Principal, Timestamp>>,
+    /// When a token's grant was last looked for.
+    pub sought: RefCell<LruCache<GrantId, Timestamp>>,
     /// Assertions by session and service.
     pub assertions: RefCell<LruCache<(SessionId, ServiceName), MadeAssertion>>,
 }
@@ -179,6 +181,7 @@ impl Worker {
             subjects: RefCell::new(LruCache::new(SUBJECTS_MAX)),
             decisions: RefCell::new(LruCache::new(DECISIONS_MAX)),
             looked: RefCell::new(LruCache::new(SUBJECTS_MAX)),
+            sought: RefCell::new(LruCache::new(SUBJECTS_MAX)),
             assertions: RefCell::new(LruCache::new(ASSERTIONS_MAX)),
         }
     }

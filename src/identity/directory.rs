@@ -291,6 +291,19 @@ impl Directory {
         }
     }
 
+    /// A grant of a principal as far as this node has heard of it; one that ended early is gone.
+    #[must_use]
+    pub fn grant(&self, principal: &Principal, id: GrantId) -> Option<LiveGrant> {
+        let grants = self.grants.pin();
+        grants.get(principal).and_then(|held| held.iter().find(|grant| grant.id == id)).cloned()
+    }
+
+    /// Whether this node has heard of the end of a grant before its time.
+    #[must_use]
+    pub fn has_ended(&self, id: GrantId) -> bool {
+        self.ended.pin().contains_key(&id)
+    }
+
     /// Grants of a principal that are in force at `now`.
     #[must_use]
     pub fn grants(&self, principal: &Principal, now: Timestamp) -> Vec<LiveGrant> {

@@ -247,6 +247,15 @@ impl Workloads {
         &self.rules
     }
 
+    /// The rule that names this workload by its token, if the file still has it.
+    #[must_use]
+    pub fn rule_of(&self, principal: &Principal) -> Option<&TrustRule> {
+        self.rules.iter().find(|rule| match &rule.evidence {
+            Evidence::Claims { issuer, .. } => Principal::workload(issuer, &rule.name).as_ref() == Some(principal),
+            Evidence::Spiffe(_) => false,
+        })
+    }
+
     /// The trusted issuer whose tokens have this `iss`.
     #[must_use]
     pub fn issuer(&self, iss: &str) -> Option<&TrustedIssuer> {

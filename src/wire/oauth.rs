@@ -60,11 +60,14 @@ pub struct ExchangeAnswer {
     pub expires_in: i64,
     /// When it ends.
     pub expires_at: Time,
-    /// The service.
+    /// The service; of a job's token for the control API, our address.
     pub aud: String,
     /// Actions that it is narrowed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// The grant that it ends with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<String>,
     /// What it is bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<serde_json::Value>,
@@ -167,6 +170,9 @@ pub struct Introspection {
     /// The session that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<String>,
+    /// The grant that it ends with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<String>,
     /// The certificate that it is bound to (RFC 8705 §3.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<serde_json::Value>,

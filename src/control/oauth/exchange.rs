@@ -8,7 +8,8 @@
 //! what; 4. the token is signed.
 //!
 //! INVARIANTS: a token is for one service, and a scope can only narrow; it lasts a quarter of an
-//! hour at most and no longer than its session; of a session that has a certificate it is bound to
+//! hour at most, no longer than its session, and no longer than the grant that it is asked for under;
+//! a job may also have one for the control API, to ask for what it needs; of a session that has a certificate it is bound to
 //! that, and to a DPoP key where a proof came along; a foreign token is exchanged once, whoever
 //! brings it.
 
@@ -21,8 +22,8 @@ use crate::credential::authority::Issued;
 use crate::identity::certificate::Issuer;
 use crate::identity::dpop::Proof;
 use crate::identity::token as reader;
-use crate::model::{ServiceName, SessionKind, Timestamp, Ttl};
-use crate::policy::{Recognised, Service};
+use crate::model::{GrantId, GrantState, Principal, ServiceName, SessionKind, Timestamp, Ttl};
+use crate::policy::Service;
 use crate::store::{StoreError, StoredSession, Use};
 
 use super::super::caller::{ConnectionFacts, actor_of, prove_token};
@@ -61,6 +62,8 @@ pub struct ExchangeRequest {
     pub scope: Option<String>,
     /// How many seconds it is to last.
     pub lifetime: Option<String>,
+    /// The subject's own grant, which the token is to end with.
+    pub grant: Option<String>,
     /// A signing request, if a certificate is wanted.
     pub csr: Option<Vec<u8>>,
     /// A proof of possession that was verified for this request.
@@ -75,10 +78,12 @@ pub struct Exchanged {
     pub access: Minted,
     /// The certificate of a workload that sent a signing request.
     pub certificate: Option<Issued>,
-    /// Which service it is good at.
-    pub service: ServiceName,
+    /// Where it is good: a service's name, or our own address.
+    pub audience: String,
     /// What it is narrowed to.
     pub scope: Option<String>,
+    /// The grant that it ends with.
+    pub grant: Option<GrantId>,
 }
 
 /// Why nothing was exchanged.
@@ -95,6 +100,18 @@ pub enum ExchangeError {
     Target,
     /// The service has no such action.
     Scope(String),
+    /// There is no such grant, or it is somebody else's.
+    NoGrant,
+    /// The subject's grant has not begun or is over.
+    GrantNotActive {
+        /// How far it has come.
+        state: &'static str,
+    },
+    /// The subject's grant is of another service.
+    GrantElsewhere {
+        /// Which.
+        service: ServiceName,
+    },
     /// The proof was used before.
     Proof(&'static str),
     /// The principal is barred.
@@ -117,6 +134,13 @@ impl fmt::Display for ExchangeError {
             Self::NoRule(why) => write!(f, "no rule of `workloads.toml` names this token: {why}"),
             Self::Target => f.write_str("there is no service of that name for this subject; give one `audience`"),
             Self::Scope(name) => write!(f, "the service has no action `{}`", name.escape_debug()),
+            Self::NoGrant => f.write_str("the subject has no such grant; `doorward grants` lists one's own"),
+            Self::GrantNotActive { state } => {
+                write!(f, "the grant is not active ({state}), and a token would end with it; ask anew")
+            }
+            Self::GrantElsewhere { service } => {
+                write!(f, "the grant is of `{service}`; a token under it is for that `audience`")
+            }
             Self::Proof(what) => f.write_str(what),
             Self::Locked => f.write_str("the principal is locked; ask whoever set the lock"),
             Self::Certificate(what) => f.write_str(what),
@@ -160,6 +184,22 @@ enum Subject {
     Workload(Box<Foreign>),
 }
 
+impl Subject {
+    const fn principal(&self) -> &Principal {
+        match self {
+            Self::Session(stored) => &stored.session.principal,
+            Self::Workload(foreign) => &foreign.recognised.principal,
+        }
+    }
+}
+
+/// Where a token is to be good.
+enum Target {
+    Service(Arc<Service>),
+    /// The control API, for a job that has something to ask for first.
+    Control,
+}
+
 /// Exchanges.
 ///
 /// # Errors
@@ -195,14 +235,64 @@ pub async fn exchange(
             ));
         }
     };
-    let service = target(desk, request, &subject)?;
-    let scope = scope(&service, request.scope.as_deref())?;
-    let wish = Wish { audience: service.name.as_str().to_owned(), scope: scope.clone(), ttl };
+    let target = target(desk, request, &subject)?;
+    let scope = match &target {
+        Target::Service(service) => scope(service, request.scope.as_deref())?,
+        Target::Control if request.scope.is_some() => {
+            return Err(ExchangeError::Invalid("a token for the control API has no `scope`: leave it out"));
+        }
+        Target::Control if request.proof.is_some() => {
+            return Err(ExchangeError::Invalid(
+                "the control API takes no tokens that are bound to a key: leave the DPoP proof out",
+            ));
+        }
+        Target::Control => None,
+    };
+    let audience = match &target {
+        Target::Service(service) => service.name.as_str().to_owned(),
+        Target::Control => desk.settings.origin.clone(),
+    };
+    let grant = match request.grant.as_deref() {
+        None => None,
+        Some(text) => Some(held(desk, text, subject.principal(), &target, now).await?),
+    };
+    let ttl = grant.map_or(ttl, |(_, end)| ttl.min(end.since(now)));
+    let grant = grant.map(|(id, _)| id);
+    let wish = Wish { audience: audience.clone(), scope: scope.clone(), ttl, grant };
     let (stored, access, certificate) = match subject {
         Subject::Session(stored) => of_session(desk, *stored, request, &wish, connection, now).await?,
         Subject::Workload(foreign) => of_workload(desk, *foreign, request, &wish, connection, now).await?,
     };
-    Ok(Exchanged { stored, access, certificate, service: service.name.clone(), scope })
+    Ok(Exchanged { stored, access, certificate, audience, scope, grant })
+}
+
+/// The subject's own grant of the service, and its end. One that is somebody else's does not exist.
+async fn held(
+    desk: &Desk,
+    text: &str,
+    principal: &Principal,
+    target: &Target,
+    now: Timestamp,
+) -> Result<(GrantId, Timestamp), ExchangeError> {
+    let id = GrantId::parse(text).map_err(|_| ExchangeError::NoGrant)?;
+    let grant = desk.store.grant_fetch(id).await?.filter(|grant| grant.holder.principal == *principal);
+    let grant = grant.ok_or(ExchangeError::NoGrant)?;
+    let service = grant.entitlement.service();
+    match target {
+        Target::Service(target) if target.name == *service => {}
+        Target::Service(_) | Target::Control => {
+            return Err(ExchangeError::GrantElsewhere { service: service.clone() });
+        }
+    }
+    let GrantState::Active { until, .. } = grant.state.at(now) else {
+        return Err(ExchangeError::GrantNotActive { state: grant.state.at(now).name() });
+    };
+    // A token's end is in whole seconds.
+    if Timestamp::from_seconds(until.seconds()).is_over(now) {
+        return Err(ExchangeError::GrantNotActive { state: "it ends within this second" });
+    }
+    desk.directory.grant_enter(&grant);
+    Ok((id, until))
 }
 
 /// `lifetime` in seconds: more than nothing, and no more than tokens last here.
@@ -238,9 +328,18 @@ async fn by_certificate(
     Ok(stored)
 }
 
-/// The one service that is asked for.
-fn target(desk: &Desk, request: &ExchangeRequest, subject: &Subject) -> Result<Arc<Service>, ExchangeError> {
+/// The one service that is asked for, or for a job the control API.
+fn target(desk: &Desk, request: &ExchangeRequest, subject: &Subject) -> Result<Target, ExchangeError> {
     let policies = desk.policies.load();
+    let is_control = |text: &str| text.strip_suffix('/').unwrap_or(text) == desk.settings.origin;
+    let mut named = [request.audience.as_deref(), request.resource.as_deref()].into_iter().flatten().peekable();
+    if named.peek().is_some() && named.all(is_control) {
+        return match subject {
+            Subject::Workload(_) => Ok(Target::Control),
+            // A session has a certificate or tokens for it from its sign-in.
+            Subject::Session(_) => Err(ExchangeError::Target),
+        };
+    }
     let by_name = |text: &str| ServiceName::parse(text).ok().and_then(|name| policies.service(&name)).cloned();
     let by_address = |text: &str| {
         let rest = text.strip_prefix("https://")?;
@@ -256,14 +355,18 @@ fn target(desk: &Desk, request: &ExchangeRequest, subject: &Subject) -> Result<A
         (None, None) => None,
     };
     let service = named.ok_or(ExchangeError::Target)?;
-    match subject {
-        Subject::Workload(foreign) if !reaches(&foreign.recognised, &service.name) => Err(ExchangeError::Target),
-        Subject::Session(_) | Subject::Workload(_) => Ok(service),
-    }
-}
-
-fn reaches(recognised: &Recognised, service: &ServiceName) -> bool {
-    recognised.services.is_empty() || recognised.services.contains(service)
+    let reached = match subject {
+        Subject::Workload(foreign) => Some(foreign.recognised.services.as_slice()),
+        Subject::Session(stored) => match stored.session.kind {
+            // What its rule says now.
+            SessionKind::Workload => {
+                policies.workloads().rule_of(&stored.session.principal).map(|rule| rule.services.as_slice())
+            }
+            SessionKind::Browser | SessionKind::Cli => Some([].as_slice()),
+        },
+    };
+    let reaches = |services: &[ServiceName]| services.is_empty() || services.contains(&service.name);
+    if reached.is_some_and(reaches) { Ok(Target::Service(service)) } else { Err(ExchangeError::Target) }
 }
 
 /// The scope in its one form: actions of the service, each once.

@@ -8,11 +8,11 @@ use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Map, Value};
 
 use crate::audit::{Event, EventType, Outcome};
-use crate::model::{Session, SessionEnd, Thumbprint, Timestamp, Ttl};
+use crate::model::{GrantId, Session, SessionEnd, Thumbprint, Timestamp, Ttl};
 use crate::store::{StoreError, StoredSession};
 
 use super::super::caller::{
-    ACCESS_TOKEN_TYPE, AccessToken, Caller, ConnectionFacts, Proof, Unproven, actor_of, read_token,
+    ACCESS_TOKEN_TYPE, AccessToken, Caller, ConnectionFacts, Proof, Unproven, actor_of, grant_holds, read_token,
 };
 use super::super::desk::{ACCESS_TTL_MAX, Desk, hash_of};
 use super::super::session;
@@ -52,7 +52,7 @@ pub(super) fn mint(
     let ttl = desk.settings.access_ttl.min(ACCESS_TTL_MAX);
     // A certificate that is over can't be shown, so it doesn't shorten: the token is of no use then.
     let bound = bound.map(|(thumbprint, end)| (thumbprint, if end.is_over(now) { session.expires_at } else { end }));
-    let wish = Wish { audience: desk.settings.origin.clone(), scope: None, ttl };
+    let wish = Wish { audience: desk.settings.origin.clone(), scope: None, ttl, grant: None };
     mint_for(desk, stored, &wish, Binding { certificate: bound, key: None }, now)
 }
 
@@ -62,8 +62,10 @@ pub(super) struct Wish {
     pub audience: String,
     /// Actions that it is narrowed to.
     pub scope: Option<String>,
-    /// How long it lasts at most.
+    /// How long it lasts at most: no longer than `grant`.
     pub ttl: Ttl,
+    /// The grant that it ends with.
+    pub grant: Option<GrantId>,
 }
 
 /// What a token is bound to.
@@ -103,6 +105,9 @@ pub(super) fn mint_for(
     if let Some(scope) = &wish.scope {
         claim("scope", scope.clone().into());
     }
+    if let Some(grant) = wish.grant {
+        claim("grant", grant.to_string().into());
+    }
     let mut confirmation = Map::new();
     if let Some((thumbprint, _)) = binding.certificate {
         confirmation.insert("x5t#S256".to_owned(), thumbprint.to_string().into());
@@ -130,6 +135,7 @@ pub(super) fn exchanged_event(
     now: Timestamp,
 ) -> Event {
     let mut event = issued_event(desk, session, connection, minted, now).with("audience", wish.audience.clone());
+    event.grant = wish.grant;
     if let Some(scope) = &wish.scope {
         event = event.with("scope", scope.clone());
     }
@@ -242,6 +248,6 @@ pub async fn introspect(desk: &Desk, caller: &Caller, token: &str, now: Timestam
         return Ok(None);
     }
     let stored = desk.store.session_fetch(token.session).await?;
-    let live = stored.is_some_and(|stored| stored.session.is_live(now));
+    let live = stored.is_some_and(|stored| stored.session.is_live(now)) && grant_holds(desk, &token, now).await?;
     Ok(live.then_some(Told { claims: token.verified.claims }))
 }

@@ -16,11 +16,11 @@ use super::Person;
 use super::fake_door::{FakeDoor, Reply, Seen, json_reply, present};
 use super::renewal::sign_in;
 
-const FIRST: &str = "req_06h01rs2cto0b2afh7rgi8mlb0";
+pub const FIRST: &str = "req_06h01rs2cto0b2afh7rgi8mlb0";
 const SECOND: &str = "req_06h01rs2cto0b2afh7rgi8mlb1";
-const GRANT: &str = "grt_06h01rs2cto0b2afh7rgi8mlb2";
+pub const GRANT: &str = "grt_06h01rs2cto0b2afh7rgi8mlb2";
 
-fn request_json(id: &str, state: &str) -> Value {
+pub fn request_json(id: &str, state: &str) -> Value {
     let now = present();
     json!({
         "id": id, "state": state, "entitlement": "ops-api/deploy-prod",
@@ -32,7 +32,7 @@ fn request_json(id: &str, state: &str) -> Value {
     })
 }
 
-fn grant_json(state: &str) -> Value {
+pub fn grant_json(state: &str) -> Value {
     let now = present();
     json!({
         "id": GRANT, "request": FIRST, "entitlement": "ops-api/deploy-prod",
@@ -43,7 +43,7 @@ fn grant_json(state: &str) -> Value {
     })
 }
 
-fn page(items: &[Value]) -> Reply {
+pub fn page(items: &[Value]) -> Reply {
     json_reply(200, &json!({ "items": items, "next": null }))
 }
 

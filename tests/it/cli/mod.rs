@@ -10,6 +10,7 @@ mod printer;
 mod profile;
 mod proxy;
 mod renewal;
+mod token;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

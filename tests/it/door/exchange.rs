@@ -12,16 +12,16 @@ use sha2::{Digest, Sha256};
 use super::fixture::{Door, Got, Person, Plan, Speaks, with_door};
 use crate::fake_provider::Key;
 
-const ISSUER: &str = "https://ci.example.com";
-const AUDIENCE: &str = "https://doorward.example.com";
-const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+pub const ISSUER: &str = "https://ci.example.com";
+pub const AUDIENCE: &str = "https://doorward.example.com";
+pub const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const CERTIFICATE: &str = "urn:doorward:params:oauth:token-type:session-certificate";
 
-static PIPELINE: LazyLock<Key> = LazyLock::new(|| Key::new("ci"));
+pub static PIPELINE: LazyLock<Key> = LazyLock::new(|| Key::new("ci"));
 
 /// A door that trusts the pipeline issuer of this file.
-fn trusting() -> Plan {
+pub fn trusting() -> Plan {
     let change = |dir: &std::path::Path| {
         let rules = format!(
             "[[issuer]]\nname = \"ci\"\npreset = \"github-actions\"\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n\
@@ -35,7 +35,7 @@ fn trusting() -> Plan {
     Plan { change: Some(change), ..Plan::default() }
 }
 
-fn job(door: &Door, more: &Value) -> String {
+pub fn job(door: &Door, more: &Value) -> String {
     let now = door.clock.now().seconds();
     let mut claims = json!({
         "iss": ISSUER, "aud": AUDIENCE, "sub": "repo:octo/app:ref:refs/heads/main", "iat": now, "exp": now + 300,
@@ -47,7 +47,7 @@ fn job(door: &Door, more: &Value) -> String {
     PIPELINE.sign(&json!({ "alg": "ES256", "typ": "JWT", "kid": "ci" }), &claims)
 }
 
-async fn post(
+pub async fn post(
     door: &Door,
     person: Option<&Person>,
     path: &str,
@@ -66,7 +66,7 @@ fn thumbprint(person: &Person) -> String {
     BASE64URL_NOPAD.encode(&Sha256::digest(&der))
 }
 
-async fn of_person(door: &Door, person: &Person, headers: &[(&str, &str)], more: &[(&str, &str)]) -> Got {
+pub async fn of_person(door: &Door, person: &Person, headers: &[(&str, &str)], more: &[(&str, &str)]) -> Got {
     let shown = thumbprint(person);
     let mut fields =
         vec![("grant_type", EXCHANGE), ("subject_token", shown.as_str()), ("subject_token_type", CERTIFICATE)];
@@ -74,22 +74,22 @@ async fn of_person(door: &Door, person: &Person, headers: &[(&str, &str)], more:
     post(door, Some(person), "/oauth2/token", headers, &fields).await
 }
 
-async fn of_job(door: &Door, token: &str, more: &[(&str, &str)]) -> Got {
+pub async fn of_job(door: &Door, token: &str, more: &[(&str, &str)]) -> Got {
     let mut fields = vec![("grant_type", EXCHANGE), ("subject_token", token), ("subject_token_type", JWT)];
     fields.extend(more);
     post(door, None, "/oauth2/token", &[], &fields).await
 }
 
-fn body(got: &Got) -> Value {
+pub fn body(got: &Got) -> Value {
     serde_json::from_slice(&got.body).unwrap_or_else(|error| panic!("{error}: {got:?}"))
 }
 
-fn error(got: &Got) -> String {
+pub fn error(got: &Got) -> String {
     assert_eq!(got.status, 400, "{}", got.text());
     body(got)["error"].as_str().unwrap().to_owned()
 }
 
-async fn used(door: &Door, service: &str, person: Option<&Person>, token: &str, path: &str) -> Got {
+pub async fn used(door: &Door, service: &str, person: Option<&Person>, token: &str, path: &str) -> Got {
     let bearer = format!("Bearer {token}");
     door.client(service, person, Speaks::Http2).await.ask(Method::GET, path, &[("authorization", &bearer)], b"").await
 }

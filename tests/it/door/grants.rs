@@ -65,7 +65,7 @@ async fn events(door: &Door, person: &Person) -> (Http, Incoming) {
 }
 
 /// Reads until the stream is cut, and says when that was.
-async fn cut(body: &mut Incoming) -> Instant {
+pub async fn cut(body: &mut Incoming) -> Instant {
     let read = async { while let Some(Ok(_)) = body.frame().await {} };
     tokio::time::timeout(Duration::from_secs(10), read).await.expect("a stream outlived its grant");
     Instant::now()

@@ -7,6 +7,7 @@ mod emergency;
 mod exchange;
 mod fixture;
 mod framing;
+mod grant_tokens;
 mod grants;
 mod headers;
 mod limits;

@@ -1,0 +1,208 @@
+//! `doorward token` under a grant: what is sent, and how a gate ends; of a person and of a job.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use clap::Parser;
+use doorward::cli::args::{Arguments, Command, Format, TokenArgs};
+use doorward::cli::exit::Exit;
+use doorward::cli::token;
+use doorward::model::{Timestamp, Ttl};
+use serde_json::{Value, json};
+
+use super::Person;
+use super::access::{FIRST, GRANT, grant_json, page, request_json};
+use super::fake_door::{FakeDoor, Reply, Seen, json_reply, present, session_json};
+use super::renewal::sign_in;
+
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const CERTIFICATE: &str = "urn:doorward:params:oauth:token-type:session-certificate";
+
+/// The arguments as they are typed after `token --service ops-api`.
+fn args(line: &[&str]) -> TokenArgs {
+    let line = ["doorward", "token", "--service", "ops-api"].into_iter().chain(line.iter().copied());
+    let Command::Token(args) = Arguments::try_parse_from(line).unwrap().command else { panic!("another command") };
+    args
+}
+
+fn exchange_answer(token: &str, ends_at: Timestamp) -> Value {
+    json!({
+        "access_token": token, "issued_token_type": ACCESS_TOKEN, "token_type": "Bearer", "expires_in": 1,
+        "expires_at": ends_at.to_string(), "aud": "x", "session": session_json("ses_1", present()), "ca": "",
+    })
+}
+
+/// A door whose request is in each of these states in turn, the last for good. An exchanged token is
+/// `token-1`, then `token-2` …, and lasts for `length`.
+fn gate(states: &'static [&'static str], length: Ttl) -> impl Fn(&Seen) -> Reply + Send + Sync + 'static {
+    let (looks, tokens) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    move |seen| match seen.path.as_str() {
+        "/oauth2/token" => {
+            let number = tokens.fetch_add(1, Ordering::SeqCst) + 1;
+            json_reply(200, &exchange_answer(&format!("token-{number}"), present().plus(length)))
+        }
+        "/api/v1/grants" => page(&[grant_json("active")]),
+        path if path.starts_with("/api/v1/requests") => {
+            let look = looks.fetch_add(1, Ordering::SeqCst).min(states.len() - 1);
+            let mut request = request_json(FIRST, states[look]);
+            if states[look] == "active" {
+                request["grant"] = GRANT.into();
+            }
+            json_reply(if seen.method == http::Method::POST { 201 } else { 200 }, &request)
+        }
+        _ => json_reply(404, &json!({"type": "t", "title": "Not found", "status": 404, "reason": "not_found"})),
+    }
+}
+
+fn exchanges(door: &FakeDoor) -> Vec<Seen> {
+    door.seen().into_iter().filter(|seen| seen.path == "/oauth2/token").collect()
+}
+
+#[tokio::test]
+async fn a_token_of_a_grant_may_name_it_by_its_beginning() {
+    for named in [GRANT, &GRANT[..9]] {
+        let door = FakeDoor::open(gate(&["active"], Ttl::minutes(5))).await;
+        let person = Person::at(&door);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        token::run(&person.context, &args(&["--grant", named, "--for", "5m"])).await.unwrap();
+        let sent = exchanges(&door).pop().unwrap();
+        assert_eq!((sent.value("grant").as_deref(), sent.value("lifetime").as_deref()), (Some(GRANT), Some("300")));
+        assert_eq!(person.out.text(), "token-1\n");
+        for wrong in ["", "req_06h", "grt_06H"] {
+            let failure = token::run(&person.context, &args(&["--grant", wrong])).await.unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{wrong}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gate_asks_waits_and_prints_a_token_of_what_was_granted() {
+    let door = FakeDoor::open(gate(&["pending", "pending", "scheduled", "active"], Ttl::minutes(5))).await;
+    let person = Person::at(&door);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    let line =
+        ["--request", "deploy-prod", "--reason", "hotfix", "--ticket", "OPS-1", "--for", "30m", "--param", "env=prod"];
+    token::run(&person.context, &args(&[&line[..], &["--scope", "deploy", "--wait"]].concat())).await.unwrap();
+    let asked: Value = serde_json::from_str(&door.seen()[0].body).unwrap();
+    let expected = json!({
+        "entitlement": "ops-api/deploy-prod", "reason": "hotfix", "ticket": "OPS-1", "for": "30m",
+        "params": {"env": "prod"},
+    });
+    assert_eq!(asked, expected);
+    let sent = exchanges(&door).pop().unwrap();
+    let value = |name: &str| sent.value(name);
+    assert_eq!(value("grant").as_deref(), Some(GRANT));
+    assert_eq!(value("scope").as_deref(), Some("deploy"));
+    assert_eq!(value("lifetime"), None, "what was said is how long the access is needed");
+    assert_eq!(value("subject_token_type").as_deref(), Some(CERTIFICATE));
+    assert_eq!(person.out.text(), "token-1\n", "nothing else is on standard output");
+    let talk = person.talk.text();
+    assert!(talk.contains(&format!("doorward approve {FIRST}")) && talk.contains("is approved"), "{talk}");
+}
+
+#[tokio::test]
+async fn a_gate_that_stays_shut_prints_no_token() {
+    let table: &[(&[&str], &[&str], Exit)] = &[
+        (&["pending", "denied"], &["--wait"], Exit::Denied),
+        (&["pending", "withdrawn"], &["--wait"], Exit::Denied),
+        (&["pending", "timed_out"], &["--wait"], Exit::Denied),
+        (&["pending", "active", "revoked"], &[], Exit::Pending),
+        (&["scheduled", "revoked"], &["--wait"], Exit::Denied),
+        (&["pending"], &["--wait", "--timeout", "1s"], Exit::Pending),
+        (&["approved"], &["--wait", "--timeout", "1s"], Exit::Pending),
+        (&["approved"], &[], Exit::Pending),
+    ];
+    for (states, flags, exit) in table {
+        let door = FakeDoor::open(gate(states, Ttl::minutes(5))).await;
+        let person = Person::with(&door, Format::Json);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        let line = [&["--request", "ops-api/deploy-prod"][..], flags].concat();
+        let failure = token::run(&person.context, &args(&line)).await.unwrap_err();
+        assert_eq!(failure.exit, *exit, "{states:?} {flags:?}");
+        let told = failure.problem.detail.unwrap();
+        assert!(told.contains(FIRST), "{told}");
+        assert_eq!((person.out.text(), person.talk.text()), (String::new(), String::new()));
+        assert!(exchanges(&door).is_empty());
+    }
+    // What was never granted is of no service but its own.
+    let door = FakeDoor::open(gate(&["active"], Ttl::minutes(5))).await;
+    let person = Person::at(&door);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    for wrong in ["wiki/edit", "Deploy Prod", "", "a/b/c"] {
+        let failure = token::run(&person.context, &args(&["--request", wrong])).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage, "{wrong}");
+    }
+    assert!(door.seen().is_empty());
+}
+
+/// A file with this text.
+fn file(person: &Person, text: &str) -> PathBuf {
+    let path = person.home.path().join("job.jwt");
+    std::fs::write(&path, format!("{text}\n")).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_job_spends_its_token_on_a_session_asks_in_it_and_exchanges_that() {
+    let door = FakeDoor::open(gate(&["pending", "active"], Ttl::minutes(15))).await;
+    let person = Person::at(&door);
+    let path = file(&person, "own-token");
+    let line = ["--subject-token-file", path.to_str().unwrap(), "--request", "deploy-prod", "--wait"];
+    token::run(&person.context, &args(&line)).await.unwrap();
+    assert_eq!(person.out.text(), "token-2\n");
+    let sent = exchanges(&door);
+    let shown = |seen: &Seen| ["audience", "subject_token", "subject_token_type", "grant"].map(|name| seen.value(name));
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(shown(&sent[0]), [some(&door.origin), some("own-token"), some(JWT), None]);
+    assert_eq!(shown(&sent[1]), [some("ops-api"), some("token-1"), some(ACCESS_TOKEN), some(GRANT)]);
+    assert!(sent.iter().all(|seen| seen.header("authorization").is_none()));
+    let asked: Vec<_> = door.seen().into_iter().filter(|seen| seen.path.starts_with("/api/")).collect();
+    assert!(asked.len() > 1 && asked.iter().all(|seen| seen.header("authorization") == Some("Bearer token-1")));
+
+    // One that names its grant whole spends the token on what it wants; a beginning has to be looked up.
+    for (named, exchanged) in [(GRANT, 1), (&GRANT[..9], 2)] {
+        let door = FakeDoor::open(gate(&["active"], Ttl::minutes(15))).await;
+        let person = Person::at(&door);
+        let path = file(&person, "own-token");
+        let line = ["--subject-token-file", path.to_str().unwrap(), "--grant", named];
+        token::run(&person.context, &args(&line)).await.unwrap();
+        let sent = exchanges(&door);
+        assert_eq!((sent.len(), sent[exchanged - 1].value("grant").as_deref()), (exchanged, Some(GRANT)), "{named}");
+    }
+}
+
+#[tokio::test]
+async fn a_jobs_wait_ends_with_its_session_unless_a_fresh_token_comes() {
+    // A session that is as good as over when it begins.
+    let door = FakeDoor::open(gate(&["pending"], Ttl::millis(1))).await;
+    let person = Person::at(&door);
+    let path = file(&person, "own-token");
+    let line = ["--subject-token-file", path.to_str().unwrap(), "--request", "deploy-prod", "--wait"];
+    let failure = token::run(&person.context, &args(&line)).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Pending);
+    let told = failure.problem.detail.unwrap();
+    assert!(told.contains(FIRST) && told.contains("--subject-token-file"), "{told}");
+    assert_eq!(exchanges(&door).len(), 1, "a token is not spent twice");
+
+    // With each look a new token is in the file.
+    let written: Arc<Mutex<Option<PathBuf>>> = Arc::default();
+    let (inner, answer, count) =
+        (Arc::clone(&written), gate(&["pending", "pending", "active"], Ttl::millis(1)), AtomicUsize::new(0));
+    let door = FakeDoor::open(move |seen| {
+        if let (true, Some(path)) = (seen.path.starts_with("/api/"), &*inner.lock().unwrap()) {
+            std::fs::write(path, format!("fresh-{}", count.fetch_add(1, Ordering::SeqCst))).unwrap();
+        }
+        answer(seen)
+    })
+    .await;
+    let person = Person::at(&door);
+    let path = file(&person, "own-token");
+    *written.lock().unwrap() = Some(path.clone());
+    let line = ["--subject-token-file", path.to_str().unwrap(), "--request", "deploy-prod", "--wait"];
+    token::run(&person.context, &args(&line)).await.unwrap();
+    let spent: Vec<_> = exchanges(&door).iter().map(|seen| seen.value("subject_token").unwrap()).collect();
+    assert_eq!(spent, ["own-token", "fresh-0", "fresh-1", "fresh-2"], "the last for the token itself");
+    assert_eq!(person.out.text(), "token-4\n");
+}
