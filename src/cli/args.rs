@@ -322,14 +322,15 @@ pub struct ProxyArgs {
 const TOKEN_EXAMPLES: &str = "\
 Examples:
   doorward token --service ops-api --scope \"status echo\" --for 5m
-  doorward token --service deploy-pipeline --subject-token-file token.jwt     in a job, with its own token
-  doorward token --service ops-api --subject-token-file token.jwt --certificate-out door
-  doorward token --service ops-api --grant grt_06h                            ends with that grant at the latest
-  doorward token --service ops-api --request deploy-prod --reason hotfix --ticket OPS-12 --for 30m --wait
+  doorward token --service ops-api --grant grt_06h     ends with that grant at the latest
+  doorward token --service ops-api --subject-token-file job.jwt --certificate-out door
+  doorward token --service ops-api --request deploy-prod --reason hotfix --for 30m --wait
 
-A gate: with --request --wait the command goes on once somebody has approved. Exit 0 with the token, 4 when it
-is denied, 5 when nobody decided in time; the request's id is on standard error. A job asks in a session of its
-token that lasts 15 minutes at most, and so does its wait, unless the file holds a fresh token by then.";
+In a job, --subject-token-file is the token that its own issuer gave it.
+A gate, --request with --wait, goes on once somebody has approved: exit 0 with the token,
+4 when it is denied, 5 when nobody decided in time; what is waited for is said on standard
+error. A job waits in a session of its token, 15 minutes at most, unless the file holds a
+fresh token by then.";
 
 /// `doorward token`
 #[derive(Debug, Clone, Args)]

@@ -99,7 +99,8 @@ pub async fn open(
     event.service = Some(routed.entry.service.name.clone());
     event.request = Some(facts(channel, routed));
     event.policy_version = Some(Arc::clone(snapshot.policies.version()));
-    event.grant = super::membership::deciding(caller, &permitted.rests).map(|grant| grant.id);
+    let deciding = super::membership::deciding(caller, &permitted.rests);
+    event.grant = deciding.or(caller.under.as_ref()).map(|grant| grant.id);
     judged(&mut event, &permitted.verdict);
     let recorder = &worker.shared.recorder;
     match routed.entry.service.record.unwrap_or(worker.shared.settings.record) {
@@ -134,6 +135,9 @@ pub async fn refuse(
         event.actor.principal = named.cloned();
     }
     event.reason = Some(refusal.reason().into());
+    if let Refusal::GrantOver(id) = refusal {
+        event.grant = Some(*id);
+    }
     event.policy_version = Some(Arc::clone(snapshot.policies.version()));
     match routed {
         Some(routed) => {

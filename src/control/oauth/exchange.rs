@@ -5,7 +5,9 @@
 //! `workloads.toml`, whose keys verify it (`identity/workload.rs`); 2. the first rule that holds names
 //! it, and where none does, the record gets every claim that was wanted and what came instead; 3. one
 //! transaction uses the token up, starts a session that ends with the new token, and writes who got
-//! what; 4. the token is signed.
+//! what; 4. the token is signed. One that has to ask for something first takes a token for the control
+//! API instead, asks with it, and once it is granted exchanges that for one of the service that ends with
+//! the grant (`cli/job.rs`).
 //!
 //! INVARIANTS: a token is for one service, and a scope can only narrow; it lasts a quarter of an
 //! hour at most, no longer than its session, and no longer than the grant that it is asked for under;

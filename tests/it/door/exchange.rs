@@ -378,3 +378,37 @@ fn a_service_host_says_where_its_tokens_come_from() {
         assert_eq!(door.raw.count(), 0);
     });
 }
+
+#[test]
+fn a46_a_token_that_is_bound_to_a_key_is_withdrawn_like_any_and_no_credential_where_no_proof_is_read() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let key = Key::new("mine");
+        let at_token = proof(&key, door, "POST", &format!("{}/oauth2/token", door.origin), None, &json!({}));
+        let answer = body(&of_person(door, &alice, &[("dpop", &at_token)], &[("audience", "app")]).await);
+        let token = answer["access_token"].as_str().unwrap();
+        let ask = async || body(&post(door, Some(&alice), "/oauth2/introspect", &[], &[("token", token)]).await);
+        let told = ask().await;
+        assert_eq!(
+            (&told["active"], &told["token_type"], &told["cnf"]),
+            (&json!(true), &json!("DPoP"), &answer["cnf"])
+        );
+        let fields = [("token", token), ("client_id", "doorward-cli")];
+        assert_eq!(post(door, None, "/oauth2/revoke", &[], &fields).await.status, 200);
+        assert_eq!(ask().await, json!({ "active": false }));
+        let control = super::tokens::Token::of(door, &alice).with("aud", door.origin.clone().into());
+        let bearer = async |token: String| {
+            let bearer = format!("Bearer {token}");
+            let mut client = door.client("", Some(&alice), Speaks::Http1).await;
+            client.ask(Method::GET, "/api/v1/whoami", &[("authorization", &bearer)], b"").await.status
+        };
+        let bound = control.claims["cnf"].clone();
+        assert_eq!(bearer(control.mint(door)).await, 200);
+        for cnf in
+            [answer["cnf"].clone(), json!({}), json!({ "x5t#S256": bound["x5t#S256"], "other": "x" }), json!("x")]
+        {
+            let control = super::tokens::Token::of(door, &alice).with("aud", door.origin.clone().into());
+            assert_eq!(bearer(control.with("cnf", cnf.clone()).mint(door)).await, 401, "{cnf}");
+        }
+    });
+}

@@ -130,6 +130,7 @@ fn a56_a_token_of_a_grant_ends_with_it_on_its_connection_and_cuts_what_is_open_t
             assert_eq!(door.raw.count(), before + 1, "nothing of the refused request went on");
             let on_record = door.recorded(refused.decision()).await;
             assert_eq!(on_record.body["data"]["note"], "a token whose grant is over", "{:?}", on_record.body);
+            assert_eq!(on_record.clear().grant, Some(GrantId::parse(&first).unwrap()));
             end(door, &dave, &second, how).await;
         }
     });
