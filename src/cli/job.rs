@@ -19,7 +19,7 @@ use crate::model::{Timestamp, Ttl};
 use crate::wire::ExchangeAnswer;
 use crate::wire::oauth::{CLI_CLIENT_ID, GRANT_TOKEN_EXCHANGE};
 
-use super::client::Client;
+use super::client::{Banner, Client};
 use super::context::Context;
 use super::dial::Identity;
 use super::exit::Exit;
@@ -39,6 +39,7 @@ pub struct Job<'a> {
     path: &'a Path,
     origin: Origin,
     ca_pem: Option<String>,
+    banner: Banner,
     certified: Option<Certified<'a>>,
     /// The token that was exchanged last.
     used: Option<String>,
@@ -77,7 +78,8 @@ impl<'a> Job<'a> {
         let ca_pem = context.named_ca()?;
         // ORDER: what may be wrong with the files first, since the token is good for one exchange.
         let certified = certificate_out.map(Certified::new).transpose()?;
-        Ok(Self { path, origin, ca_pem, certified, used: None, session: None })
+        let banner = context.banner.clone();
+        Ok(Self { path, origin, ca_pem, banner, certified, used: None, session: None })
     }
 
     /// A client that speaks for the job to the API: in its session, or in a new one where that is over
@@ -103,7 +105,7 @@ impl<'a> Job<'a> {
         let identity = self.certified.as_ref().zip(answer.certificate.as_ref()).map(|(certified, certificate)| {
             Identity { certificate_pem: certificate.clone(), key_pem: certified.key_pem.clone() }
         });
-        let client = Client::new(self.origin.clone(), self.ca_pem.as_deref(), identity.as_ref())?;
+        let client = self.connecting(identity.as_ref())?;
         let api = client.with_bearer(answer.access_token.clone());
         self.session = Some(JobSession { client, answer });
         Ok(api)
@@ -129,6 +131,10 @@ impl<'a> Job<'a> {
         Ok(session.client.form("/oauth2/token", &fields).await?)
     }
 
+    fn connecting(&self, identity: Option<&Identity>) -> Result<Client, Failure> {
+        Ok(Client::new(self.origin.clone(), self.ca_pem.as_deref(), identity)?.noting(&self.banner))
+    }
+
     /// The token in the file, if it is another than the one that was used.
     fn fresh(&self) -> Option<String> {
         read(self.path).ok().filter(|text| self.used.as_ref() != Some(text))
@@ -136,7 +142,7 @@ impl<'a> Job<'a> {
 
     /// Spends a token of the job's issuer.
     async fn exchanged(&mut self, subject: String, mut fields: Vec<(&str, &str)>) -> Result<ExchangeAnswer, Failure> {
-        let client = Client::new(self.origin.clone(), self.ca_pem.as_deref(), None)?;
+        let client = self.connecting(None)?;
         fields.extend([("subject_token", subject.as_str()), ("subject_token_type", TYPE_JWT)]);
         fields.extend(self.certified.as_ref().map(|certified| ("csr", certified.request.as_str())));
         let answer: ExchangeAnswer = client.form("/oauth2/token", &fields).await?;
