@@ -19,9 +19,10 @@ use super::tokens::Token;
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
 /// Of the service `app` and of `web`: who holds `open` may do it, and people need nobody for that. Jobs
-/// ask for `web/open`, and engineers approve.
+/// ask for `web/open`, and engineers, who may do it anyway, approve.
 const POLICY: &str = r#"
 permit (principal in Entitlement::"SERVICE/open", action == Action::"open", resource);
+permit (principal in Group::"engineering", action == Action::"open", resource);
 permit (principal, action == Action::"request", resource == Entitlement::"SERVICE/open");
 permit (principal is User, action == Action::"auto_approve", resource == Entitlement::"SERVICE/open");
 permit (principal in Group::"engineering", action in [Action::"approve", Action::"revoke"], resource == Entitlement::"SERVICE/open");
@@ -133,6 +134,25 @@ fn a56_a_token_of_a_grant_ends_with_it_on_its_connection_and_cuts_what_is_open_t
             assert_eq!(on_record.clear().grant, Some(GrantId::parse(&first).unwrap()));
             end(door, &dave, &second, how).await;
         }
+    });
+}
+
+#[test]
+fn a56_whoever_needs_no_grant_has_a_token_that_ends_with_one_all_the_same() {
+    with_door(plan(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let grant = granted(door, &alice, "app", "30m").await;
+        let answer = token_of(door, &alice, &grant).await;
+        let bearer = format!("Bearer {}", answer["access_token"].as_str().unwrap());
+        let (mut client, mut open) = stream(door, &alice, Some(&bearer)).await;
+        let by_token = [("authorization", bearer.as_str())];
+        let allowed = client.ask(Method::GET, "/x", &by_token, b"").await;
+        assert_eq!(door.recorded(allowed.decision()).await.clear().grant, Some(GrantId::parse(&grant).unwrap()));
+        end(door, &alice, &grant, "drop").await;
+        let ended = Instant::now();
+        assert_eq!(client.ask(Method::GET, "/x", &by_token, b"").await.status, 401);
+        assert!(cut(&mut open).await.duration_since(ended) < Duration::from_secs(1));
+        assert_eq!(client.get("/x").await.status, 200);
     });
 }
 
