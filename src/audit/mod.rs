@@ -1,5 +1,6 @@
 //! The memory: what happened, as events, and the exact bytes under which each is kept.
 
+pub mod basis;
 mod body;
 pub mod checkpoint;
 pub mod event;

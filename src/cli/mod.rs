@@ -121,7 +121,7 @@ fn told_how_to_sign_in(context: &Context, failure: &mut Failure) {
 }
 
 fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
-    let tests = matches!(command, Command::Policy(policy::PolicyCommand::Test(_)));
+    let tests = matches!(command, Command::Policy(policy::PolicyCommand::Offline(policy::OfflineCommand::Test(_))));
     if context.printer.format() == args::Format::Junit && !tests {
         return Err(Failure::usage("`-o junit` is for `doorward policy test` only; use `-o table` or `-o json`"));
     }
@@ -133,7 +133,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Doctor(args) => wait_for(doctor::run(context, &args)),
-        Command::Policy(command) => policies(context, command),
+        Command::Policy(policy::PolicyCommand::Offline(command)) => policies(context, command),
         Command::Breakglass(command) => breakglass::run(context, &command),
 
         // Those of a client.
@@ -158,6 +158,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Unlock(args) => wait_for(lock::unlock(context, &args)),
         Command::Token(args) => wait_for(token::run(context, &args)),
         Command::Audit(command) => audit::run(context, command),
+        Command::Policy(policy::PolicyCommand::Replay(args)) => wait_for(policy::replay::run(context, &args)),
         Command::Why(args) => wait_for(why::run(context, &args)),
         Command::Completions(args) => pages::completions(&context.printer, &args),
         Command::Man(args) => pages::man(&context.printer, &args),
@@ -165,7 +166,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
 }
 
 /// Prints what a policy command found, where it wants it.
-fn policies(context: &Context, command: policy::PolicyCommand) -> Result<(), Failure> {
+fn policies(context: &Context, command: policy::OfflineCommand) -> Result<(), Failure> {
     let printed = policy::run(command, context.printer.format(), context.clock.now());
     context.printer.data(&printed.stdout)?;
     match (printed.code, printed.stderr.trim_end()) {

@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts};
+use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts, basis};
+use crate::identity::directory::LiveGrant;
 use crate::model::{DecisionId, EventId, Principal, Timestamp};
 use crate::policy::{RecordMode, Verdict};
 
@@ -79,6 +80,29 @@ fn judged(event: &mut Event, verdict: &Verdict) {
     }
 }
 
+/// What the decision rested on beyond what is on record of the session (`audit/basis.rs`).
+fn rested(event: &mut Event, caller: &Caller) {
+    if let Some(scope) = caller.token.as_ref().and_then(|token| token.scope.as_deref()) {
+        event.data.insert(basis::SCOPE.to_owned(), scope.into());
+    }
+    if !caller.grants.is_empty() {
+        let grant = |grant: &LiveGrant| {
+            json!({
+                basis::GRANT: grant.id.to_string(),
+                basis::ENTITLEMENT: grant.entitlement.to_string(),
+                basis::ACTIVE_AT: grant.active_at.to_string(),
+            })
+        };
+        event.data.insert(basis::GRANTS.to_owned(), caller.grants.iter().map(grant).collect());
+    }
+    // A provider's own token: there is no session whose start would have told it.
+    let bearer = caller.token.as_ref().filter(|_| caller.session.is_none());
+    if let Some(identity) = bearer.and_then(|token| token.identity.as_ref()) {
+        event.data.insert(basis::GROUPS.to_owned(), identity.groups.as_slice().into());
+        event.data.insert(basis::EMAIL_VERIFIED.to_owned(), identity.email_verified.into());
+    }
+}
+
 /// Records that the request may pass on.
 ///
 /// # Errors
@@ -102,6 +126,7 @@ pub async fn open(
     let deciding = super::membership::deciding(caller, &permitted.rests);
     event.grant = deciding.or(caller.under.as_ref()).map(|grant| grant.id);
     judged(&mut event, &permitted.verdict);
+    rested(&mut event, caller);
     let recorder = &worker.shared.recorder;
     match routed.entry.service.record.unwrap_or(worker.shared.settings.record) {
         RecordMode::Buffered => {
@@ -156,6 +181,9 @@ pub async fn refuse(
     }
     if let Some(verdict) = verdict {
         judged(&mut event, verdict);
+    }
+    if let Some(caller) = caller {
+        rested(&mut event, caller);
     }
     event.data.insert("status".to_owned(), refusal.status().as_u16().into());
     event.data.insert("remedy".to_owned(), refusal.remedy().to_json());

@@ -92,6 +92,13 @@ macro_rules! ids {
                 decode($prefix, text).map(Self)
             }
 
+            /// When it was made, as it says itself (RFC 9562 §5.7).
+            #[must_use]
+            pub fn made_at(&self) -> Timestamp {
+                let millis = self.0.iter().take(6).fold(0, |millis, byte| millis << 8 | i64::from(*byte));
+                Timestamp::from_millis(millis)
+            }
+
             /// The sixteen bytes of the UUID.
             #[must_use]
             pub const fn bytes(&self) -> &[u8; 16] {

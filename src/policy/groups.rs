@@ -121,6 +121,25 @@ impl Groups {
         direct.into_iter().chain(above).collect()
     }
 
+    /// Every group of the file: its members as they are compared, and the groups it takes in.
+    pub(super) fn listed(&self) -> BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)> {
+        let mut listed: BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)> =
+            self.names.iter().map(|name| (name.clone(), Default::default())).collect();
+        let emails = self.by_email.iter().map(|(email, groups)| (email.clone(), groups));
+        let principals = self.by_principal.iter().map(|(principal, groups)| (principal.to_string(), groups));
+        for (member, groups) in emails.chain(principals) {
+            for group in groups {
+                listed.entry(group.clone()).or_default().0.insert(member.clone());
+            }
+        }
+        for (included, parents) in &self.parents {
+            for parent in parents {
+                listed.entry(parent.clone()).or_default().1.insert(included.clone());
+            }
+        }
+        listed
+    }
+
     /// The groups that the file defines.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)

@@ -3,7 +3,7 @@
 //! INVARIANT: a policy that can't be evaluated makes the verdict a refusal, also where another
 //! policy permits: what the broken one would have said is not known.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cedar_policy::{
@@ -14,7 +14,7 @@ use cedar_policy::{
 use super::cedar_file::Statement;
 use super::context::Unbuilt;
 use super::kinds::Kinds;
-use super::reads::Reads;
+use super::reads::{self, Reads};
 use super::subject::Subject;
 use super::verdict::{DenyReason, Verdict};
 use crate::model::PrincipalKind;
@@ -76,6 +76,16 @@ impl Judge {
     /// What the policies of an action read.
     pub(super) fn reads(&self, action: &str) -> Option<Reads> {
         self.benches.get(action).map(|bench| bench.reads)
+    }
+
+    /// Attributes of principals that the policies of an action read; `None` where that can't be told.
+    pub(super) fn attributes(&self, action: &str, kind: PrincipalKind) -> Option<BTreeSet<String>> {
+        let Some(bench) = self.benches.get(action) else { return Some(BTreeSet::new()) };
+        let mut found = BTreeSet::new();
+        for policy in bench.policies(kind).policies() {
+            found.extend(reads::attributes_of(policy)?);
+        }
+        Some(found)
     }
 
     /// Judges. The context is built for what the action's policies read.

@@ -53,6 +53,14 @@ impl People {
         people
     }
 
+    /// Every person: the name given, and the accounts.
+    pub(super) fn listed(&self) -> impl Iterator<Item = (&str, Vec<&Principal>)> {
+        self.names.iter().enumerate().map(|(index, name)| {
+            let own = self.by_account.iter().filter(|(_, person)| **person == index);
+            (name.as_str(), own.map(|(account, _)| account).collect())
+        })
+    }
+
     /// The name given to the person of an account, where it is linked.
     #[must_use]
     pub fn name_of(&self, account: &Principal) -> Option<&str> {

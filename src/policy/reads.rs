@@ -112,6 +112,33 @@ pub(super) fn texts_of(policy: &Policy, found: &mut BTreeSet<String>) {
     }
 }
 
+/// Attributes of anything but the context that a policy reads, at any depth: `principal.claims.ref`
+/// gives `claims` and `ref`. `None` where the policy can't be walked.
+pub(super) fn attributes_of(policy: &Policy) -> Option<BTreeSet<String>> {
+    fn attributes(node: &Value, found: &mut BTreeSet<String>) {
+        for form in [".", "has"] {
+            let Some(access) = only_member(node, form) else { continue };
+            if access.get("left").is_some_and(is_below_context) {
+                return;
+            }
+            found.extend(access.get("attr").and_then(Value::as_str).map(str::to_owned));
+        }
+        match node {
+            Value::Object(members) => members.values().for_each(|member| attributes(member, found)),
+            Value::Array(items) => items.iter().for_each(|item| attributes(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    attributes(&policy.to_json().ok()?, &mut found);
+    Some(found)
+}
+
+/// Whether the node is `context` or something within it.
+fn is_below_context(node: &Value) -> bool {
+    is_context(node) || only_member(node, ".").and_then(|access| access.get("left")).is_some_and(is_below_context)
+}
+
 /// The attribute of `context.attribute`, if the node is that.
 fn context_attribute(node: &Value) -> Option<&str> {
     let access = only_member(node, ".")?;

@@ -297,6 +297,7 @@ fn folded(segment: &str) -> String {
 #[derive(Debug)]
 pub struct Router {
     routes: Vec<Route>,
+    exact_paths: bool,
     exact: Node,
     folded: Option<Node>,
 }
@@ -312,13 +313,18 @@ impl Router {
         }
         let wild = routes.iter().any(|route| route.segments.iter().any(|s| !matches!(s, Segment::Literal(_))));
         let folded = (!exact_paths && wild && routes.len() > 1).then_some(twin);
-        Self { routes, exact, folded }
+        Self { routes, exact_paths, exact, folded }
     }
 
     /// The routes as written.
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// Whether the upstream is known not to fold paths.
+    pub(super) const fn exact_paths(&self) -> bool {
+        self.exact_paths
     }
 
     /// The most specific route of a method and canonical path.

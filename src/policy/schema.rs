@@ -61,6 +61,15 @@ pub(super) fn claims() -> impl Iterator<Item = &'static str> {
     CLAIMS.into_iter()
 }
 
+/// Claims that name a person: no event keeps them.
+const PERSONAL_CLAIMS: [&str; 3] = ["actor", "actor_id", "user_login"];
+
+/// Whether the record keeps a claim, where a workload's token has it.
+#[must_use]
+pub fn is_claim_recorded(name: &str) -> bool {
+    CLAIMS.contains(&name) && !PERSONAL_CLAIMS.contains(&name)
+}
+
 /// The attributes of a principal's type, for help texts.
 pub(super) const fn attributes(entity_type: &str) -> &'static [&'static str] {
     match entity_type.as_bytes() {

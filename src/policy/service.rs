@@ -18,7 +18,7 @@ use super::settings::{
 use super::subject::Subject;
 use super::upstream::{Upstream, UpstreamTls};
 use super::verdict::Verdict;
-use crate::model::{ActionName, EntitlementName, ServiceName, Timestamp};
+use crate::model::{ActionName, EntitlementName, PrincipalKind, ServiceName, Timestamp};
 
 /// A protected upstream.
 #[derive(Debug)]
@@ -166,6 +166,13 @@ impl Service {
     #[must_use]
     pub fn reads(&self, action: &ActionName) -> Reads {
         self.engine.requests.reads(action.as_str()).unwrap_or(Reads::EVERYTHING)
+    }
+
+    /// Attributes of principals of a kind that the policies of an action read, its own or a built-in
+    /// one on its entitlements; `None` where that can't be told.
+    pub(super) fn principal_attributes(&self, action: &str, kind: PrincipalKind) -> Option<BTreeSet<String>> {
+        let judge = if EntitlementAction::parse(action).is_some() { &self.engine.desk } else { &self.engine.requests };
+        judge.attributes(action, kind)
     }
 
     /// Judges one request.

@@ -27,12 +27,14 @@ use crate::model::{EntitlementName, ServiceName, Timestamp};
 
 /// One case of a table.
 pub(super) struct Case {
-    service: Option<ServiceName>,
-    file: PathBuf,
-    line: usize,
-    name: String,
-    scenario: Scenario,
-    question: Question,
+    pub(super) service: Option<ServiceName>,
+    pub(super) file: PathBuf,
+    pub(super) line: usize,
+    pub(super) name: String,
+    /// Who asks, as the case has it.
+    pub(super) who: String,
+    pub(super) scenario: Scenario,
+    pub(super) question: Question,
     expected: Expected,
 }
 
@@ -143,7 +145,8 @@ fn case(
 ) -> Option<Case> {
     let name = table.text("name").map(str::to_owned);
     let who = table.require("principal", "name a `[principal.NAME]`, an e-mail address or an id");
-    let mut scenario = who.and_then(|field| principal(&field, people));
+    let mut scenario = who.as_ref().and_then(|field| principal(field, people));
+    let who = who.as_ref().and_then(Field::text).unwrap_or_default().to_owned();
     if let Some(scenario) = &mut scenario {
         circumstances(&mut table, scenario);
     }
@@ -163,7 +166,7 @@ fn case(
     let question = question?;
     let name = name.unwrap_or_else(|| shown(&question));
     let file = source.file().to_path_buf();
-    Some(Case { service: service.cloned(), file, line, name, scenario: scenario?, question, expected })
+    Some(Case { service: service.cloned(), file, line, name, who, scenario: scenario?, question, expected })
 }
 
 fn principal(field: &Field<'_>, people: &BTreeMap<String, Scenario>) -> Option<Scenario> {
@@ -262,7 +265,7 @@ fn builtin(action: &Field<'_>, on: &Field<'_>) -> Option<Question> {
     }
 }
 
-fn shown(question: &Question) -> String {
+pub(super) fn shown(question: &Question) -> String {
     match question {
         Question::Request { method, path, .. } => format!("{method} {path}"),
         Question::Entitlement(action, name) => format!("{} {name}", action.name()),

@@ -106,7 +106,7 @@ impl Wanted {
         self.0.iter().any(|pattern| matches(pattern, value))
     }
 
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         self.0.iter().map(|pattern| format!("`{pattern}`")).collect::<Vec<_>>().join(" or ")
     }
 
@@ -254,6 +254,15 @@ impl Workloads {
             Evidence::Claims { issuer, .. } => Principal::workload(issuer, &rule.name).as_ref() == Some(principal),
             Evidence::Spiffe(_) => false,
         })
+    }
+
+    /// The rules of an issuer (local name) read a claim that `known` says no of.
+    pub(super) fn claim_unknown(&self, issuer: &str, known: impl Fn(&str) -> bool) -> Option<&str> {
+        let claims = self.rules.iter().filter_map(|rule| match &rule.evidence {
+            Evidence::Claims { issuer: of, claims } if of == issuer => Some(claims),
+            Evidence::Claims { .. } | Evidence::Spiffe(_) => None,
+        });
+        claims.flatten().map(|(claim, _)| claim.as_str()).find(|claim| !known(claim))
     }
 
     /// The trusted issuer whose tokens have this `iss`.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Parser;
 use doorward::cli::args::{Arguments, Command};
-use doorward::cli::policy::{self as command, Printed};
+use doorward::cli::policy::{self as command, PolicyCommand, Printed};
 use doorward::model::Timestamp;
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ const NOW: Timestamp = Timestamp::from_seconds(1_795_608_000);
 fn run(words: &[&str]) -> Printed {
     let line = ["doorward", "policy"].iter().chain(words);
     let arguments = Arguments::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
-    let Command::Policy(command) = arguments.command else { panic!("another command") };
+    let Command::Policy(PolicyCommand::Offline(command)) = arguments.command else { panic!("another command") };
     command::run(command, arguments.global.output, NOW)
 }
 
@@ -132,15 +132,6 @@ fn the_schema_of_a_service_shows_its_actions_and_parameters() {
     let unknown = run(&["schema", "--dir", &examples(), "ops"]);
     assert_eq!(unknown.code, 2);
     assert!(unknown.stderr.contains("ops-api"));
-}
-
-#[test]
-fn what_is_not_built_says_so_and_fails() {
-    for words in [&["replay", "--since", "7d"][..], &["diff", "a", "b"]] {
-        let printed = run(words);
-        assert_eq!((printed.code, printed.stdout.as_str()), (1, ""));
-        assert!(printed.stderr.contains("is not built yet"));
-    }
 }
 
 const SERVICE: &str = "upstreams = [\"http://127.0.0.1:9080\"]\n[[route]]\nmatch = \"GET /a\"\naction = \"read\"\n";

@@ -1,6 +1,6 @@
 //! Giving sessions the groups that their provider tells now.
 
-use crate::audit::{Actor, EventType};
+use crate::audit::{Actor, EventType, basis};
 use crate::model::Timestamp;
 use crate::store::{RevocationKind, StoreError, StoredSession};
 
@@ -30,8 +30,8 @@ pub async fn groups_replace(desk: &Desk, link: &str, groups: &[String], now: Tim
             let id = stored.session.id;
             let Some(regrouped) = tx.session_regroup(id, groups, now).await? else { continue };
             let mut event = event(desk, EventType::SessionGroups, &Actor::default(), id, now)
-                .with("added", without(groups, &stored.session.groups))
-                .with("removed", without(&stored.session.groups, groups));
+                .with(basis::GROUPS_ADDED, without(groups, &stored.session.groups))
+                .with(basis::GROUPS_REMOVED, without(&stored.session.groups, groups));
             event.subject = Some(regrouped.session.principal.clone());
             tx.event_append(&event).await?;
             tx.revocation_append(RevocationKind::SessionChanged, &id.to_string(), now).await?;

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::audit::{Actor, Event, EventType};
+use crate::audit::{Actor, Event, EventType, basis};
 use crate::credential::authority::{AuthorityError, Issued};
 use crate::identity::directory::{CookieEntry, CookieHash};
 use crate::model::{Device, Principal, Session, SessionId, SessionKind, Timestamp};
+use crate::policy::is_claim_recorded;
 use crate::store::{RevocationKind, SessionCertificate, StoreError, StoredCookie, StoredSession, Tx};
 
 use super::super::caller::{ConnectionFacts, actor_of};
@@ -185,9 +187,19 @@ pub async fn start_within(
     let actor = actor_of(&stored.session, connection);
     let mut event = event(desk, EventType::SessionStart, &actor, id, now)
         .with("kind", stored.session.kind.name())
-        .with("expires_at", expires_at.to_string());
+        .with("expires_at", expires_at.to_string())
+        .with(basis::GROUPS, stored.session.groups.clone())
+        .with(basis::AUTHENTICATED_AT, stored.session.authenticated_at.to_string());
+    if stored.session.email.is_some() {
+        event = event.with(basis::EMAIL_VERIFIED, stored.session.email_verified);
+    }
     if !stored.session.amr.is_empty() {
-        event = event.with("amr", stored.session.amr.clone());
+        event = event.with(basis::AMR, stored.session.amr.clone());
+    }
+    if !stored.session.claims.is_empty() {
+        let claims = stored.session.claims.iter().filter(|(name, _)| is_claim_recorded(name));
+        let claims: Map<String, Value> = claims.map(|(name, value)| (name.clone(), value.clone().into())).collect();
+        event = event.with(basis::CLAIMS, claims);
     }
     tx.event_append(&event).await?;
     if let Some(kept) = kept {
