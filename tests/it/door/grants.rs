@@ -35,7 +35,7 @@ fn plan() -> Plan {
     Plan { change: Some(change), ..Plan::default() }
 }
 
-fn grant(person: &Person, from: Timestamp, until: Timestamp) -> Grant {
+pub(super) fn grant(person: &Person, from: Timestamp, until: Timestamp) -> Grant {
     let entropy: &dyn Entropy = &SystemEntropy;
     Grant {
         id: GrantId::fresh(from, entropy),

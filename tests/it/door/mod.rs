@@ -14,6 +14,7 @@ mod limits;
 mod paths;
 mod record;
 mod reload;
+mod replay;
 mod streams;
 mod tls;
 mod tokens;
