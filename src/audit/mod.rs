@@ -15,6 +15,7 @@ pub mod merkle;
 pub mod note;
 pub mod proof;
 pub mod pseudonym;
+pub mod report;
 pub mod spool;
 pub mod tile;
 pub mod verify;

@@ -8,11 +8,9 @@ use crate::audit::verify::{Anchor, Fault};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 
-use super::VerifyArgs;
-
 /// The root key by flag, environment or profile, in this order; none is none.
-fn key(context: &Context, args: &VerifyArgs) -> Result<Option<NoteKey>, Failure> {
-    let named = args.key.as_deref().or_else(|| context.environment.text("DOORWARD_AUDIT_KEY"));
+fn key(context: &Context, named: Option<&str>) -> Result<Option<NoteKey>, Failure> {
+    let named = named.or_else(|| context.environment.text("DOORWARD_AUDIT_KEY"));
     let text = match named {
         Some(text) if Path::new(text).is_file() => fs::read_to_string(text)
             .map_err(|error| Failure::usage(format!("reading the root key in `{text}`: {error}")))?,
@@ -35,9 +33,13 @@ fn key(context: &Context, args: &VerifyArgs) -> Result<Option<NoteKey>, Failure>
 ///
 /// # Errors
 /// Exit 2 when a file is not there; a fault when the checkpoints can't be read.
-pub fn read(context: &Context, args: &VerifyArgs) -> Result<Result<Anchor, Fault>, Failure> {
-    let key = key(context, args)?;
-    let Some(path) = &args.checkpoint else { return Ok(Ok(Anchor { key, witnessed: Vec::new() })) };
+pub fn read(
+    context: &Context,
+    root_key: Option<&str>,
+    checkpoint: Option<&Path>,
+) -> Result<Result<Anchor, Fault>, Failure> {
+    let key = key(context, root_key)?;
+    let Some(path) = checkpoint else { return Ok(Ok(Anchor { key, witnessed: Vec::new() })) };
     let text = fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("reading the checkpoints in `{}`: {error}", path.display())))?;
     Ok(match split_notes(&text) {

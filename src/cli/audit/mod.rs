@@ -1,9 +1,10 @@
-//! `doorward audit`: the record exported, verified, followed and searched.
+//! `doorward audit`: the record exported, verified, reported on, followed and searched.
 
 mod anchor;
 mod export;
 mod folder;
 mod follow;
+mod report;
 mod stream;
 mod verify;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::audit::filter::{Filter, FilterText};
+use crate::audit::report::FrameworkName;
 
 use super::context::Context;
 use super::failure::Failure;
@@ -30,6 +32,15 @@ Examples:
 
 Exit codes: 0 whole, 10 altered, 11 a gap or a missing log, 12 truncated, 13 forked, 14 consistent, but neither
 key nor checkpoint holds it from outside.";
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  doorward audit report --framework soc2 --from 2026-01-01T00:00:00Z --to 2027-01-01T00:00:00Z --out soc2.html
+  doorward audit report --framework pci-dss --format csv --out pci.csv
+  doorward audit report --framework nist800-53 --format oscal --in ./evidence --key root.key --out results.json
+
+The record is verified while it is read; one that does not hold ends with the exit code of `audit verify`, and no
+report.";
 
 const TAIL_EXAMPLES: &str = "\
 Examples:
@@ -50,6 +61,9 @@ pub enum AuditCommand {
     /// Check an export, a database or a server, trusting none of them
     #[command(before_help = VERIFY_EXAMPLES)]
     Verify(VerifyArgs),
+    /// What the record shows for the controls of a framework, for an auditor
+    #[command(before_help = REPORT_EXAMPLES)]
+    Report(ReportArgs),
     /// The newest events, and with -f those that come
     #[command(before_help = TAIL_EXAMPLES)]
     Tail(TailArgs),
@@ -169,6 +183,47 @@ pub struct VerifyArgs {
     pub checkpoint: Option<PathBuf>,
 }
 
+/// In which form a report is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ReportFormat {
+    /// One page that prints
+    #[default]
+    Html,
+    /// One table, safe to open in a spreadsheet
+    Csv,
+    /// OSCAL 1.1 assessment results, JSON
+    Oscal,
+}
+
+/// `doorward audit report`
+#[derive(Debug, Clone, Args)]
+pub struct ReportArgs {
+    /// By whose controls
+    #[arg(long, value_name = "FRAMEWORK")]
+    pub framework: FrameworkName,
+    /// Events not before this time, 2026-01-01T00:00:00Z [default: all]
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Events before this time [default: all]
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// The form
+    #[arg(long, value_name = "FORMAT", default_value = "html")]
+    pub format: ReportFormat,
+    /// Where to [default: standard output]
+    #[arg(long, value_name = "PATH")]
+    pub out: Option<PathBuf>,
+    /// From an export with proofs (folder or .jsonl file) instead of the server
+    #[arg(long = "in", value_name = "PATH")]
+    pub input: Option<PathBuf>,
+    /// The installation's root key, or a file that holds it [env: DOORWARD_AUDIT_KEY; else as learned at sign-in]
+    #[arg(long, value_name = "KEY|FILE")]
+    pub key: Option<String>,
+    /// Checkpoints that a witness kept
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+}
+
 /// `doorward audit tail`
 #[derive(Debug, Clone, Args)]
 pub struct TailArgs {
@@ -202,6 +257,7 @@ pub fn run(context: &Context, command: AuditCommand) -> Result<(), Failure> {
     match command {
         AuditCommand::Export(args) => super::wait_for(export::run(context, &args)),
         AuditCommand::Verify(args) => verify::run(context, &args),
+        AuditCommand::Report(args) => super::wait_for(report::run(context, &args)),
         AuditCommand::Tail(args) => super::wait_for(follow::tail(context, &args)),
         AuditCommand::Search(args) => super::wait_for(follow::search(context, &args)),
     }

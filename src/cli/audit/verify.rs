@@ -39,7 +39,7 @@ const UNANCHORED: u8 = 14;
 /// # Errors
 /// With the exit code of what is wrong; exit 2 when there is nothing to look at.
 pub fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
-    let anchor = match anchor::read(context, args)? {
+    let anchor = match anchor::read(context, args.key.as_deref(), args.checkpoint.as_deref())? {
         Ok(anchor) => anchor,
         Err(fault) => return told(context, Err(fault)),
     };

@@ -1,0 +1,194 @@
+//! What stands out: exceptions that somebody has to explain, and what is worth a look though it is how
+//! things should go.
+
+use serde::Deserialize;
+
+use super::seen::Cited;
+
+/// Rows of one kind that a report lists; all are counted.
+pub const ROWS_MAX: usize = 50;
+/// Failed sign-ins of one account or address in one hour that stand out (PCI DSS 8.3.4: ten).
+pub const FAILURES_PER_HOUR: u64 = 10;
+/// How many people review an opening or an emergency grant.
+pub const REVIEWERS: usize = 2;
+/// How old the last drill may be, in days.
+pub const DRILL_DAYS: u32 = 90;
+/// How long content must be kept, in days (PCI DSS 10.5.1: twelve months).
+pub const RETENTION_DAYS: u32 = 365;
+
+/// Whether it weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// Somebody has to explain it.
+    Exception,
+    /// The control at work, or something to know.
+    Notable,
+}
+
+impl Weight {
+    /// One word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Exception => "exception",
+            Self::Notable => "notable",
+        }
+    }
+}
+
+macro_rules! exceptions {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $weight:ident, $title:literal, $about:literal;)*) => {
+        /// A kind of thing that stands out.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        pub enum Exception { $($(#[$doc])* $name,)* }
+
+        impl Exception {
+            /// All of them, in the order in which reports show them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its name in the mapping and in reports.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// Whether it weighs.
+            #[must_use]
+            pub const fn weight(self) -> Weight {
+                match self { $(Self::$name => Weight::$weight,)* }
+            }
+
+            /// What it is, for people.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+
+            /// By which rule it is found.
+            #[must_use]
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$name => $about,)* }
+            }
+        }
+    };
+}
+
+exceptions! {
+    /// Many failures of one account or address.
+    FailedSignIns = "failed_sign_ins", Exception, "Failed sign-ins over the threshold",
+        "One account or address failed ten times or more within one clock hour (UTC). What was refused beyond \
+         the recorded rate is in the summaries and has no address.";
+    /// Somebody approved what they asked for.
+    SelfApproved = "self_approved", Exception, "Requests approved by who asked",
+        "Requester and approver of an approval are the same account.";
+    /// A grant with fewer approvals than its request needed.
+    UnapprovedGrants = "unapproved_grants", Exception, "Grants without the approvals that were needed",
+        "A grant other than an emergency became active and fewer different people than its request asked for \
+         are on record as its approvers. Grants whose request is not in the period are not judged.";
+    /// An emergency without its review.
+    UnreviewedBreakGlass = "unreviewed_break_glass", Exception, "Openings not reviewed by two people",
+        "An opening of the emergency path has fewer than two reviewers on record by the end of the period.";
+    /// An emergency grant without its review.
+    UnreviewedEmergencyGrants = "unreviewed_emergency_grants", Exception, "Emergency grants not reviewed by two people",
+        "An emergency grant has fewer than two reviewers, other than its holder, on record by the end of the period.";
+    /// A grant that nobody used.
+    UnusedGrants = "unused_grants", Exception, "Grants that nobody used",
+        "A grant became active and no allowed request names it by the end of the period.";
+    /// No drill.
+    DrillOverdue = "drill_overdue", Exception, "Drill of the emergency path overdue",
+        "No successful drill is on record in the last 90 days of the period. Where no emergency path is \
+         configured this does not apply.";
+    /// Events were lost.
+    RecordsLost = "records_lost", Exception, "Records lost in buffered mode",
+        "A node counted decisions of a service with buffered recording that it could not keep.";
+    /// Content went too early.
+    PrunedEarly = "pruned_early", Exception, "Content pruned before twelve months",
+        "Only the leaf of an event is left although it is younger than 365 days.";
+    /// A credential that could not be withdrawn.
+    RevocationFailed = "revocation_failed", Exception, "Credentials that could not be withdrawn",
+        "Withdrawing a credential failed and was put on record as failed.";
+    /// A notice that nobody got.
+    DeadNotices = "dead_notices", Exception, "Notices that nobody got",
+        "A notice to people was given up after its retries.";
+    /// A clock that jumped.
+    ClockStepped = "clock_stepped", Exception, "Clocks that stepped",
+        "A node's clock stepped, so that times around it need care.";
+    /// Policies that did not load.
+    PoliciesRefused = "policies_refused", Notable, "Policies refused at load",
+        "Policies with a fault were refused, and those before stayed in force.";
+    /// Requests that were denied.
+    RequestsDenied = "requests_denied", Notable, "Access requests denied", "An approver said no.";
+    /// Sessions that were ended by somebody.
+    SessionsRevoked = "sessions_revoked", Notable, "Sessions ended by somebody else than their owner",
+        "Revoked, ended by the provider, or ended because a refresh token was used twice.";
+    /// Grants that were revoked.
+    GrantsRevoked = "grants_revoked", Notable, "Grants revoked", "A grant was ended by somebody else than its holder.";
+    /// Locks that are not lifted.
+    LocksStanding = "locks_standing", Notable, "Locks set in the period and still in force",
+        "Whoever is locked is barred from everything. Locks set before the period are not seen.";
+    /// The record was read or left the installation.
+    AuditLeft = "audit_left", Notable, "The record was read or exported",
+        "Each reading and export of the record, with who did it.";
+    /// Custodians changed.
+    CustodiansChanged = "custodians_changed", Notable, "Custodians of the emergency path changed",
+        "Custodians or threshold are not those that were recorded before.";
+    /// Content that is gone.
+    ContentGone = "content_gone", Notable, "Events without their whole content",
+        "Pruned when their time was over, or personal values erased; their leaves and proofs stay.";
+    /// A node that ended without saying so.
+    UncleanStops = "unclean_stops", Notable, "Nodes that ended without saying so",
+        "A node started while its log has no stop since its last start: a crash, a kill, or a lost machine.";
+}
+
+impl TryFrom<String> for Exception {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let found = Self::ALL.iter().copied().find(|exception| exception.name() == text);
+        found.ok_or_else(|| format!("`{text}` is no exception that is computed"))
+    }
+}
+
+/// What was found of one kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// How many.
+    pub count: u64,
+    /// For how many of them the rows stand.
+    listed: u64,
+    /// The first of them.
+    pub rows: Vec<Row>,
+}
+
+/// One that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The event that shows it; none where it is that there is no event.
+    pub event: Option<Cited>,
+    /// What to know about it.
+    pub note: String,
+}
+
+impl Found {
+    /// Nothing.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { count: 0, listed: 0, rows: Vec::new() }
+    }
+
+    /// Notes one that stands for `count`.
+    pub fn add(&mut self, count: u64, event: Option<Cited>, note: impl Into<String>) {
+        self.count += count;
+        if self.rows.len() < ROWS_MAX {
+            self.listed += count;
+            self.rows.push(Row { event, note: note.into() });
+        }
+    }
+
+    /// How many are counted beyond those that are listed.
+    #[must_use]
+    pub const fn unlisted(&self) -> u64 {
+        self.count.saturating_sub(self.listed)
+    }
+}
