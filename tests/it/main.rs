@@ -14,6 +14,7 @@ mod access_rules;
 mod api;
 mod api_house;
 mod audit_format;
+mod audit_report;
 mod audit_tree;
 mod audit_verify;
 mod away;

@@ -97,8 +97,8 @@ exceptions! {
         "A grant became active and no allowed request names it by the end of the period.";
     /// No drill.
     DrillOverdue = "drill_overdue", Exception, "Drill of the emergency path overdue",
-        "No successful drill is on record in the last 90 days of the period. Where no emergency path is \
-         configured this does not apply.";
+        "There are events of the emergency path, and no successful drill is on record in the last 90 days of \
+         the period.";
     /// Events were lost.
     RecordsLost = "records_lost", Exception, "Records lost in buffered mode",
         "A node counted decisions of a service with buffered recording that it could not keep.";
@@ -114,6 +114,10 @@ exceptions! {
     /// A clock that jumped.
     ClockStepped = "clock_stepped", Exception, "Clocks that stepped",
         "A node's clock stepped, so that times around it need care.";
+    /// Nothing of an emergency path.
+    NoEmergencyPath = "no_emergency_path", Notable, "No sign of an emergency path",
+        "No event of the emergency path is on record, not even a drill: it is not configured, or it was neither \
+         used nor tried in the period.";
     /// Policies that did not load.
     PoliciesRefused = "policies_refused", Notable, "Policies refused at load",
         "Policies with a fault were refused, and those before stayed in force.";

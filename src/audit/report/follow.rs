@@ -87,6 +87,7 @@ pub struct Following {
     failing_let_go: u64,
     running: BTreeMap<NodeId, bool>,
     drilled: Option<Timestamp>,
+    emergency_path: bool,
 }
 
 impl Following {
@@ -103,7 +104,14 @@ impl Following {
             failing_let_go: 0,
             running: BTreeMap::new(),
             drilled: None,
+            emergency_path: false,
         }
+    }
+
+    /// Whether there was anything of the emergency path.
+    #[must_use]
+    pub const fn has_emergency_path(&self) -> bool {
+        self.emergency_path
     }
 
     /// When the last drill was.
@@ -115,6 +123,15 @@ impl Following {
     /// Takes an event; what stands out by itself goes to `found`.
     pub fn take(&mut self, seen: &Seen<'_>, found: &mut BTreeMap<Exception, Found>) {
         use EventType as T;
+        self.emergency_path |= matches!(
+            seen.leaf.kind,
+            T::BreakGlassOpened
+                | T::BreakGlassRefused
+                | T::BreakGlassClosed
+                | T::BreakGlassExpired
+                | T::BreakGlassDrilled
+                | T::BreakGlassCustodiansChanged
+        );
         match seen.leaf.kind {
             T::DecisionAllow => {
                 if let Some(grant) = seen.text("/grant").and_then(|id| self.grants.of(id)) {

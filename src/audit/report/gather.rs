@@ -302,8 +302,11 @@ impl Gatherer {
         let drilled = self.following.drilled();
         if drilled.is_none_or(|last| last < until.minus(Ttl::hours(DRILL_DAYS * DAY_HOURS))) {
             let last = drilled.map_or_else(|| "none".to_owned(), |last| last.to_string());
-            let note = format!("the last drill of the period: {last}");
-            self.found.entry(Exception::DrillOverdue).or_default().add(1, None, note);
+            let (kind, note) = match self.following.has_emergency_path() {
+                true => (Exception::DrillOverdue, format!("the last drill of the period: {last}")),
+                false => (Exception::NoEmergencyPath, "no event of it in the period".to_owned()),
+            };
+            self.found.entry(kind).or_default().add(1, None, note);
         }
         for (count, what) in [(self.totals.pruned, "pruned"), (self.totals.erased, "with erased personal values")] {
             if count > 0 {
@@ -311,7 +314,14 @@ impl Gatherer {
                 gone.add(count, None, format!("{count} events {what}"));
             }
         }
-        let limits = self.following.end(&mut self.found);
+        let mut limits = self.following.end(&mut self.found);
+        if self.totals.pruned > 0 {
+            limits.push(format!(
+                "{} events were pruned: they are counted by their type, and what their content would have shown or \
+                 explained is not known",
+                self.totals.pruned
+            ));
+        }
         Gathered {
             populations: self.counting.into_iter().map(|(population, counting)| (population, counting.end())).collect(),
             found: self.found,

@@ -10,10 +10,11 @@ use askama::Template;
 use super::exception::ROWS_MAX;
 use super::gather::SAMPLE;
 use super::{Cited, Control, Counted, Exception, Found, Population, Report, Source, Verdict, Weight};
+use crate::audit::event::Outcome;
 use crate::model::Timestamp;
 
 /// Events of a population that stand in each control; the rest of the sample is with the population.
-const SAMPLE_OF_CONTROL: usize = 3;
+const SAMPLE_OF_CONTROL: usize = 2;
 
 #[derive(Template)]
 #[template(path = "report.html", config = "src/audit/report/askama.toml")]
@@ -38,6 +39,7 @@ struct Page<'a> {
     logs: Vec<LogView<'a>>,
     controls: Vec<ControlView<'a>>,
     exceptions: Vec<ExceptionView<'a>>,
+    not_found: String,
     populations: Vec<PopulationView<'a>>,
 }
 
@@ -78,7 +80,8 @@ struct ControlView<'a> {
     exceptions_count: String,
     notable_count: String,
     populations: Vec<PopulationView<'a>>,
-    exceptions: Vec<ExceptionView<'a>>,
+    found: Vec<ExceptionView<'a>>,
+    not_found: String,
     sample: Vec<EventView<'a>>,
     gaps: Vec<Vec<Piece<'a>>>,
 }
@@ -113,14 +116,13 @@ struct RowView<'a> {
 
 struct EventView<'a> {
     time: String,
-    kind: &'static str,
-    outcome: &'static str,
+    kind: String,
     who: &'a str,
     what: &'a str,
     at: String,
     url: Option<String>,
+    /// Of the decision, else of the event.
     id: Option<&'a str>,
-    decision: Option<&'a str>,
 }
 
 /// The whole page.
@@ -133,11 +135,15 @@ pub fn write(report: &Report) -> Result<String, askama::Error> {
 
 fn page(report: &Report) -> Page<'_> {
     let source = &report.source;
-    let held = if source.anchored {
-        "held by a root key or a witness's checkpoints from outside"
-    } else {
-        "consistent in itself; neither a root key nor a witness's checkpoint from outside was given to hold it"
+    let kinds = of_framework(report, |control| &control.exceptions);
+    let held = match (source.anchored, source.witnessed) {
+        (true, 0) => "held from outside by the root key".to_owned(),
+        (true, witnessed) => format!("held from outside by {witnessed} checkpoints of a witness"),
+        (false, _) => "consistent in itself; neither a root key nor a witness's checkpoint was given to hold it from \
+                       outside"
+            .to_owned(),
     };
+    let (leaves, logs) = (grouped(source.lines), source.logs.len());
     Page {
         framework: &report.framework.title,
         framework_id: &report.framework.id,
@@ -149,7 +155,7 @@ fn page(report: &Report) -> Page<'_> {
         to: report.ends().to_string(),
         made_at: report.made_at.to_string(),
         as_of: source.as_of.to_string(),
-        verified: format!("{} leaves in {} logs; {held}", grouped(source.lines), source.logs.len()),
+        verified: format!("{leaves} leaves of {logs} {}; {held}", if logs == 1 { "log" } else { "logs" }),
         version: env!("CARGO_PKG_VERSION"),
         sample: SAMPLE,
         rows_max: ROWS_MAX,
@@ -158,10 +164,8 @@ fn page(report: &Report) -> Page<'_> {
         totals: totals(report),
         logs: source.logs.iter().map(log).collect(),
         controls: (1..).zip(&report.framework.control).map(|(number, it)| control(report, number, it)).collect(),
-        exceptions: of_framework(report, |control| &control.exceptions)
-            .into_iter()
-            .map(|kind| exception(source, kind, report.found(kind)))
-            .collect(),
+        exceptions: found(report, kinds.iter().copied()),
+        not_found: not_found(report, kinds.iter().copied()),
         populations: of_framework(report, |control| &control.populations)
             .into_iter()
             .map(|kind| population(source, kind, report.counted(kind), SAMPLE))
@@ -245,7 +249,8 @@ fn control<'a>(report: &'a Report, number: usize, control: &'a Control) -> Contr
         exceptions_count: grouped(report.weighing(control, Weight::Exception)),
         notable_count: grouped(report.weighing(control, Weight::Notable)),
         populations,
-        exceptions: control.exceptions.iter().map(|kind| exception(source, *kind, report.found(*kind))).collect(),
+        found: found(report, control.exceptions.iter().copied()),
+        not_found: not_found(report, control.exceptions.iter().copied()),
         sample,
         gaps: control.gaps.iter().map(|gap| pieces(gap)).collect(),
     }
@@ -275,6 +280,22 @@ fn population<'a>(source: &Source, kind: Population, counted: &'a Counted, sampl
     }
 }
 
+/// Those kinds of which there is something.
+fn found(report: &Report, kinds: impl Iterator<Item = Exception>) -> Vec<ExceptionView<'_>> {
+    kinds
+        .map(|kind| (kind, report.found(kind)))
+        .filter(|(_, found)| found.count > 0)
+        .map(|(kind, found)| exception(&report.source, kind, found))
+        .collect()
+}
+
+/// Titles of those kinds of which there is nothing.
+fn not_found(report: &Report, kinds: impl Iterator<Item = Exception>) -> String {
+    let titles: Vec<String> =
+        kinds.filter(|kind| report.found(*kind).count == 0).map(|kind| kind.title().to_lowercase()).collect();
+    titles.join("; ")
+}
+
 fn exception<'a>(source: &Source, kind: Exception, found: &'a Found) -> ExceptionView<'a> {
     let row =
         |row: &'a super::Row| RowView { event: row.event.as_ref().map(|cited| event(source, cited)), note: &row.note };
@@ -293,14 +314,15 @@ fn event<'a>(source: &Source, cited: &'a Cited) -> EventView<'a> {
     let label = source.log(cited.log).map_or("?", |log| log.label.as_str());
     EventView {
         time: cited.time.to_string(),
-        kind: cited.kind.name(),
-        outcome: cited.outcome.name(),
+        kind: match cited.outcome {
+            Outcome::Failed => format!("{}, failed", cited.kind.name()),
+            Outcome::Success | Outcome::Denied => cited.kind.name().to_owned(),
+        },
         who: cited.who.as_deref().unwrap_or("–"),
         what: &cited.what,
         at: format!("{label} #{}", cited.index),
         url: source.proof_url(cited),
-        id: cited.id.as_deref(),
-        decision: cited.decision.as_deref(),
+        id: cited.decision.as_deref().or(cited.id.as_deref()),
     }
 }
 

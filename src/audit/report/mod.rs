@@ -72,7 +72,7 @@ impl Verdict {
             Self::Partial => {
                 "events are on record, none has to be explained, and further evidence must come from elsewhere"
             }
-            Self::Exceptions => "events are on record, and some have to be explained",
+            Self::Exceptions => "something has to be explained by somebody",
             Self::Nothing => "the record shows that nothing of the kind happened in the period",
             Self::Gap => "the record of this period holds nothing for it, and evidence must come from elsewhere",
         }
@@ -105,6 +105,8 @@ pub struct Source {
     pub root_key: String,
     /// Whether a root key or checkpoint from outside held the record.
     pub anchored: bool,
+    /// Checkpoints of a witness that agree.
+    pub witnessed: usize,
     /// Lines that were verified.
     pub lines: u64,
     /// When the record was taken: what came later is not in it.
@@ -149,6 +151,7 @@ impl Source {
             installation,
             root_key: statement.root_key.clone(),
             anchored: verified.anchored,
+            witnessed: verified.witnessed,
             lines: verified.lines,
             as_of: Timestamp::parse(&statement.made_at)?,
             logs,

@@ -15,8 +15,8 @@ use super::{Cited, Control, Report, Verdict, Weight};
 
 /// The version of OSCAL.
 pub const VERSION: &str = "1.1.3";
-/// Whose properties ours are.
-const NAMESPACE: &str = "urn:doorward:oscal";
+/// Whose properties ours are: a name and no address (RFC 6761 §6.4); tools want it to look like one.
+const NAMESPACE: &str = "https://doorward.invalid/oscal";
 /// Under which our identifiers are made; itself drawn once.
 const ROOT: Uuid =
     Uuid::from_bytes([0x5d, 0x0f, 0x8c, 0x1e, 0x2b, 0x7a, 0x4c, 0x61, 0x9a, 0x3e, 0xd4, 0x11, 0x6b, 0x90, 0x27, 0xf5]);
@@ -48,6 +48,7 @@ pub fn write(report: &Report) -> String {
             "start": report.begins().to_string(),
             "end": report.ends().to_string(),
             "props": result_props(report),
+            "links": [{ "href": format!("#{plan}"), "rel": "reference" }],
             "local-definitions": { "components": [{
                 "uuid": tool,
                 "type": "software",

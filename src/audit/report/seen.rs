@@ -101,7 +101,7 @@ impl<'a> Seen<'a> {
     }
 
     fn who(&self) -> Option<String> {
-        let name = |field, pointer| match (self.personal(field).map(short), self.text(pointer)) {
+        let name = |field, pointer| match (self.personal(field).map(bare), self.text(pointer)) {
             (Some(name), Some(id)) => Some(format!("{name} ({id})")),
             (Some(name), None) => Some(name),
             (None, Some(id)) => Some(id.to_owned()),
@@ -132,12 +132,23 @@ impl<'a> Seen<'a> {
             add(self.leaf.service.as_ref().map(crate::model::ServiceName::as_str).or_else(|| self.text("/resource")));
         }
         add(self.text("/reason").or_else(|| self.text("/data/reason")));
-        add(self.text("/data/scope"));
+        for what in ["/data/scope", "/data/end", "/data/change", "/data/kind", "/data/what", "/data/version"] {
+            add(self.text(what));
+        }
+        if matches!(self.leaf.kind, EventType::PolicyLoaded) {
+            add(self.text("/policy_version"));
+        }
         if !self.has_content() {
             add(Some("content pruned"));
         }
         text
     }
+}
+
+/// A principal as it is cited: people by their id alone.
+fn bare(principal: &str) -> String {
+    let id = principal.strip_prefix("User::\"").and_then(|rest| rest.strip_suffix('"'));
+    short(id.unwrap_or(principal))
 }
 
 /// What is cited of a text: no control characters, and its beginning if it is long.
