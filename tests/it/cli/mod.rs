@@ -2,6 +2,7 @@
 
 mod access;
 mod args;
+mod audit;
 mod breakglass;
 mod client;
 mod fake_door;

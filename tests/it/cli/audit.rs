@@ -1,0 +1,82 @@
+//! `doorward audit report` against a server: what is asked of it, and what comes of answers that break off
+//! or are not true.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use doorward::audit::filter::Filter;
+use doorward::audit::report::FrameworkName;
+use doorward::cli::args::Format;
+use doorward::cli::audit::{AuditCommand, ReportArgs, ReportFormat, run};
+use doorward::cli::exit::Exit;
+use doorward::cli::failure::Failure;
+use doorward::model::Ttl;
+use http::Response;
+use http_body_util::Full;
+
+use super::Person;
+use super::fake_door::FakeDoor;
+use super::renewal::sign_in;
+use crate::audit_report::exported;
+
+fn asking(key: &str, out: Option<PathBuf>) -> ReportArgs {
+    ReportArgs {
+        framework: FrameworkName::Soc2,
+        from: Some("2026-11-22T10:00:00Z".to_owned()),
+        to: None,
+        format: ReportFormat::Html,
+        out,
+        input: None,
+        key: Some(key.to_owned()),
+        checkpoint: None,
+    }
+}
+
+/// Runs it where it makes a runtime of its own.
+async fn report(person: Person, args: ReportArgs) -> (Person, Result<(), Failure>) {
+    let task = move || {
+        let outcome = run(&person.context, AuditCommand::Report(args));
+        (person, outcome)
+    };
+    tokio::task::spawn_blocking(task).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_of_a_server_asks_for_the_period_and_links_to_its_proofs() {
+    let (text, key) = exported(&Filter::default()).await;
+    let door = FakeDoor::open(move |_| Response::new(Full::new(Bytes::from(text.clone())))).await;
+    let person = Person::with(&door, Format::Table);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    let out = person.home.path().join("soc2.html");
+    let (person, outcome) = report(person, asking(&key, Some(out.clone()))).await;
+    assert!(outcome.is_ok(), "{outcome:?}");
+    let asked = door.seen().into_iter().find(|seen| seen.path == "/api/v1/audit/export").unwrap();
+    assert_eq!(asked.query, "from=2026-11-22T10%3A00%3A00.000Z");
+    let page = std::fs::read_to_string(&out).unwrap();
+    assert!(page.contains(&format!("href=\"{}/api/v1/audit/inclusion?log=nod_", door.origin)));
+    assert!(page.contains("held from outside by the root key"));
+    let said = person.talk.text();
+    assert!(said.starts_with("11 controls over ") && said.contains("soc2.html"), "{said}");
+    assert_eq!(person.out.text(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_breaks_off_or_is_not_true_gives_no_report() {
+    let (text, key) = exported(&Filter::default()).await;
+    let lines: Vec<&str> = text.lines().collect();
+    let without_end = lines[..lines.len() - 1].join("\n") + "\n";
+    for (answer, exit, part) in [
+        (without_end, Exit::Failed, "broke off before its end"),
+        (text.replacen("dev|alice", "dev|alicf", 1), Exit::Passed(10), "no report is made"),
+        ("{}\n".to_owned(), Exit::Failed, "something else than an export"),
+    ] {
+        let door = FakeDoor::open(move |_| Response::new(Full::new(Bytes::from(answer.clone())))).await;
+        let person = Person::with(&door, Format::Table);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        let (person, outcome) = report(person, asking(&key, None)).await;
+        let failure = outcome.unwrap_err();
+        assert_eq!(failure.exit, exit, "{failure:?}");
+        assert!(failure.lines().concat().contains(part), "{failure:?}");
+        assert_eq!(person.out.text(), "", "half a report is none");
+    }
+}
