@@ -129,7 +129,8 @@ fn each_kind_of_change_is_told_with_what_it_was_and_what_it_is() {
     let policies =
         ACCESS.replace("Group::\"g\", action == Action::\"read\"", "Group::\"h\", action == Action::\"read\"");
     let global = "@id(\"auditors-read\")\npermit (principal in Group::\"auditors\", action == Action::\"read_audit\", resource);\n";
-    let cases: [(&[(&str, &str)], Vec<Value>); 4] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], Vec<Value>);
+    let cases: [Case<'_>; 4] = [
         (
             &[("svc/service.toml", &moved)],
             vec![
@@ -268,8 +269,7 @@ fn what_is_gone_takes_its_decisions_with_it() {
     );
     assert!(changes.iter().any(|change| change[0] == "removed" && change[1] == "entitlement"), "{changes:?}");
     // And a service as a whole, where another stays.
-    let other = SERVICE.replace("[entitlement", "[entitlement").split_once("[entitlement").unwrap().0.to_owned();
-    let alone = folder(&[("other/service.toml", &other), ("other/access.cedar", &reads), ("groups.toml", GROUPS)]);
+    let alone = folder(&[("other/service.toml", head), ("other/access.cedar", &reads), ("groups.toml", GROUPS)]);
     let (changes, decisions) = items(old.path(), alone.path());
     assert_eq!(decisions.len(), 3, "{decisions:?}");
     for (word, name) in [("removed", "svc"), ("added", "other")] {
