@@ -279,6 +279,7 @@ fn parameters(route: &Route) -> Vec<Value> {
             Some("grants") => "id:grt_",
             Some("decisions") => "id:dec_",
             Some("breakglass") if route.path.ends_with("/close") => "id:brk_",
+            Some("breakglass") => "id:(brk|grt)_",
             _ => "string",
         };
         found.push(parameter("id", "path", true, kind));

@@ -13,6 +13,8 @@ const TAIL: &str = "[0-9a-v]{25}[048cgkos]";
 /// - `string`, `integer`, `boolean`, `strings`, `texts` (text → text), `time`
 /// - `id:req_`: an id of that prefix; `one:a|b`: one of these words
 /// - `words`: 1 to 1,000 characters for people to read; `line`: some, possibly none
+/// - `finding`: as `words`, up to 2,000 characters; `sha256`: in hexadecimal; `challenge`, `sshsig`, `sshsigs`:
+///   what custodians sign and their signatures
 /// - `limit`: how many a page is to hold; `length`: `1h30m`; `Name`, `Name[]`: one or several of another shape
 ///
 /// A `?` at its end: it may be null.
@@ -26,6 +28,13 @@ pub(super) fn of(kind: &str) -> Value {
         "string" | "integer" | "boolean" => json!({ "type": kind }),
         "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200 }),
         "words" => json!({ "type": "string", "minLength": 1, "maxLength": 1000, "pattern": "^[^\\x00]*\\S[^\\x00]*$" }),
+        "finding" => {
+            json!({ "type": "string", "minLength": 1, "maxLength": 2000, "pattern": "^[^\\x00]*\\S[^\\x00]*$" })
+        }
+        "sha256" => json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" }),
+        "challenge" => json!({ "type": "string", "maxLength": 8192, "pattern": "^[\\x01-\\x7f]*$" }),
+        "sshsig" => json!({ "type": "string", "maxLength": 4096, "pattern": "^[\\x01-\\x7f]*$" }),
+        "sshsigs" => json!({ "type": "array", "maxItems": 16, "items": of("sshsig") }),
         "length" => {
             json!({ "type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "minLength": 2, "maxLength": 40 })
         }
@@ -177,14 +186,14 @@ fn emergency() -> Value {
             ("trust_domain", "string"), ("custodians_sha256", "string"), ("threshold", "integer"),
             ("needed", "integer"), ("max_duration_seconds", "integer"), ("time", "time"), ("drilled_at", "time?"),
         ]),
-        "BreakGlassEvidence": body(&[("client_key_sha256", "string"), ("challenge", "string"), ("signatures", "strings")]),
+        "BreakGlassEvidence": body(&[("client_key_sha256", "sha256"), ("challenge", "challenge"), ("signatures", "sshsigs")]),
         "BreakGlassChecked": object(&[
             ("id", "id:brk_"), ("custodians", "strings"), ("opener_proven", "boolean"), ("expires", "time"),
         ]),
         "BreakGlassDrill": object(&[
             ("id", "id:brk_"), ("custodians", "strings"), ("took_seconds", "integer"), ("recorded", "boolean"),
         ]),
-        "BreakGlassClose": body(&[("statement", "string"), ("signature", "string"), ("evidence?", "BreakGlassEvidence?")]),
+        "BreakGlassClose": body(&[("statement", "challenge"), ("signature", "sshsig"), ("evidence?", "BreakGlassEvidence?")]),
         "BreakGlassClosed": object(&[("id", "id:brk_"), ("state", "one:closed"), ("by", "string")]),
         "EmergencyReview": object(&[("by", "Principal"), ("finding", "string"), ("time", "time")]),
         "Emergency": object(&[
@@ -194,7 +203,7 @@ fn emergency() -> Value {
             ("closed_by", "string?"), ("reviewed", "boolean"), ("reviews_missing", "integer"),
             ("reviews", "EmergencyReview[]"),
         ]),
-        "NewReview": body(&[("finding", "string")]),
+        "NewReview": body(&[("finding", "finding")]),
     })
 }
 

@@ -43,6 +43,8 @@ pub struct Metrics {
     pub decisions_remembered: Counter,
     /// When the revocation feed was last confirmed, in seconds since 1970.
     pub revocations_confirmed: Gauge<f64, AtomicU64>,
+    /// From the commit of a revocation, anywhere, until this node has it from the feed.
+    pub revocation_delay: Histogram,
 }
 
 /// The counters of one service.
@@ -81,6 +83,7 @@ impl Metrics {
             exchanges: Gauge::default(),
             decisions_remembered: Counter::default(),
             revocations_confirmed: Gauge::default(),
+            revocation_delay: buckets(),
         };
         registry.register("requests_allowed", "Requests that were passed on to an upstream", metrics.allowed.clone());
         registry.register("requests_refused", "Requests that were refused, by reason", metrics.refused.clone());
@@ -107,6 +110,12 @@ impl Metrics {
             "When the revocation feed was last confirmed",
             Unit::Seconds,
             metrics.revocations_confirmed.clone(),
+        );
+        registry.register_with_unit(
+            "revocation_delay",
+            "Time from the commit of a revocation, lock or end of a grant until this node has it from the feed",
+            Unit::Seconds,
+            metrics.revocation_delay.clone(),
         );
         metrics
     }

@@ -48,6 +48,7 @@ pub struct Gauges {
     lost: LostCounter,
     certificate_end: Gauge,
     policy_services: Gauge,
+    grants_active: Gauge,
     breakglass_open: Gauge,
     breakglass_unreviewed: Gauge,
     breakglass_drill_age: Gauge,
@@ -96,6 +97,7 @@ impl Gauges {
             gauges.certificate_end.clone(),
         );
         registry.register("policy_services", "Services in force", gauges.policy_services.clone());
+        registry.register("grants_active", "Grants in force as this node knows them", gauges.grants_active.clone());
         registry.register("breakglass_open", "Openings of the emergency path in force", gauges.breakglass_open.clone());
         registry.register(
             "breakglass_unreviewed",
@@ -127,6 +129,7 @@ impl Gauges {
     fn set_emergency(&self, shared: &Shared) {
         let (emergency, now) = (&shared.directory.emergency, shared.clock.now());
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.grants_active.set(count(shared.directory.grants_active(now)));
         self.breakglass_open.set(count(emergency.open(now).len()));
         self.breakglass_unreviewed.set(count(emergency.unreviewed()));
         let age = emergency.drilled_at().map(|at| now.since(at));

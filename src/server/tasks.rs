@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -68,12 +69,19 @@ impl Feed {
     }
 
     /// Reads to the end and obeys.
-    async fn follow(&mut self, store: &Store, directory: &Directory, now: Timestamp) -> Result<(), StoreError> {
+    async fn follow(
+        &mut self,
+        store: &Store,
+        directory: &Directory,
+        delay: &Histogram,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         loop {
             let page = store.revocation_since(self.read, FEED_PAGE).await?;
             let whole = page.len() < usize::try_from(FEED_PAGE).unwrap_or(usize::MAX);
             for entry in &page {
                 self.obey(store, directory, entry).await?;
+                delay.observe(now.since(entry.time).duration().as_secs_f64());
                 self.read = entry.number;
             }
             if whole {
@@ -149,7 +157,7 @@ async fn follow_feed(mut feed: Feed, mut keys: KeyBox, shared: Arc<Shared>, desk
     let mut version = 0;
     while pause(FEED_EVERY, &shared.stopping).await == Going::On {
         let now = shared.clock.now();
-        let followed = feed.follow(&desk.store, &shared.directory, now);
+        let followed = feed.follow(&desk.store, &shared.directory, &shared.metrics.revocation_delay, now);
         match tokio::time::timeout(FEED_TIMEOUT, followed).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the revocation feed could not be read"),
