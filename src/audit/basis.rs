@@ -21,7 +21,8 @@ pub const GROUPS_ADDED: &str = "added";
 pub const GROUPS_REMOVED: &str = "removed";
 /// Actions that the token was narrowed to.
 pub const SCOPE: &str = "scope";
-/// Grants that counted: `{grant, entitlement, active_at}`.
+/// Grants that counted: `{grant, entitlement, active_at}`. Left out where there are none, unless the
+/// decision names a grant: that of a token whose holder needs none.
 pub const GRANTS: &str = "grants";
 /// See [`GRANTS`].
 pub const GRANT: &str = "grant";

@@ -85,7 +85,8 @@ fn rested(event: &mut Event, caller: &Caller) {
     if let Some(scope) = caller.token.as_ref().and_then(|token| token.scope.as_deref()) {
         event.data.insert(basis::SCOPE.to_owned(), scope.into());
     }
-    if !caller.grants.is_empty() {
+    // A decision that names the grant of its token says also where none counted.
+    if !caller.grants.is_empty() || caller.under.is_some() {
         let grant = |grant: &LiveGrant| {
             json!({
                 basis::GRANT: grant.id.to_string(),

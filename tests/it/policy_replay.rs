@@ -354,6 +354,10 @@ fn a_grant_counts_as_it_would_have_counted() {
         let files = [("svc/service.toml", service), ("svc/access.cedar", &access)];
         assert_eq!(counts(&replayed(&[sign_in(&told(&["g"])), event.clone()], &files)), expected, "{why}");
     }
+    // A token that was made under a grant, of somebody who needs none.
+    let files = [("svc/service.toml", SERVICE), ("svc/access.cedar", ALL)];
+    let needless = with(event, "/data/grants", json!([]));
+    assert_eq!(counts(&replayed(&[sign_in(&told(&["g"])), needless], &files)), (0, 0, 1));
 }
 
 #[test]

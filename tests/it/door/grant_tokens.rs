@@ -147,7 +147,10 @@ fn a56_whoever_needs_no_grant_has_a_token_that_ends_with_one_all_the_same() {
         let (mut client, mut open) = stream(door, &alice, Some(&bearer)).await;
         let by_token = [("authorization", bearer.as_str())];
         let allowed = client.ask(Method::GET, "/x", &by_token, b"").await;
-        assert_eq!(door.recorded(allowed.decision()).await.clear().grant, Some(GrantId::parse(&grant).unwrap()));
+        let event = door.recorded(allowed.decision()).await;
+        assert_eq!(event.clear().grant, Some(GrantId::parse(&grant).unwrap()));
+        // Which grants counted is on record beside it, so that the decision can be judged anew.
+        assert!(event.body["data"]["grants"].is_array(), "{}", event.body);
         end(door, &alice, &grant, "drop").await;
         let ended = Instant::now();
         assert_eq!(client.ask(Method::GET, "/x", &by_token, b"").await.status, 401);

@@ -151,8 +151,7 @@ impl Line {
         if self.data.contains_key("cut_bytes") {
             return Err("facts that were too long to be kept");
         }
-        let held = self.held()?;
-        if allowed && self.grant.is_some() && held.is_empty() {
+        if allowed && self.grant.is_some() && !self.data.contains_key(basis::GRANTS) {
             return Err("no grants on record");
         }
         let mut past = Past {
@@ -161,7 +160,7 @@ impl Line {
             groups: Arc::from([]),
             claims: BTreeMap::new(),
             opening: None,
-            held,
+            held: self.held()?,
             sign_in: None,
             device: self.actor.device.clone(),
             scope: self.texts(basis::SCOPE),
