@@ -93,7 +93,7 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/decisions/{id}" => ("A decision, from the record", shape("Decision"), None),
         "/api/v1/audit/events" => ("The record, newest first, or with `after` on from there", page("AuditEvent"), None),
         "/api/v1/audit/export" => {
-            ("The record with everything that proves it, as lines of JSON", Some(json!({ "type": "object" })), None)
+            ("The record with everything that proves it, as lines of JSON", Some(json!({ "type": "string" })), None)
         }
         "/api/v1/audit/logs" => ("Every log and its size", page("AuditLog"), None),
         "/api/v1/audit/checkpoint" => ("The newest signed checkpoint of every log", page("AuditCheckpoint"), None),
@@ -186,10 +186,11 @@ fn operation(route: &Route) -> Value {
             }
         }
         Some(schema) => {
-            responses.insert(
-                "200".to_owned(),
-                json!({ "description": "Done", "content": { "application/json": { "schema": schema } } }),
-            );
+            // Lines of JSON, as many as there are events.
+            let lines = route.path == "/api/v1/audit/export";
+            let media_type = if lines { "application/x-ndjson" } else { "application/json" };
+            let content = json!({ media_type: { "schema": schema } });
+            responses.insert("200".to_owned(), json!({ "description": "Done", "content": content }));
         }
         None if route.needs == Needs::Browser => {
             responses.insert("303".to_owned(), json!({ "description": "To the client, or to sign in" }));

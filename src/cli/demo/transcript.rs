@@ -139,8 +139,7 @@ impl<'a> Transcript<'a> {
         let all = self.steps.len();
         let sign = if self.failed() == 0 { '✓' } else { '✗' };
         self.print(&format!(
-            "\n{sign} {} of {all} steps ended as they should, in {:.1} s.\n\
-             Not shown: the emergency path (`doorward breakglass`), which needs custodians with keys of their own.",
+            "\n{sign} {} of {all} steps ended as they should, in {:.1} s.",
             all - self.failed(),
             self.started.elapsed().as_secs_f64()
         ))
