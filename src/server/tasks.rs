@@ -69,7 +69,10 @@ impl Feed {
     }
 
     /// Reads to the end and obeys.
-    async fn follow(
+    ///
+    /// # Errors
+    /// When the database is away; what was read until then is obeyed.
+    pub async fn follow(
         &mut self,
         store: &Store,
         directory: &Directory,

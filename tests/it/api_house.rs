@@ -2,7 +2,7 @@
 //! policies that come with the product, a clock that is moved by hand, and HTTP through the router.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -21,6 +21,7 @@ use doorward::identity::cookie::{CookieValue, SESSION_COOKIE};
 use doorward::identity::directory::Directory;
 use doorward::identity::provider::Providers;
 use doorward::model::{Clock, Entropy, NodeId, Principal, SessionId, SessionKind, Thumbprint, Timestamp, Ttl};
+use doorward::policy::PolicySet;
 use doorward::store::{ProviderLink, Recorder, RecorderSettings, Store, StoredSession};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
@@ -86,14 +87,26 @@ impl House {
     }
 
     pub async fn with(url: &str, change: impl FnOnce(&mut DeskSettings)) -> Self {
+        Self::node(url, TestClock::new(), 1, 42, change).await
+    }
+
+    /// One of several nodes on a database, or one that starts again: `seed` is never used twice.
+    pub async fn node(
+        url: &str,
+        clock: TestClock,
+        number: u8,
+        seed: u64,
+        change: impl FnOnce(&mut DeskSettings),
+    ) -> Self {
+        // Read once: a test may start many nodes.
+        static EXAMPLES: OnceLock<Arc<PolicySet>> = OnceLock::new();
         install_crypto();
-        let clock = TestClock::new();
         let now = clock.now();
-        let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(42));
+        let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(seed));
         let store = Store::open(url).unwrap();
         store.migrate().await.unwrap();
         let sealer = Arc::new(Sealer::new(&[9; 32]).unwrap());
-        record::open(&store, &sealer, NodeId::from_bytes([1; 16]), now, Arc::clone(&entropy)).await.unwrap();
+        record::open(&store, &sealer, NodeId::from_bytes([number; 16]), now, Arc::clone(&entropy)).await.unwrap();
         let shared_clock: Arc<dyn Clock> = Arc::new(clock.clone());
         let (recorder, _) = Recorder::start(
             store.clone(),
@@ -125,7 +138,7 @@ impl House {
             store,
             recorder,
             directory: Arc::new(Directory::default()),
-            policies: Arc::new(ArcSwap::from_pointee(examples())),
+            policies: Arc::new(ArcSwap::new(Arc::clone(EXAMPLES.get_or_init(|| Arc::new(examples()))))),
             keys: Arc::new(ArcSwap::from_pointee(Keys::of(&loaded.ring))),
             authority: Arc::new(ArcSwap::from_pointee(authority)),
             providers: Arc::new(Providers::new(Vec::new(), ORIGIN, &shared_clock).unwrap()),

@@ -11,6 +11,7 @@
 
 mod access_api;
 mod access_rules;
+mod access_world;
 mod api;
 mod api_house;
 mod audit_format;
