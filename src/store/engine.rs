@@ -5,12 +5,16 @@
 //! deadlock half-way. INVARIANT: a transaction that is dropped is rolled back.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Once, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use sqlx::ConnectOptions;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, Transaction};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::log::Desk;
@@ -211,7 +215,7 @@ impl Store {
                     .map_err(|_| sqlx::Error::PoolClosed)?;
                 (Some(turn), self.pool.begin_with("begin immediate").await?)
             }
-            Engine::Postgres => (None, self.pool.begin().await?),
+            Engine::Postgres => (None, Beginning(Some(Box::pin(begin_at(self.pool.clone())))).await?),
         };
         Ok(Tx { inner, desk: Arc::clone(&self.desk), engine: self.engine, _turn: turn })
     }
@@ -238,6 +242,37 @@ impl Store {
     /// Closes the pool once its users are done.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+async fn begin_at(pool: AnyPool) -> Result<Transaction<'static, Any>, sqlx::Error> {
+    pool.begin().await
+}
+
+/// A transaction that is being begun. Whoever waits for it may go away while `BEGIN` is under way; the
+/// driver would then give the connection back to the pool with the transaction open, and whatever is
+/// written on it next would not be kept. So it is brought to its end, and rolled back.
+struct Beginning(Option<BoxFuture<'static, Result<Transaction<'static, Any>, sqlx::Error>>>);
+
+impl Future for Beginning {
+    type Output = Result<Transaction<'static, Any>, sqlx::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(begin) = self.0.as_mut() else { return Poll::Pending };
+        let done = begin.as_mut().poll(context);
+        if done.is_ready() {
+            self.0 = None;
+        }
+        done
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        if let (Some(begin), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            // It ends by itself: the pool and the server both bound how long it may take.
+            runtime.spawn(async move { drop(begin.await) });
+        }
     }
 }
 

@@ -6,9 +6,13 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use doorward::model::Timestamp;
+use doorward::store::{Store, Use};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use url::Url;
+
+use crate::access_world::cut;
 
 /// Names the server: `postgres://user[:password]@host:port/database`, with the right to create databases.
 const SERVER: &str = "DOORWARD_TEST_POSTGRES";
@@ -80,4 +84,34 @@ async fn a_fresh_postgresql_database_can_be_used_from_inside_a_runtime() {
             .await
             .unwrap();
     assert_eq!(tables, 0);
+}
+
+#[tokio::test]
+async fn a_transaction_whose_caller_goes_away_while_it_begins_is_not_left_open() {
+    let Some(url) = fresh_database() else { return };
+    let store = Store::open(&url).unwrap();
+    store.migrate().await.unwrap();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let open = "select count(*) from pg_stat_activity where datname = current_database() \
+                and pid <> pg_backend_pid() and state <> 'idle'";
+    // It begins within three polls: the connection's sign of life, `BEGIN`, and its answer.
+    for round in 0..40u8 {
+        let polls = round % 4 + 1;
+        let _ = cut(usize::from(polls), store.begin()).await;
+        // Until the server has seen what was sent, and the pool has the connection back.
+        let mut left = 1;
+        for looks in 0..2000 {
+            left = sqlx::query_scalar::<_, i64>(open).fetch_one(&mut connection).await.unwrap();
+            if left == 0 && looks > 20 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(left, 0, "after {polls} polls a transaction is left open");
+        // What is written without a transaction is there for everybody.
+        let hash = [round; 32];
+        let used = store.use_once(&hash, Timestamp::from_seconds(4_000_000_000)).await.unwrap();
+        let other = Store::open(&url).unwrap().use_once(&hash, Timestamp::from_seconds(4_000_000_000)).await.unwrap();
+        assert_eq!((used, other), (Use::First, Use::Again));
+    }
 }
