@@ -10,6 +10,7 @@
 )]
 
 mod access_api;
+mod access_ledger;
 mod access_rules;
 mod access_world;
 mod api;
@@ -33,6 +34,7 @@ mod door;
 mod emergency_review;
 mod fake_provider;
 mod fuzz_replay;
+mod grant_circumstances;
 mod guard_h1;
 mod guard_h2;
 mod house;

@@ -1,0 +1,345 @@
+//! What must not decide who gets an entitlement, and what must: nodes that have not heard of each
+//! other, people who are away, circumstances that pass, crowds that wait.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use doorward::control::access::{self, AccessError};
+use doorward::control::session::{self, NewSession};
+use doorward::control::{Caller, lock_by_caller};
+use doorward::identity::directory::Directory;
+use doorward::model::{Device, GrantState, RequestState, SessionId, SessionKind, Thumbprint, Ttl};
+use doorward::policy::{PolicySet, load};
+
+use crate::access_ledger::{Ledger, pool};
+use crate::access_world::{Node, Rules, asked, groups, principal};
+use crate::api_house::facts;
+use crate::policy::{settings, shown};
+use crate::support::{TestClock, databases, sqlite_database, temporary_folder};
+
+async fn node(url: &str, clock: &TestClock, number: u8) -> Node {
+    let node = Node::start(url, clock, number, u64::from(number) + 70).await;
+    node.desk().policies.store(Rules::default().set());
+    node
+}
+
+async fn caller(node: &Node, name: &str) -> Caller {
+    let id = node.sign_in(name, groups(name)).await.unwrap();
+    node.caller(id).await.unwrap()
+}
+
+fn put(node: &Node, rules: Rules) {
+    node.desk().policies.store(rules.set());
+}
+
+#[tokio::test]
+async fn a52_an_entitlement_that_needs_more_approvals_by_now_gets_them() {
+    for url in databases() {
+        let node = node(&url, &TestClock::new(), 1).await;
+        let (dev, lead, other) =
+            (caller(&node, "dev0").await, caller(&node, "lead0").await, caller(&node, "lead1").await);
+        let (request, _) = node.ask(&dev, &asked("one", Ttl::minutes(10))).await.unwrap();
+        put(&node, Rules { stricter: true, ..Rules::default() });
+        let first = node.approve(&lead, request.id).await.unwrap();
+        assert_eq!((first.request.state, first.request.approvals_needed), (RequestState::Pending, 2));
+        assert_eq!(node.approve(&other, request.id).await.unwrap().state, "active");
+    }
+}
+
+#[tokio::test]
+async fn a52_what_is_longer_than_its_entitlement_lasts_by_now_is_neither_granted_nor_begun() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock, 1).await;
+        let (dev, lead) = (caller(&node, "dev0").await, caller(&node, "lead0").await);
+        let (request, _) = node.ask(&dev, &asked("one", Ttl::hours(1))).await.unwrap();
+        let mut later = asked("one", Ttl::hours(1));
+        later.start = Some(node.now().plus(Ttl::minutes(5)));
+        let (scheduled, _) = node.ask(&dev, &later).await.unwrap();
+        let scheduled = node.approve(&lead, scheduled.id).await.unwrap().grant.unwrap();
+        let shorter = Rules { shorter: true, ..Rules::default() };
+        put(&node, shorter);
+        assert!(matches!(node.approve(&lead, request.id).await, Err(AccessError::Ineligible(_))));
+        clock.advance(Ttl::minutes(6));
+        node.sweep().await.unwrap();
+        let ended = node.desk().store.grant_fetch(scheduled.id).await.unwrap().unwrap();
+        assert_eq!(ended.state.name(), "revoked", "{ended:?}");
+        assert!(node.held("dev0").is_empty());
+        // Nor by fewer approvals than it needs by now.
+        put(&node, Rules::default());
+        later.start = Some(node.now().plus(Ttl::minutes(5)));
+        let (scheduled, _) = node.ask(&dev, &later).await.unwrap();
+        let scheduled = node.approve(&lead, scheduled.id).await.unwrap().grant.unwrap();
+        put(&node, Rules { stricter: true, ..Rules::default() });
+        clock.advance(Ttl::minutes(6));
+        node.sweep().await.unwrap();
+        let ended = node.desk().store.grant_fetch(scheduled.id).await.unwrap().unwrap();
+        assert_eq!(ended.state.name(), "revoked", "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a53_a_lock_of_another_node_counts_before_this_node_has_heard_of_it() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let (here, there) = (node(&url, &clock, 1).await, node(&url, &clock, 2).await);
+        let (dev, lead, owner) =
+            (caller(&here, "dev0").await, caller(&here, "lead0").await, caller(&here, "owner").await);
+        let (request, _) = here.ask(&dev, &asked("one", Ttl::minutes(10))).await.unwrap();
+        let (double, _) = here.ask(&owner, &asked("two", Ttl::minutes(10))).await.unwrap();
+        here.approve(&lead, double.id).await.unwrap();
+        for name in ["dev0", "lead0"] {
+            let name = principal(name).to_string();
+            lock_by_caller::set(there.desk(), &owner, &name, "gone", here.now()).await.unwrap();
+        }
+        let other = caller(&here, "lead1").await;
+        assert!(matches!(here.approve(&other, request.id).await, Err(AccessError::Ineligible(_))));
+        // An approval of somebody who is locked by now does not count.
+        assert_eq!(here.approve(&other, double.id).await.unwrap().request.state, RequestState::Pending);
+    }
+}
+
+/// The policies of the small company with more rules in `access.cedar`.
+fn with(change: impl Fn(String) -> String) -> PolicySet {
+    let folder = temporary_folder();
+    let set = Rules::default();
+    set.write(folder.path());
+    let file = folder.path().join("svc/access.cedar");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, change(text)).unwrap();
+    load(Path::new(folder.path()), &settings()).unwrap_or_else(|found| panic!("{}", shown(&found)))
+}
+
+/// A session of twelve hours on a device.
+async fn from_device(node: &Node, name: &str) -> SessionId {
+    let new = NewSession {
+        kind: SessionKind::Cli,
+        principal: principal(name),
+        email: None,
+        email_verified: false,
+        name: None,
+        groups: groups(name),
+        authenticated_at: node.now(),
+        amr: Vec::new(),
+        device: Some(Device { id: "laptop".to_owned(), certificate: Thumbprint::of(b"laptop") }),
+        link: None,
+        ends_by: Some(node.now().plus(Ttl::hours(12))),
+        claims: std::collections::BTreeMap::new(),
+        cookie: None,
+    };
+    session::start(node.desk(), new, None, &facts(None), node.now()).await.unwrap().stored.session.id
+}
+
+#[tokio::test]
+async fn what_wants_a_trusted_device_can_be_asked_for_and_approved_from_one() {
+    let node = node(&sqlite_database(), &TestClock::new(), 1).await;
+    let set = with(|text| {
+        text + "forbid (principal, action in [Action::\"request\", Action::\"approve\"], resource) \
+                unless { context has device && context.device.trusted };\n"
+    });
+    node.desk().policies.store(Arc::new(set));
+    let mut callers = Vec::new();
+    for name in ["dev0", "lead0", "lead1"] {
+        let id = from_device(&node, name).await;
+        callers.push(node.caller(id).await.unwrap());
+    }
+    let without = caller(&node, "dev1").await;
+    assert!(matches!(node.ask(&without, &asked("two", Ttl::minutes(5))).await, Err(AccessError::Denied(_))));
+    let (request, _) = node.ask(&callers[0], &asked("two", Ttl::minutes(5))).await.unwrap();
+    assert_eq!(node.approve(&callers[1], request.id).await.unwrap().state, "pending");
+    assert_eq!(node.approve(&callers[2], request.id).await.unwrap().state, "active");
+}
+
+#[tokio::test]
+async fn an_approval_that_wanted_a_fresh_sign_in_is_not_lost_when_that_is_no_longer_fresh() {
+    let clock = TestClock::new();
+    let node = node(&sqlite_database(), &clock, 1).await;
+    let set = with(|text| {
+        text + "forbid (principal, action == Action::\"approve\", resource) \
+                unless { context has session && context.session.auth_age_seconds < 600 };\n"
+    });
+    node.desk().policies.store(Arc::new(set));
+    let dev = caller(&node, "dev0").await;
+    let (request, _) = node.ask(&dev, &asked("two", Ttl::minutes(5))).await.unwrap();
+    let lead = caller(&node, "lead0").await;
+    assert_eq!(node.approve(&lead, request.id).await.unwrap().state, "pending");
+    clock.advance(Ttl::hours(1));
+    assert!(node.approve(&lead, request.id).await.is_err(), "the sign-in is an hour old");
+    let other = caller(&node, "lead1").await;
+    assert_eq!(node.approve(&other, request.id).await.unwrap().state, "active");
+}
+
+#[tokio::test]
+async fn those_who_wait_for_a_place_keep_nobody_else_waiting() {
+    let clock = TestClock::new();
+    let node = node(&sqlite_database(), &clock, 1).await;
+    let (dev, lead) = (caller(&node, "dev0").await, caller(&node, "lead0").await);
+    for _ in 0..150 {
+        let (request, _) = node.ask(&dev, &asked("queue", Ttl::hours(1))).await.unwrap();
+        node.approve(&lead, request.id).await.unwrap();
+        clock.advance(Ttl::millis(1));
+    }
+    let (_, grant) = node.ask(&dev, &asked("auto", Ttl::minutes(1))).await.unwrap();
+    let mut later = asked("one", Ttl::minutes(10));
+    later.start = Some(node.now().plus(Ttl::minutes(1)));
+    let (request, _) = node.ask(&dev, &later).await.unwrap();
+    let begins = node.approve(&lead, request.id).await.unwrap().grant.unwrap();
+    clock.advance(Ttl::minutes(2));
+    node.sweep().await.unwrap();
+    let store = &node.desk().store;
+    assert_eq!(store.grant_fetch(grant.unwrap().id).await.unwrap().unwrap().state.name(), "expired");
+    assert_eq!(store.grant_fetch(begins.id).await.unwrap().unwrap().state.name(), "active");
+    // One after the other, the first first.
+    let waiting = |ledger: &Ledger| {
+        let waits = |grant: &&doorward::model::Grant| grant.state == GrantState::Queued;
+        ledger.grants.values().filter(waits).map(|grant| grant.id).collect::<Vec<_>>()
+    };
+    let pool = pool(store_url(&node)).await;
+    let before = Ledger::read(store, &pool).await;
+    clock.advance(Ttl::hours(1));
+    node.sweep().await.unwrap();
+    let after = Ledger::read(store, &pool).await;
+    assert_eq!(waiting(&before)[1..], waiting(&after));
+}
+
+fn store_url(node: &Node) -> &str {
+    node.desk().store.place().split('?').next().unwrap()
+}
+
+#[tokio::test]
+async fn a_scheduled_grant_waits_for_a_holder_of_whom_nothing_is_known_any_more() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock, 1).await;
+        let dev = node.caller(from_device(&node, "dev0").await).await.unwrap();
+        let lead = caller(&node, "lead0").await;
+        let mut grants = Vec::new();
+        for days in [3, 6] {
+            let mut later = asked("one", Ttl::hours(1));
+            later.start = Some(node.now().plus(Ttl::hours(24 * days)));
+            let (request, _) = node.ask(&dev, &later).await.unwrap();
+            grants.push(node.approve(&lead, request.id).await.unwrap().grant.unwrap().id);
+        }
+        clock.advance(Ttl::hours(72));
+        session::sweep(node.desk(), node.now()).await.unwrap();
+        assert!(node.desk().store.session_fetch(dev.session().id).await.unwrap().is_none());
+        let state = async |at: usize| node.desk().store.grant_fetch(grants[at]).await.unwrap().unwrap().state.name();
+        node.sweep().await.unwrap();
+        assert_eq!(state(0).await, "scheduled", "nobody knows whether they may have it");
+        clock.advance(Ttl::hours(2));
+        caller(&node, "dev0").await;
+        node.sweep().await.unwrap();
+        assert_eq!(state(0).await, "active");
+        // Not for ever, and not for somebody who may not ask any more.
+        node.sign_in("dev0", Vec::new()).await.unwrap();
+        clock.advance(Ttl::hours(70));
+        node.sweep().await.unwrap();
+        assert_eq!(state(1).await, "revoked");
+    }
+}
+
+#[tokio::test]
+async fn twelve_second_approvals_at_once_all_count() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock, 1).await;
+        let dev = caller(&node, "dev0").await;
+        let (lead, other) = (caller(&node, "lead0").await, caller(&node, "lead1").await);
+        let mut requests = Vec::new();
+        for _ in 0..12 {
+            let (request, _) = node.ask(&dev, &asked("two", Ttl::minutes(10))).await.unwrap();
+            node.approve(&lead, request.id).await.unwrap();
+            requests.push(request.id);
+        }
+        let approvals = requests.iter().map(|id| node.approve(&other, *id));
+        for approved in futures_util::future::join_all(approvals).await {
+            assert_eq!(approved.unwrap().state, "active");
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_approvals_on_two_nodes_that_race_for_the_last_place_make_one_grant() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let (here, there) = (node(&url, &clock, 1).await, node(&url, &clock, 2).await);
+        let (dev, other) = (caller(&here, "dev0").await, caller(&here, "dev1").await);
+        let lead = caller(&here, "lead0").await;
+        let pool = pool(&url).await;
+        for round in 0..10 {
+            clock.advance(Ttl::minutes(30));
+            let (one, _) = here.ask(&dev, &asked("refuse", Ttl::minutes(10))).await.unwrap();
+            let (two, _) = here.ask(&other, &asked("refuse", Ttl::minutes(10))).await.unwrap();
+            let (left, right) = tokio::join!(here.approve(&lead, one.id), there.approve(&lead, two.id));
+            let full = |result: &Result<access::Seen, AccessError>| matches!(result, Err(AccessError::Full { .. }));
+            assert!(left.is_ok() != right.is_ok() && (full(&left) || full(&right)), "{round}: {left:?}, {right:?}");
+            assert_eq!(Ledger::read(&here.desk().store, &pool).await.holders("refuse", here.now()), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a56_a_clock_that_goes_back_puts_no_grant_in_force_again() {
+    let clock = TestClock::new();
+    let node = node(&sqlite_database(), &clock, 1).await;
+    let dev = caller(&node, "dev0").await;
+    let (_, grant) = node.ask(&dev, &asked("auto", Ttl::minutes(1))).await.unwrap();
+    let grant = grant.unwrap();
+    assert_eq!(node.held("dev0").len(), 1);
+    clock.advance(Ttl::minutes(1));
+    assert!(node.held("dev0").is_empty());
+    // Before any sweep has written it down.
+    clock.set(node.now().minus(Ttl::seconds(30)));
+    assert!(node.held("dev0").is_empty(), "it was over");
+    node.desk().directory.grant_enter(&grant);
+    assert!(node.held("dev0").is_empty(), "nor by an older view of it");
+    // A longer one of a node whose clock is behind counts.
+    let directory: &Directory = &node.desk().directory;
+    let longer = grant.state.extended(Ttl::minutes(5), node.now()).unwrap();
+    directory.grant_enter(&doorward::model::Grant { state: longer, ..grant.clone() });
+    assert_eq!(node.held("dev0").len(), 1);
+    // Once it is written down as over, it is so for every node, at whatever time.
+    clock.advance(Ttl::minutes(10));
+    node.sweep().await.unwrap();
+    clock.set(node.now().minus(Ttl::hours(1)));
+    let store = &node.desk().store;
+    assert_eq!(store.grant_fetch(grant.id).await.unwrap().unwrap().state.name(), "expired");
+    let dropped = access::drop_grant(node.desk(), &dev, grant.id, node.now()).await;
+    assert!(matches!(dropped, Err(AccessError::NotActive { .. })), "{dropped:?}");
+    let other = Node::start(store_url(&node), &clock, 2, 99).await;
+    assert!(other.held("dev0").is_empty() && node.held("dev0").is_empty());
+}
+
+#[tokio::test]
+async fn a56_an_extension_in_the_last_millisecond_counts_and_one_after_it_does_not() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock, 1).await;
+        let (dev, lead) = (caller(&node, "dev0").await, caller(&node, "lead0").await);
+        for late in [false, true] {
+            let (request, _) = node.ask(&dev, &asked("one", Ttl::minutes(10))).await.unwrap();
+            let grant = node.approve(&lead, request.id).await.unwrap().grant.unwrap();
+            let end = grant.state.expires_at().unwrap();
+            clock.set(end.minus(Ttl::millis(1)));
+            let more = access::extend(node.desk(), &dev, grant.id, Ttl::minutes(5), node.now()).await.unwrap();
+            if late {
+                clock.set(end);
+            }
+            let answered = node.approve(&lead, more.request.id).await;
+            clock.set(end);
+            let after = node.desk().store.grant_fetch(grant.id).await.unwrap().unwrap();
+            if late {
+                assert!(matches!(answered, Err(AccessError::NotActive { .. })), "{answered:?}");
+                assert_eq!((after.state.expires_at(), after.state.at(end).name()), (Some(end), "expired"));
+                assert!(node.held("dev0").iter().all(|(id, _, _)| *id != grant.id));
+                let asked = access::extend(node.desk(), &dev, grant.id, Ttl::minutes(5), node.now()).await;
+                assert!(matches!(asked, Err(AccessError::NotActive { .. })), "{asked:?}");
+            } else {
+                assert_eq!(after.state.expires_at(), Some(end.plus(Ttl::minutes(5))), "{answered:?}");
+                assert!(node.held("dev0").iter().any(|(id, _, _)| *id == grant.id));
+                clock.set(end.plus(Ttl::minutes(5)));
+                assert!(node.held("dev0").is_empty());
+            }
+        }
+    }
+}
