@@ -49,15 +49,19 @@ pub struct LiveGrant {
     pub active_at: Timestamp,
     /// When it ends by itself.
     pub expires_at: Timestamp,
-    /// Cancelled when it is ended early.
+    /// Cancelled when it is ended early, or was once seen to be over.
     pub over: CancellationToken,
 }
 
 impl LiveGrant {
-    /// Whether it is in force at `now`.
+    /// Whether it is in force at `now`. Once it was over here, a clock that goes back does not put it in
+    /// force again.
     #[must_use]
     pub fn is_live(&self, now: Timestamp) -> bool {
-        !self.over.is_cancelled() && !self.expires_at.is_over(now)
+        if self.expires_at.is_over(now) {
+            self.over.cancel();
+        }
+        !self.over.is_cancelled()
     }
 
     /// Whether it counts for this action. What its service opens by it is what was approved; a
@@ -270,7 +274,10 @@ impl Directory {
                 active_at,
                 // Views of one grant differ by an extension at most, which never shortens.
                 expires_at: before.map_or(expires_at, |held| held.expires_at.max(expires_at)),
-                over: before.map_or_else(CancellationToken::new, |held| held.over.clone()),
+                over: before
+                    // Another node, whose clock is behind, may have prolonged what was over here.
+                    .filter(|held| !held.over.is_cancelled() || held.expires_at >= expires_at)
+                    .map_or_else(CancellationToken::new, |held| held.over.clone()),
             };
             let others = known.iter().filter(|held| held.id != grant.id).cloned();
             Operation::<_, ()>::Insert(others.chain(std::iter::once(entered)).collect())
