@@ -53,7 +53,8 @@ const HOLD: &str = concat!(
     "update access_request set state = state where id = $1 and state = 'pending' and answer_by > $2 returning ",
     columns!()
 );
-const REBIND: &str = "update access_request set hash = $2, actions = $3 where id = $1 and state = 'pending'";
+const REBIND: &str = "\
+    update access_request set hash = $2, actions = $3, approvals_needed = $4 where id = $1 and state = 'pending'";
 /// How often this account was granted this entitlement since a time, and ever.
 const GRANTED: &str = "\
     select count(*) from access_grant where entitlement = $1 and principal_kind = $2 and principal_id = $3 \
@@ -345,7 +346,7 @@ impl Tx {
         row.map(AccessRequest::try_from).transpose()
     }
 
-    /// Binds a pending request to what its entitlement opens now: older answers stop counting.
+    /// Binds a pending request to what its entitlement is and opens now: older answers stop counting.
     ///
     /// # Errors
     /// When the database refuses.
@@ -354,9 +355,10 @@ impl Tx {
         id: RequestId,
         hash: &str,
         actions: &[ActionName],
+        approvals_needed: u32,
     ) -> Result<(), StoreError> {
         let query = sqlx::query(REBIND).bind(id.to_string()).bind(hash.to_owned()).bind(actions_text(actions));
-        query.execute(self.connection()).await?;
+        query.bind(i64::from(approvals_needed)).execute(self.connection()).await?;
         Ok(())
     }
 

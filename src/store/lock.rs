@@ -84,6 +84,16 @@ impl Store {
 }
 
 impl Tx {
+    /// The bar on `principal`, if there is one, as this transaction sees it.
+    ///
+    /// # Errors
+    /// When the database refuses or the row can't be.
+    pub async fn lock_fetch(&mut self, principal: &Principal) -> Result<Option<Lock>, StoreError> {
+        let query = sqlx::query_as(FETCH).bind(principal.kind().name()).bind(principal.id().to_owned());
+        let row: Option<Row> = query.fetch_optional(self.connection()).await?;
+        row.map(Lock::try_from).transpose()
+    }
+
     /// Bars a principal. `false`: it is barred already.
     ///
     /// # Errors

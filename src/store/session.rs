@@ -295,6 +295,21 @@ impl Store {
 }
 
 impl Tx {
+    /// The newest live session of a principal, as this transaction sees it.
+    ///
+    /// # Errors
+    /// When the database refused or the row is inconsistent.
+    pub async fn session_newest(
+        &mut self,
+        principal: &Principal,
+        now: Timestamp,
+    ) -> Result<Option<StoredSession>, StoreError> {
+        let query = sqlx::query_as(SESSION_LIST_OF).bind(principal.kind().name()).bind(principal.id().to_owned());
+        let query = query.bind(now.millis()).bind(AFTER_ALL.to_owned()).bind(1_i64);
+        let row: Option<SessionRow> = query.fetch_optional(self.connection()).await?;
+        row.map(StoredSession::try_from).transpose()
+    }
+
     /// Enters a new session.
     ///
     /// # Errors

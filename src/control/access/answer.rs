@@ -2,14 +2,14 @@
 
 use crate::audit::EventType;
 use crate::model::{AccessRequest, Answer, Approval, Person, RequestId, RequestState, Timestamp};
-use crate::policy::{Ambient, EntitlementAction, PolicySet};
-use crate::store::StoreError;
+use crate::policy::{Ambient, DeviceContext, EntitlementAction, PolicySet, SessionContext};
+use crate::store::{StoreError, Tx};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
 use super::activate::grant_within;
 use super::view::{Seen, request_fetch, seen};
-use super::{AccessError, eligible, hash_of, may, one_human, opened, person_of, reason_of, request_event, session_of};
+use super::{AccessError, eligible, hash_of, may, one_human, opened, person_of, reason_of, request_event};
 
 /// Says yes to a request. `hash` is what was looked at; none: whatever it is now. With the last
 /// approval that is needed the grant is made.
@@ -30,6 +30,10 @@ pub async fn approve(
     let request = answerable(desk, &policies, caller, id, now).await?;
     let definition = policies.entitlement(&request.entitlement).ok_or(AccessError::NotFound { what: "entitlement" })?;
     eligible(desk, &policies, &request, now).await?;
+    if request.length > definition.max {
+        let (name, longest) = (&request.entitlement, definition.max);
+        return Err(AccessError::Ineligible(format!("`{name}` is granted for {longest} at most by now; ask anew")));
+    }
 
     let mut tx = desk.store.begin().await?;
     let Some(request) = tx.access_request_hold(id, now).await? else {
@@ -38,17 +42,19 @@ pub async fn approve(
     };
     let actions = opened(&policies, &request.entitlement);
     let current = hash_of(&request, definition, &actions);
+    let mut approvals_needed = request.approvals_needed;
     if current != request.hash {
         // What it opens, or its definition, changed since: what was approved before is void.
         let event = request_event(desk, EventType::RequestVoided, caller.actor(), &request, now);
         tx.event_append(&event.with("hash_now", current.as_str())).await?;
-        tx.access_request_rebind(id, &current, &actions).await?;
+        approvals_needed = definition.approvals;
+        tx.access_request_rebind(id, &current, &actions, approvals_needed).await?;
     }
     if hash.is_some_and(|hash| hash != current) {
         tx.commit().await?;
         return Err(AccessError::Changed { hash: current });
     }
-    let request = AccessRequest { hash: current.clone(), actions, ..request };
+    let request = AccessRequest { hash: current.clone(), actions, approvals_needed, ..request };
     let by = person_of(caller.session());
     let earlier = tx.access_approval_list(id).await?;
     if earlier.iter().any(|approval| approval.hash == current && one_human(&policies, &approval.by, &by)) {
@@ -60,7 +66,7 @@ pub async fn approve(
     }
     let event = request_event(desk, EventType::RequestApproved, caller.actor(), &request, now);
     tx.event_append(&event.with("answer_reason", reason)).await?;
-    let standing = standing(desk, &policies, &request, &earlier, now).await?;
+    let standing = standing(desk, &mut tx, &policies, caller, &request, &earlier, now).await?;
     let grant = if standing + 1 >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX) {
         Some(grant_within(desk, &mut tx, &request, definition, &caller.actor(), now).await?.1)
     } else {
@@ -150,9 +156,12 @@ async fn answerable(
 }
 
 /// How many earlier approvals still count: of this very request, by people who may still give them.
+/// Where and when they gave them was judged then, and is not held against them now.
 async fn standing(
     desk: &Desk,
+    tx: &mut Tx,
     policies: &PolicySet,
+    caller: &Caller,
     request: &AccessRequest,
     earlier: &[Approval],
     now: Timestamp,
@@ -160,7 +169,7 @@ async fn standing(
     let mut humans: Vec<&Person> = Vec::new();
     for approval in earlier.iter().filter(|it| it.answer == Answer::Approve && it.hash == request.hash) {
         // Accounts can turn out to be one human after they answered.
-        if desk.directory.is_locked(&approval.by.principal)
+        if tx.lock_fetch(&approval.by.principal).await?.is_some()
             || one_human(policies, &request.requester, &approval.by)
             || humans.iter().any(|known| one_human(policies, known, &approval.by))
         {
@@ -168,9 +177,20 @@ async fn standing(
         }
         // Somebody who has signed out since keeps their word; somebody who is known now must still
         // have the right.
-        if let Some(session) = session_of(desk, &approval.by.principal, now).await? {
-            let subject = desk.subject_now(policies, &session, now);
-            let ambient = Ambient { address: request.address, now, session: None, device: None, token_scope: None };
+        if let Some(stored) = tx.session_newest(&approval.by.principal, now).await? {
+            let session = &stored.session;
+            let subject = desk.subject_now(policies, session, now);
+            let ambient = Ambient {
+                address: caller.connection().address,
+                now: approval.time,
+                session: Some(SessionContext {
+                    created_at: session.created_at,
+                    authenticated_at: session.authenticated_at,
+                    amr: &session.amr,
+                }),
+                device: session.device.as_ref().map(|device| DeviceContext { id: &device.id, trusted: true }),
+                token_scope: None,
+            };
             let verdict =
                 policies.entitlement_decide(&subject, EntitlementAction::Approve, &request.entitlement, &ambient);
             if !verdict.allow {

@@ -22,10 +22,8 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use crate::audit::{Actor, Event, EventType, Outcome};
-use crate::model::{
-    AccessRequest, ActionName, EntitlementName, Grant, Person, Principal, RequestState, Session, Timestamp,
-};
-use crate::policy::{Ambient, Entitlement, EntitlementAction, PolicySet, SessionContext, Subject};
+use crate::model::{AccessRequest, ActionName, EntitlementName, Grant, Person, RequestState, Session, Timestamp};
+use crate::policy::{Ambient, DeviceContext, Entitlement, EntitlementAction, PolicySet, SessionContext, Subject};
 use crate::store::StoreError;
 
 use super::caller::Caller;
@@ -135,10 +133,14 @@ fn may(
     policies.entitlement_decide(&subject, action, name, &caller.ambient(now)).allow
 }
 
-/// The newest live session of a principal: what is known of them now.
-async fn session_of(desk: &Desk, principal: &Principal, now: Timestamp) -> Result<Option<Session>, StoreError> {
-    let found = desk.store.session_list(Some(principal), None, 1, now).await?;
-    Ok(found.into_iter().next().map(|stored| stored.session))
+/// What is known of the requester at `now`: by their newest live session, else by the one that asked.
+async fn known(desk: &Desk, request: &AccessRequest, now: Timestamp) -> Result<Option<Session>, StoreError> {
+    let found = desk.store.session_list(Some(&request.requester.principal), None, 1, now).await?;
+    let stored = match found.into_iter().next() {
+        Some(stored) => Some(stored),
+        None => desk.store.session_fetch(request.session).await?,
+    };
+    Ok(stored.map(|stored| stored.session))
 }
 
 /// Whether the requester could still ask for it at `now`: the right to ask, by what is known of them
@@ -149,16 +151,12 @@ async fn eligible(
     request: &AccessRequest,
     now: Timestamp,
 ) -> Result<(), AccessError> {
-    let principal = &request.requester.principal;
-    if desk.directory.is_locked(principal) {
+    // The database is asked, since another node may have set a lock that this one has not heard of.
+    if desk.store.lock_fetch(&request.requester.principal).await?.is_some() {
         return Err(AccessError::Ineligible("the requester is locked".to_owned()));
     }
-    let session = match session_of(desk, principal, now).await? {
-        Some(session) => session,
-        None => match desk.store.session_fetch(request.session).await? {
-            Some(stored) => stored.session,
-            None => return Err(AccessError::Ineligible("nothing is known of the requester any more".to_owned())),
-        },
+    let Some(session) = known(desk, request, now).await? else {
+        return Err(AccessError::Ineligible("nothing is known of the requester any more".to_owned()));
     };
     let subject: Subject = desk.subject_now(policies, &session, now);
     let ambient = Ambient {
@@ -169,7 +167,7 @@ async fn eligible(
             authenticated_at: session.authenticated_at,
             amr: &session.amr,
         }),
-        device: None,
+        device: session.device.as_ref().map(|device| DeviceContext { id: &device.id, trusted: true }),
         token_scope: None,
     };
     let verdict = policies.entitlement_decide(&subject, EntitlementAction::Request, &request.entitlement, &ambient);
