@@ -45,12 +45,12 @@ const LIST_ACTIVE_OF: &str = concat!(
     " from access_grant where state = 'active' and expires_at > $1 and principal_kind = $2 and principal_id = $3 \
      order by id limit $4"
 );
-/// Those that are to be looked at: over by the clock, or waiting and due.
+/// Those that are to be looked at: over by the clock, or waiting and due. Ids sort by time.
 const LIST_DUE: &str = concat!(
     "select ",
     columns!(),
     " from access_grant where ended_at is null and ((state = 'active' and expires_at <= $1) \
-     or (state in ('scheduled', 'queued') and starts_at <= $1)) order by created_at, id limit $2"
+     or (state in ('scheduled', 'queued') and starts_at <= $1)) and id > $2 order by id limit $3"
 );
 /// Changes a grant that is as it was when it was read.
 const SAVE: &str = concat!(
@@ -209,12 +209,19 @@ impl Store {
         all(rows)
     }
 
-    /// Grants that are over by the clock, or wait and are due.
+    /// Grants that are over by the clock, or wait and are due, the oldest first, after `after`.
     ///
     /// # Errors
     /// When the database is away or a row can't be.
-    pub async fn grant_list_due(&self, now: Timestamp, limit: u32) -> Result<Vec<Grant>, StoreError> {
-        all(sqlx::query_as(LIST_DUE).bind(now.millis()).bind(i64::from(limit)).fetch_all(self.pool()).await?)
+    pub async fn grant_list_due(
+        &self,
+        after: Option<GrantId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<Grant>, StoreError> {
+        let after = after.map_or_else(String::new, |id| id.to_string());
+        let query = sqlx::query_as(LIST_DUE).bind(now.millis()).bind(after).bind(i64::from(limit));
+        all(query.fetch_all(self.pool()).await?)
     }
 }
 

@@ -3,17 +3,24 @@
 //!
 //! The truth is asked at each use; this only tidies up, on one node at a time.
 
+use std::collections::BTreeSet;
+
 use crate::audit::{Actor, EventType};
-use crate::model::{Grant, GrantEnd, GrantState, NodeId, RequestId, RequestState, Timestamp, Ttl};
+use crate::model::{EntitlementName, Grant, GrantEnd, GrantState, NodeId, RequestId, RequestState, Timestamp, Ttl};
 
 use super::super::desk::Desk;
 use super::activate::{has_place, tell};
-use super::{AccessError, eligible, grant_event, opened, request_event};
+use super::{AccessError, eligible, grant_event, known, opened, request_event};
 
-/// Rows of each kind that one sweep takes.
+/// Rows of each kind that are read at a time.
 const BATCH: u32 = 100;
+/// Pages of grants that one sweep looks at at most.
+const PAGES_MAX: usize = 200;
 /// How long a node has the duty before another may take it.
 const DUTY: Ttl = Ttl::seconds(5);
+/// How long a grant waits after its start for a holder of whom nothing is known any more: until they
+/// sign in, nobody can say whether they may have it.
+const ABSENT_MAX: Ttl = Ttl::hours(24);
 
 /// One round; nothing while another node has the duty.
 ///
@@ -21,7 +28,7 @@ const DUTY: Ttl = Ttl::seconds(5);
 /// When the database is away.
 pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), AccessError> {
     let overdue = desk.store.access_request_overdue(now, BATCH).await?;
-    let due = desk.store.grant_list_due(now, BATCH).await?;
+    let mut due = desk.store.grant_list_due(None, BATCH, now).await?;
     if overdue.is_empty() && due.is_empty() {
         return Ok(());
     }
@@ -37,15 +44,24 @@ pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), Acce
             tracing::warn!(%error, request = %request.id, "a request that is overdue could not be closed");
         }
     }
-    for grant in due {
-        let tended = match grant.state.at(now) {
-            GrantState::Over { end, .. } => end_by_itself(desk, &grant, end, None, now).await,
-            GrantState::Scheduled | GrantState::Queued => begin(desk, &grant, now).await,
-            GrantState::Active { .. } => Ok(()),
-        };
-        if let Err(error) = tended {
-            tracing::warn!(%error, grant = %grant.id, "a grant that is due could not be tended");
+    // Those that wait for a place keep none of the others waiting either, however many they are.
+    let mut full: BTreeSet<EntitlementName> = BTreeSet::new();
+    for _ in 0..PAGES_MAX {
+        for grant in &due {
+            let tended = match grant.state.at(now) {
+                GrantState::Over { end, .. } => end_by_itself(desk, grant, end, None, now).await,
+                GrantState::Queued if full.contains(&grant.entitlement) => Ok(()),
+                GrantState::Scheduled | GrantState::Queued => begin(desk, grant, &mut full, now).await,
+                GrantState::Active { .. } => Ok(()),
+            };
+            if let Err(error) = tended {
+                tracing::warn!(%error, grant = %grant.id, "a grant that is due could not be tended");
+            }
         }
+        let Some(last) = due.last().filter(|_| due.len() >= usize::try_from(BATCH).unwrap_or(usize::MAX)) else {
+            break;
+        };
+        due = desk.store.grant_list_due(Some(last.id), BATCH, now).await?;
     }
     Ok(())
 }
@@ -61,26 +77,43 @@ async fn time_out(desk: &Desk, id: RequestId, now: Timestamp) -> Result<(), Acce
 }
 
 /// Begins a grant that waited, if its holder may still have it and there is a place.
-async fn begin(desk: &Desk, grant: &Grant, now: Timestamp) -> Result<(), AccessError> {
+async fn begin(
+    desk: &Desk,
+    grant: &Grant,
+    full: &mut BTreeSet<EntitlementName>,
+    now: Timestamp,
+) -> Result<(), AccessError> {
     let policies = desk.policies.load_full();
     let request = desk.store.access_request_fetch(grant.request).await?;
     let (Some(request), Some(definition)) = (request, policies.entitlement(&grant.entitlement)) else {
         return end_by_itself(desk, grant, GrantEnd::Revoked, Some("the entitlement is gone"), now).await;
     };
+    if known(desk, &request, now).await?.is_none() && !grant.starts_at.plus(ABSENT_MAX).is_over(now) {
+        return Ok(());
+    }
     if let Err(error) = eligible(desk, &policies, &request, now).await {
         return match error {
             AccessError::Ineligible(why) => end_by_itself(desk, grant, GrantEnd::Revoked, Some(&why), now).await,
             other => Err(other),
         };
     }
-    if opened(&policies, &grant.entitlement).iter().any(|action| !grant.actions.contains(action)) {
-        let why = "the entitlement opens more than what was approved; ask anew";
-        return end_by_itself(desk, grant, GrantEnd::Revoked, Some(why), now).await;
+    let changed = if opened(&policies, &grant.entitlement).iter().any(|action| !grant.actions.contains(action)) {
+        Some("the entitlement opens more than what was approved; ask anew")
+    } else if (1..definition.approvals).contains(&request.approvals_needed) {
+        Some("the entitlement needs more approvals than it had; ask anew")
+    } else if grant.length > definition.max {
+        Some("the entitlement is granted for less than what was approved; ask anew")
+    } else {
+        None
+    };
+    if changed.is_some() {
+        return end_by_itself(desk, grant, GrantEnd::Revoked, changed, now).await;
     }
     let mut tx = desk.store.begin().await?;
     let next = if has_place(&mut tx, definition, now).await? {
         grant.state.activated(grant.length, now).map_err(super::activate::stuck)?
     } else {
+        full.insert(grant.entitlement.clone());
         GrantState::Queued
     };
     if next == grant.state {
