@@ -12,6 +12,7 @@
 mod access_api;
 mod access_ledger;
 mod access_rules;
+mod access_steps;
 mod access_world;
 mod api;
 mod api_house;
@@ -35,6 +36,9 @@ mod emergency_review;
 mod fake_provider;
 mod fuzz_replay;
 mod grant_circumstances;
+mod grant_crash;
+mod grant_month;
+mod grant_properties;
 mod guard_h1;
 mod guard_h2;
 mod house;

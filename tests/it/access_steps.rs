@@ -1,0 +1,784 @@
+//! One step of a small company after the other, each compared with what it may do to the books.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use doorward::control::access::{self, AccessError, Asked};
+use doorward::control::{Caller, lock_by_caller};
+use doorward::model::{
+    AccessRequest, Clock, Grant, GrantEnd, GrantId, GrantState, RequestId, RequestState, SessionId, Timestamp, Ttl,
+};
+use proptest::prelude::*;
+use sqlx::AnyPool;
+
+use crate::access_ledger::{Ledger, pool};
+use crate::access_world::{ENTITLEMENTS, Node, PEOPLE, Rules, asked, cut, email, groups, principal};
+use crate::support::{TestClock, sqlite_database};
+
+/// What somebody does. Numbers choose among what is there.
+#[derive(Debug, Clone)]
+pub enum Op {
+    Ask {
+        node: usize,
+        who: usize,
+        what: usize,
+        minutes: u32,
+        start: Option<u32>,
+        emergency: bool,
+    },
+    Answer {
+        node: usize,
+        who: usize,
+        which: usize,
+        yes: bool,
+    },
+    Withdraw {
+        node: usize,
+        who: usize,
+        which: usize,
+    },
+    Extend {
+        node: usize,
+        who: usize,
+        which: usize,
+        minutes: u32,
+    },
+    Drop {
+        node: usize,
+        who: usize,
+        which: usize,
+    },
+    Revoke {
+        node: usize,
+        who: usize,
+        which: usize,
+    },
+    Lock {
+        node: usize,
+        who: usize,
+        set: bool,
+    },
+    Sweep {
+        node: usize,
+    },
+    /// The operation's caller goes away, or its node dies, after so many polls.
+    Cut {
+        polls: usize,
+        dies: bool,
+        op: Box<Op>,
+    },
+    /// The last operation once more.
+    Again,
+    SignOut {
+        node: usize,
+        who: usize,
+    },
+    SignIn {
+        node: usize,
+        who: usize,
+        all: bool,
+    },
+    Follow {
+        node: usize,
+    },
+    Restart {
+        node: usize,
+    },
+    Change {
+        rules: u8,
+    },
+    Advance {
+        seconds: u32,
+    },
+    /// To the next end of something, and some milliseconds.
+    ToEnd {
+        beyond: i64,
+    },
+    Back {
+        seconds: u32,
+    },
+}
+
+/// Each change of the rules by itself, none, and some together.
+const CHANGES: &[u8] = &[0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 0b001_0001, 0b001_1000, 0b000_0110, 0b110_0000];
+
+/// An operation, often one that fits the company's state.
+pub fn op(back: bool) -> impl Strategy<Value = Op> {
+    let node = || 0..2usize;
+    let who = || 0..PEOPLE.len();
+    let which = || 0..4usize;
+    let ask = (node(), who(), 0..ENTITLEMENTS.len(), 1..70u32, proptest::option::weighted(0.2, 0..120u32), 0..12u8);
+    let ask = ask.prop_map(|(node, who, what, minutes, start, emergency)| Op::Ask {
+        node,
+        who,
+        what,
+        minutes,
+        start,
+        emergency: emergency == 0,
+    });
+    let answer = (node(), who(), which(), 0..6u8);
+    let answer = answer.prop_map(|(node, who, which, no)| Op::Answer { node, who, which, yes: no != 0 });
+    let own = prop_oneof![3 => Just(usize::MAX), 1 => who()];
+    let acting = prop_oneof![
+        8 => ask,
+        14 => answer,
+        1 => (node(), own.clone(), which()).prop_map(|(node, who, which)| Op::Withdraw { node, who, which }),
+        3 => (node(), own.clone(), which(), 1..70u32)
+            .prop_map(|(node, who, which, minutes)| Op::Extend { node, who, which, minutes }),
+        2 => (node(), own, which()).prop_map(|(node, who, which)| Op::Drop { node, who, which }),
+        2 => (node(), 6..PEOPLE.len(), which()).prop_map(|(node, who, which)| Op::Revoke { node, who, which }),
+        2 => (node(), who(), any::<bool>()).prop_map(|(node, who, set)| Op::Lock { node, who, set }),
+        5 => node().prop_map(|node| Op::Sweep { node }),
+    ];
+    let cut = (0..40usize, any::<bool>(), acting.clone());
+    let cut = cut.prop_map(|(polls, dies, op)| Op::Cut { polls, dies, op: Box::new(op) });
+    let last =
+        if back { (1..7200u32).prop_map(|seconds| Op::Back { seconds }).boxed() } else { Just(Op::Again).boxed() };
+    prop_oneof![
+        36 => acting,
+        5 => cut,
+        2 => Just(Op::Again),
+        1 => (node(), who()).prop_map(|(node, who)| Op::SignOut { node, who }),
+        2 => (node(), who(), any::<bool>()).prop_map(|(node, who, all)| Op::SignIn { node, who, all }),
+        3 => node().prop_map(|node| Op::Follow { node }),
+        1 => node().prop_map(|node| Op::Restart { node }),
+        3 => proptest::sample::select(CHANGES).prop_map(|rules| Op::Change { rules }),
+        4 => (1..5000u32).prop_map(|seconds| Op::Advance { seconds }),
+        4 => (-1..2i64).prop_map(|beyond| Op::ToEnd { beyond }),
+        2 => last,
+    ]
+}
+
+/// An operation with whom and what it is about.
+#[derive(Debug, Clone)]
+enum Act {
+    Ask(Box<Asked>),
+    Answer(RequestId, bool),
+    Withdraw(RequestId),
+    Extend(GrantId, Ttl),
+    Drop(GrantId),
+    Revoke(GrantId),
+    Lock(usize, bool),
+    Sweep,
+}
+
+/// What came of it; `None` where it was cut off.
+type Came = Option<Result<(), AccessError>>;
+
+struct SignIn {
+    who: usize,
+    id: SessionId,
+    groups: Vec<String>,
+    live: bool,
+}
+
+/// Two nodes on one database, everybody who works there, and their books.
+pub struct Company {
+    url: String,
+    clock: TestClock,
+    pool: AnyPool,
+    nodes: Vec<Node>,
+    sessions: Vec<SignIn>,
+    rules: Rules,
+    books: Ledger,
+    /// Grants that were over on a node, with the end that they had then.
+    over: [BTreeMap<GrantId, Timestamp>; 2],
+    /// Grants that changed since a node has read the feed.
+    unheard: [BTreeSet<GrantId>; 2],
+    last: Option<Op>,
+    duty: (usize, Timestamp),
+    seed: u64,
+    went_back: bool,
+}
+
+struct Template {
+    file: PathBuf,
+    sessions: Vec<SessionId>,
+}
+
+async fn founded(url: &str, clock: &TestClock) -> Vec<SessionId> {
+    let node = Node::start(url, clock, 1, 7).await;
+    let other = Node::start(url, clock, 2, 8).await;
+    let mut sessions = Vec::new();
+    for who in PEOPLE {
+        sessions.push(node.sign_in(who, groups(who)).await.unwrap());
+    }
+    node.desk().store.close().await;
+    other.desk().store.close().await;
+    sessions
+}
+
+impl Company {
+    /// A company in the PostgreSQL database of that URL, or where it is empty in a SQLite file.
+    pub async fn found(url: Option<String>) -> Option<Self> {
+        let (clock, url) = (TestClock::new(), url?);
+        let (url, sessions) = if url.is_empty() {
+            static TEMPLATE: OnceLock<Template> = OnceLock::new();
+            if TEMPLATE.get().is_none() {
+                let url = sqlite_database();
+                let sessions = founded(&url, &clock).await;
+                let file = PathBuf::from(url.strip_prefix("sqlite://").unwrap());
+                let _ = TEMPLATE.set(Template { file, sessions });
+            }
+            let template = TEMPLATE.get().unwrap();
+            let url = sqlite_database();
+            std::fs::copy(&template.file, url.strip_prefix("sqlite://").unwrap()).unwrap();
+            (url, template.sessions.clone())
+        } else {
+            let sessions = founded(&url, &clock).await;
+            (url, sessions)
+        };
+        clock.advance(Ttl::seconds(1));
+        let sessions = sessions.into_iter().zip(PEOPLE).enumerate();
+        let mut company = Self {
+            pool: pool(&url).await,
+            nodes: Vec::new(),
+            sessions: sessions.map(|(who, (id, name))| SignIn { who, id, groups: groups(name), live: true }).collect(),
+            rules: Rules::default(),
+            books: Ledger::default(),
+            over: Default::default(),
+            unheard: Default::default(),
+            last: None,
+            duty: (0, Timestamp::from_millis(0)),
+            seed: 1000,
+            went_back: false,
+            url,
+            clock,
+        };
+        for number in 0..2 {
+            let node = company.begin_node(number).await;
+            company.nodes.push(node);
+        }
+        Some(company)
+    }
+
+    pub async fn close(self) {
+        for node in &self.nodes {
+            node.desk().store.close().await;
+        }
+        self.pool.close().await;
+        if let Some(file) = self.url.strip_prefix("sqlite://") {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+
+    async fn begin_node(&mut self, number: usize) -> Node {
+        self.seed += 1;
+        let node = Node::start(&self.url, &self.clock, u8::try_from(number).unwrap() + 1, self.seed).await;
+        node.desk().policies.store(self.rules.set());
+        self.unheard[number].clear();
+        self.over[number].clear();
+        node
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The newest session of somebody who is signed in.
+    fn session(&self, who: usize) -> Option<&SignIn> {
+        self.sessions.iter().filter(|it| it.who == who && it.live).max_by_key(|it| it.id)
+    }
+
+    /// The groups by which a request is judged.
+    fn groups_for(&self, request: &AccessRequest) -> Vec<String> {
+        let who = of(request.requester.principal.subject());
+        let session = self.session(who).or_else(|| self.sessions.iter().find(|it| it.id == request.session));
+        session.unwrap().groups.clone()
+    }
+
+    fn one(&self, left: usize, right: usize) -> bool {
+        let linked = |pair: [&str; 2]| [left, right].iter().all(|it| pair.contains(&PEOPLE[*it]));
+        email(PEOPLE[left]) == email(PEOPLE[right])
+            || self.rules.linked && (linked(["lead0", "lead1"]) || linked(["dev0", "dev3"]))
+    }
+
+    /// The `which`th request: pending ones first, the newest first.
+    fn request(&self, which: usize) -> Option<&AccessRequest> {
+        let mut all: Vec<_> = self.books.requests.values().rev().collect();
+        all.sort_by_key(|request| request.state != RequestState::Pending);
+        all.get(which % all.len().max(1)).copied()
+    }
+
+    fn grant(&self, which: usize) -> Option<&Grant> {
+        let mut all: Vec<_> = self.books.grants.values().rev().collect();
+        all.sort_by_key(|grant| grant.state.ended_at().is_some());
+        all.get(which % all.len().max(1)).copied()
+    }
+
+    pub async fn step(&mut self, op: &Op) {
+        // Ids of one millisecond have no order.
+        self.clock.advance(Ttl::millis(1));
+        let op = match op {
+            Op::Again => match self.last.clone() {
+                Some(last) => last,
+                None => return,
+            },
+            other => other.clone(),
+        };
+        self.last = Some(op.clone());
+        match op {
+            Op::Cut { polls, dies, op } => self.act(&op, Some((polls, dies))).await,
+            Op::SignOut { node, who } => {
+                let Some(id) = self.session(who).map(|it| it.id) else { return };
+                self.nodes[node].sign_out(id).await;
+                self.sessions.iter_mut().filter(|it| it.id == id).for_each(|it| it.live = false);
+                assert!(self.nodes[node].caller(id).await.is_none(), "a session that ended proves nobody");
+                self.compare(None, &None).await;
+            }
+            Op::SignIn { node, who, all } => {
+                let groups = if all { groups(PEOPLE[who]) } else { Vec::new() };
+                if let Some(id) = self.nodes[node].sign_in(PEOPLE[who], groups.clone()).await {
+                    self.sessions.push(SignIn { who, id, groups, live: true });
+                }
+            }
+            Op::Follow { node } => {
+                self.nodes[node].follow().await;
+                self.unheard[node].clear();
+                self.compare(None, &None).await;
+            }
+            Op::Restart { node } => self.restart(node).await,
+            Op::Change { rules } => {
+                self.rules = Rules::of(rules);
+                self.nodes.iter().for_each(|node| node.desk().policies.store(self.rules.set()));
+                self.compare(None, &None).await;
+            }
+            Op::Advance { seconds } => {
+                self.clock.advance(Ttl::seconds(seconds));
+                self.compare(None, &None).await;
+            }
+            Op::ToEnd { beyond } => {
+                let now = self.now();
+                let ends = self.books.grants.values().filter_map(|grant| match grant.state {
+                    GrantState::Active { until, .. } => Some(until),
+                    GrantState::Scheduled => Some(grant.starts_at),
+                    GrantState::Queued | GrantState::Over { .. } => None,
+                });
+                if let Some(end) = ends.filter(|end| *end > now).min() {
+                    self.clock.set(Timestamp::from_millis(end.millis() + beyond).max(now));
+                    self.compare(None, &None).await;
+                }
+            }
+            Op::Back { seconds } => {
+                self.clock.set(self.now().minus(Ttl::seconds(seconds)));
+                self.went_back = true;
+                self.compare(None, &None).await;
+            }
+            acting => self.act(&acting, None).await,
+        }
+    }
+
+    async fn restart(&mut self, node: usize) {
+        let fresh = self.begin_node(node).await;
+        std::mem::replace(&mut self.nodes[node], fresh).desk().store.close().await;
+        self.compare(None, &None).await;
+    }
+
+    /// Whom and what an operation is about; `None` where there is nothing such.
+    fn resolve(&self, op: &Op) -> Option<(usize, usize, Act)> {
+        let person = |who: usize, own: &str| if who == usize::MAX { of(own) } else { who };
+        Some(match *op {
+            Op::Ask { node, who, what, minutes, start, emergency } => {
+                let mut it = asked(ENTITLEMENTS[what], Ttl::minutes(minutes));
+                it.emergency = emergency;
+                it.start = start.map(|minutes| self.now().plus(Ttl::minutes(minutes)));
+                (node, who, Act::Ask(Box::new(it)))
+            }
+            Op::Answer { node, who, which, yes } => (node, who, Act::Answer(self.request(which)?.id, yes)),
+            Op::Withdraw { node, who, which } => {
+                let request = self.request(which)?;
+                (node, person(who, request.requester.principal.subject()), Act::Withdraw(request.id))
+            }
+            Op::Extend { node, who, which, minutes } => {
+                let grant = self.grant(which)?;
+                let who = person(who, grant.holder.principal.subject());
+                (node, who, Act::Extend(grant.id, Ttl::minutes(minutes)))
+            }
+            Op::Drop { node, who, which } => {
+                let grant = self.grant(which)?;
+                (node, person(who, grant.holder.principal.subject()), Act::Drop(grant.id))
+            }
+            Op::Revoke { node, who, which } => (node, who, Act::Revoke(self.grant(which)?.id)),
+            Op::Lock { node, who, set } => (node, of("owner"), Act::Lock(who, set)),
+            Op::Sweep { node } => (node, 0, Act::Sweep),
+            _ => return None,
+        })
+    }
+
+    async fn act(&mut self, op: &Op, cut_off: Option<(usize, bool)>) {
+        let Some((node, who, act)) = self.resolve(op) else { return };
+        let caller = match self.session(who).map(|it| it.id) {
+            Some(id) => self.nodes[node].caller(id).await,
+            None => None,
+        };
+        if caller.is_none() && !matches!(act, Act::Sweep) {
+            return;
+        }
+        let operation = perform(&self.nodes[node], caller.as_ref(), &act);
+        let came = match cut_off {
+            None => Some(operation.await),
+            Some((polls, _)) => cut(polls, operation).await,
+        };
+        if came.is_none() {
+            self.settle().await;
+        }
+        self.compare(Some((node, who, &act)), &came).await;
+        if matches!(act, Act::Sweep) {
+            self.duty = (node, self.now().plus(Ttl::seconds(5)));
+        }
+        if came.is_none() && cut_off.is_some_and(|(_, dies)| dies) {
+            self.restart(node).await;
+        }
+    }
+
+    /// Waits until the database has done, or undone, what was cut off.
+    async fn settle(&self) {
+        if self.url.starts_with("sqlite") {
+            self.pool.begin_with("begin immediate").await.unwrap().commit().await.unwrap();
+            return;
+        }
+        let busy = "select count(*) from pg_stat_activity where datname = current_database() \
+                    and pid <> pg_backend_pid() and state <> 'idle'";
+        for _ in 0..10_000 {
+            let count: i64 = sqlx::query_scalar(busy).fetch_one(&self.pool).await.unwrap();
+            if count == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Reads the books and compares them with what they may say after that.
+    async fn compare(&mut self, done: Option<(usize, usize, &Act)>, came: &Came) {
+        let now = self.now();
+        let after = Ledger::read(&self.nodes[0].desk().store, &self.pool).await;
+        let before = std::mem::take(&mut self.books);
+        let told = before.became(&after, now);
+        before.assert_told(&after, &told);
+        let changed = before.changed_grants(&after);
+        match done {
+            None => {
+                assert!(changed.is_empty() && before.requests == after.requests && before.answers == after.answers);
+            }
+            Some((node, who, act)) => {
+                let whole = Compared { company: self, before: &before, after: &after, now, who };
+                whole.check(act, came, node);
+                for (number, unheard) in self.unheard.iter_mut().enumerate() {
+                    if number != node || came.is_none() {
+                        unheard.extend(&changed);
+                    }
+                }
+            }
+        }
+        self.books = after;
+        self.members(now);
+    }
+
+    /// Who is let through on each node: holders within the time of their grants, and nobody else.
+    fn members(&mut self, now: Timestamp) {
+        for ((node, unheard), over) in self.nodes.iter().zip(&self.unheard).zip(&mut self.over) {
+            for name in PEOPLE {
+                let held = node.held(name);
+                for (id, entitlement, until) in &held {
+                    let grant = &self.books.grants[id];
+                    assert_eq!((grant.holder.principal.subject(), &grant.entitlement), (name, entitlement));
+                    assert!(*until > now && grant.state.expires_at().is_some_and(|end| *until <= end), "{grant:?}");
+                    assert!(self.went_back || grant.state.active_at().is_some_and(|from| from <= now), "{grant:?}");
+                    assert!(grant.state.is_active(now) || unheard.contains(id), "{name} still passes by {grant:?}");
+                    assert!(over.get(id).is_none_or(|end| end < until), "{name} passes again by {grant:?}");
+                }
+                if self.went_back {
+                    // What a node has seen to be over is over there, though the books may not say so yet.
+                    continue;
+                }
+                let theirs = self.books.active(now).filter(|grant| grant.holder.principal.subject() == name);
+                for grant in theirs.filter(|grant| !unheard.contains(&grant.id)) {
+                    let there = held.iter().find(|(id, _, _)| *id == grant.id);
+                    let until = there.unwrap_or_else(|| panic!("{name} does not pass by {grant:?}")).2;
+                    assert_eq!(Some(until), grant.state.expires_at(), "{grant:?}");
+                }
+            }
+            let ended = self.books.grants.values().filter(|grant| !unheard.contains(&grant.id));
+            let ended = ended.filter_map(|grant| match grant.state.at(now) {
+                GrantState::Over { until: Some(until), .. } => Some((grant.id, until)),
+                _ => None,
+            });
+            over.extend(ended);
+        }
+    }
+}
+
+fn of(name: &str) -> usize {
+    PEOPLE.iter().position(|it| *it == name).unwrap()
+}
+
+async fn perform(node: &Node, caller: Option<&Caller>, act: &Act) -> Result<(), AccessError> {
+    let (desk, now) = (node.desk(), node.now());
+    let caller = || caller.unwrap();
+    match act {
+        Act::Ask(asked) => node.ask(caller(), asked).await.map(drop),
+        Act::Answer(id, true) => node.approve(caller(), *id).await.map(drop),
+        Act::Answer(id, false) => access::deny(desk, caller(), *id, None, now).await.map(drop),
+        Act::Withdraw(id) => access::withdraw(desk, caller(), *id, now).await.map(drop),
+        Act::Extend(id, length) => access::extend(desk, caller(), *id, *length, now).await.map(drop),
+        Act::Drop(id) => access::drop_grant(desk, caller(), *id, now).await.map(drop),
+        Act::Revoke(id) => node.revoke(caller(), *id).await.map(drop),
+        Act::Lock(who, set) => {
+            let name = principal(PEOPLE[*who]).to_string();
+            let done = if *set {
+                lock_by_caller::set(desk, caller(), &name, "a test", now).await
+            } else {
+                lock_by_caller::clear(desk, caller(), &name, "a test", now).await
+            };
+            done.map(drop).map_err(|error| AccessError::Denied(error.to_string()))
+        }
+        Act::Sweep => node.sweep().await,
+    }
+}
+
+/// The books before and after somebody did something.
+struct Compared<'a> {
+    company: &'a Company,
+    before: &'a Ledger,
+    after: &'a Ledger,
+    now: Timestamp,
+    who: usize,
+}
+
+impl Compared<'_> {
+    fn check(&self, act: &Act, came: &Came, node: usize) {
+        if let Some(Err(error)) = came {
+            assert!(!matches!(error, AccessError::Store(_)), "{act:?}: {error}");
+            assert_eq!(self.before.requests, self.after.requests, "{act:?} was refused ({error}) and did something");
+            assert_eq!((&self.before.answers, &self.before.grants), (&self.after.answers, &self.after.grants));
+        }
+        let done = matches!(came, Some(Ok(())));
+        let (requests, grants) = (self.before.changed_requests(self.after), self.before.changed_grants(self.after));
+        match act {
+            Act::Ask(asked) => self.asked(asked, &requests, &grants, done),
+            Act::Answer(id, yes) => self.answered(*id, *yes, came, &requests, &grants),
+            Act::Withdraw(id) => {
+                self.closed(*id, RequestState::Withdrawn, &requests, &grants, done);
+                if !requests.is_empty() {
+                    assert_eq!(of(self.after.requests[id].requester.principal.subject()), self.who);
+                }
+            }
+            Act::Extend(id, length) => self.extended(*id, *length, &requests, &grants, done),
+            Act::Drop(id) => self.ended(*id, GrantEnd::Dropped, &requests, &grants, done),
+            Act::Revoke(id) => self.ended(*id, GrantEnd::Revoked, &requests, &grants, done),
+            Act::Lock(who, set) => {
+                assert!(requests.is_empty() && grants.is_empty());
+                assert!(!done || self.after.locks.iter().any(|name| name == PEOPLE[*who]) == *set);
+            }
+            Act::Sweep => self.swept(&requests, &grants, came, node),
+        }
+    }
+
+    fn asked(&self, asked: &Asked, requests: &[RequestId], grants: &[GrantId], done: bool) {
+        assert!(requests.len() <= 1 && grants.len() <= 1 && (!done || requests.len() == 1));
+        let [id] = requests else { return };
+        let (request, name) = (&self.after.requests[id], asked.entitlement.name());
+        assert_eq!(of(request.requester.principal.subject()), self.who);
+        let groups = &self.company.session(self.who).unwrap().groups;
+        assert!(self.company.rules.may_ask(groups, name), "{request:?}");
+        let at_once = asked.emergency && name == "one" || name == "auto";
+        assert_eq!(request.state == RequestState::Approved, at_once, "{request:?}");
+        assert_eq!(grants.len(), usize::from(at_once));
+        grants.iter().for_each(|grant| self.granted(&self.after.grants[grant], request));
+    }
+
+    /// Whether whoever asked may still have it.
+    fn eligible(&self, request: &AccessRequest) -> bool {
+        let locked = self.after.locks.iter().any(|name| name == request.requester.principal.subject());
+        let groups = self.company.groups_for(request);
+        !locked && self.company.rules.may_ask(&groups, request.entitlement.name())
+    }
+
+    /// A grant that a request made.
+    fn granted(&self, grant: &Grant, request: &AccessRequest) {
+        let (rules, name) = (self.company.rules, request.entitlement.name());
+        assert_eq!((grant.request, &grant.holder.principal), (request.id, &request.requester.principal));
+        assert_eq!((grant.length, &grant.entitlement), (request.length, &request.entitlement));
+        assert!(grant.length <= rules.max(name), "{name} lasts {} at most: {grant:?}", rules.max(name));
+        let opens: Vec<&str> = grant.actions.iter().map(|action| action.as_str()).collect();
+        assert_eq!(opens, rules.opens(name), "{grant:?}");
+        self.has_place(grant);
+    }
+
+    /// A grant that began took a free place.
+    fn has_place(&self, grant: &Grant) {
+        let name = grant.entitlement.name();
+        let Some(capacity) = self.company.rules.capacity(name) else { return };
+        let (before, after) = (self.before.holders(name, self.now), self.after.holders(name, self.now));
+        assert!(after <= capacity.max(before), "{after} hold {name}, which has {capacity} places");
+        if grant.state == GrantState::Queued {
+            assert!(after >= capacity, "{name} has a place: {grant:?}");
+        }
+    }
+
+    fn answered(&self, id: RequestId, yes: bool, came: &Came, requests: &[RequestId], grants: &[GrantId]) {
+        if !yes {
+            self.closed(id, RequestState::Denied, requests, grants, matches!(came, Some(Ok(()))));
+        }
+        let (before, after) = (&self.before.requests[&id], &self.after.requests[&id]);
+        let key = (id.to_string(), format!("dev|{}", PEOPLE[self.who]));
+        let answer = self.after.answers.get(&key).filter(|answer| self.before.answers.get(&key) != Some(answer));
+        assert!(requests.iter().all(|changed| *changed == id), "{requests:?}");
+        assert!(!matches!(came, Some(Ok(())) if answer.is_none()), "{key:?} is lost");
+        let name = before.entitlement.name();
+        let groups = &self.company.session(self.who).unwrap().groups;
+        let requester = of(before.requester.principal.subject());
+        let rules = self.company.rules;
+        let counted = self.counted(after);
+        let fits = !self.company.one(self.who, requester)
+            && rules.may_approve(groups, name)
+            && before.state_at(self.now) == RequestState::Pending;
+        if answer.is_some() {
+            assert!(fits, "{} may not answer {before:?}", PEOPLE[self.who]);
+        }
+        if !yes {
+            return;
+        }
+        let again = self.approved_by(before, &after.hash).any(|other| self.company.one(other, self.who));
+        let Some((word, hash, _)) = answer else {
+            assert!(requests.is_empty() && grants.is_empty());
+            if let Some(Err(error)) = came {
+                let could = fits && !again && self.eligible(before) && before.length <= rules.max(name);
+                let hindered = matches!(error, AccessError::Full { .. } | AccessError::NotActive { .. })
+                    || before.extends.is_some() && matches!(error, AccessError::Invalid(_))
+                    || matches!(error, AccessError::AnsweredAlready);
+                assert!(!could || hindered, "refused for no reason: {error}, {before:?}");
+            }
+            return;
+        };
+        assert_eq!((word.as_str(), hash), ("approve", &after.hash));
+        assert!(self.eligible(before), "{before:?} is granted to who may not ask");
+        let enough = counted.len() >= rules.approvals(name);
+        assert_eq!(after.state == RequestState::Approved, enough, "{counted:?} approved {after:?}");
+        assert_eq!(grants.len(), usize::from(enough), "{grants:?}");
+        for id in grants {
+            let grant = &self.after.grants[id];
+            match before.extends {
+                None => self.granted(grant, after),
+                Some(extends) => {
+                    assert_eq!(extends, *id);
+                    let end = self.before.grants[id].state.expires_at().unwrap();
+                    assert_eq!(grant.state.expires_at(), Some(end.plus(after.length)));
+                    let whole = grant.state.expires_at().unwrap().since(grant.state.active_at().unwrap());
+                    assert!(name != "one" || whole <= Ttl::hours(2), "{grant:?}");
+                    assert!(after.length <= rules.max(name), "{grant:?}");
+                }
+            }
+        }
+    }
+
+    /// Who approved what the request is at that hash.
+    fn approved_by<'a>(&'a self, request: &AccessRequest, hash: &'a str) -> impl Iterator<Item = usize> + 'a {
+        let id = request.id.to_string();
+        let here = self
+            .before
+            .answers
+            .iter()
+            .filter(move |((of, _), (word, seen, _))| *of == id && word == "approve" && seen == hash);
+        here.map(|((_, who), _)| of(who.strip_prefix("dev|").unwrap()))
+    }
+
+    /// The humans whose approval counts, whoever answers now among them.
+    fn counted(&self, request: &AccessRequest) -> Vec<usize> {
+        let requester = of(request.requester.principal.subject());
+        let name = request.entitlement.name();
+        let mut humans = vec![self.who];
+        for other in self.approved_by(request, &request.hash) {
+            let locked = self.after.locks.iter().any(|name| name == PEOPLE[other]);
+            let may = self.company.session(other).is_none_or(|it| self.company.rules.may_approve(&it.groups, name));
+            let known = |human: &usize| self.company.one(*human, other);
+            if !locked && may && !self.company.one(other, requester) && !humans.iter().any(known) {
+                humans.push(other);
+            }
+        }
+        humans
+    }
+
+    fn closed(&self, id: RequestId, state: RequestState, requests: &[RequestId], grants: &[GrantId], done: bool) {
+        assert!(requests.iter().all(|changed| *changed == id) && grants.is_empty());
+        if done || !requests.is_empty() {
+            assert_eq!(self.before.requests[&id].state_at(self.now), RequestState::Pending);
+            assert_eq!(self.after.requests[&id].state, state);
+        }
+    }
+
+    fn extended(&self, id: GrantId, length: Ttl, requests: &[RequestId], grants: &[GrantId], done: bool) {
+        assert!(requests.len() <= 1 && grants.iter().all(|changed| *changed == id) && (!done || requests.len() == 1));
+        let [request] = requests else { return };
+        let (request, grant) = (&self.after.requests[request], &self.after.grants[&id]);
+        assert!(self.before.grants[&id].state.is_active(self.now));
+        assert_eq!(
+            (request.extends, request.length, of(grant.holder.principal.subject())),
+            (Some(id), length, self.who)
+        );
+        let auto = request.entitlement.name() == "auto";
+        assert_eq!(grants.len(), usize::from(auto));
+        if auto {
+            let end = self.before.grants[&id].state.expires_at().unwrap();
+            assert_eq!(grant.state.expires_at(), Some(end.plus(length)));
+        }
+    }
+
+    fn ended(&self, id: GrantId, end: GrantEnd, requests: &[RequestId], grants: &[GrantId], done: bool) {
+        assert!(requests.is_empty() && grants.iter().all(|changed| *changed == id) && (!done || !grants.is_empty()));
+        if grants.is_empty() {
+            return;
+        }
+        let own = of(self.after.grants[&id].holder.principal.subject()) == self.who;
+        let owner = self.company.session(self.who).unwrap().groups.iter().any(|group| group == "owners");
+        assert!(own || end == GrantEnd::Revoked && owner);
+        assert!(matches!(self.after.grants[&id].state, GrantState::Over { end: how, .. } if how == end));
+    }
+
+    fn swept(&self, requests: &[RequestId], grants: &[GrantId], came: &Came, node: usize) {
+        for id in requests {
+            let request = &self.after.requests[id];
+            assert!(request.state == RequestState::TimedOut && request.answer_by.is_over(self.now), "{request:?}");
+        }
+        let waits = |grant: &Grant| matches!(grant.state, GrantState::Scheduled | GrantState::Queued);
+        for id in grants {
+            let (before, after) = (&self.before.grants[id], &self.after.grants[id]);
+            let request = &self.before.requests[&after.request];
+            if after.state.is_active(self.now) {
+                assert!(waits(before) && self.may_begin(before, request), "{after:?}");
+                self.has_place(after);
+            } else if waits(before) && !waits(after) {
+                assert!(!self.may_begin(before, request), "ended for no reason: {after:?}");
+            } else if waits(before) {
+                self.has_place(after);
+            }
+        }
+        let (holder, until) = self.company.duty;
+        if !matches!(came, Some(Ok(()))) || holder != node && until > self.now {
+            return;
+        }
+        // What time did is written down, and who can begin has begun.
+        let overdue = self.after.requests.values().find(|request| request.state != request.state_at(self.now));
+        assert!(overdue.is_none(), "{overdue:?}");
+        for grant in self.after.grants.values() {
+            assert_eq!(grant.state, grant.state.at(self.now));
+            if waits(grant) && grant.starts_at.is_over(self.now) {
+                assert_eq!(grant.state, GrantState::Queued, "{grant:?}");
+                self.has_place(grant);
+            }
+        }
+    }
+
+    fn may_begin(&self, grant: &Grant, request: &AccessRequest) -> bool {
+        let (rules, name) = (self.company.rules, grant.entitlement.name());
+        let wider = rules.opens(name).iter().any(|action| grant.actions.iter().all(|it| it.as_str() != *action));
+        let fewer =
+            request.approvals_needed > 0 && usize::try_from(request.approvals_needed).unwrap() < rules.approvals(name);
+        grant.starts_at.is_over(self.now)
+            && self.eligible(request)
+            && !wider
+            && !fewer
+            && grant.length <= rules.max(name)
+    }
+}
