@@ -8,12 +8,13 @@ use axum::response::Response;
 use crate::control::service::{self, Reach, Reachable};
 use crate::control::session::{self, Whose};
 use crate::control::{Desk, StoredSession};
+use crate::identity::breakglass::KnownOpening;
 use crate::identity::cookie;
 use crate::model::{SessionEnd, SessionId, SessionKind};
 use crate::policy::ClientCertificate;
 
 use super::form::Fields;
-use super::page::{HomePage, ServiceLine, SessionLine, moment, render, see_other};
+use super::page::{HomePage, OpeningLine, ServiceLine, SessionLine, moment, render, see_other};
 use super::refusal::PageError;
 use super::visit::{Visit, Visitor};
 
@@ -22,7 +23,9 @@ pub async fn home(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Respons
     let Visitor { caller, form_token } = visit.visitor(&desk).await?;
     let (sessions, _) = session::list(&desk, &caller, Whose::Own, None, visit.now).await?;
     let session = caller.session();
+    let open = desk.directory.emergency.open(visit.now);
     Ok(render(&HomePage {
+        emergencies: open.iter().map(|opening| opening_line(opening)).collect(),
         name: called(&caller),
         principal: session.principal.to_string(),
         email: session.email.clone(),
@@ -53,6 +56,16 @@ fn line(stored: &StoredSession, current: SessionId) -> SessionLine {
         since: moment(session.created_at),
         until: moment(session.expires_at),
         current: session.id == current,
+    }
+}
+
+fn opening_line(opening: &KnownOpening) -> OpeningLine {
+    OpeningLine {
+        id: opening.id.to_string(),
+        opener: opening.opener.clone(),
+        scope: opening.scope.clone(),
+        reason: opening.reason.clone(),
+        until: moment(opening.expires),
     }
 }
 

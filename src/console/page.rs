@@ -57,10 +57,26 @@ pub struct ServiceLine {
     pub entitlements: Vec<String>,
 }
 
+/// An opening of the emergency path that is in force.
+pub struct OpeningLine {
+    /// `brk_…`
+    pub id: String,
+    /// Who opened.
+    pub opener: String,
+    /// What for.
+    pub scope: String,
+    /// Why.
+    pub reason: String,
+    /// Until when.
+    pub until: String,
+}
+
 /// `/`
 #[derive(Template)]
 #[template(path = "home.html", config = "src/console/askama.toml")]
 pub struct HomePage {
+    /// Openings of the emergency path, for everybody to see.
+    pub emergencies: Vec<OpeningLine>,
     /// How the visitor is called.
     pub name: String,
     /// Who that is.

@@ -3,7 +3,9 @@
 
 use doorward::console::{Needs, ROUTES};
 use doorward::control::session::{self};
+use doorward::identity::breakglass::KnownOpening;
 use doorward::identity::cookie::SESSION_COOKIE;
+use doorward::model::{BreakGlassId, Ttl};
 
 use crate::api_house::{ORIGIN, shown};
 use crate::sign_in_scene::{Browser, Page, Scene};
@@ -217,4 +219,22 @@ async fn the_home_page_names_services_with_the_port_that_people_type() {
         shown += 1;
     }
     assert!(shown > 0, "{}", page.body);
+}
+
+#[tokio::test]
+async fn everyone_sees_while_the_emergency_path_is_open_and_no_text_of_it_is_markup() {
+    let (scene, mut browser) = scene().await;
+    assert!(!scene.get(&mut browser, "/").await.body.contains("emergency path is open"));
+    let opening = KnownOpening {
+        id: BreakGlassId::from_bytes([7; 16]),
+        opener: "<script>erin".to_owned(),
+        scope: "all services".to_owned(),
+        reason: "provider & database".to_owned(),
+        custodians: vec!["ann".to_owned()],
+        expires: scene.desk.clock.now().plus(Ttl::minutes(10)),
+    };
+    scene.desk.directory.emergency.know(opening);
+    let page = scene.get(&mut browser, "/").await;
+    assert!(page.body.contains("emergency path is open") && page.body.contains("brk_"), "{page:?}");
+    keeps_to_itself(&page);
 }

@@ -7,7 +7,7 @@ use crate::model::{BreakGlassId, Timestamp};
 use crate::store::StoreError;
 
 use super::super::desk::Desk;
-use super::{Emergency, EmergencyState, one_id, openings};
+use super::{Emergency, EmergencyState, of_id, one_id, openings};
 
 /// Events that are looked at at most.
 const LOOK_MAX: u32 = 1000;
@@ -38,6 +38,13 @@ pub async fn follow(desk: &Desk, now: Timestamp) -> Result<(), StoreError> {
     let emergency = &desk.directory.emergency;
     let found = openings(&events, now);
     for opening in found.iter().filter(|it| it.state == EmergencyState::Active) {
+        if let Some(known) = opening.known() {
+            emergency.know(known);
+        }
+    }
+    // What ended while no node looked is told of late rather than never.
+    let told = |it: &&Emergency| of_id(&events, EventType::BreakGlassExpired, &it.id).next().is_some();
+    for opening in found.iter().filter(|it| it.state == EmergencyState::Expired && !told(it)) {
         if let Some(known) = opening.known() {
             emergency.know(known);
         }
