@@ -11,7 +11,7 @@ use crate::model::Clock;
 use crate::store::Store;
 
 use super::material::Material;
-use super::run::provider_settings;
+use super::settings::provider_settings;
 
 /// How long one thing outside may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);

@@ -15,6 +15,7 @@ pub mod material;
 pub mod notices;
 pub mod reload;
 pub mod run;
+pub mod settings;
 pub mod tasks;
 pub mod telemetry;
 pub mod tree;

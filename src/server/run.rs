@@ -22,18 +22,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::{Event, EventType, Outcome};
 use crate::config::{Config, Environment};
-use crate::control::{Desk, DeskSettings};
+use crate::control::Desk;
 use crate::gateway::listener;
 use crate::gateway::lookup::Lookup;
 use crate::gateway::metrics::Metrics;
-use crate::gateway::settings::Settings;
 use crate::gateway::snapshot::{Snapshot, limiter};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
-use crate::identity::provider::{ProviderSettings, Providers};
+use crate::identity::provider::Providers;
 use crate::model::{Clock, Entropy, EventId, Timestamp, Ttl};
 use crate::notify::Alerts;
-use crate::policy::RecordMode;
 
 use super::bridge::{Browsers, ProviderTokens};
 use super::database::{self, ComeBack, Opened};
@@ -42,6 +40,7 @@ use super::keys::keys_of;
 use super::material::{self, Material, MaterialError};
 use super::notices::Notices;
 use super::reload::{Reloader, watch, watched};
+use super::settings::{desk_settings, gateway_settings, provider_settings};
 use super::telemetry::Telemetry;
 use super::tree::Keeper;
 use super::{control_host, emergency, tasks, telemetry};
@@ -134,70 +133,6 @@ pub struct Running {
     end_recording: CancellationToken,
     threads: Vec<JoinHandle<()>>,
     drain: Ttl,
-}
-
-/// The providers of a configuration.
-#[must_use]
-pub fn provider_settings(config: &Config) -> Vec<ProviderSettings> {
-    let of = |provider: &crate::config::Provider| ProviderSettings {
-        name: provider.name.clone(),
-        issuer: provider.issuer.clone(),
-        client_id: provider.client_id.clone(),
-        client_secret: provider.client_secret.clone(),
-        scopes: provider.scopes.clone(),
-        groups_claim: provider.groups_claim.clone(),
-        groups: provider.groups.clone(),
-        bearer_audiences: provider.bearer_audiences.clone(),
-        jwks_file: provider.jwks_file.clone(),
-        ca: provider.ca.clone(),
-        allow_loopback: provider.allow_loopback,
-    };
-    config.identity.providers.iter().map(of).collect()
-}
-
-fn gateway_settings(config: &Config, origin: &str, public_port: u16) -> Settings {
-    let limits = &config.server.limits;
-    let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-    Settings {
-        control_host: config.server.control_host.clone(),
-        origin: origin.to_owned(),
-        public_port,
-        handshake: limits.handshake,
-        head: limits.header,
-        keep_alive: limits.keep_alive,
-        body_idle: limits.body_idle,
-        body_rate_min: limits.body_rate_min,
-        head_bytes: size(limits.head_bytes),
-        headers: size(limits.headers),
-        http2_streams: limits.http2_streams,
-        http2_control_frames: limits.http2_control_frames,
-        connections: size(limits.connections),
-        connections_per_address: size(limits.connections_per_address),
-        anonymous_per_second: limits.requests_per_second_per_address,
-        anonymous_burst: limits.burst_per_address,
-        stale_max: config.policies.stale_max,
-        record: match config.audit.requests {
-            crate::config::Durability::Durable => RecordMode::Durable,
-            crate::config::Durability::Buffered => RecordMode::Buffered,
-        },
-        assertion_ttl: config.tokens.assertion,
-        drain: config.server.drain,
-    }
-}
-
-fn desk_settings(config: &Config, origin: &str, public_port: u16) -> DeskSettings {
-    DeskSettings {
-        origin: origin.to_owned(),
-        domain: config.server.domain.clone(),
-        public_port,
-        lifetime: config.session.lifetime,
-        idle: Some(config.session.idle),
-        certificate_ttl: config.session.certificate_ttl,
-        recheck: config.session.recheck,
-        device_code: config.session.device_code,
-        access_ttl: config.tokens.access,
-        refresh_ttl: config.tokens.refresh,
-    }
 }
 
 /// Starts everything. When it returns, requests are answered.
