@@ -204,7 +204,10 @@ async fn at_each_step(scene: &mut Scene, what: What, dies: bool) -> (usize, usiz
 async fn all(dies: bool) {
     for url in databases() {
         let mut scene = begin(&url).await;
-        for what in ALL {
+        // Each start of a node on PostgreSQL takes its time: there those that change most.
+        let few = [What::AskAtOnce, What::Approve, What::Begin, What::Revoke];
+        let these: &[What] = if dies && url.starts_with("postgres") { &few } else { &ALL };
+        for what in these.iter().copied() {
             let (nothing, whole) = at_each_step(&mut scene, what, dies).await;
             println!(
                 "{what:?}: cut off at {} steps; {nothing} times nothing of it was there, {whole} times all",

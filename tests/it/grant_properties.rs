@@ -128,12 +128,12 @@ fn run(cases: u32, steps: usize, back: bool, start: impl Fn() -> Option<String>)
 
 #[test]
 fn no_sequence_revives_a_grant_or_lets_access_outlive_it_or_loses_an_approval() {
-    run(cases(48), 60, false, || Some(String::new()));
+    run(cases(40), 60, false, || Some(String::new()));
 }
 
 #[test]
 fn a_clock_that_goes_back_revives_nothing() {
-    run(cases(24), 50, true, || Some(String::new()));
+    run(cases(20), 50, true, || Some(String::new()));
 }
 
 #[test]

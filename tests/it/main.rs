@@ -10,6 +10,7 @@
 )]
 
 mod access_api;
+mod access_compared;
 mod access_ledger;
 mod access_rules;
 mod access_steps;

@@ -1,0 +1,256 @@
+//! The books before and after one act of a small company: whether whoever did it might, and whether
+//! all of it is there and nothing else.
+
+use doorward::control::access::{AccessError, Asked};
+use doorward::model::{AccessRequest, Grant, GrantEnd, GrantId, GrantState, RequestId, RequestState, Timestamp, Ttl};
+
+use crate::access_ledger::Ledger;
+use crate::access_steps::{Act, Came, Company, of};
+use crate::access_world::PEOPLE;
+
+/// The books before and after somebody did something.
+pub struct Compared<'a> {
+    pub company: &'a Company,
+    pub before: &'a Ledger,
+    pub after: &'a Ledger,
+    pub now: Timestamp,
+    pub who: usize,
+}
+
+impl Compared<'_> {
+    /// Fails where the books say what that act may not have done, or don't say what it must have.
+    pub fn check(&self, act: &Act, came: &Came, node: usize) {
+        if let Some(Err(error)) = came {
+            assert!(!matches!(error, AccessError::Store(_)), "{act:?}: {error}");
+            assert_eq!(self.before.requests, self.after.requests, "{act:?} was refused ({error}) and did something");
+            assert_eq!((&self.before.answers, &self.before.grants), (&self.after.answers, &self.after.grants));
+        }
+        let done = matches!(came, Some(Ok(())));
+        let (requests, grants) = (self.before.changed_requests(self.after), self.before.changed_grants(self.after));
+        match act {
+            Act::Ask(asked) => self.asked(asked, &requests, &grants, done),
+            Act::Answer(id, yes) => self.answered(*id, *yes, came, &requests, &grants),
+            Act::Withdraw(id) => {
+                self.closed(*id, RequestState::Withdrawn, &requests, &grants, done);
+                if !requests.is_empty() {
+                    assert_eq!(of(self.after.requests[id].requester.principal.subject()), self.who);
+                }
+            }
+            Act::Extend(id, length) => self.extended(*id, *length, &requests, &grants, done),
+            Act::Drop(id) => self.ended(*id, GrantEnd::Dropped, &requests, &grants, done),
+            Act::Revoke(id) => self.ended(*id, GrantEnd::Revoked, &requests, &grants, done),
+            Act::Lock(who, set) => {
+                assert!(requests.is_empty() && grants.is_empty());
+                assert!(!done || self.after.locks.iter().any(|name| name == PEOPLE[*who]) == *set);
+            }
+            Act::Sweep => self.swept(&requests, &grants, came, node),
+        }
+    }
+
+    fn asked(&self, asked: &Asked, requests: &[RequestId], grants: &[GrantId], done: bool) {
+        assert!(requests.len() <= 1 && grants.len() <= 1 && (!done || requests.len() == 1));
+        let [id] = requests else { return };
+        let (request, name) = (&self.after.requests[id], asked.entitlement.name());
+        assert_eq!(of(request.requester.principal.subject()), self.who);
+        let groups = &self.company.session(self.who).unwrap().groups;
+        assert!(self.company.rules.may_ask(groups, name), "{request:?}");
+        let at_once = asked.emergency && name == "one" || name == "auto";
+        assert_eq!(request.state == RequestState::Approved, at_once, "{request:?}");
+        assert_eq!(grants.len(), usize::from(at_once));
+        grants.iter().for_each(|grant| self.granted(&self.after.grants[grant], request));
+    }
+
+    /// Whether whoever asked may still have it.
+    fn eligible(&self, request: &AccessRequest) -> bool {
+        let locked = self.after.locks.iter().any(|name| name == request.requester.principal.subject());
+        let groups = self.company.groups_for(request);
+        !locked && self.company.rules.may_ask(&groups, request.entitlement.name())
+    }
+
+    /// A grant that a request made.
+    fn granted(&self, grant: &Grant, request: &AccessRequest) {
+        let (rules, name) = (self.company.rules, request.entitlement.name());
+        assert_eq!((grant.request, &grant.holder.principal), (request.id, &request.requester.principal));
+        assert_eq!((grant.length, &grant.entitlement), (request.length, &request.entitlement));
+        assert!(grant.length <= rules.max(name), "{name} lasts {} at most: {grant:?}", rules.max(name));
+        let opens: Vec<&str> = grant.actions.iter().map(|action| action.as_str()).collect();
+        assert_eq!(opens, rules.opens(name), "{grant:?}");
+        self.has_place(grant);
+    }
+
+    /// A grant that began took a free place.
+    fn has_place(&self, grant: &Grant) {
+        let name = grant.entitlement.name();
+        let Some(capacity) = self.company.rules.capacity(name) else { return };
+        let (before, after) = (self.before.holders(name, self.now), self.after.holders(name, self.now));
+        assert!(after <= capacity.max(before), "{after} hold {name}, which has {capacity} places");
+        if grant.state == GrantState::Queued {
+            assert!(after >= capacity, "{name} has a place: {grant:?}");
+        }
+    }
+
+    fn answered(&self, id: RequestId, yes: bool, came: &Came, requests: &[RequestId], grants: &[GrantId]) {
+        if !yes {
+            self.closed(id, RequestState::Denied, requests, grants, matches!(came, Some(Ok(()))));
+        }
+        let (before, after) = (&self.before.requests[&id], &self.after.requests[&id]);
+        let key = (id.to_string(), format!("dev|{}", PEOPLE[self.who]));
+        let answer = self.after.answers.get(&key).filter(|answer| self.before.answers.get(&key) != Some(answer));
+        assert!(requests.iter().all(|changed| *changed == id), "{requests:?}");
+        assert!(!matches!(came, Some(Ok(())) if answer.is_none()), "{key:?} is lost");
+        let name = before.entitlement.name();
+        let groups = &self.company.session(self.who).unwrap().groups;
+        let requester = of(before.requester.principal.subject());
+        let rules = self.company.rules;
+        let counted = self.counted(after);
+        let fits = !self.company.one(self.who, requester)
+            && rules.may_approve(groups, name)
+            && before.state_at(self.now) == RequestState::Pending;
+        if answer.is_some() {
+            assert!(fits, "{} may not answer {before:?}", PEOPLE[self.who]);
+        }
+        if !yes {
+            return;
+        }
+        let again = self.approved_by(before, &after.hash).any(|other| self.company.one(other, self.who));
+        let Some((word, hash, _)) = answer else {
+            assert!(requests.is_empty() && grants.is_empty());
+            if let Some(Err(error)) = came {
+                let could = fits && !again && self.eligible(before) && before.length <= rules.max(name);
+                let hindered = matches!(error, AccessError::Full { .. } | AccessError::NotActive { .. })
+                    || before.extends.is_some() && matches!(error, AccessError::Invalid(_))
+                    || matches!(error, AccessError::AnsweredAlready);
+                assert!(!could || hindered, "refused for no reason: {error}, {before:?}");
+            }
+            return;
+        };
+        assert_eq!((word.as_str(), hash), ("approve", &after.hash));
+        assert!(self.eligible(before), "{before:?} is granted to who may not ask");
+        let enough = counted.len() >= rules.approvals(name);
+        assert_eq!(after.state == RequestState::Approved, enough, "{counted:?} approved {after:?}");
+        assert_eq!(grants.len(), usize::from(enough), "{grants:?}");
+        for id in grants {
+            let grant = &self.after.grants[id];
+            match before.extends {
+                None => self.granted(grant, after),
+                Some(extends) => {
+                    assert_eq!(extends, *id);
+                    let end = self.before.grants[id].state.expires_at().unwrap();
+                    assert_eq!(grant.state.expires_at(), Some(end.plus(after.length)));
+                    let whole = grant.state.expires_at().unwrap().since(grant.state.active_at().unwrap());
+                    assert!(name != "one" || whole <= Ttl::hours(2), "{grant:?}");
+                    assert!(after.length <= rules.max(name), "{grant:?}");
+                }
+            }
+        }
+    }
+
+    /// Who approved what the request is at that hash.
+    fn approved_by<'a>(&'a self, request: &AccessRequest, hash: &'a str) -> impl Iterator<Item = usize> + 'a {
+        let id = request.id.to_string();
+        let here = self
+            .before
+            .answers
+            .iter()
+            .filter(move |((of, _), (word, seen, _))| *of == id && word == "approve" && seen == hash);
+        here.map(|((_, who), _)| of(who.strip_prefix("dev|").unwrap()))
+    }
+
+    /// The humans whose approval counts, whoever answers now among them.
+    fn counted(&self, request: &AccessRequest) -> Vec<usize> {
+        let requester = of(request.requester.principal.subject());
+        let name = request.entitlement.name();
+        let mut humans = vec![self.who];
+        for other in self.approved_by(request, &request.hash) {
+            let locked = self.after.locks.iter().any(|name| name == PEOPLE[other]);
+            let may = self.company.session(other).is_none_or(|it| self.company.rules.may_approve(&it.groups, name));
+            let known = |human: &usize| self.company.one(*human, other);
+            if !locked && may && !self.company.one(other, requester) && !humans.iter().any(known) {
+                humans.push(other);
+            }
+        }
+        humans
+    }
+
+    fn closed(&self, id: RequestId, state: RequestState, requests: &[RequestId], grants: &[GrantId], done: bool) {
+        assert!(requests.iter().all(|changed| *changed == id) && grants.is_empty());
+        if done || !requests.is_empty() {
+            assert_eq!(self.before.requests[&id].state_at(self.now), RequestState::Pending);
+            assert_eq!(self.after.requests[&id].state, state);
+        }
+    }
+
+    fn extended(&self, id: GrantId, length: Ttl, requests: &[RequestId], grants: &[GrantId], done: bool) {
+        assert!(requests.len() <= 1 && grants.iter().all(|changed| *changed == id) && (!done || requests.len() == 1));
+        let [request] = requests else { return };
+        let (request, grant) = (&self.after.requests[request], &self.after.grants[&id]);
+        assert!(self.before.grants[&id].state.is_active(self.now));
+        assert_eq!(
+            (request.extends, request.length, of(grant.holder.principal.subject())),
+            (Some(id), length, self.who)
+        );
+        let auto = request.entitlement.name() == "auto";
+        assert_eq!(grants.len(), usize::from(auto));
+        if auto {
+            let end = self.before.grants[&id].state.expires_at().unwrap();
+            assert_eq!(grant.state.expires_at(), Some(end.plus(length)));
+        }
+    }
+
+    fn ended(&self, id: GrantId, end: GrantEnd, requests: &[RequestId], grants: &[GrantId], done: bool) {
+        assert!(requests.is_empty() && grants.iter().all(|changed| *changed == id) && (!done || !grants.is_empty()));
+        if grants.is_empty() {
+            return;
+        }
+        let own = of(self.after.grants[&id].holder.principal.subject()) == self.who;
+        let owner = self.company.session(self.who).unwrap().groups.iter().any(|group| group == "owners");
+        assert!(own || end == GrantEnd::Revoked && owner);
+        assert!(matches!(self.after.grants[&id].state, GrantState::Over { end: how, .. } if how == end));
+    }
+
+    fn swept(&self, requests: &[RequestId], grants: &[GrantId], came: &Came, node: usize) {
+        for id in requests {
+            let request = &self.after.requests[id];
+            assert!(request.state == RequestState::TimedOut && request.answer_by.is_over(self.now), "{request:?}");
+        }
+        let waits = |grant: &Grant| matches!(grant.state, GrantState::Scheduled | GrantState::Queued);
+        for id in grants {
+            let (before, after) = (&self.before.grants[id], &self.after.grants[id]);
+            let request = &self.before.requests[&after.request];
+            if after.state.is_active(self.now) {
+                assert!(waits(before) && self.may_begin(before, request), "{after:?}");
+                self.has_place(after);
+            } else if waits(before) && !waits(after) {
+                assert!(!self.may_begin(before, request), "ended for no reason: {after:?}");
+            } else if waits(before) {
+                self.has_place(after);
+            }
+        }
+        let (holder, until) = self.company.duty;
+        if !matches!(came, Some(Ok(()))) || holder != node && until > self.now {
+            return;
+        }
+        // What time did is written down, and who can begin has begun.
+        let overdue = self.after.requests.values().find(|request| request.state != request.state_at(self.now));
+        assert!(overdue.is_none(), "{overdue:?}");
+        for grant in self.after.grants.values() {
+            assert_eq!(grant.state, grant.state.at(self.now));
+            if waits(grant) && grant.starts_at.is_over(self.now) {
+                assert_eq!(grant.state, GrantState::Queued, "{grant:?}");
+                self.has_place(grant);
+            }
+        }
+    }
+
+    fn may_begin(&self, grant: &Grant, request: &AccessRequest) -> bool {
+        let (rules, name) = (self.company.rules, grant.entitlement.name());
+        let wider = rules.opens(name).iter().any(|action| grant.actions.iter().all(|it| it.as_str() != *action));
+        let fewer =
+            request.approvals_needed > 0 && usize::try_from(request.approvals_needed).unwrap() < rules.approvals(name);
+        grant.starts_at.is_over(self.now)
+            && self.eligible(request)
+            && !wider
+            && !fewer
+            && grant.length <= rules.max(name)
+    }
+}
