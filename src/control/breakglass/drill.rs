@@ -62,7 +62,10 @@ pub async fn drill(desk: &Desk, presented: &Presented, address: IpAddr, now: Tim
         desk.directory.emergency.drilled(now);
     }
     let known = KnownOpening::of(&opening);
-    let happening = Happening { event: event_id, kind: kind.name(), time: now, opening: known, by: None };
-    desk.directory.emergency.happened(happening);
+    // Whoever has the signatures may show them often; people are told once.
+    if desk.directory.emergency.first_drill(challenge.id) {
+        let happening = Happening { event: event_id, kind: kind.name(), time: now, opening: known, by: None };
+        desk.directory.emergency.happened(happening);
+    }
     Ok(Drilled { id: challenge.id.to_string(), custodians: opening.custodians.clone(), took, recorded })
 }

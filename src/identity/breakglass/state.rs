@@ -87,6 +87,9 @@ pub struct EmergencyState {
     in_force: ArcSwapOption<InForce>,
     known: HashMap<BreakGlassId, Arc<KnownOpening>>,
     closed: HashMap<BreakGlassId, Timestamp>,
+    /// Closings that the disk has not taken yet.
+    unsaved: HashMap<BreakGlassId, ()>,
+    drills: HashMap<BreakGlassId, ()>,
     unreviewed: HashMap<BreakGlassId, ()>,
     over: HashMap<BreakGlassId, ()>,
     drilled_at: AtomicI64,
@@ -116,7 +119,12 @@ impl EmergencyState {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
         };
-        // A last line without its end was being written when the machine stopped: nobody was told.
+        // A last line without its end was being written when the machine stopped: nobody was told. It
+        // goes, so that the next one does not stand behind it.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        if whole < text.len() {
+            OpenOptions::new().write(true).open(&path)?.set_len(u64::try_from(whole).unwrap_or(0))?;
+        }
         for (index, line) in text.split_inclusive('\n').filter(|line| line.ends_with('\n')).enumerate() {
             let read = || {
                 let (id, time) = line.trim_end().split_once(' ')?;
@@ -134,7 +142,8 @@ impl EmergencyState {
     /// Closes an opening, for ever and first of all on the disk.
     ///
     /// # Errors
-    /// When the disk does not take it: then it is obeyed all the same until the next start.
+    /// When the disk does not take it: then it is obeyed all the same until the next start, and to close
+    /// it again tries the disk again.
     pub fn close(&self, id: BreakGlassId, time: Timestamp) -> io::Result<()> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let first = self.closed.pin().insert(id, time).is_none();
@@ -144,10 +153,28 @@ impl EmergencyState {
                 closed.remove(oldest);
             }
         }
-        let Some(path) = file.as_ref().filter(|_| first) else { return Ok(()) };
+        let wanted = first || self.unsaved.pin().contains_key(&id);
+        let Some(path) = file.as_ref().filter(|_| wanted) else { return Ok(()) };
+        self.unsaved.pin().insert(id, ());
         let mut kept = OpenOptions::new().create(true).append(true).open(path)?;
-        kept.write_all(format!("{id} {time}\n").as_bytes())?;
-        kept.sync_all()
+        let length = kept.metadata()?.len();
+        let written = kept.write_all(format!("{id} {time}\n").as_bytes()).and_then(|()| kept.sync_all());
+        if written.is_err() {
+            // Half a line would make the next one unreadable.
+            let _ = kept.set_len(length);
+        }
+        written?;
+        self.unsaved.pin().remove(&id);
+        Ok(())
+    }
+
+    /// Whether a drill is shown to this node for the first time: channels are told once.
+    pub fn first_drill(&self, id: BreakGlassId) -> bool {
+        let drills = self.drills.pin();
+        if drills.len() >= KNOWN_MAX {
+            drills.clear();
+        }
+        drills.insert(id, ()).is_none()
     }
 
     /// Whether it was closed.

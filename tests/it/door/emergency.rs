@@ -208,6 +208,28 @@ fn a_file_of_closings_that_was_changed_by_hand_is_not_passed_over() {
     let again = EmergencyState::default();
     again.keep_in(path.clone()).unwrap();
     assert!(again.is_closed(id));
+    // What comes after it is a line of its own.
+    let other = BreakGlassId::from_bytes([8; 16]);
+    again.close(other, Timestamp::from_seconds(1_790_000_002)).unwrap();
+    let third = EmergencyState::default();
+    third.keep_in(path.clone()).unwrap();
+    assert!(third.is_closed(id) && third.is_closed(other));
     std::fs::write(&path, format!("nonsense\n{text}")).unwrap();
     assert!(EmergencyState::default().keep_in(path).unwrap_err().to_string().contains("line 1"));
+}
+
+#[test]
+fn a_closing_that_the_disk_did_not_take_is_written_when_it_is_said_again() {
+    let folder = temporary_folder();
+    let path = folder.path().join("later").join("breakglass.closed");
+    let (id, time) = (BreakGlassId::from_bytes([7; 16]), Timestamp::from_seconds(1_790_000_000));
+    let state = EmergencyState::default();
+    state.keep_in(path.clone()).unwrap();
+    state.close(id, time).unwrap_err();
+    assert!(state.is_closed(id), "it is obeyed all the same");
+    std::fs::create_dir(folder.path().join("later")).unwrap();
+    state.close(id, time).unwrap();
+    let again = EmergencyState::default();
+    again.keep_in(path).unwrap();
+    assert!(again.is_closed(id));
 }
