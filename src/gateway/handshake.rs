@@ -19,7 +19,7 @@ use rustls::{CommonState, DigitallySignedStruct, DistinguishedName, RootCertStor
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::breakglass::{Opening, OpeningRules, carries_opening, evidence_of};
-use crate::identity::certificate::{ClientCertificate, Issuer};
+use crate::identity::certificate::{ClientCertificate, Issuer, trust_domain_of};
 use crate::model::breakglass::Scope;
 use crate::model::{Timestamp, Ttl};
 
@@ -47,16 +47,46 @@ pub struct TrustAnchors {
     pub ours: Vec<CertificateDer<'static>>,
     /// Authorities of devices.
     pub devices: Vec<CertificateDer<'static>>,
-    /// SPIFFE bundles.
-    pub spiffe: Vec<CertificateDer<'static>>,
+    /// SPIFFE bundles, each of its trust domain.
+    pub spiffe: Vec<SpiffeAnchors>,
+}
+
+/// The authorities of one SPIFFE trust domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpiffeAnchors {
+    /// The trust domain, lower case.
+    pub trust_domain: String,
+    /// Its authorities.
+    pub authorities: Vec<CertificateDer<'static>>,
 }
 
 /// One kind of authorities: their names and the verifier over exactly them.
 #[derive(Debug)]
 struct TrustClass {
     issuer: Issuer,
+    /// The one trust domain that SPIFFE authorities may name somebody of.
+    trust_domain: Option<String>,
     subjects: Vec<Vec<u8>>,
     verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl TrustClass {
+    /// The chain holds under these authorities, and they name only whom they may: an authority of one
+    /// trust domain says nothing of another's (SPIFFE, X.509-SVID §5.2).
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        at: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.verifier.verify_client_cert(leaf, intermediates, at)?;
+        let Some(domain) = &self.trust_domain else { return Ok(verified) };
+        let named = ClientCertificate::read(leaf, Issuer::Spiffe).ok().and_then(|it| it.spiffe_id);
+        match named.as_deref().and_then(trust_domain_of) {
+            Some(named) if named == domain => Ok(verified),
+            _ => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)),
+        }
+    }
 }
 
 /// Verifies client chains, each under the one kind of authority that its issuer's name points to,
@@ -85,9 +115,9 @@ impl ClientTrust {
         }
         let mut classes = Vec::new();
         let mut hints = Vec::new();
-        for (issuer, ders) in
-            [(Issuer::Ours, &anchors.ours), (Issuer::Device, &anchors.devices), (Issuer::Spiffe, &anchors.spiffe)]
-        {
+        let own = [(Issuer::Ours, None, &anchors.ours), (Issuer::Device, None, &anchors.devices)];
+        let spiffe = anchors.spiffe.iter().map(|of| (Issuer::Spiffe, Some(&of.trust_domain), &of.authorities));
+        for (issuer, trust_domain, ders) in own.into_iter().chain(spiffe) {
             if ders.is_empty() {
                 continue;
             }
@@ -105,7 +135,7 @@ impl ClientTrust {
                 .build()
                 .map_err(|e| TlsError(format!("client authorities can't be used: {e}")))?;
             hints.extend(verifier.root_hint_subjects().iter().cloned());
-            classes.push(TrustClass { issuer, subjects, verifier });
+            classes.push(TrustClass { issuer, trust_domain: trust_domain.cloned(), subjects, verifier });
         }
         Ok(Self { classes, hints, mandatory: mandatory == Mandatory::Yes, breakglass })
     }
@@ -154,7 +184,7 @@ impl ClientTrust {
         let class = self.class_of(leaf, intermediates).ok_or_else(unknown)?;
         let seconds = u64::try_from(now.seconds()).unwrap_or(0);
         let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-        class.verifier.verify_client_cert(leaf, intermediates, at)?;
+        class.verify(leaf, intermediates, at)?;
         Ok(class.issuer)
     }
 }
@@ -196,7 +226,7 @@ impl ClientCertVerifier for ClientTrust {
             };
         }
         let class = self.class_of(leaf, intermediates).ok_or_else(unknown)?;
-        class.verifier.verify_client_cert(leaf, intermediates, now)
+        class.verify(leaf, intermediates, now)
     }
 
     fn verify_tls12_signature(

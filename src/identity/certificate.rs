@@ -48,8 +48,26 @@ pub enum CertificateError {
     Unreadable,
     /// One of ours that names no session, or several.
     NoSession,
-    /// A SPIFFE certificate with none or several URI names (X.509-SVID §2).
+    /// A SPIFFE certificate with none or several URI names, or one that names no workload (X.509-SVID §2).
     NoSpiffeId,
+}
+
+/// The longest SPIFFE id, in bytes (SPIFFE-ID §2.3).
+const SPIFFE_ID_BYTES_MAX: usize = 2048;
+
+/// The trust domain of a SPIFFE id of a workload; `None` for what is no such id (SPIFFE-ID §2.1, §2.2):
+/// so that no two readers take one for different workloads, there is but one way to write each.
+#[must_use]
+pub fn trust_domain_of(spiffe_id: &str) -> Option<&str> {
+    let (domain, path) = spiffe_id.strip_prefix("spiffe://")?.split_once('/')?;
+    let of_domain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    let of_path = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    let segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(of_path);
+    let holds = spiffe_id.len() <= SPIFFE_ID_BYTES_MAX
+        && !domain.is_empty()
+        && domain.bytes().all(of_domain)
+        && path.split('/').all(segment);
+    holds.then_some(domain)
 }
 
 impl ClientCertificate {
@@ -86,7 +104,7 @@ impl ClientCertificate {
         };
         let spiffe_id = match issuer {
             Issuer::Spiffe => Some(
-                only_uri.filter(|uri| uri.starts_with("spiffe://")).ok_or(CertificateError::NoSpiffeId)?.to_owned(),
+                only_uri.filter(|uri| trust_domain_of(uri).is_some()).ok_or(CertificateError::NoSpiffeId)?.to_owned(),
             ),
             Issuer::Ours | Issuer::Device | Issuer::BreakGlass => None,
         };

@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::{Config, Environment, Problem, Spool, certificate, check};
 use crate::credential::authority::Authority;
-use crate::gateway::handshake::{TlsSide, TrustAnchors};
+use crate::gateway::handshake::{SpiffeAnchors, TlsSide, TrustAnchors};
 use crate::identity::breakglass::InForce;
 use crate::policy::{Diagnostic, LoadSettings, PolicySet};
 use crate::store::{SpoolError, is_volatile};
@@ -128,7 +128,8 @@ fn anchors(config: &Config) -> Result<TrustAnchors, MaterialError> {
         anchors.devices.extend(read(path)?);
     }
     for bundle in &config.trust.spiffe {
-        anchors.spiffe.extend(read(&bundle.bundle)?);
+        let (trust_domain, authorities) = (bundle.trust_domain.clone(), read(&bundle.bundle)?);
+        anchors.spiffe.push(SpiffeAnchors { trust_domain, authorities });
     }
     Ok(anchors)
 }
