@@ -5,12 +5,15 @@
 //! no late answer.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Response, StatusCode, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::body::{BodyError, Ending, Permit, Progress, Relay};
@@ -26,6 +29,10 @@ use super::worker::Worker;
 
 /// Ways that are tried while nothing has been sent.
 const TRIES: usize = 3;
+
+/// Interim answers (1xx) that one request may get before its own: they reset no time, and an upstream that
+/// sends them without end would keep a thread reading.
+const INTERIM_MAX: u32 = 64;
 
 /// An answer that may go to the client, with its connection kept until its body has been read.
 pub struct Answer {
@@ -64,7 +71,16 @@ pub async fn forward(
             break;
         };
         let mut lane = pool.lane().await.map_err(Refusal::Upstream)?;
-        let request = addressed(head, relay, lane.is_http2())?;
+        let mut request = addressed(head, relay, lane.is_http2())?;
+        let interim = Arc::new((AtomicU32::new(0), Notify::new()));
+        if !lane.is_http2() {
+            let counted = Arc::clone(&interim);
+            hyper::ext::on_informational(&mut request, move |_| {
+                if counted.0.fetch_add(1, Ordering::Relaxed) == INTERIM_MAX {
+                    counted.1.notify_one();
+                }
+            });
+        }
         let first_byte = service.timeouts.first_byte.duration();
         let outcome = tokio::select! {
             biased;
@@ -72,6 +88,10 @@ pub async fn forward(
             () = permit.streams.cancelled() => {
                 lane.discard();
                 return Err(Refusal::SessionEnded);
+            }
+            () = interim.1.notified() => {
+                lane.discard();
+                return Err(Refusal::Upstream(UpstreamFault::Broken));
             }
             () = late(&sent, first_byte) => {
                 lane.discard();

@@ -71,6 +71,8 @@ pub enum Reply {
     Close(Vec<u8>),
     /// These bytes before the request's body is read, and it never is.
     Early(Vec<u8>),
+    /// These bytes again and again, until nobody takes them any more.
+    Flood(Vec<u8>),
     /// Nothing is read or answered any more.
     Stall,
 }
@@ -185,6 +187,11 @@ impl RawUpstream {
             self.kept.lock().unwrap().seen[index].body.clone_from(&received.body);
             let written = match reply {
                 Some(Reply::Bytes(bytes)) => stream.write_all(&bytes).await,
+                Some(Reply::Flood(bytes)) => {
+                    let bytes = bytes.repeat(64);
+                    while stream.write_all(&bytes).await.is_ok() {}
+                    return;
+                }
                 Some(Reply::Close(bytes)) => {
                     let _ = stream.write_all(&bytes).await;
                     return;
