@@ -11,6 +11,7 @@ use crate::audit::Actor;
 use crate::control::access::AccessError;
 use crate::control::audit::read::ReadError;
 use crate::control::caller::Unproven;
+use crate::control::credential::WithdrawError;
 use crate::control::decision::DecisionError;
 use crate::control::lock::LockError;
 use crate::control::lock_by_caller::ChangeLockError;
@@ -40,6 +41,8 @@ pub enum ApiError {
     Conflict(&'static str, String),
     /// The first request with this idempotency key is at work.
     AtWork,
+    /// What was asked under the idempotency key was done, and its answer is lost.
+    DoneUnanswered,
     /// The idempotency key was used for something else.
     KeyReused,
     /// There is no such route.
@@ -95,6 +98,17 @@ impl From<Unproven> for ApiError {
 impl From<crate::control::StoreError> for ApiError {
     fn from(error: crate::control::StoreError) -> Self {
         Self::Unavailable(error.to_string())
+    }
+}
+
+impl From<WithdrawError> for ApiError {
+    fn from(error: WithdrawError) -> Self {
+        match error {
+            WithdrawError::NotFound => Self::NotFound("there is no such credential, or it is over"),
+            WithdrawError::Denied => Self::Denied(error.to_string()),
+            WithdrawError::Reason => Self::Invalid(error.to_string()),
+            WithdrawError::Store(error) => Self::Unavailable(error.to_string()),
+        }
     }
 }
 
@@ -189,7 +203,7 @@ impl ApiError {
             Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound(_) | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::Conflict(..) | Self::AtWork => StatusCode::CONFLICT,
+            Self::Conflict(..) | Self::AtWork | Self::DoneUnanswered => StatusCode::CONFLICT,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -239,6 +253,11 @@ impl ApiError {
                               what became of it before you ask again under a new key";
                 problem("in_progress", "The same is being done", Some(detail.to_owned()), retry())
             }
+            Self::DoneUnanswered => {
+                let detail = "what was first asked under this `Idempotency-Key` was done, and its answer got lost; \
+                              look at what became of it, and ask for anything more under a new key";
+                problem("already_done", "It was done already", Some(detail.to_owned()), None)
+            }
             Self::KeyReused => {
                 let detail = "this `Idempotency-Key` was used for another body; take a new one";
                 problem("idempotency_key_reused", "The key is used", Some(detail.to_owned()), None)
@@ -286,6 +305,8 @@ pub enum OauthFailure {
     Exchange(ExchangeError),
     /// The proof of possession does not hold.
     Proof(&'static str),
+    /// The proof needs a nonce, which comes with the answer.
+    NonceWanted,
     /// The server is put together wrongly.
     Internal(&'static str),
 }
@@ -323,6 +344,7 @@ impl OauthFailure {
             Self::TooLarge => ("invalid_request", StatusCode::PAYLOAD_TOO_LARGE),
             Self::UnsupportedGrantType(_) => ("unsupported_grant_type", bad),
             Self::Proof(_) => ("invalid_dpop_proof", bad),
+            Self::NonceWanted => ("use_dpop_nonce", bad),
             Self::Exchange(error) => match error {
                 ExchangeError::Invalid(_) | ExchangeError::Subject | ExchangeError::Certificate(_) => {
                     ("invalid_request", bad)
@@ -332,7 +354,7 @@ impl OauthFailure {
                 | ExchangeError::GrantNotActive { .. }
                 | ExchangeError::GrantElsewhere { .. } => ("invalid_grant", bad),
                 ExchangeError::Target => ("invalid_target", bad),
-                ExchangeError::Scope(_) => ("invalid_scope", bad),
+                ExchangeError::Scope(_) | ExchangeError::Wider(_) => ("invalid_scope", bad),
                 ExchangeError::Proof(_) => ("invalid_dpop_proof", bad),
                 ExchangeError::Locked => ("access_denied", bad),
                 ExchangeError::Signing(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
@@ -347,6 +369,7 @@ impl OauthFailure {
             Self::Grant(error) => error.to_string(),
             Self::Exchange(error) => error.to_string(),
             Self::Form(what) | Self::UnsupportedGrantType(what) | Self::Proof(what) => (*what).to_owned(),
+            Self::NonceWanted => "make the DPoP proof again with the `nonce` in `DPoP-Nonce`".to_owned(),
             Self::TooLarge => "the body is too long".to_owned(),
             Self::Internal(_) => "the request could not be answered".to_owned(),
         }
@@ -367,8 +390,9 @@ impl OauthFailure {
 impl IntoResponse for OauthFailure {
     fn into_response(self) -> Response {
         let (reason, status) = self.word();
-        // A device that waits is not refused; a database that is away can't keep the event.
-        let waits = matches!(self, Self::Grant(GrantError::AuthorizationPending | GrantError::SlowDown));
+        // A device that waits is not refused, nor who needs a nonce first; a database that is away can't keep the event.
+        let waits =
+            matches!(self, Self::NonceWanted | Self::Grant(GrantError::AuthorizationPending | GrantError::SlowDown));
         let refused = Refused {
             reason,
             form: Form::Oauth { description: self.description() },

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -25,6 +25,8 @@ use super::answer::{ApiError, Form, Refused};
 pub const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision");
 /// Names openings of the emergency path that are in force: `brk_…; expires=TIME`, with commas between.
 pub const EMERGENCY_HEADER: HeaderName = HeaderName::from_static("doorward-breakglass");
+/// The nonce for the next proof of possession (RFC 9449 §8.2), which a refusal has too.
+pub(super) const NONCE_HEADER: HeaderName = HeaderName::from_static("dpop-nonce");
 /// How long a refusal waits for its place in the record: longer than the recorder may take for it.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest path that goes into the record.
@@ -76,10 +78,12 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
             let actor = refused.actor.clone().map(|actor| *actor).or_else(|| trail.taken());
             record(&desk, &refused, actor, connection.as_deref(), facts, decision, now).await;
         }
-        let allow = response.headers_mut().remove(axum::http::header::ALLOW);
+        let kept = [ALLOW, NONCE_HEADER].map(|name| (response.headers_mut().remove(&name), name));
         response = written(&desk, refused, status, decision);
-        if let Some(allow) = allow {
-            response.headers_mut().insert(axum::http::header::ALLOW, allow);
+        for (value, name) in kept {
+            if let Some(value) = value {
+                response.headers_mut().insert(name, value);
+            }
         }
     }
     let headers = response.headers_mut();

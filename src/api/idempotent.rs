@@ -1,7 +1,8 @@
 //! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header) before every POST of the API.
 //!
-//! INVARIANT: only what was done is answered again; a refusal is judged anew. A key counts for one
-//! principal, so that nobody reads another's answer.
+//! INVARIANT: only what was done is answered again; a refusal is judged anew. What was done and then not
+//! answered, for whatever cause, is not done a second time under its key. A key counts for one principal,
+//! so that nobody reads another's answer.
 
 use std::sync::Arc;
 
@@ -57,8 +58,8 @@ async fn keyed(desk: &Arc<Desk>, request: Request, next: Next, text: &str) -> Re
     let Proven { caller, now } = Proven::from_request_parts(&mut parts, desk).await?;
     let body = to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| ApiError::TooLarge)?;
     let key = Key::of(caller.principal(), parts.uri.path(), text, &body);
-    match idempotency::take(desk, key, now).await? {
-        Turn::First => {}
+    let taken = match idempotency::take(desk, key, now).await? {
+        Turn::First(taken) => taken,
         Turn::Repeated { status, answer } => {
             let status = StatusCode::from_u16(status).map_err(|_| ApiError::Internal("a kept status is none"))?;
             let mut response = json_text(status, "application/json", answer.into_bytes());
@@ -66,12 +67,18 @@ async fn keyed(desk: &Arc<Desk>, request: Request, next: Next, text: &str) -> Re
             return Ok(response);
         }
         Turn::AtWork => return Err(ApiError::AtWork),
+        Turn::Done => return Err(ApiError::DoneUnanswered),
         Turn::OtherBody => return Err(ApiError::KeyReused),
-    }
-    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    };
+    let response = taken.within(next.run(Request::from_parts(parts, Body::from(body)))).await;
     if !response.status().is_success() {
-        // It did nothing. Should the key not come free, its owner is told so at the next try.
-        if let Err(error) = idempotency::release(desk, key).await {
+        // A refusal did nothing. A failure may have come before or after it was done.
+        let released = match response.status().is_server_error() {
+            true => idempotency::release_undone(desk, taken).await,
+            false => idempotency::release(desk, taken).await,
+        };
+        // Should the key not come free, its owner is told so at the next try, and gets it after a while.
+        if let Err(error) = released {
             tracing::warn!(%error, "an idempotency key could not be given back");
         }
         return Ok(response);
@@ -79,7 +86,7 @@ async fn keyed(desk: &Arc<Desk>, request: Request, next: Next, text: &str) -> Re
     let (head, body) = response.into_parts();
     let body = to_bytes(body, ANSWER_BYTES_MAX).await.map_err(|_| ApiError::Internal("an answer is too long"))?;
     let kept = match std::str::from_utf8(&body) {
-        Ok(answer) => idempotency::keep(desk, key, head.status.as_u16(), answer).await,
+        Ok(answer) => idempotency::keep(desk, taken, head.status.as_u16(), answer).await,
         Err(_) => return Err(ApiError::Internal("an answer is not UTF-8")),
     };
     // It is done and told; who repeats it is told that it is not known.

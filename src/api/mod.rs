@@ -10,6 +10,7 @@ mod answer;
 mod audit;
 mod breakglass;
 mod caller;
+mod credential;
 mod decided;
 mod decision;
 mod discovery;
@@ -96,6 +97,10 @@ routes! {
     post "/api/v1/grants/{id}/extend" Session => grant::extend;
     post "/api/v1/grants/{id}/drop" Session => grant::drop;
     post "/api/v1/grants/{id}/revoke" Session => grant::revoke;
+    get "/api/v1/credentials" Session => credential::list;
+    get "/api/v1/credentials/{id}" Session => credential::fetch;
+    post "/api/v1/credentials/{id}/revoke" Session => credential::revoke;
+    get "/api/v1/leases" Session => credential::leases;
     get "/api/v1/locks" Session => lock::list;
     post "/api/v1/locks" Session => lock::set;
     post "/api/v1/locks/clear" Session => lock::clear;

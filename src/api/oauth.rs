@@ -16,28 +16,28 @@ use serde_json::{Map, Value};
 use crate::control::Desk;
 use crate::control::audit::root;
 use crate::control::caller::{Proof, Unproven};
-use crate::control::oauth::code::{self, AuthorizeError, AuthorizeRequest, CodeRequest};
+use crate::control::oauth::code::{self, AuthorizeError, AuthorizeRequest, CodeRequest, STATE_BYTES_MAX};
 use crate::control::oauth::device::{self, DEVICE_INTERVAL, DEVICE_TTL, DeviceRequest};
 use crate::control::oauth::exchange::{self, ExchangeRequest};
 use crate::control::oauth::refresh::{self, RefreshRequest};
 use crate::control::oauth::{GrantError, Granted, token as tokens};
 use crate::identity::dpop;
+use crate::identity::dpop_nonce::{self, Nonces};
 use crate::model::Timestamp;
-use crate::wire::oauth::{GRANT_DEVICE_CODE, GRANT_TOKEN_EXCHANGE};
+use crate::wire::oauth::{GRANT_DEVICE_CODE, GRANT_TOKEN_EXCHANGE, PROGRAM_PATH};
 use crate::wire::{DeviceAuthorization, Introspection};
 
 use super::answer::{ApiError, OauthFailure};
 use super::caller::{Connection, proven};
-use super::decided::json;
+use super::decided::{NONCE_HEADER, json};
 use super::fields::{Fields, Form};
 use super::shape;
 
 /// RFC 9449 §4.1.
 const DPOP_HEADER: HeaderName = HeaderName::from_static("dpop");
-/// The longest `state` that is given back.
-const STATE_BYTES_MAX: usize = 512;
 
-/// `GET /oauth2/authorize`: a browser that is signed in gets a code, another is sent to sign in.
+/// `GET /oauth2/authorize`: a browser that is signed in is sent to the page that asks its person whether
+/// the program is theirs, another to sign in. A code is made by that page alone (`console/program.rs`).
 pub async fn authorize(State(desk): State<Arc<Desk>>, request: Request) -> Result<Response, ApiError> {
     let now = desk.clock.now();
     let (parts, _) = request.into_parts();
@@ -65,10 +65,9 @@ pub async fn authorize(State(desk): State<Arc<Desk>>, request: Request) -> Resul
         }
         Err(unproven) => return Err(unproven.into()),
     };
-    match code::authorize(&desk, &caller, &asked, now).await {
-        Ok(code) => back(&[("code", code.expose())]),
-        Err(AuthorizeError::NoBrowserSession) => sign_in(&parts.uri, &fields),
-        Err(error) => refused(error, back),
+    match code::is_browser(&caller) {
+        Ok(()) => see_other(&format!("{PROGRAM_PATH}?{}", parts.uri.query().unwrap_or_default())),
+        Err(_) => sign_in(&parts.uri, &fields),
     }
 }
 
@@ -84,16 +83,8 @@ fn refused(
     }
 }
 
-/// Sends the browser to the client with an answer, the client's own `state`, and who answers
-/// (RFC 9207). The redirect URI is a loopback one without a query.
 fn back_to_client(desk: &Desk, redirect_uri: &str, state: &str, answer: &[(&str, &str)]) -> Result<Response, ApiError> {
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(answer);
-    if !state.is_empty() {
-        query.append_pair("state", state);
-    }
-    query.append_pair("iss", &desk.settings.origin);
-    see_other(&format!("{redirect_uri}?{}", query.finish()))
+    see_other(&code::back_to_client(desk, redirect_uri, state, answer))
 }
 
 fn sign_in(uri: &axum::http::Uri, fields: &Fields) -> Result<Response, ApiError> {
@@ -141,14 +132,35 @@ fn unkept(mut response: Response) -> Response {
     response
 }
 
-/// `POST /oauth2/token`
+/// `POST /oauth2/token`. Who comes with a proof of possession gets the nonce for the next with every
+/// answer, a refusal too (RFC 9449 §8.2).
 pub async fn token(
     State(desk): State<Arc<Desk>>,
     connection: Result<Connection, ApiError>,
     headers: HeaderMap,
-    Form(fields): Form,
-) -> Result<Response, OauthFailure> {
+    form: Form,
+) -> Response {
     let now = desk.clock.now();
+    let shows_proof = headers.contains_key(&DPOP_HEADER);
+    let mut response = granted(&desk, connection, headers, form, now).await.into_response();
+    if shows_proof && let Ok(value) = HeaderValue::from_str(&nonces(&desk).current(now)) {
+        response.headers_mut().insert(NONCE_HEADER, value);
+    }
+    response
+}
+
+/// Nonces as every node makes them; the data path has the same (`server/run.rs`).
+fn nonces(desk: &Desk) -> Nonces {
+    Nonces::new(desk.sealer.derive(dpop_nonce::PURPOSE).expose())
+}
+
+async fn granted(
+    desk: &Desk,
+    connection: Result<Connection, ApiError>,
+    headers: HeaderMap,
+    Form(fields): Form,
+    now: Timestamp,
+) -> Result<Response, OauthFailure> {
     let connection = facts(connection)?;
     is_public(&headers)?;
     let csr = signing_request(&fields)?;
@@ -162,21 +174,23 @@ pub async fn token(
                 code_verifier: fields.text("code_verifier"),
                 csr,
             };
-            code::exchange(&desk, &request, &connection.0, now).await?
+            code::exchange(desk, &request, &connection.0, now).await?
         }
         Some("refresh_token") => {
             let request = RefreshRequest { refresh_token: fields.text("refresh_token"), client_id, csr };
-            refresh::refresh(&desk, &request, &connection.0, now).await?
+            refresh::refresh(desk, &request, &connection.0, now).await?
         }
         Some(GRANT_DEVICE_CODE) => {
             let request = DeviceRequest { device_code: fields.text("device_code"), client_id, csr };
-            device::poll(&desk, &request, &connection.0, now).await?
+            device::poll(desk, &request, &connection.0, now).await?
         }
         Some(GRANT_TOKEN_EXCHANGE) => {
             let request = ExchangeRequest {
                 subject_token: fields.text("subject_token"),
                 subject_token_type: fields.text("subject_token_type"),
-                has_actor: fields.get("actor_token").is_some(),
+                actor_token: fields.get("actor_token").map(str::to_owned),
+                actor_token_type: fields.get("actor_token_type").map(str::to_owned),
+                may_act: fields.get("may_act").map(str::to_owned),
                 requested_token_type: fields.get("requested_token_type").map(str::to_owned),
                 audience: fields.get("audience").map(str::to_owned),
                 resource: fields.get("resource").map(str::to_owned),
@@ -184,9 +198,9 @@ pub async fn token(
                 lifetime: fields.get("lifetime").map(str::to_owned),
                 grant: fields.get("grant").map(str::to_owned),
                 csr,
-                proof: proof(&desk, &headers, now)?,
+                proof: proof(desk, &headers, now)?,
             };
-            let exchanged = exchange::exchange(&desk, &request, &connection.0, now).await?;
+            let exchanged = exchange::exchange(desk, &request, &connection.0, now).await?;
             let authority = desk.authority.load();
             let body = shape::exchange_answer(exchanged, authority.pem(), now);
             return Ok(unkept(json(StatusCode::OK, "application/json", &body)));
@@ -219,8 +233,12 @@ fn proof(desk: &Desk, headers: &HeaderMap, now: Timestamp) -> Result<Option<dpop
         port: desk.settings.port(),
         path: "/oauth2/token",
         token: None,
+        nonces: &nonces(desk),
     };
-    dpop::verify(text, &purpose, now).map(Some).map_err(|error| OauthFailure::Proof(error.0))
+    dpop::verify(text, &purpose, now).map(Some).map_err(|error| match error {
+        dpop::NONCE_WANTED => OauthFailure::NonceWanted,
+        dpop::ProofError(what) => OauthFailure::Proof(what),
+    })
 }
 
 /// `POST /oauth2/device_authorization`
@@ -301,5 +319,7 @@ fn introspection(claims: &Map<String, Value>) -> Introspection {
         sid: text("sid"),
         grant: text("grant"),
         cnf: claims.get("cnf").cloned(),
+        act: claims.get("act").cloned(),
+        may_act: claims.get("may_act").cloned(),
     }
 }

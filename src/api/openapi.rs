@@ -72,6 +72,22 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         }
         "/api/v1/grants/{id}/drop" => ("Gives back one's own grant", shape("Grant"), body("Nothing")),
         "/api/v1/grants/{id}/revoke" => ("Ends a grant", shape("Grant"), body("Revoke")),
+        "/api/v1/credentials" => (
+            "Certificates and tokens that are good now: one's own, or with `all` those that one may revoke",
+            page("Credential"),
+            None,
+        ),
+        "/api/v1/credentials/{id}" => ("A certificate or token that is good now", shape("Credential"), None),
+        "/api/v1/credentials/{id}/revoke" => (
+            "Withdraws a token, or a certificate together with its session; told as it was",
+            shape("Credential"),
+            body("Revoke"),
+        ),
+        "/api/v1/leases" => (
+            "Credentials that others made for us and that we are to give back; nothing of that kind is issued yet",
+            page("Lease"),
+            None,
+        ),
         "/api/v1/locks" if method == "GET" => {
             ("Who is barred, for those who may bar or read the record", page("Lock"), None)
         }
@@ -100,7 +116,11 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/audit/inclusion" => ("Proof that an event is in its log (RFC 9162 §2.1.3)", shape("AuditProof"), None),
         "/api/v1/audit/consistency" => ("Proof that a log only grew (RFC 9162 §2.1.4)", shape("AuditProof"), None),
         "/api/v1/openapi.json" => ("This document", Some(json!({ "type": "object" })), None),
-        "/oauth2/authorize" => ("Sends a signed-in browser back with a code (RFC 6749 §4.1, PKCE S256)", None, None),
+        "/oauth2/authorize" => (
+            "Asks the person of a signed-in browser, who sends it back with a code (RFC 6749 §4.1, PKCE S256)",
+            None,
+            None,
+        ),
         "/oauth2/token" => (
             "Tokens and a certificate for a code, a refresh token or a device code; a token for one service by exchange \
              (RFC 8693), which `grant` lets end with that grant",
@@ -116,6 +136,9 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
                 "csr",
                 "subject_token",
                 "subject_token_type",
+                "actor_token",
+                "actor_token_type",
+                "may_act",
                 "audience",
                 "resource",
                 "scope",
@@ -193,7 +216,10 @@ fn operation(route: &Route) -> Value {
             responses.insert("200".to_owned(), json!({ "description": "Done", "content": content }));
         }
         None if route.needs == Needs::Browser => {
-            responses.insert("303".to_owned(), json!({ "description": "To the client, or to sign in" }));
+            responses.insert(
+                "303".to_owned(),
+                json!({ "description": "To the page that asks, to sign in, or to the client with an error" }),
+            );
         }
         None => {
             responses.insert("200".to_owned(), json!({ "description": "Done" }));
@@ -234,6 +260,12 @@ fn parameters(route: &Route) -> Vec<Value> {
     let query = |name: &str, kind: &str| parameter(name, "query", false, kind);
     let mut found = match (route.method, route.path) {
         ("GET", "/api/v1/sessions") => vec![query("all", "boolean"), query("cursor", "id:ses_")],
+        ("GET", "/api/v1/credentials") => {
+            vec![query("all", "boolean"), query("cursor", "id:crd_"), query("limit", "limit")]
+        }
+        ("GET", "/api/v1/leases") => {
+            vec![query("all", "boolean"), query("cursor", "id:lea_"), query("limit", "limit")]
+        }
         ("GET", "/api/v1/requests") => {
             let state = "one:pending|approved|scheduled|active|expired|revoked|dropped|denied|withdrawn|timed_out";
             let flags = ["mine", "to_approve", "all"].map(|name| query(name, "boolean"));
@@ -278,6 +310,7 @@ fn parameters(route: &Route) -> Vec<Value> {
             Some("sessions") => "id:ses_",
             Some("requests") => "id:req_",
             Some("grants") => "id:grt_",
+            Some("credentials") => "id:crd_",
             Some("decisions") => "id:dec_",
             Some("breakglass") if route.path.ends_with("/close") => "id:brk_",
             Some("breakglass") => "id:(brk|grt)_",

@@ -25,7 +25,7 @@ pub(super) fn of(kind: &str) -> Value {
         "time" => json!({ "type": "string", "format": "date-time" }),
         "strings" => json!({ "type": "array", "items": { "type": "string" } }),
         "texts" => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
-        "string" | "integer" | "boolean" => json!({ "type": kind }),
+        "string" | "integer" | "boolean" | "object" => json!({ "type": kind }),
         "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200 }),
         "words" => json!({ "type": "string", "minLength": 1, "maxLength": 1000, "pattern": "^[^\\x00]*\\S[^\\x00]*$" }),
         "finding" => {
@@ -115,7 +115,7 @@ fn people_and_services() -> Value {
         "Decision": object(&[
             ("id", "id:dec_"), ("time", "time"), ("outcome", "one:allow|deny"), ("reason?", "string?"),
             ("principal?", "Principal?"), ("action?", "string?"), ("service?", "string?"),
-            ("request?", "DecisionRequest?"), ("policy_version?", "string?"), ("policies", "strings"),
+            ("request?", "DecisionRequest?"), ("act?", "strings"), ("policy_version?", "string?"), ("policies", "strings"),
             ("errors", "strings"), ("remedy?", "Remedy?"), ("log?", "string?"), ("seq?", "integer?"),
         ]),
         "AuditEvent": object(&[
@@ -177,6 +177,15 @@ fn access() -> Value {
             ("ended_at", "time?"), ("end_reason", "string?"), ("reviewed", "boolean"),
         ]),
         "Extend": body(&[("for", "length")]),
+        "Credential": object(&[
+            ("id", "id:crd_"), ("kind", "one:x509|token"), ("principal", "Principal"), ("session", "id:ses_"),
+            ("audience", "string?"), ("scope", "string?"), ("grant", "id:grt_?"), ("acting", "string?"),
+            ("thumbprint", "string?"), ("issued_at", "time"), ("expires_at", "time"),
+            ("revoking_ends", "one:credential|session"),
+        ]),
+        "Lease": object(&[
+            ("id", "id:lea_"), ("grant", "id:grt_"), ("state", "string"), ("expires_at", "time"),
+        ]),
     })
 }
 
@@ -229,7 +238,7 @@ fn oauth() -> Value {
         "Introspection": object(&[
             ("active", "boolean"), ("scope?", "string"), ("client_id?", "string"), ("token_type?", "string"),
             ("exp?", "integer"), ("iat?", "integer"), ("sub?", "string"), ("aud?", "string"), ("iss?", "string"),
-            ("jti?", "string"), ("sid?", "string"), ("grant?", "id:grt_"),
+            ("jti?", "string"), ("sid?", "string"), ("grant?", "id:grt_"), ("act?", "object"), ("may_act?", "object"),
         ]),
     })
 }

@@ -5,9 +5,9 @@ use crate::control::decision::Explained;
 use crate::control::oauth::Granted;
 use crate::control::oauth::exchange::{Exchanged, TYPE_ACCESS_TOKEN};
 use crate::control::service::{Reach, Reachable};
-use crate::control::{Lock, StoredSession};
+use crate::control::{HeldCredential, Lock, StoredSession};
 use crate::identity::directory::LiveGrant;
-use crate::model::{Answer, Approval, Person, Principal, Session, SessionId, Timestamp};
+use crate::model::{Answer, Approval, CredentialKind, Person, Principal, Session, SessionId, Timestamp};
 use crate::policy::{Entitlement, PolicySet};
 use crate::wire;
 
@@ -137,6 +137,29 @@ pub fn grant(seen: &GrantSeen) -> wire::Grant {
     }
 }
 
+/// A certificate or token that is out.
+pub fn credential(held: &HeldCredential) -> wire::Credential {
+    let credential = &held.credential;
+    let revoking_ends = match credential.kind {
+        CredentialKind::Token => "credential",
+        CredentialKind::X509 => "session",
+    };
+    wire::Credential {
+        id: credential.id.to_string(),
+        kind: credential.kind.name().to_owned(),
+        principal: wire::Principal { name: held.name.clone(), ..principal(&held.principal, held.email.clone()) },
+        session: credential.session.to_string(),
+        audience: credential.audience.clone(),
+        scope: credential.scope.clone(),
+        grant: credential.grant.map(|id| id.to_string()),
+        acting: credential.acting.clone(),
+        thumbprint: credential.thumbprint.map(|thumbprint| thumbprint.to_string()),
+        issued_at: credential.issued_at.into(),
+        expires_at: credential.expires_at.into(),
+        revoking_ends: revoking_ends.to_owned(),
+    }
+}
+
 fn someone(person: &Person) -> wire::Principal {
     let who = &person.principal;
     wire::Principal { name: person.name.clone(), ..principal(who, person.email.clone()) }
@@ -258,6 +281,7 @@ pub fn decision(explained: Explained) -> wire::Decision {
         action: explained.action,
         service: explained.service,
         request: explained.request.map(|(method, host, path)| wire::DecisionRequest { method, host, path }),
+        act: explained.act,
         policy_version: explained.policy_version,
         policies: explained.policies,
         errors: explained.errors,

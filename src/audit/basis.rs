@@ -21,6 +21,9 @@ pub const GROUPS_ADDED: &str = "added";
 pub const GROUPS_REMOVED: &str = "removed";
 /// Actions that the token was narrowed to.
 pub const SCOPE: &str = "scope";
+/// Who acted for the subject by a token (RFC 8693 §4.1), who acted itself first: workloads, as policies
+/// name them.
+pub const ACT: &str = "act";
 /// Grants that counted: `{grant, entitlement, active_at}`. Left out where there are none, unless the
 /// decision names a grant: that of a token whose holder needs none.
 pub const GRANTS: &str = "grants";

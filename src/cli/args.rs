@@ -371,9 +371,16 @@ pub struct TokenArgs {
     /// How long to wait [default: 10m]
     #[arg(long, value_name = "LENGTH", requires = "wait", value_parser = length)]
     pub timeout: Option<Ttl>,
-    /// A pipeline's own token, instead of a session of this profile
+    /// A workload that may act for you by the token, `ISSUER|RULE`: hand the token on to it
+    #[arg(long, value_name = "WORKLOAD", requires = "scope", conflicts_with = "actor_token_file")]
+    pub may_act: Option<String>,
+    /// A pipeline's own token, instead of a session of this profile; with --actor-token-file, the token that
+    /// was handed on to it
     #[arg(long, value_name = "FILE")]
     pub subject_token_file: Option<PathBuf>,
+    /// A pipeline's own token, by which it acts for whoever handed a token on to it
+    #[arg(long, value_name = "FILE", requires = "subject_token_file", conflicts_with_all = ["grant", "request"])]
+    pub actor_token_file: Option<PathBuf>,
     /// Also make a key, and write it here with a certificate that ends with the token
     #[arg(long, value_name = "DIR")]
     pub certificate_out: Option<PathBuf>,

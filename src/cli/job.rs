@@ -131,6 +131,21 @@ impl<'a> Job<'a> {
         Ok(session.client.form("/oauth2/token", &fields).await?)
     }
 
+    /// A token by which the job acts for whoever handed `subject` on to it (RFC 8693).
+    ///
+    /// # Errors
+    /// When the file can't be read, or the server says no.
+    pub async fn acting(&mut self, subject: &str, mut fields: Vec<(&str, &str)>) -> Result<ExchangeAnswer, Failure> {
+        let own = read(self.path)?;
+        fields.extend([
+            ("subject_token", subject),
+            ("subject_token_type", TYPE_ACCESS_TOKEN),
+            ("actor_token", own.as_str()),
+            ("actor_token_type", TYPE_JWT),
+        ]);
+        self.spent(&own, fields).await
+    }
+
     fn connecting(&self, identity: Option<&Identity>) -> Result<Client, Failure> {
         Ok(Client::new(self.origin.clone(), self.ca_pem.as_deref(), identity)?.noting(&self.banner))
     }
@@ -142,12 +157,17 @@ impl<'a> Job<'a> {
 
     /// Spends a token of the job's issuer.
     async fn exchanged(&mut self, subject: String, mut fields: Vec<(&str, &str)>) -> Result<ExchangeAnswer, Failure> {
-        let client = self.connecting(None)?;
         fields.extend([("subject_token", subject.as_str()), ("subject_token_type", TYPE_JWT)]);
+        self.spent(&subject, fields).await
+    }
+
+    /// Sends what `own`, a token of the job's issuer, is spent on.
+    async fn spent(&mut self, own: &str, mut fields: Vec<(&str, &str)>) -> Result<ExchangeAnswer, Failure> {
+        let client = self.connecting(None)?;
         fields.extend(self.certified.as_ref().map(|certified| ("csr", certified.request.as_str())));
         let answer: ExchangeAnswer = client.form("/oauth2/token", &fields).await?;
         drop(fields);
-        self.used = Some(subject);
+        self.used = Some(own.to_owned());
         if let Some(certified) = &self.certified {
             certified.keep(&answer, self.ca_pem.as_deref())?;
         }

@@ -3,7 +3,8 @@
 //! A person's comes from the session of the profile, whose certificate it is bound to; a pipeline's
 //! from the token that its own issuer gave it (`job.rs`), for which nobody needs to be signed in. A gate
 //! asks for an entitlement first, waits until it is granted, and then gets a token that ends with the
-//! grant. INVARIANT: the token is the only thing that is written to standard output.
+//! grant. With `--may-act` a token is handed on to a workload, which then acts by it (`--actor-token-file`).
+//! INVARIANT: the token is the only thing that is written to standard output.
 
 use x509_parser::pem::parse_x509_pem;
 
@@ -16,7 +17,7 @@ use super::client::Client;
 use super::context::Context;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::job::Job;
+use super::job::{self, Job};
 use super::renewal::signed_in;
 use super::request::{self, denial, parameters};
 use super::waiting;
@@ -31,7 +32,11 @@ const TYPE_CERTIFICATE: &str = "urn:doorward:params:oauth:token-type:session-cer
 /// first is denied, 5 when it is not decided yet.
 pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
     let asked = args.request.as_deref().map(|name| asked(args, name)).transpose()?;
-    let mut asker = match &args.subject_token_file {
+    let handed = match (&args.actor_token_file, &args.subject_token_file) {
+        (Some(_), Some(path)) => Some(job::read(path)?),
+        _ => None,
+    };
+    let mut asker = match args.actor_token_file.as_ref().or(args.subject_token_file.as_ref()) {
         Some(path) => Asker::Job(Box::new(Job::new(context, path, args.certificate_out.as_deref())?)),
         None if args.certificate_out.is_some() => {
             return Err(Failure::usage(
@@ -52,9 +57,11 @@ pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
     fields.extend(args.scope.as_deref().map(|scope| ("scope", scope)));
     fields.extend(lifetime.as_deref().map(|seconds| ("lifetime", seconds)));
     fields.extend(grant.as_deref().map(|id| ("grant", id)));
-    let answer = match &mut asker {
-        Asker::Job(job) => job.token(fields).await?,
-        Asker::Session => of_session(context, fields).await?,
+    fields.extend(args.may_act.as_deref().map(|workload| ("may_act", workload)));
+    let answer = match (&mut asker, &handed) {
+        (Asker::Job(job), Some(handed)) => job.acting(handed, fields).await?,
+        (Asker::Job(job), None) => job.token(fields).await?,
+        (Asker::Session, _) => of_session(context, fields).await?,
     };
     if context.printer.format() == Format::Json {
         return context.printer.json(&answer);

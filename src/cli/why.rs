@@ -41,7 +41,8 @@ pub fn told(decision: &Decision) -> String {
         (None, Some(service)) => format!(" at {service}"),
         _ => String::new(),
     };
-    let mut text = format!("{}: {who} {verb}{what}.\n", decision.id);
+    let by = decision.act.first().map(|actor| format!(", for whom {actor} acted,")).unwrap_or_default();
+    let mut text = format!("{}: {who}{by} {verb}{what}.\n", decision.id);
     if let Some(reason) = &decision.reason {
         text.push_str(&format!("Because {}.\n", explained(reason)));
     }
@@ -54,6 +55,7 @@ pub fn told(decision: &Decision) -> String {
     if let Some(reason) = &decision.reason {
         pair("reason", reason);
     }
+    decision.act.iter().for_each(|actor| pair("by", actor));
     match decision.policies.as_slice() {
         [] => pair("policies", "none matched"),
         policies => policies.iter().for_each(|policy| pair("policy", policy)),

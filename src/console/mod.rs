@@ -9,6 +9,7 @@ mod device;
 mod form;
 mod home;
 mod page;
+mod program;
 mod refusal;
 mod sign_in;
 mod visit;
@@ -28,6 +29,7 @@ use axum::routing::{get, post};
 use crate::control::{ConnectionFacts, Desk};
 use crate::model::DecisionId;
 
+use program::FormTarget;
 use refusal::{PageError, Refused};
 
 /// Names the decision in every answer.
@@ -53,6 +55,8 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("GET", "/signin", Needs::Nobody),
     ("GET", "/signin/callback", Needs::Nobody),
     ("GET", "/signin/service", Needs::Browser),
+    ("GET", "/signin/program", Needs::Browser),
+    ("POST", "/signin/program", Needs::Browser),
     ("GET", "/signed-in", Needs::Nobody),
     ("GET", "/signed-out", Needs::Nobody),
     ("POST", "/signout", Needs::Browser),
@@ -70,6 +74,7 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .route("/signin", get(sign_in::sign_in))
         .route("/signin/callback", get(sign_in::callback))
         .route("/signin/service", get(sign_in::service))
+        .route("/signin/program", get(program::ask).post(program::answer))
         .route("/signed-in", get(sign_in::signed_in))
         .route("/signed-out", get(sign_in::signed_out))
         .route("/signout", post(home::sign_out))
@@ -106,8 +111,15 @@ async fn around(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> 
     if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
         response.headers_mut().insert(DECISION_HEADER, value);
     }
+    let policy = match response.extensions_mut().remove::<FormTarget>() {
+        Some(FormTarget(target)) => {
+            HeaderValue::from_str(&POLICY.replace("form-action 'self'", &format!("form-action 'self' {target}"))).ok()
+        }
+        None => None,
+    };
+    let policy = policy.unwrap_or(HeaderValue::from_static(POLICY));
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     for (name, value) in [
-        (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
         // Not `no-referrer`: with that a browser says `Origin: null` of our own forms.

@@ -116,6 +116,30 @@ pub struct DevicePage {
     pub form_token: String,
 }
 
+/// `/signin/program`
+#[derive(Template)]
+#[template(path = "program.html", config = "src/console/askama.toml")]
+pub struct ProgramPage {
+    /// Who would be acted as.
+    pub name: String,
+    /// The same as policies name them.
+    pub principal: String,
+    /// What the program shows too.
+    pub letters: String,
+    /// Where the browser comes from; the program is on the same computer.
+    pub address: String,
+    /// Where the program listens.
+    pub listens: String,
+    /// When it asked.
+    pub asked_at: String,
+    /// When what it gets ends.
+    pub until: String,
+    /// What it asked for, to be sent back with the answer.
+    pub fields: [(&'static str, String); 6],
+    /// What forms carry.
+    pub form_token: String,
+}
+
 /// A page with a sentence.
 #[derive(Template)]
 #[template(path = "said.html", config = "src/console/askama.toml")]

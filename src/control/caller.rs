@@ -24,6 +24,7 @@ use crate::policy::{Ambient, DeviceContext, InstallationAction, SessionContext};
 use crate::store::{StoreError, StoredSession};
 
 use super::desk::Desk;
+use super::session::idle::use_now;
 
 /// The media type of our access tokens (RFC 9068 §2.1).
 pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
@@ -259,6 +260,9 @@ pub async fn prove(desk: &Desk, evidence: Evidence<'_>, now: Timestamp) -> Resul
     // The feed may have told this node what the read just missed.
     let ended_here = desk.directory.session(id).is_some_and(|known| known.session.ended.is_some());
     if ended_here || !caller.session().is_live(now) {
+        return Err(Unproven::SessionEnded(Box::new(caller.actor())));
+    }
+    if cookie.is_some() && !use_now(desk, caller.session(), now).await? {
         return Err(Unproven::SessionEnded(Box::new(caller.actor())));
     }
     if desk.directory.is_locked(caller.principal()) {

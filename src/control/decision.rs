@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::audit::{Event, EventType, Outcome, PersonalField};
+use crate::audit::{Event, EventType, Outcome, PersonalField, basis};
 use crate::model::{DecisionId, NodeId, Principal, Timestamp};
 use crate::policy::InstallationAction;
 use crate::store::{Recorded, StoreError};
@@ -70,6 +70,8 @@ pub struct Explained {
     pub service: Option<String>,
     /// Method, host and path of the request.
     pub request: Option<(String, String, String)>,
+    /// Who acted for the principal, who acted itself first.
+    pub act: Vec<String>,
     /// Which policies were in force.
     pub policy_version: Option<String>,
     /// The policies that decided.
@@ -128,6 +130,7 @@ fn explain(id: DecisionId, found: &Recorded) -> Explained {
         service: found.clear().service.as_ref().map(|name| name.as_str().to_owned()),
         request,
         policy_version: text("/policy_version"),
+        act: texts(basis::ACT),
         policies: texts(DATA_POLICIES),
         errors: texts(DATA_ERRORS),
         remedy: found.body.pointer(&format!("/data/{DATA_REMEDY}")).cloned(),

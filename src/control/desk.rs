@@ -11,7 +11,7 @@ use crate::credential::token::SigningKey;
 use crate::identity::directory::Directory;
 use crate::identity::provider::Providers;
 use crate::identity::token::KeySet;
-use crate::model::{Clock, EntitlementName, Entropy, EventId, Secret, Session, Timestamp, Ttl};
+use crate::model::{Clock, EntitlementName, Entropy, EventId, PrincipalKind, Secret, Session, Timestamp, Ttl};
 use crate::policy::{Facts, PolicySet, Subject};
 use crate::store::{Recorder, Store};
 
@@ -176,9 +176,12 @@ impl Desk {
     }
 
     /// The person of a session as policies judge them at `now`: with the entitlements of their
-    /// active grants.
+    /// active grants. A workload has none but by a token that was made under one, which is for services.
     #[must_use]
     pub fn subject_now(&self, policies: &PolicySet, session: &Session, now: Timestamp) -> Subject {
+        if session.principal.kind() == PrincipalKind::Workload {
+            return self.subject(policies, session, &[]);
+        }
         self.subject(policies, session, &self.directory.entitlements(&session.principal, now))
     }
 

@@ -1,19 +1,24 @@
 //! Doing once what is asked twice (`Idempotency-Key`): a key belongs to one principal, one route and
 //! one body, for a day.
 //!
-//! What happens: the key is taken in a transaction of its own → the operation → its answer is kept.
-//! What was refused did nothing, so its key is given back. After a crash in between, the key stays
-//! taken without an answer: whoever repeats is told to look, because nobody knows.
+//! What happens: the key is taken in a transaction of its own → the operation, whose transaction also
+//! writes that it was done → its answer is kept. What was refused did nothing, so its key is given back,
+//! and so is that of one that failed without having been done. Where it was done and the answer got lost
+//! (a crash, a caller who left, an error afterwards), whoever repeats is told so and does it no second
+//! time. One that was begun and never done can be begun again after a while.
 
 use sha2::{Digest, Sha256};
 
 use crate::model::{Principal, Timestamp, Ttl};
-use crate::store::{KeptAnswer, StoreError};
+use crate::store::{KeptAnswer, StoreError, TakenKey};
 
 use super::desk::Desk;
 
 /// How long an answer is kept.
 const KEPT: Ttl = Ttl::hours(24);
+/// After how long one that was begun and not done is taken for abandoned: no operation takes as long, and
+/// one that did would find that its key is another's and do nothing.
+const ABANDONED: Ttl = Ttl::minutes(2);
 
 /// A key of one principal for one route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +30,8 @@ pub struct Key {
 /// What becomes of a request with a key.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// It is the first: do it, then [`keep`] or [`release`].
-    First,
+    /// It is the first: do it within the key, then [`keep`], [`release`] or [`release_undone`].
+    First(TakenKey),
     /// It was done: this was answered.
     Repeated {
         /// The status.
@@ -34,8 +39,10 @@ pub enum Turn {
         /// The body, JSON.
         answer: String,
     },
-    /// The first is at work, or was when its node died.
+    /// The first is at work, or was when its node died a moment ago.
     AtWork,
+    /// It was done, and what was answered is not known.
+    Done,
     /// The key was used for another body.
     OtherBody,
 }
@@ -59,14 +66,15 @@ impl Key {
 /// When the database is away.
 pub async fn take(desk: &Desk, key: Key, now: Timestamp) -> Result<Turn, StoreError> {
     let mut tx = desk.store.begin().await?;
-    let first = tx.idempotency_take(&key.hash, &key.body, now).await?;
+    let first = tx.idempotency_take(&key.hash, &key.body, now.minus(ABANDONED), now).await?;
     tx.commit().await?;
-    if first {
-        return Ok(Turn::First);
+    if let Some(taken) = first {
+        return Ok(Turn::First(taken));
     }
     Ok(match desk.store.idempotency_fetch(&key.hash).await? {
         Some(KeptAnswer { body_hash, .. }) if body_hash != key.body => Turn::OtherBody,
         Some(KeptAnswer { answer: Some((status, answer)), .. }) => Turn::Repeated { status, answer },
+        Some(KeptAnswer { answer: None, done: true, .. }) => Turn::Done,
         // None: it was given back just now, and is free for the next try.
         Some(KeptAnswer { answer: None, .. }) | None => Turn::AtWork,
     })
@@ -76,9 +84,9 @@ pub async fn take(desk: &Desk, key: Key, now: Timestamp) -> Result<Turn, StoreEr
 ///
 /// # Errors
 /// When the database is away.
-pub async fn keep(desk: &Desk, key: Key, status: u16, answer: &str) -> Result<(), StoreError> {
+pub async fn keep(desk: &Desk, key: TakenKey, status: u16, answer: &str) -> Result<(), StoreError> {
     let mut tx = desk.store.begin().await?;
-    tx.idempotency_keep(&key.hash, status, answer).await?;
+    tx.idempotency_keep(key, status, answer).await?;
     tx.commit().await
 }
 
@@ -86,9 +94,19 @@ pub async fn keep(desk: &Desk, key: Key, status: u16, answer: &str) -> Result<()
 ///
 /// # Errors
 /// When the database is away.
-pub async fn release(desk: &Desk, key: Key) -> Result<(), StoreError> {
+pub async fn release(desk: &Desk, key: TakenKey) -> Result<(), StoreError> {
     let mut tx = desk.store.begin().await?;
-    tx.idempotency_release(&key.hash).await?;
+    tx.idempotency_release(key).await?;
+    tx.commit().await
+}
+
+/// Gives the key back unless something was done: of an operation that failed it can't be told otherwise.
+///
+/// # Errors
+/// When the database is away.
+pub async fn release_undone(desk: &Desk, key: TakenKey) -> Result<(), StoreError> {
+    let mut tx = desk.store.begin().await?;
+    tx.idempotency_release_undone(key).await?;
     tx.commit().await
 }
 

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod breakglass;
 pub mod browser;
 pub mod caller;
+pub mod credential;
 pub mod decision;
 pub mod desk;
 pub mod idempotency;
@@ -28,4 +29,4 @@ mod signing_key_file;
 pub use caller::{Caller, ConnectionFacts};
 pub use desk::{Desk, DeskSettings, Keys};
 // What operations answer with, for rooms that may not open the shelves themselves.
-pub use crate::store::{Lock, StoreError, StoredSession};
+pub use crate::store::{HeldCredential, Lock, StoreError, StoredSession};

@@ -9,6 +9,7 @@
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
 
 use crate::model::{Entropy, Secret};
 
@@ -46,7 +47,10 @@ impl fmt::Display for SealError {
 impl std::error::Error for SealError {}
 
 /// Seals and opens under one key-encryption key.
-pub struct Sealer(LessSafeKey);
+pub struct Sealer {
+    sealing: LessSafeKey,
+    deriving: hmac::Key,
+}
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,9 +65,20 @@ impl Sealer {
     /// When the key has another length.
     pub fn new(key: &[u8]) -> Result<Self, SealError> {
         let bytes = key.len();
-        UnboundKey::new(&AES_256_GCM, key)
-            .map(|key| Self(LessSafeKey::new(key)))
-            .map_err(|_| SealError::KeyLength { bytes })
+        let sealing = UnboundKey::new(&AES_256_GCM, key).map_err(|_| SealError::KeyLength { bytes })?;
+        Ok(Self { sealing: LessSafeKey::new(sealing), deriving: hmac::Key::new(hmac::HMAC_SHA256, key) })
+    }
+
+    /// A secret for this purpose (a word of ours) that every node with the same key has and that says
+    /// nothing of the key or of another purpose's (HMAC as in RFC 5869 §2.3).
+    #[must_use]
+    pub fn derive(&self, purpose: &'static str) -> Secret<[u8; 32]> {
+        let tag = hmac::sign(&self.deriving, &bound(purpose, b"derived"));
+        let mut secret = [0u8; 32];
+        for (target, source) in secret.iter_mut().zip(tag.as_ref()) {
+            *target = *source;
+        }
+        Secret::new(secret)
     }
 
     /// Seals `plain` for this purpose (a word of ours) and place (what the value belongs to: an id,
@@ -81,7 +96,7 @@ impl Sealer {
         let mut nonce = [0u8; NONCE_LEN];
         entropy.fill(&mut nonce);
         let mut text = plain.to_vec();
-        self.0
+        self.sealing
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound(purpose, place)), &mut text)
             .map_err(|_| SealError::Seal { purpose })?;
         let mut sealed = Vec::with_capacity(1 + NONCE_LEN + text.len());
@@ -105,7 +120,8 @@ impl Sealer {
         }
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| closed)?;
         let mut text = text.to_vec();
-        let plain = self.0.open_in_place(nonce, Aad::from(bound(purpose, place)), &mut text).map_err(|_| closed)?.len();
+        let plain =
+            self.sealing.open_in_place(nonce, Aad::from(bound(purpose, place)), &mut text).map_err(|_| closed)?.len();
         text.truncate(plain);
         Ok(Secret::new(text))
     }

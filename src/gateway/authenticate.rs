@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::identity::certificate::Issuer;
 use crate::identity::directory::{CookieHash, LiveGrant, LiveSession};
+use crate::identity::session_use::step;
 use crate::model::{EntitlementName, Principal, PrincipalKind, SessionId, Timestamp};
 use crate::policy::{Facts, Subject};
 
@@ -44,6 +45,8 @@ pub struct Caller {
     pub grants: Vec<LiveGrant>,
     /// The grant that the token was made under: what is open ends with it, whatever else permits it.
     pub under: Option<LiveGrant>,
+    /// Sessions of those who act for the principal, who acts now first: what is open ends with theirs too.
+    pub acting: Vec<Arc<LiveSession>>,
     /// The e-mail, for the record.
     pub email: Option<Arc<str>>,
     /// The token, if one was shown.
@@ -99,6 +102,7 @@ pub async fn authenticate(
     let mut claims = Claims::default();
     let mut ends_at = Timestamp::from_millis(i64::MAX);
     let mut machine = None;
+    let mut by_certificate = None;
 
     if let Some(opening) = &channel.opening {
         return breakglass::caller(worker, snapshot, channel, opening, routed, headers, now, named).await;
@@ -113,7 +117,7 @@ pub async fn authenticate(
         }
         ends_at = ends_at.min(certificate.not_after);
         match (certificate.issuer, certificate.session) {
-            (Issuer::Ours, Some(session)) => claims.session(session)?,
+            (Issuer::Ours, Some(session)) => by_certificate = Some(session),
             (Issuer::Ours, None) => return Err(Refusal::BadCredential("a certificate of ours that names no session")),
             // A device is shown at sign-in and names nobody here.
             (Issuer::Device, _) => {}
@@ -139,6 +143,16 @@ pub async fn authenticate(
             Some(token)
         }
     };
+    match (by_certificate, token.as_ref().and_then(|token| token.acting.first())) {
+        (None, None) => {}
+        (Some(session), None) => claims.session(session)?,
+        // Who acts for somebody shows their own certificate, and a browser acts for nobody.
+        (shown, Some(acting)) => {
+            if shown.is_some_and(|session| session != acting.session) || cookie.is_some() {
+                return Err(Refusal::BadCredential("a token of one who acts, beside another's credential"));
+            }
+        }
+    }
     if let Some(token) = &token {
         bound_here(token, certificate.map(|c| c.thumbprint), service.client_certificate, service.unbound_bearer)?;
         ends_at = ends_at.min(token.expires_at);
@@ -159,10 +173,18 @@ pub async fn authenticate(
         return Err(Refusal::BadCredential("a machine's certificate beside another credential"));
     }
     *named = Some(caller.principal.clone());
+    if let (Some(_), Some(live)) = (cookie, &caller.session) {
+        in_use(worker, live, now).await?;
+    }
     if worker.shared.directory.is_locked(&caller.principal) {
         return Err(Refusal::Locked);
     }
     let mut caller = caller;
+    if let Some(token) = caller.token.clone().filter(|token| !token.acting.is_empty()) {
+        caller.acting = acting_sessions(worker, &token, now).await?;
+        let ends = caller.acting.iter().map(|live| live.session.expires_at);
+        caller.ends_at = ends.fold(caller.ends_at, Timestamp::min);
+    }
     if let Some(id) = caller.token.as_ref().and_then(|token| token.grant) {
         caller.under = Some(membership::under(worker, &caller.principal, id, now).await?);
     }
@@ -190,6 +212,7 @@ impl Caller {
             subject,
             grants: Vec::new(),
             under: None,
+            acting: Vec::new(),
             email: None,
             token: None,
             ends_at,
@@ -215,6 +238,48 @@ async fn cookie_session(worker: &Worker, value: &str, host: &str) -> Result<Sess
         }
     };
     if *entry.host == *host { Ok(entry.session) } else { Err(unknown) }
+}
+
+/// The sessions of those who act by a token: each must live and be theirs, and none of them barred.
+async fn acting_sessions(
+    worker: &Worker,
+    token: &VerifiedToken,
+    now: Timestamp,
+) -> Result<Vec<Arc<LiveSession>>, Refusal> {
+    let directory = &worker.shared.directory;
+    let mut sessions = Vec::with_capacity(token.acting.len());
+    for actor in &token.acting {
+        if directory.is_locked(&actor.principal) {
+            return Err(Refusal::Locked);
+        }
+        if directory.session(actor.session).is_none() {
+            worker.shared.lookup.session(actor.session).await;
+        }
+        let live = directory.session(actor.session).filter(|live| live.session.principal == actor.principal);
+        let live = live.ok_or(Refusal::BadCredential("a token of one who acts in an unknown session"))?;
+        if !live.session.is_live(now) {
+            return Err(Refusal::BadCredential("a token of one who acted in a session that is over"));
+        }
+        sessions.push(live);
+    }
+    Ok(sessions)
+}
+
+/// A browser's session is over once nobody has used it for too long; this use is noted.
+async fn in_use(worker: &Worker, live: &LiveSession, now: Timestamp) -> Result<(), Refusal> {
+    let Some(idle) = worker.shared.settings.session_idle else { return Ok(()) };
+    let created_at = live.session.created_at;
+    if live.used.is_idle(created_at, idle, now) {
+        // It may have been used at another node.
+        worker.shared.lookup.session_use(live.session.id).await;
+        if live.used.is_idle(created_at, idle, now) {
+            return Err(Refusal::SessionEnded);
+        }
+    }
+    if live.used.note(step(idle), now) {
+        worker.shared.lookup.session_used(live.session.id, now);
+    }
+    Ok(())
 }
 
 async fn session_caller(
@@ -255,6 +320,7 @@ async fn session_caller(
         subject,
         grants: Vec::new(),
         under: None,
+        acting: Vec::new(),
         email: live.session.email.as_deref().map(Into::into),
         ends_at: ends_at.min(live.session.expires_at),
         streams,
@@ -273,7 +339,8 @@ pub fn with_grants(
     caller: &mut Caller,
     now: Timestamp,
 ) {
-    let (grants, names) = counting(worker, snapshot, channel, routed, &caller.base, now);
+    let under = caller.under.as_ref().map(|grant| grant.id);
+    let (grants, names) = counting(worker, snapshot, channel, routed, &caller.base, under, now);
     caller.subject = match &caller.session {
         _ if names.is_empty() => Rc::clone(&caller.base),
         Some(live) => subject_of(worker, snapshot, live, &names),
@@ -344,6 +411,7 @@ fn machine_caller(snapshot: &Snapshot, id: &str, ends_at: Timestamp) -> Result<C
         subject,
         grants: Vec::new(),
         under: None,
+        acting: Vec::new(),
         email: None,
         token: None,
         ends_at,
@@ -373,6 +441,7 @@ fn bearer_caller(snapshot: &Snapshot, token: Rc<VerifiedToken>, ends_at: Timesta
         subject,
         grants: Vec::new(),
         under: None,
+        acting: Vec::new(),
         email: identity.email.as_deref().map(Into::into),
         ends_at,
         // Nothing revokes a provider's token but its end and a lock, which `Directory::lock` can't

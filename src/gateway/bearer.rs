@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::identity::acting::{self, Acting};
 use crate::identity::token::{Expected, Verified, claimed, verify};
 use crate::model::{GrantId, Principal, SessionId, Thumbprint, Timestamp};
 use crate::policy::ClientCertificate;
@@ -69,6 +70,8 @@ pub struct VerifiedToken {
     pub id: Option<String>,
     /// The grant that it was made under and ends with.
     pub grant: Option<GrantId>,
+    /// Who acts by it for its subject, who acts now first.
+    pub acting: Vec<Acting>,
     /// When it ends.
     pub expires_at: Timestamp,
     /// The keys that verified it.
@@ -144,6 +147,7 @@ pub(super) fn verified_token(
             bound_key: None,
             id: None,
             grant: None,
+            acting: Vec::new(),
             expires_at: identity.expires_at,
             keys_version: snapshot.keys.version,
             identity: Some(identity),
@@ -186,6 +190,7 @@ fn own_token(hash: [u8; 32], keys_version: u64, verified: Verified) -> Option<Ve
         bound_key,
         id: Some(text("jti")?.to_owned()),
         grant,
+        acting: acting::read(&verified.claims)?,
         expires_at: verified.expires_at,
         keys_version,
         identity: None,

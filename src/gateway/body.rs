@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
+use crate::identity::session_use::SessionUse;
 use crate::model::{Clock, Timestamp, Ttl};
 
 use super::guard::{Pace, PaceLimits};
@@ -69,9 +70,18 @@ pub struct Permit {
     pub ends_at: Timestamp,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
-    /// Where it rests on grants: until when, in milliseconds, moved by who watches them for as long
-    /// as this is kept.
-    pub granted: Option<(Arc<AtomicI64>, Arc<DropGuard>)>,
+    /// What it rests on beside its session, where there is such a thing.
+    pub rests: Option<Arc<PermitRests>>,
+}
+
+/// What a permit rests on that can end or is used while it lasts. Kept behind one pointer: most have none.
+pub struct PermitRests {
+    /// Where it rests on grants: until when, in milliseconds, moved by who watches them.
+    pub granted: Option<Arc<AtomicI64>>,
+    /// Of a browser's session: what is sent over an open stream is a use of it.
+    pub used: Option<Arc<SessionUse>>,
+    /// Whoever watches grants, and those who act for the principal, does so for as long as these are kept.
+    pub watched: Vec<DropGuard>,
 }
 
 impl Permit {
@@ -79,8 +89,15 @@ impl Permit {
     #[must_use]
     pub fn is_over(&self) -> bool {
         let now = self.clock.now();
-        let granted = self.granted.as_ref().map(|(until, _)| Timestamp::from_millis(until.load(Ordering::Acquire)));
+        let granted = self.rests.as_ref().and_then(|rests| rests.granted.as_ref());
+        let granted = granted.map(|until| Timestamp::from_millis(until.load(Ordering::Acquire)));
         self.streams.is_cancelled() || self.ends_at.is_over(now) || granted.is_some_and(|until| until.is_over(now))
+    }
+
+    /// The session that what is sent over an open stream is a use of.
+    #[must_use]
+    pub fn used(&self) -> Option<&SessionUse> {
+        self.rests.as_ref().and_then(|rests| rests.used.as_deref())
     }
 
     /// How long it may still last, for a timer.

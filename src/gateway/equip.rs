@@ -10,6 +10,7 @@ use http_body::Body as HttpBody;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::identity::acting;
 use crate::model::{EventId, GrantId, Timestamp, Ttl};
 use crate::policy::AssertionMode;
 
@@ -151,7 +152,8 @@ fn assertion(
     };
     let session = caller.session.as_ref().map(|live| &live.session);
     let grants: Vec<GrantId> = caller.grants.iter().map(|grant| grant.id).collect();
-    let key = session.filter(|_| !each).map(|session| (session.id, service.name.clone()));
+    let each_anew = each || !caller.acting.is_empty();
+    let key = session.filter(|_| !each_anew).map(|session| (session.id, service.name.clone()));
     if let (Some(key), Some(session)) = (&key, session)
         && let Some(made) = worker.assertions.borrow_mut().get(key)
     {
@@ -176,6 +178,10 @@ fn assertion(
         "exp": expires_at.seconds(),
         "jti": EventId::fresh(now, &*worker.shared.entropy).to_string(),
     });
+    let acting = caller.token.as_ref().map(|token| token.acting.as_slice()).unwrap_or_default();
+    if let (Some(act), Some(object)) = (acting::claim(acting, &worker.shared.settings.origin), claims.as_object_mut()) {
+        object.insert(acting::ACT.to_owned(), act);
+    }
     if let (true, Some(object)) = (each, claims.as_object_mut()) {
         let hash = data_encoding::BASE64URL_NOPAD.encode(&Sha256::digest(routed.canonical.path.as_bytes()));
         object.insert("decision".to_owned(), exchange.decision.to_string().into());

@@ -26,6 +26,7 @@ enum Sought {
     /// Active grants; whoever asks at about the same time gets the same.
     Grants(Principal),
     Grant(GrantId),
+    SessionUse(SessionId),
 }
 
 type Waiting = Mutex<HashMap<Sought, Vec<oneshot::Sender<()>>>>;
@@ -81,6 +82,27 @@ impl Lookup {
     /// Looks for one grant; afterwards the directory knows it, or that it is over.
     pub async fn grant(&self, id: GrantId) {
         self.look(Sought::Grant(id)).await;
+    }
+
+    /// Looks when a session was last used at any node; afterwards the directory knows.
+    pub async fn session_use(&self, id: SessionId) {
+        self.look(Sought::SessionUse(id)).await;
+    }
+
+    /// Writes that a session was used. Nobody waits for it: what is lost is written one step later.
+    pub fn session_used(&self, id: SessionId, at: Timestamp) {
+        let this = self.clone();
+        self.tasks.spawn_on(
+            async move {
+                let Ok(_permit) = this.permits.acquire().await else { return };
+                match tokio::time::timeout(LOOK_TIMEOUT, this.store.session_use_set(id, at)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(%error, session = %id, "the use of a session was not written"),
+                    Err(_) => tracing::warn!(session = %id, "writing the use of a session took too long"),
+                }
+            },
+            &self.runtime,
+        );
     }
 
     /// Uses something that is good once; `None` when that could not be settled in time.
@@ -148,6 +170,15 @@ impl Lookup {
             Sought::Grants(principal) => match self.store.grant_list_active_of(principal, self.clock.now()).await {
                 Ok(found) => found.iter().for_each(|grant| self.directory.grant_enter(grant)),
                 Err(error) => tracing::warn!(%error, "grants could not be looked up"),
+            },
+            Sought::SessionUse(id) => match self.store.session_use_fetch(*id).await {
+                Ok(Some(at)) => {
+                    if let Some(known) = self.directory.session(*id) {
+                        known.used.learn(at);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, session = %id, "the use of a session could not be looked up"),
             },
             Sought::Grant(id) => match self.store.grant_fetch(*id).await {
                 Ok(Some(grant)) => self.directory.grant_enter(&grant),

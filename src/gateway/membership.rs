@@ -13,14 +13,16 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::select_all;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::identity::directory::{Directory, LiveGrant};
-use crate::model::{ActionName, EntitlementName, GrantId, Principal, ServiceName, Timestamp, Ttl};
+use crate::model::{
+    ActionName, EntitlementName, GrantId, Principal, PrincipalKind, ServiceName, SessionKind, Timestamp, Ttl,
+};
 use crate::policy::{Ambient, EntitlementAction, RequestContext, Service, Subject};
 
 use super::authenticate::Caller;
-use super::body::Permit;
+use super::body::{Permit, PermitRests};
 use super::handshake::Channel;
 use super::refusal::Refusal;
 use super::route::Routed;
@@ -68,7 +70,10 @@ impl Rests {
     }
 }
 
-/// The grants of `principal` that count for this request, and the entitlements of them, each once.
+/// The grants of the caller that count for this request, and the entitlements of them, each once. All jobs
+/// of one trust rule are one principal, and what was approved for one of them is not for the next: of a
+/// workload only the grant counts that its token was made `under`, which a job gets for its own run alone
+/// (`control/oauth/run.rs`).
 #[must_use]
 pub fn counting(
     worker: &Worker,
@@ -76,10 +81,14 @@ pub fn counting(
     channel: &Channel,
     routed: &Routed,
     base: &Subject,
+    under: Option<GrantId>,
     now: Timestamp,
 ) -> (Vec<LiveGrant>, Vec<EntitlementName>) {
     let Some(matched) = &routed.matched else { return (Vec::new(), Vec::new()) };
     let mut grants = worker.shared.directory.grants(base.principal(), now);
+    if base.principal().kind() == PrincipalKind::Workload {
+        grants.retain(|grant| under == Some(grant.id));
+    }
     let service = &routed.entry.service.name;
     let address = channel.peer.ip().to_canonical();
     grants.retain(|grant| grant.counts_for(service, &matched.action) && may_still_ask(snapshot, base, grant, address));
@@ -133,9 +142,18 @@ fn is_to_be_looked_for(worker: &Worker, id: GrantId, now: Timestamp) -> bool {
 #[must_use]
 pub fn permit(worker: &Worker, caller: &Caller, routed: &Routed, rests: &Rests, now: Timestamp) -> Permit {
     let clock = Arc::clone(&worker.shared.clock);
-    let plain = Permit { streams: caller.streams.clone(), ends_at: caller.ends_at, clock, granted: None };
+    let browsers = caller.session.as_ref().filter(|live| live.session.kind == SessionKind::Browser);
+    let used = browsers.map(|live| Arc::clone(&live.used));
+    let (streams, acting) = acting_streams(worker, caller);
+    let mut kept = PermitRests { granted: None, used, watched: Vec::from_iter(acting) };
+    let mut permit = Permit { streams, ends_at: caller.ends_at, clock, rests: None };
     let is_bound = caller.under.is_some() || !rests.names().is_empty();
-    let (Some(matched), true) = (&routed.matched, is_bound) else { return plain };
+    let (Some(matched), true) = (&routed.matched, is_bound) else {
+        if kept.used.is_some() || !kept.watched.is_empty() {
+            permit.rests = Some(Arc::new(kept));
+        }
+        return permit;
+    };
     let watch = Watch {
         directory: Arc::clone(&worker.shared.directory),
         principal: caller.principal.clone(),
@@ -146,7 +164,7 @@ pub fn permit(worker: &Worker, caller: &Caller, routed: &Routed, rests: &Rests, 
         until: Arc::default(),
     };
     let (until, clock) = (Arc::clone(&watch.until), Arc::clone(&worker.shared.clock));
-    let streams = caller.streams.child_token();
+    let streams = permit.streams.child_token();
     // What was permitted a moment ago: the grant that permitted it says until when.
     let end = deciding(caller, rests).map_or(now, |grant| grant.expires_at);
     until.store(watch.end(now).map_or(end, |(end, _)| end).millis(), Ordering::Release);
@@ -158,8 +176,28 @@ pub fn permit(worker: &Worker, caller: &Caller, routed: &Routed, rests: &Rests, 
             () = dropped.cancelled() => {}
         }
     });
-    let granted = Some((until, Arc::new(gone.drop_guard())));
-    Permit { streams, granted, ..plain }
+    kept.granted = Some(until);
+    kept.watched.push(gone.drop_guard());
+    Permit { streams, rests: Some(Arc::new(kept)), ..permit }
+}
+
+/// What cuts the streams of a caller: those of their session, and where somebody acts for them, of each
+/// such session too, for as long as what comes with it is kept.
+fn acting_streams(worker: &Worker, caller: &Caller) -> (CancellationToken, Option<DropGuard>) {
+    if caller.acting.is_empty() {
+        return (caller.streams.clone(), None);
+    }
+    let (streams, gone) = (caller.streams.child_token(), CancellationToken::new());
+    let (cut, dropped) = (streams.clone(), gone.clone());
+    let acting: Vec<CancellationToken> = caller.acting.iter().map(|live| live.streams.clone()).collect();
+    worker.beside.spawn_local(async move {
+        let ended = select_all(acting.iter().map(|streams| Box::pin(streams.cancelled())));
+        tokio::select! {
+            _ = ended => cut.cancel(),
+            () = dropped.cancelled() => {}
+        }
+    });
+    (streams, Some(gone.drop_guard()))
 }
 
 /// Looks after one open stream.

@@ -25,6 +25,7 @@ use super::guard_h1::GuardControl;
 use super::handshake::Channel;
 use super::limit;
 use super::membership;
+use super::proof::{DPOP_HEADER, NONCE_HEADER};
 use super::record::{self, Close, Exchange, counted_address};
 use super::refusal::{DECISION_HEADER, Form, Refusal};
 use super::resource;
@@ -66,6 +67,7 @@ pub async fn respond(
         trace_id: trace_id.into(),
         parent_span,
     };
+    let shows_proof = request.headers().contains_key(&DPOP_HEADER);
     let asks_upgrade = request.headers().contains_key(http::header::UPGRADE);
     let form = form_of(request.method(), request.headers());
     let mut known = Known::default();
@@ -79,6 +81,14 @@ pub async fn respond(
     }
     if let Ok(value) = HeaderValue::from_str(&exchange.decision.to_string()) {
         response.headers_mut().insert(DECISION_HEADER, value);
+    }
+    // Where `DPoP` is the upstream's, its nonces are too.
+    let ours = known.routed.as_ref().is_some_and(|routed| !routed.entry.service.pass_authorization);
+    if shows_proof
+        && ours
+        && let Ok(value) = HeaderValue::from_str(&worker.shared.nonces.current(now))
+    {
+        response.headers_mut().insert(NONCE_HEADER, value);
     }
     if !channel.http2 && worker.shared.draining.is_cancelled() && response.status() != 101 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

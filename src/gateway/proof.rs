@@ -1,6 +1,8 @@
 //! Proofs of possession at a service host (RFC 9449 §7): a token that is bound to a key is good only
 //! with a proof of that key for this very request, and never as a bearer token.
 //!
+//! It has a nonce of ours, which comes with every answer to a proof (§9), so that it was made a moment ago.
+//!
 //! A proof is good once, on all nodes together: who uses it is settled by a row in the database, so
 //! this is the one credential that waits for it, and refuses where it can't be asked.
 
@@ -15,7 +17,10 @@ use super::route::Routed;
 use super::worker::Worker;
 
 /// RFC 9449 §4.1.
-const DPOP_HEADER: HeaderName = HeaderName::from_static("dpop");
+pub(super) const DPOP_HEADER: HeaderName = HeaderName::from_static("dpop");
+
+/// Where the nonce for the next proof comes (RFC 9449 §8.2).
+pub(super) const NONCE_HEADER: HeaderName = HeaderName::from_static("dpop-nonce");
 
 /// How a token was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +80,12 @@ pub async fn check(
         port: worker.shared.settings.public_port,
         path: &routed.canonical.path,
         token: Some(shown.text),
+        nonces: &worker.shared.nonces,
     };
-    let proof = dpop::verify(text, &purpose, now).map_err(|error| Refusal::BadProof(error.0))?;
+    let proof = dpop::verify(text, &purpose, now).map_err(|error| match error {
+        dpop::NONCE_WANTED => Refusal::NonceWanted,
+        dpop::ProofError(what) => Refusal::BadProof(what),
+    })?;
     if proof.key != key {
         return Err(Refusal::BadProof("a proof of another key"));
     }

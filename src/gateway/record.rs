@@ -85,6 +85,10 @@ fn rested(event: &mut Event, caller: &Caller) {
     if let Some(scope) = caller.token.as_ref().and_then(|token| token.scope.as_deref()) {
         event.data.insert(basis::SCOPE.to_owned(), scope.into());
     }
+    if !caller.acting.is_empty() {
+        let acting = caller.acting.iter().map(|live| Value::from(live.session.principal.to_string()));
+        event.data.insert(basis::ACT.to_owned(), acting.collect());
+    }
     // A decision that names the grant of its token says also where none counted.
     if !caller.grants.is_empty() || caller.under.is_some() {
         let grant = |grant: &LiveGrant| {

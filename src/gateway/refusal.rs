@@ -33,6 +33,8 @@ pub enum Refusal {
     BadCredential(&'static str),
     /// A token's key did not prove itself with this request (RFC 9449). The text is for the record.
     BadProof(&'static str),
+    /// A proof that is good but for its nonce (RFC 9449 §9): one comes with the answer.
+    NonceWanted,
     /// The grant that the token was made under is over, or can't be found.
     GrantOver(GrantId),
     /// The session has ended.
@@ -115,7 +117,7 @@ impl Refusal {
                 "ambiguous_request"
             }
             Self::NoCredential => "no_credential",
-            Self::BadCredential(_) | Self::BadProof(_) | Self::GrantOver(_) => "bad_credential",
+            Self::BadCredential(_) | Self::BadProof(_) | Self::NonceWanted | Self::GrantOver(_) => "bad_credential",
             Self::SessionEnded => "session_ended",
             Self::Locked => "locked",
             Self::DeviceUntrusted => "device_untrusted",
@@ -139,6 +141,7 @@ impl Refusal {
             Self::NoCredential
             | Self::BadCredential(_)
             | Self::BadProof(_)
+            | Self::NonceWanted
             | Self::GrantOver(_)
             | Self::SessionEnded => StatusCode::UNAUTHORIZED,
             Self::Locked
@@ -166,6 +169,7 @@ impl Refusal {
             Self::NoCredential => "You are not signed in",
             Self::BadCredential(_) => "The credential is not valid here",
             Self::BadProof(_) => "The token's key did not prove itself",
+            Self::NonceWanted => "The proof needs a nonce",
             Self::GrantOver(_) => "The grant of this token is over",
             Self::SessionEnded => "Your session has ended",
             Self::Locked => "You are locked out",
@@ -195,6 +199,7 @@ impl Refusal {
             }
             Self::NoCredential => "No client certificate, token or cookie names who is asking. Sign in with `doorward login`.".to_owned(),
             Self::BadCredential(_) => "What was shown does not prove one principal and one session at this service. Sign in again with `doorward login`.".to_owned(),
+            Self::NonceWanted => "The `DPoP` proof has no `nonce` of this door, or an old one. Make it again with the one in `DPoP-Nonce`.".to_owned(),
             Self::BadProof(_) => "The token is bound to a key. Send it as `Authorization: DPoP` with a fresh `DPoP` proof of that key, made for this request.".to_owned(),
             Self::GrantOver(id) => format!("The token was made under the grant {id} and has ended with it. Ask anew with `doorward request`, then get another with `doorward token`."),
             Self::SessionEnded => "The session was signed out, revoked or has run out. Sign in again with `doorward login`.".to_owned(),
@@ -233,6 +238,7 @@ impl Refusal {
             Self::DeviceUntrusted => Remedy::Device,
             Self::NoPolicyMatch { remedies } if !remedies.is_empty() => Remedy::RequestAccess(remedies.clone()),
             Self::RateLimited { .. }
+            | Self::NonceWanted
             | Self::Stale
             | Self::Emergency
             | Self::AuditUnavailable
@@ -265,6 +271,7 @@ impl Refusal {
     pub const fn note(&self) -> Option<&'static str> {
         match self {
             Self::BadCredential(note) | Self::BadProof(note) => Some(note),
+            Self::NonceWanted => Some(dpop::NONCE_WANTED.0),
             Self::Ambiguous(ambiguity) => Some(ambiguity.what()),
             Self::GrantOver(_) => Some("a token whose grant is over"),
             Self::CrossSite => Some("cross-site request with ambient credentials"),
@@ -373,6 +380,10 @@ impl Refusal {
             Self::BadProof(_) => {
                 let algorithms = dpop::ALGORITHMS.join(" ");
                 Some(format!("DPoP error=\"invalid_dpop_proof\", algs=\"{algorithms}\""))
+            }
+            Self::NonceWanted => {
+                let algorithms = dpop::ALGORITHMS.join(" ");
+                Some(format!("DPoP error=\"use_dpop_nonce\", algs=\"{algorithms}\""))
             }
             Self::ScopeInsufficient { action } => {
                 Some(format!("Bearer error=\"insufficient_scope\", scope=\"{action}\""))

@@ -41,6 +41,8 @@ pub struct Settings {
     pub anonymous_burst: u32,
     /// After that long without confirmation of the revocation feed, ordinary callers are refused.
     pub stale_max: Ttl,
+    /// A browser's session that was not used for so long is over.
+    pub session_idle: Option<Ttl>,
     /// How requests are recorded where the service does not say.
     pub record: RecordMode,
     /// How long an assertion to an upstream is good, at most 60 s.

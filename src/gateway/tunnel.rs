@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use std::cell::Cell;
 
 use super::body::{BodyError, Permit, Progress};
+use crate::identity::session_use::SessionUse;
 
 /// Bytes that are carried at a time.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -38,7 +39,10 @@ pub async fn run(
     let (upstream_read, upstream_write) = tokio::io::split(TokioIo::new(upstream));
     let moved = Cell::new(Instant::now());
     let both = async {
-        tokio::join!(carry(client_read, upstream_write, up, &moved), carry(upstream_read, client_write, down, &moved))
+        tokio::join!(
+            carry(client_read, upstream_write, up, &moved, permit.used()),
+            carry(upstream_read, client_write, down, &moved, None)
+        )
     };
     tokio::select! {
         _ = both => down.finished.set(true),
@@ -48,8 +52,14 @@ pub async fn run(
     }
 }
 
-/// One direction. Its end is passed on, and the other direction may go on.
-async fn carry(mut from: ReadHalf<Side>, mut to: WriteHalf<Side>, progress: &Progress, moved: &Cell<Instant>) {
+/// One direction; what comes from the client is a use of its session. Its end is passed on, and the other direction may go on.
+async fn carry(
+    mut from: ReadHalf<Side>,
+    mut to: WriteHalf<Side>,
+    progress: &Progress,
+    moved: &Cell<Instant>,
+    used: Option<&SessionUse>,
+) {
     let mut buffer = vec![0u8; BUFFER_BYTES];
     while let Ok(count) = from.read(&mut buffer).await {
         let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else {
@@ -60,6 +70,9 @@ async fn carry(mut from: ReadHalf<Side>, mut to: WriteHalf<Side>, progress: &Pro
         }
         progress.bytes.set(progress.bytes.get().saturating_add(count as u64));
         moved.set(Instant::now());
+        if let Some(used) = used {
+            used.stream_moved();
+        }
     }
     // The peer may be gone already; then there is nobody to tell.
     let _ = to.shutdown().await;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::identity::directory::Directory;
+use crate::identity::dpop_nonce::Nonces;
 use crate::model::{Clock, EntitlementName, Entropy, GrantId, Principal, ServiceName, SessionId, Timestamp};
 use crate::policy::{Subject, Verdict};
 use crate::store::Recorder;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub codes: Arc<dyn CodeDesk>,
     /// Where connections to the control host go.
     pub control: mpsc::Sender<ControlConnection>,
+    /// Nonces of proofs of possession.
+    pub nonces: Nonces,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Chance.

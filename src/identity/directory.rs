@@ -13,6 +13,7 @@ use papaya::{Compute, HashMap, Operation};
 use tokio_util::sync::CancellationToken;
 
 use super::breakglass::EmergencyState;
+use super::session_use::SessionUse;
 use crate::model::{
     ActionName, BreakGlassId, EntitlementName, Grant, GrantId, GrantState, Principal, PrincipalKind, ServiceName,
     Session, SessionEnd, SessionId, Timestamp, Ttl,
@@ -25,6 +26,8 @@ pub struct LiveSession {
     pub session: Session,
     /// Cancelled when its open streams must end: at its end, or when its principal is locked.
     pub streams: CancellationToken,
+    /// When it was last used by its cookie.
+    pub used: Arc<SessionUse>,
 }
 
 /// A browser's cookie: which session at which host.
@@ -124,8 +127,9 @@ impl Directory {
                 Operation::<_, ()>::Abort(())
             }
             known => {
-                let streams = known.map_or_else(CancellationToken::new, |(_, known)| known.streams.clone());
-                Operation::Insert(Arc::new(LiveSession { session: session.clone(), streams }))
+                let (streams, used) =
+                    known.map(|(_, known)| (known.streams.clone(), Arc::clone(&known.used))).unwrap_or_default();
+                Operation::Insert(Arc::new(LiveSession { session: session.clone(), streams, used }))
             }
         });
         if ends && let Compute::Inserted(_, entry) | Compute::Updated { new: (_, entry), .. } = outcome {
@@ -149,6 +153,12 @@ impl Directory {
     pub fn sessions_of(&self, principal: &Principal, now: Timestamp) -> Vec<Arc<LiveSession>> {
         let of_them = |entry: &Arc<LiveSession>| entry.session.principal == *principal && entry.session.is_live(now);
         self.sessions.pin().values().filter(|entry| of_them(entry)).cloned().collect()
+    }
+
+    /// Sessions under which something was sent over an open stream since this was last asked.
+    #[must_use]
+    pub fn sessions_moved(&self) -> Vec<Arc<LiveSession>> {
+        self.sessions.pin().values().filter(|entry| entry.used.has_moved()).cloned().collect()
     }
 
     /// Enters a cookie.
@@ -183,7 +193,8 @@ impl Directory {
         for id in theirs {
             sessions.update(id, |entry| {
                 entry.streams.cancel();
-                Arc::new(LiveSession { session: entry.session.clone(), streams: CancellationToken::new() })
+                let (session, used) = (entry.session.clone(), Arc::clone(&entry.used));
+                Arc::new(LiveSession { session, streams: CancellationToken::new(), used })
             });
         }
     }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use url::Url;
 
+use super::dpop_nonce::Nonces;
 use super::token::{self, KeySet};
 use crate::model::{Thumbprint, Timestamp, Ttl};
 
@@ -43,6 +44,8 @@ pub struct Purpose<'a> {
     pub path: &'a str,
     /// The token that comes with it; none at the token endpoint.
     pub token: Option<&'a str>,
+    /// Whose nonce it must have (§8).
+    pub nonces: &'a Nonces,
 }
 
 /// A proof that holds.
@@ -67,6 +70,9 @@ impl fmt::Display for ProofError {
 }
 
 impl std::error::Error for ProofError {}
+
+/// A proof that holds but for its nonce: its maker is given one and tries again (§8).
+pub const NONCE_WANTED: ProofError = ProofError("it has no `nonce` of ours, or an old one");
 
 /// The thumbprint of a public key (RFC 7638 §3.2, RFC 8037 §2): SHA-256 over its required members in
 /// order. `None` for a key of no kind that proofs are made with.
@@ -152,6 +158,10 @@ fn held(
             }
         }
         (Some(_), None) => return Err(ProofError("its `ath` is missing")),
+    }
+    // ORDER: last, so that a nonce is given only for a proof that would be good with it.
+    if !text("nonce").is_some_and(|nonce| purpose.nonces.holds(nonce, now)) {
+        return Err(NONCE_WANTED);
     }
     let mut once = Sha256::new();
     once.update(b"dpop\0");

@@ -144,6 +144,8 @@ ids! {
     RequestId = "req_";
     /// An approved entitlement in time.
     GrantId = "grt_";
+    /// A certificate or token that we issued.
+    CredentialId = "crd_";
     /// Our duty to withdraw a credential.
     LeaseId = "lea_";
     /// A bar on a principal.

@@ -6,6 +6,7 @@
 pub mod access_request;
 pub mod breakglass;
 pub mod closing;
+pub mod credential;
 pub mod device;
 pub mod entropy;
 pub mod grant;
@@ -17,12 +18,13 @@ pub mod session;
 pub mod time;
 
 pub use access_request::{AccessRequest, Answer, Approval, Person, RequestState};
+pub use credential::{Credential, CredentialKind};
 pub use device::{Device, Thumbprint};
 pub use entropy::Entropy;
 pub use grant::{Grant, GrantEnd, GrantState, GrantStuck};
 pub use id::{
-    BreakGlassId, DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId, RequestId, SessionId,
-    UserRef,
+    BreakGlassId, CredentialId, DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId,
+    RequestId, SessionId, UserRef,
 };
 pub use principal::{Principal, PrincipalKind};
 pub use secret::Secret;

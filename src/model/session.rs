@@ -57,6 +57,8 @@ pub enum SessionEnd {
     Provider,
     /// A refresh token was used twice (RFC 9700 §4.14.2).
     RefreshReused,
+    /// Nobody used it for too long.
+    Idle,
 }
 
 impl SessionEnd {
@@ -68,6 +70,7 @@ impl SessionEnd {
             Self::Revoked => "revoked",
             Self::Provider => "provider",
             Self::RefreshReused => "refresh_reused",
+            Self::Idle => "idle",
         }
     }
 
@@ -79,6 +82,7 @@ impl SessionEnd {
             "revoked" => Some(Self::Revoked),
             "provider" => Some(Self::Provider),
             "refresh_reused" => Some(Self::RefreshReused),
+            "idle" => Some(Self::Idle),
             _ => None,
         }
     }

@@ -150,6 +150,8 @@ pub struct TrustRule {
     pub groups: Vec<String>,
     /// Services that tokens may be had for; none for all.
     pub services: Vec<ServiceName>,
+    /// Groups whose members it may act for, where their token says so too (RFC 8693 §4.4).
+    pub acts_for: Vec<String>,
     pub(super) evidence: Evidence,
 }
 
@@ -439,9 +441,13 @@ fn rule(field: &Field<'_>, issuers: &[TrustedIssuer]) -> Option<TrustRule> {
             parsed.map_err(|error| field.error(error.to_string(), "write the names of services")).ok()
         })
         .collect();
+    let acts_for = table.texts("acts_for");
     let of = table.take("issuer");
     let claims = table.take("claims");
     let spiffe = table.take("spiffe");
+    if spiffe.is_some() && !acts_for.is_empty() {
+        field.error("`acts_for` is for rules of tokens", "who acts for somebody exchanges a token: leave it out here");
+    }
     table.finish();
     let evidence = match (of, claims, spiffe) {
         (Some(of), claims, None) => {
@@ -465,7 +471,7 @@ fn rule(field: &Field<'_>, issuers: &[TrustedIssuer]) -> Option<TrustRule> {
             return None;
         }
     };
-    Some(TrustRule { name: name?, groups, services, evidence })
+    Some(TrustRule { name: name?, groups, services, acts_for, evidence })
 }
 
 fn wanted_claim(name: &str, field: &Field<'_>) -> Option<(String, Wanted)> {

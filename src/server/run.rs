@@ -29,6 +29,7 @@ use crate::gateway::metrics::Metrics;
 use crate::gateway::snapshot::{Snapshot, limiter};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
+use crate::identity::dpop_nonce::{self, Nonces};
 use crate::identity::provider::Providers;
 use crate::model::{Clock, Entropy, EventId, Timestamp, Ttl};
 use crate::notify::Alerts;
@@ -311,6 +312,7 @@ async fn build(
         bearer: Arc::new(ProviderTokens::new(Arc::clone(&providers))),
         codes: Arc::new(Browsers::new(Arc::clone(&desk), runtime.clone(), tasks.clone())),
         control,
+        nonces: Nonces::new(sealer.derive(dpop_nonce::PURPOSE).expose()),
         clock: Arc::clone(&clock),
         entropy: Arc::clone(&entropy),
         metrics: metrics.clone(),

@@ -47,6 +47,7 @@ pub fn gateway_settings(config: &Config, origin: &str, public_port: u16) -> Sett
         anonymous_per_second: limits.requests_per_second_per_address,
         anonymous_burst: limits.burst_per_address,
         stale_max: config.policies.stale_max,
+        session_idle: Some(config.session.idle),
         record: match config.audit.requests {
             crate::config::Durability::Durable => RecordMode::Durable,
             crate::config::Durability::Buffered => RecordMode::Buffered,

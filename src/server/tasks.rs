@@ -230,6 +230,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
             tx.commit().await?;
             recheck::sweep(&desk, now).await?;
             idempotency::sweep(&desk, now).await?;
+            session::idle::round(&desk, now).await?;
             session::sweep(&desk, now).await.map(drop)
         };
         if let Err(error) = swept.await {

@@ -37,6 +37,8 @@ pub enum StoreError {
     Migration(sqlx::migrate::MigrateError),
     /// An event was to be kept before this node opened its log (`Store::log_open`).
     NoLog,
+    /// The idempotency key of the operation was given to another try meanwhile; nothing was done.
+    Overtaken,
     /// A row does not say what its table promises. It is never skipped.
     Inconsistent { table: &'static str, column: &'static str, row: String },
 }
@@ -52,6 +54,7 @@ impl fmt::Display for StoreError {
             }
             Self::Migration(error) => write!(f, "the database's tables could not be brought up to date: {error}"),
             Self::NoLog => f.write_str("an event can't be kept before this node has opened its log"),
+            Self::Overtaken => f.write_str("another try with the same idempotency key was begun meanwhile"),
             Self::Inconsistent { table, column, row } => {
                 write!(
                     f,
@@ -67,7 +70,7 @@ impl std::error::Error for StoreError {
         match self {
             Self::Database(error) => Some(error),
             Self::Migration(error) => Some(error),
-            Self::Url { .. } | Self::NoLog | Self::Inconsistent { .. } => None,
+            Self::Url { .. } | Self::NoLog | Self::Overtaken | Self::Inconsistent { .. } => None,
         }
     }
 }
@@ -286,11 +289,13 @@ pub struct Tx {
 }
 
 impl Tx {
-    /// Makes everything done in it durable at once.
+    /// Makes everything done in it durable at once; where it is done under an idempotency key, that it is
+    /// done too.
     ///
     /// # Errors
-    /// When the database refused; then nothing of it happened.
-    pub async fn commit(self) -> Result<(), StoreError> {
+    /// When the database refused, or the key is another try's by now; then nothing of it happened.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        self.idempotency_done().await?;
         Ok(self.inner.commit().await?)
     }
 

@@ -1,7 +1,10 @@
 //! Answers that are kept for those who ask the same thing twice.
 //!
-//! INVARIANT: of those who come with one key, one takes it (`idempotency_key_key`); the others see
-//! what it was taken for, and its answer once there is one.
+//! INVARIANTS: of those who come with one key, one takes it (`idempotency_key_key`); the others see
+//! what it was taken for, and its answer once there is one. That it was done is written by the very
+//! transaction that did it ([`TakenKey::within`]), so no crash and no lost answer comes between the two;
+//! one that was begun and not done can be taken over after a while, and then its first holder's
+//! transaction is not kept.
 
 use sqlx::FromRow;
 
@@ -15,14 +18,45 @@ pub struct KeptAnswer {
     pub body_hash: [u8; 32],
     /// Status and body of the answer; none while it is at work.
     pub answer: Option<(u16, String)>,
+    /// Whether it was done, answered or not.
+    pub done: bool,
+}
+
+/// A key that somebody has taken and does something under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakenKey {
+    hash: [u8; 32],
+    /// When it was taken: who takes it over has another.
+    since: i64,
+}
+
+tokio::task_local! {
+    /// The key under which everything of this task is done.
+    static UNDER: TakenKey;
+}
+
+impl TakenKey {
+    /// Runs an operation under the key: its transactions are kept together with the word that it was done,
+    /// or not at all.
+    pub async fn within<F: Future>(self, operation: F) -> F::Output {
+        UNDER.scope(self, operation).await
+    }
 }
 
 const TAKE: &str = "\
     insert into idempotency_key (key_hash, body_hash, status, answer, created_at) \
     values ($1, $2, null, null, $3) on conflict (key_hash) do nothing";
-const FETCH: &str = "select body_hash, status, answer from idempotency_key where key_hash = $1";
-const KEEP: &str = "update idempotency_key set status = $1, answer = $2 where key_hash = $3 and status is null";
-const RELEASE: &str = "delete from idempotency_key where key_hash = $1 and status is null";
+/// Taken long ago for the same, and neither done nor answered since.
+const TAKE_OVER: &str = "\
+    update idempotency_key set created_at = $3 \
+    where key_hash = $1 and body_hash = $2 and status is null and done = 0 and created_at <= $4";
+const FETCH: &str = "select body_hash, status, answer, done from idempotency_key where key_hash = $1";
+const KEEP: &str = "update idempotency_key set status = $1, answer = $2 \
+    where key_hash = $3 and created_at = $4 and status is null";
+const RELEASE: &str = "delete from idempotency_key where key_hash = $1 and created_at = $2 and status is null";
+const RELEASE_UNDONE: &str =
+    "delete from idempotency_key where key_hash = $1 and created_at = $2 and status is null and done = 0";
+const DONE: &str = "update idempotency_key set done = 1 where key_hash = $1 and created_at = $2";
 const SWEEP: &str = "\
     delete from idempotency_key where key_hash in \
     (select key_hash from idempotency_key where created_at < $1 limit 500)";
@@ -32,6 +66,7 @@ struct Row {
     body_hash: Vec<u8>,
     status: Option<i64>,
     answer: Option<String>,
+    done: i64,
 }
 
 impl TryFrom<Row> for KeptAnswer {
@@ -47,7 +82,7 @@ impl TryFrom<Row> for KeptAnswer {
             (Some(status), Some(answer)) => Some((u16::try_from(status).map_err(|_| wrong("status"))?, answer)),
             _ => return Err(wrong("answer")),
         };
-        Ok(Self { body_hash, answer })
+        Ok(Self { body_hash, answer, done: row.done == 1 })
     }
 }
 
@@ -63,7 +98,8 @@ impl Store {
 }
 
 impl Tx {
-    /// Takes a key. `false`: it is taken.
+    /// Takes a key, or takes it over from who took it before `abandoned` for the same and did nothing.
+    /// `None`: it is taken.
     ///
     /// # Errors
     /// When the database refuses.
@@ -71,26 +107,39 @@ impl Tx {
         &mut self,
         key: &[u8; 32],
         body: &[u8; 32],
+        abandoned: Timestamp,
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let done = sqlx::query(TAKE)
-            .bind(key.to_vec())
-            .bind(body.to_vec())
-            .bind(now.millis())
-            .execute(self.connection())
-            .await?;
-        Ok(done.rows_affected() == 1)
+    ) -> Result<Option<TakenKey>, StoreError> {
+        let taken = TakenKey { hash: *key, since: now.millis() };
+        let query = sqlx::query(TAKE).bind(key.to_vec()).bind(body.to_vec()).bind(now.millis());
+        if query.execute(self.connection()).await?.rows_affected() == 1 {
+            return Ok(Some(taken));
+        }
+        let query = sqlx::query(TAKE_OVER).bind(key.to_vec()).bind(body.to_vec());
+        let query = query.bind(now.millis()).bind(abandoned.millis());
+        Ok((query.execute(self.connection()).await?.rows_affected() == 1).then_some(taken))
+    }
+
+    /// Writes that what this task does under its key is done; nothing where there is no key.
+    pub(in crate::store) async fn idempotency_done(&mut self) -> Result<(), StoreError> {
+        let Ok(taken) = UNDER.try_with(|taken| *taken) else { return Ok(()) };
+        let query = sqlx::query(DONE).bind(taken.hash.to_vec()).bind(taken.since);
+        match query.execute(self.connection()).await?.rows_affected() {
+            1 => Ok(()),
+            _ => Err(StoreError::Overtaken),
+        }
     }
 
     /// Keeps the answer for a key that was taken.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn idempotency_keep(&mut self, key: &[u8; 32], status: u16, answer: &str) -> Result<(), StoreError> {
+    pub async fn idempotency_keep(&mut self, key: TakenKey, status: u16, answer: &str) -> Result<(), StoreError> {
         sqlx::query(KEEP)
             .bind(i64::from(status))
             .bind(answer.to_owned())
-            .bind(key.to_vec())
+            .bind(key.hash.to_vec())
+            .bind(key.since)
             .execute(self.connection())
             .await?;
         Ok(())
@@ -100,8 +149,17 @@ impl Tx {
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn idempotency_release(&mut self, key: &[u8; 32]) -> Result<(), StoreError> {
-        sqlx::query(RELEASE).bind(key.to_vec()).execute(self.connection()).await?;
+    pub async fn idempotency_release(&mut self, key: TakenKey) -> Result<(), StoreError> {
+        sqlx::query(RELEASE).bind(key.hash.to_vec()).bind(key.since).execute(self.connection()).await?;
+        Ok(())
+    }
+
+    /// Gives back a key unless something was done under it, which stays known.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn idempotency_release_undone(&mut self, key: TakenKey) -> Result<(), StoreError> {
+        sqlx::query(RELEASE_UNDONE).bind(key.hash.to_vec()).bind(key.since).execute(self.connection()).await?;
         Ok(())
     }
 

@@ -28,6 +28,9 @@ pub struct Decision {
     /// The request that was judged.
     #[serde(default)]
     pub request: Option<DecisionRequest>,
+    /// Workloads that acted for the principal (RFC 8693 §4.1), which acted itself first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub act: Vec<String>,
     /// Which policies were in force, `sha256:…`.
     #[serde(default)]
     pub policy_version: Option<String>,

@@ -7,6 +7,7 @@
 
 pub mod access_request;
 pub mod breakglass;
+pub mod credential;
 pub mod decision;
 pub mod entitlement;
 pub mod grant;
@@ -27,6 +28,7 @@ pub use breakglass::{
     BreakGlassChecked, BreakGlassClose, BreakGlassClosed, BreakGlassDrill, BreakGlassEvidence, BreakGlassTerms,
     Emergency, EmergencyReview, NewReview,
 };
+pub use credential::{Credential, Lease};
 pub use decision::{Decision, DecisionRequest};
 pub use entitlement::Entitlement;
 pub use grant::{Extend, Grant};

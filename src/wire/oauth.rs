@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{Session, Time};
 
@@ -12,6 +13,24 @@ pub const CLI_CLIENT_ID: &str = "doorward-cli";
 pub const GRANT_DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 /// `grant_type` of token exchange (RFC 8693 §2.1).
 pub const GRANT_TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+
+/// Where a person says whether the program that asks for a session is theirs.
+pub const PROGRAM_PATH: &str = "/signin/program";
+
+/// Letters that a program shows beside the page that asks whether it is the person's own: they follow
+/// from its PKCE challenge, so another program that asks at the same time shows others. No vowels and
+/// no digits, as RFC 8628 §6.1 has it for what people compare.
+#[must_use]
+pub fn program_letters(code_challenge: &str) -> String {
+    const LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
+    let mut hash = Sha256::new();
+    hash.update(b"doorward program 1\0");
+    hash.update(code_challenge.as_bytes());
+    let letter = |byte: &u8| LETTERS.get(usize::from(*byte) % LETTERS.len()).copied().map_or('B', char::from);
+    let letters: String = hash.finalize().iter().take(8).map(letter).collect();
+    let (first, second) = letters.split_at(4);
+    format!("{first}-{second}")
+}
 
 /// The answer of `/oauth2/token`. It holds secrets: it is never logged.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +195,12 @@ pub struct Introspection {
     /// The certificate that it is bound to (RFC 8705 §3.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<serde_json::Value>,
+    /// Who acts by it for its subject (RFC 8693 §4.1), nested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub act: Option<serde_json::Value>,
+    /// Who may come to act by it (RFC 8693 §4.4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub may_act: Option<serde_json::Value>,
 }
 
 /// What clients read first (RFC 8414 §2).

@@ -48,7 +48,7 @@ pub struct Session {
     pub current: bool,
     /// Live or ended.
     pub state: SessionState,
-    /// Why it ended early: `logout`, `revoked`, `provider`, `refresh_reused`.
+    /// Why it ended early: `logout`, `revoked`, `provider`, `refresh_reused`, `idle`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
 }

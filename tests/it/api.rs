@@ -32,6 +32,11 @@ const SURFACE: &[(&str, &str, [u16; 4])] = &[
     ("POST", "/api/v1/grants/{id}/extend", [401, 404, 404, 404]),
     ("POST", "/api/v1/grants/{id}/drop", [401, 404, 404, 404]),
     ("POST", "/api/v1/grants/{id}/revoke", [401, 404, 404, 404]),
+    ("GET", "/api/v1/credentials", [401, 200, 200, 200]),
+    // The certificate is bob's; withdrawing it would end his session, which carol may.
+    ("GET", "/api/v1/credentials/{id}", [401, 404, 404, 200]),
+    ("POST", "/api/v1/credentials/{id}/revoke", [401, 404, 404, 200]),
+    ("GET", "/api/v1/leases", [401, 200, 200, 200]),
     ("GET", "/api/v1/locks", [401, 200, 200, 200]),
     // Only security may bar; the principal that is named is none, which only they are told.
     ("POST", "/api/v1/locks", [401, 403, 403, 404]),
@@ -76,6 +81,11 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
     let bobs_decision = house.get(&bob, "/api/v1/decisions/nonsense").await.header("doorward-decision").to_owned();
     let asked = json!({ "entitlement": "ops-api/deploy-prod", "reason": "a test", "ticket": "OPS-1" });
     let bobs_request = house.json(&bob, "/api/v1/requests", &asked).await;
+    let (second, second_answer, _) = house.command_line("bob").await;
+    let credentials = house.get(&second, "/api/v1/credentials").await;
+    let of_kind = |item: &&Value| item["kind"] == "x509" && item["session"] == second_answer["session"]["id"];
+    let newest = credentials.body["items"].as_array().unwrap().iter().find(of_kind).unwrap();
+    let bobs_credential = newest["id"].as_str().unwrap().to_owned();
     let mut people = vec![Caller::default()];
     for person in ["dave", "alice", "carol"] {
         people.push(house.command_line(person).await.0);
@@ -85,6 +95,7 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
             Some("decisions") => bobs_decision.as_str(),
             Some("requests") => bobs_request.text("/id"),
             Some("grants") => "grt_06h01rs2cto0b2afh7rgi8mlb0",
+            Some("credentials") => bobs_credential.as_str(),
             _ => bobs_session,
         };
         let mut path = path.replace("{id}", id);
@@ -321,7 +332,7 @@ async fn what_is_not_there_is_told_as_a_problem_with_a_decision() {
     let house = House::new(&databases()[0]).await;
     let nobody = Caller::default();
     for (method, path, expected) in [
-        ("GET", "/", 404),
+        ("GET", "/nothing", 404),
         ("GET", "/api/v1/nothing", 404),
         ("GET", "/api/v1/whoami/", 404),
         ("POST", "/api/v1/whoami", 405),

@@ -9,7 +9,6 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use data_encoding::BASE64URL_NOPAD;
-use doorward::api;
 use doorward::control::audit::root::Root;
 use doorward::control::audit::tree::LogTree;
 use doorward::control::session::{self, NewSession};
@@ -23,6 +22,7 @@ use doorward::identity::provider::Providers;
 use doorward::model::{Clock, Entropy, NodeId, Principal, SessionId, SessionKind, Thumbprint, Timestamp, Ttl};
 use doorward::policy::PolicySet;
 use doorward::store::{ProviderLink, Recorder, RecorderSettings, Store, StoredSession};
+use doorward::{api, console};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -51,6 +51,14 @@ pub struct Caller {
     pub cookie: Option<String>,
     pub bearer: Option<String>,
     pub headers: Vec<(&'static str, String)>,
+}
+
+impl Caller {
+    /// What the forms of our pages carry for this browser.
+    pub fn form_token(&self) -> String {
+        let cookie = self.cookie.as_deref().unwrap().strip_prefix(SESSION_COOKIE).unwrap();
+        CookieValue::parse(&cookie[1..]).unwrap().form_token()
+    }
 }
 
 /// What was answered.
@@ -149,7 +157,9 @@ impl House {
         });
         let root = Root::ensure(&desk.store, &desk.sealer, now, &*desk.entropy).await.unwrap();
         LogTree::open(&desk.store, &desk.sealer, &root, now, &*desk.entropy).await.unwrap();
-        Self { router: api::router(Arc::clone(&desk)), desk, clock }
+        // As `server/run.rs` joins them.
+        let router = api::router(Arc::clone(&desk)).merge(console::router(Arc::clone(&desk)));
+        Self { router, desk, clock }
     }
 
     pub fn now(&self) -> Timestamp {
@@ -204,9 +214,24 @@ impl House {
 
     /// A code for a browser.
     pub async fn code(&self, browser: &Caller) -> String {
-        let answer = self.get(browser, &authorize_path(&[])).await;
+        let answer = self.agree(browser, &[]).await;
         assert_eq!(answer.status, 303, "{answer:?}");
         query_of(answer.header("location"), "code").unwrap()
+    }
+
+    /// Says on the page that asks that the program is this browser's person's own, as its form does;
+    /// `more` replaces or adds fields.
+    pub async fn agree(&self, browser: &Caller, more: &[(&str, &str)]) -> Answer {
+        let form = browser.form_token();
+        let own = [("form", form.as_str()), ("answer", "agree")];
+        let own = own.iter().filter(|(name, _)| !more.iter().any(|(other, _)| other == name));
+        let path = authorize_path(&own.chain(more).copied().collect::<Vec<_>>());
+        let fields: Vec<(String, String)> =
+            form_urlencoded::parse(path.split_once('?').unwrap().1.as_bytes()).into_owned().collect();
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut page = browser.clone();
+        page.headers.push(("origin", ORIGIN.to_owned()));
+        self.form(&page, "/signin/program", &fields).await
     }
 
     /// Exchanges a code with the right verifier; `more` replaces or adds fields.
@@ -271,6 +296,9 @@ impl House {
         let body = match body.is_empty() {
             true => Value::Null,
             false if lines => Value::String(String::from_utf8(body.to_vec()).unwrap()),
+            false if headers["content-type"].as_bytes().starts_with(b"text/html") => {
+                Value::String(String::from_utf8(body.to_vec()).unwrap())
+            }
             false => serde_json::from_slice(&body).unwrap(),
         };
         assert!(headers.contains_key("doorward-decision"), "{method} {path} has no decision");

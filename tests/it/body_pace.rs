@@ -38,7 +38,7 @@ async fn upload(
                     streams: CancellationToken::new(),
                     ends_at: Timestamp::from_millis(i64::MAX),
                     clock: Arc::new(clock),
-                    granted: None,
+                    rests: None,
                 };
                 let mut relay = Relay::new(request.into_body(), permit, Ttl::hours(1), u64::MAX, |_| {}).paced(pace);
                 let mut failure = None;

@@ -1,6 +1,9 @@
 //! What is asked twice is done once; and who may bar whom.
 
-use doorward::model::Ttl;
+use doorward::audit::EventType;
+use doorward::control::idempotency::{self, Key, Turn};
+use doorward::model::{Principal, Ttl};
+use doorward::store::EventFilter;
 use serde_json::{Value, json};
 
 use crate::api_house::{Answer, Caller, House};
@@ -128,5 +131,98 @@ async fn a_locked_person_is_refused_at_once_until_it_is_lifted() {
         ] {
             assert_eq!(house.json(&carol, "/api/v1/locks", &body).await.status.as_u16(), status, "{body}");
         }
+    }
+}
+
+/// A key of carol's at `/api/v1/locks`, as the API makes it.
+fn key_of(body: &Value) -> Key {
+    let carol = Principal::user("dev", "carol").unwrap();
+    Key::of(&carol, "/api/v1/locks", "k", body.to_string().as_bytes())
+}
+
+/// How often somebody was locked, as the record has it.
+async fn locked(house: &House) -> usize {
+    let filter = EventFilter { kind: Some(EventType::LockSet), ..EventFilter::default() };
+    house.desk.store.event_list(&filter, 100).await.unwrap().len()
+}
+
+#[tokio::test]
+async fn what_was_done_and_not_answered_is_not_done_a_second_time() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let body = json!({ "principal": "dev|alice", "reason": "a test" });
+        // As the API does it, until its answer would be kept: there the node dies, or it fails.
+        let Turn::First(taken) = idempotency::take(&house.desk, key_of(&body), house.now()).await.unwrap() else {
+            panic!("the key is free")
+        };
+        let locking = house.json(&carol, "/api/v1/locks", &body);
+        assert_eq!(taken.within(locking).await.status, 200);
+        let again = keyed(&house, &carol, "k", "/api/v1/locks", &body).await;
+        assert_eq!((again.status.as_u16(), again.text("/reason")), (409, "already_done"), "{again:?}");
+        // What failed gives its key back only where nothing was done.
+        idempotency::release_undone(&house.desk, taken).await.unwrap();
+        let again = keyed(&house, &carol, "k", "/api/v1/locks", &body).await;
+        assert_eq!(again.text("/reason"), "already_done");
+        house.clock.advance(Ttl::minutes(30));
+        let again = keyed(&house, &carol, "k", "/api/v1/locks", &body).await;
+        assert_eq!(again.text("/reason"), "already_done");
+        assert_eq!(locked(&house).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn what_was_begun_and_not_done_can_be_begun_again_and_its_first_try_is_too_late() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let body = json!({ "principal": "dev|alice", "reason": "a test" });
+        let Turn::First(slow) = idempotency::take(&house.desk, key_of(&body), house.now()).await.unwrap() else {
+            panic!("the key is free")
+        };
+        house.clock.advance(Ttl::minutes(1));
+        let early = keyed(&house, &carol, "k", "/api/v1/locks", &body).await;
+        assert_eq!((early.status.as_u16(), early.text("/reason")), (409, "in_progress"));
+        house.clock.advance(Ttl::minutes(1));
+        let other = json!({ "principal": "dev|bob", "reason": "a test" });
+        assert_eq!(keyed(&house, &carol, "k", "/api/v1/locks", &other).await.status, 422, "for the same alone");
+        let done = keyed(&house, &carol, "k", "/api/v1/locks", &body).await;
+        assert_eq!(done.status, 200, "{done:?}");
+        // The first comes to its commit after all: its key is another's, so nothing of it is kept.
+        let unlocking = json!({ "principal": "dev|alice", "reason": "too late" });
+        let late = slow.within(house.json(&carol, "/api/v1/locks/clear", &unlocking)).await;
+        assert_eq!(late.status, 503, "{late:?}");
+        assert_eq!(house.json(&carol, "/api/v1/locks", &body).await.text("/reason"), "already_locked");
+        // A failure that did nothing gives its key back, and the first's is not there to be given.
+        idempotency::release_undone(&house.desk, slow).await.unwrap();
+        let again = keyed(&house, &carol, "k", "/api/v1/locks", &body).await;
+        assert_eq!((again.status.as_u16(), again.header("idempotency-replayed")), (200, "true"));
+        assert_eq!(locked(&house).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_before_the_answer_does_nothing_twice() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let body = json!({ "principal": "dev|alice", "reason": "a test" });
+        for patience in 0..200 {
+            let mut asking = Box::pin(keyed(&house, &carol, "k", "/api/v1/locks", &body));
+            for _ in 0..patience {
+                if tokio::time::timeout(std::time::Duration::from_micros(50), &mut asking).await.is_ok() {
+                    break;
+                }
+            }
+            drop(asking);
+            if locked(&house).await > 0 {
+                break;
+            }
+            house.clock.advance(Ttl::minutes(3));
+        }
+        let again = keyed(&house, &carol, "k", "/api/v1/locks", &body).await;
+        let replayed = again.status == 200 && again.header("idempotency-replayed") == "true";
+        assert!(replayed || ["already_done", "in_progress"].contains(&again.text("/reason")), "{again:?}");
+        assert_eq!(locked(&house).await, 1);
     }
 }

@@ -196,8 +196,11 @@ async fn a41_a_browser_is_only_sent_to_our_client_on_loopback() {
         let answer = house.get(&browser, &authorize_path(&[("redirect_uri", redirect)])).await;
         assert_eq!(answer.status, 400, "{redirect}");
         assert!(answer.headers.get("location").is_none(), "{redirect}");
+        let answer = house.agree(&browser, &[("redirect_uri", redirect)]).await;
+        assert_eq!(answer.status, 400, "{redirect}");
+        assert!(answer.headers.get("location").is_none(), "{redirect}");
     }
-    let v6 = house.get(&browser, &authorize_path(&[("redirect_uri", "http://[::1]:5/callback")])).await;
+    let v6 = house.agree(&browser, &[("redirect_uri", "http://[::1]:5/callback")]).await;
     assert!(v6.header("location").starts_with("http://[::1]:5/callback?code="), "{v6:?}");
     let twice = format!("{}&redirect_uri=http%3A%2F%2Fevil.example", authorize_path(&[]));
     assert_eq!(house.get(&browser, &twice).await.status, 400);
@@ -285,6 +288,30 @@ async fn a34_a_refresh_token_is_worth_nothing_without_the_key_of_its_session() {
     assert_eq!(answer.status, 200);
     let by_connection = house.refresh(&caller, answer.text("/refresh_token"), &[]).await;
     assert_eq!(by_connection.status, 200);
+}
+
+#[tokio::test]
+async fn a34_what_names_a_session_is_no_proof_of_it() {
+    let house = House::new(&databases()[0]).await;
+    let (alice, answer, _) = house.command_line("alice").await;
+    let named = [
+        answer["session"]["id"].as_str().unwrap().to_owned(),
+        alice.certificate.as_ref().unwrap().thumbprint.to_string(),
+        answer["refresh_token"].as_str().unwrap().to_owned(),
+        "dev|alice".to_owned(),
+    ];
+    for text in named {
+        let cookie = format!("{}={text}", doorward::identity::cookie::SESSION_COOKIE);
+        for caller in [
+            Caller { bearer: Some(text.clone()), ..Caller::default() },
+            Caller { cookie: Some(cookie), ..Caller::default() },
+            // Nor beside what is good.
+            Caller { bearer: Some(text.clone()), ..alice.clone() },
+        ] {
+            let refused = house.get(&caller, "/api/v1/whoami").await;
+            assert_eq!((refused.status.as_u16(), refused.text("/reason")), (401, "bad_credential"), "{text}");
+        }
+    }
 }
 
 #[tokio::test]

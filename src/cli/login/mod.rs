@@ -120,6 +120,7 @@ async fn sign_in_by_browser(
     } else {
         context.printer.talk(&format!("Open this address to sign in:\n{url}"));
     }
+    context.printer.talk(&format!("It asks whether this program is yours and shows {}.", flow.letters()));
     let answering =
         listener.answer(&flow, client.origin(), |code| async { exchange(client, &flow, code, request).await });
     match tokio::time::timeout(SIGN_IN_TIMEOUT.duration(), answering).await {

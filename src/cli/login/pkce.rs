@@ -9,7 +9,7 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::origin::Origin;
 use crate::model::Entropy;
-use crate::wire::oauth::CLI_CLIENT_ID;
+use crate::wire::oauth::{CLI_CLIENT_ID, program_letters};
 
 /// What this side remembers between asking and the answer.
 pub struct Flow {
@@ -38,10 +38,20 @@ impl Flow {
         &self.verifier
     }
 
+    fn challenge(&self) -> String {
+        BASE64URL_NOPAD.encode(&Sha256::digest(self.verifier.as_bytes()))
+    }
+
+    /// The letters that the page shows which asks whether this program is the person's own.
+    #[must_use]
+    pub fn letters(&self) -> String {
+        program_letters(&self.challenge())
+    }
+
     /// Path and query that start the flow.
     #[must_use]
     pub fn authorize_path(&self, login_hint: Option<&str>, provider: Option<&str>) -> String {
-        let challenge = BASE64URL_NOPAD.encode(&Sha256::digest(self.verifier.as_bytes()));
+        let challenge = self.challenge();
         let mut query = form_urlencoded::Serializer::new(String::new());
         query
             .append_pair("response_type", "code")

@@ -2,12 +2,13 @@
 //! would, with a jar of cookies for each origin.
 //!
 //! INVARIANT: it goes nowhere but to the server itself, by https, and to loopback addresses, where
-//! the provider of `dev` speaks plain http. It fills in no form and types no password.
+//! the provider of `dev` speaks plain http. It types no password; the one form that it sends is the
+//! server's own question whether this program is the person's, which `--as` says yes to.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, COOKIE, LOCATION, SET_COOKIE};
+use http::header::{ACCEPT, CONTENT_TYPE, COOKIE, LOCATION, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, Method, StatusCode};
 use url::{Host, Url};
 
@@ -15,6 +16,8 @@ use crate::cli::client::{self, Answer, Client, ClientError};
 use crate::cli::dial;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
+use crate::identity::cookie::{CookieValue, SESSION_COOKIE};
+use crate::wire::oauth::PROGRAM_PATH;
 
 /// The most redirects of one sign-in: it needs five.
 const REDIRECTS_MAX: usize = 16;
@@ -28,9 +31,11 @@ pub async fn follow(client: &Client, path: &str, redirect_uri: &str, name: &str)
     let wrong = |what: String| Failure::failed(format!("signing in as `{name}`: {what}"));
     let mut url = Url::parse(&format!("{origin}{path}")).map_err(|error| wrong(error.to_string()))?;
     let mut jars: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    let own = url.origin();
     for _ in 0..REDIRECTS_MAX {
         let jar = jars.entry(url.origin().ascii_serialization()).or_default();
-        let answer = visit(client, &url, jar).await?;
+        let asks = url.path() == PROGRAM_PATH && url.origin() == own;
+        let answer = if asks { agree(client, &url, jar).await? } else { visit(client, &url, jar).await? };
         keep_cookies(jar, &answer.headers);
         if !answer.status.is_redirection() {
             return Err(refusal(&answer, &url, name));
@@ -46,6 +51,28 @@ pub async fn follow(client: &Client, path: &str, redirect_uri: &str, name: &str)
     Err(wrong(format!("more than {REDIRECTS_MAX} redirects")))
 }
 
+/// Says that this program is the person's own, as the page's form would: the form's token follows from
+/// the session's cookie.
+async fn agree(client: &Client, url: &Url, jar: &BTreeMap<String, String>) -> Result<Answer, Failure> {
+    let form = jar.get(SESSION_COOKIE).and_then(|value| CookieValue::parse(value)).map(|value| value.form_token());
+    let mut body = form_urlencoded::Serializer::new(String::new());
+    body.extend_pairs(url.query_pairs().filter(|(name, _)| name != "form" && name != "answer"));
+    body.append_pair("form", &form.unwrap_or_default()).append_pair("answer", "agree");
+    let mut headers = vec![
+        (ACCEPT, "text/html, application/json;q=0.9, */*;q=0.5".to_owned()),
+        (CONTENT_TYPE, "application/x-www-form-urlencoded".to_owned()),
+        (ORIGIN, client.origin().to_string()),
+    ];
+    if !jar.is_empty() {
+        headers.push((COOKIE, cookies(jar)));
+    }
+    Ok(client.send(Method::POST, url.path(), &headers, Bytes::from(body.finish())).await?)
+}
+
+fn cookies(jar: &BTreeMap<String, String>) -> String {
+    jar.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("; ")
+}
+
 async fn visit(client: &Client, url: &Url, jar: &BTreeMap<String, String>) -> Result<Answer, Failure> {
     let path = match url.query() {
         Some(query) => format!("{}?{query}", url.path()),
@@ -53,8 +80,7 @@ async fn visit(client: &Client, url: &Url, jar: &BTreeMap<String, String>) -> Re
     };
     let mut headers = vec![(ACCEPT, "text/html, application/json;q=0.9, */*;q=0.5".to_owned())];
     if !jar.is_empty() {
-        let cookies: Vec<_> = jar.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        headers.push((COOKIE, cookies.join("; ")));
+        headers.push((COOKIE, cookies(jar)));
     }
     let own = Url::parse(&client.origin().to_string()).is_ok_and(|own| own.origin() == url.origin());
     if own {

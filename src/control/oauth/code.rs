@@ -1,7 +1,10 @@
 //! The authorization code with PKCE (RFC 6749 §4.1, RFC 7636, RFC 8252 §7.3, RFC 9207).
 //!
 //! INVARIANTS: a code is bound to client, redirect URI, S256 challenge and the browser session that
-//! asked; a wrong use burns it, and a second use ends the session that came from it (ATTACKS A40).
+//! asked; a wrong use burns it, and a second use ends the session that came from it (ATTACKS A40). Any
+//! program on a person's computer can listen on loopback and open their browser, so no browser that is
+//! signed in gives a code by itself: its person says on a page whether the program is theirs
+//! (RFC 8252 §8.6), and only that page makes one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +22,8 @@ use super::super::desk::{Desk, Token, hash_of};
 use super::super::session::{self, NewSession};
 use super::{CLIENT_ID, GrantError, Granted, end_reused, issue_tokens, known_client};
 
+/// The longest `state` that is given back.
+pub const STATE_BYTES_MAX: usize = 512;
 /// How long a code is good.
 const CODE_TTL: Ttl = Ttl::seconds(60);
 /// The longest code or token that is looked at.
@@ -114,7 +119,53 @@ pub fn check(request: &AuthorizeRequest) -> Result<(), AuthorizeError> {
     Ok(())
 }
 
-/// Makes a code for the person of a browser session.
+/// Where a browser is sent with an answer: the client's redirect URI, which is one without a query, the
+/// client's own `state`, and who answers (RFC 9207).
+#[must_use]
+pub fn back_to_client(desk: &Desk, redirect_uri: &str, state: &str, answer: &[(&str, &str)]) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(answer);
+    if !state.is_empty() {
+        query.append_pair("state", state);
+    }
+    query.append_pair("iss", &desk.settings.origin);
+    format!("{redirect_uri}?{}", query.finish())
+}
+
+/// Whether the caller is a browser with a session, which alone can be asked.
+///
+/// # Errors
+/// `NoBrowserSession`
+pub fn is_browser(caller: &Caller) -> Result<(), AuthorizeError> {
+    let browser = caller.proof() == Proof::Cookie && caller.session().kind == SessionKind::Browser;
+    if browser { Ok(()) } else { Err(AuthorizeError::NoBrowserSession) }
+}
+
+/// The person of a browser session says that the program that asks is not theirs: on record, since
+/// something on their computer wanted to be them.
+///
+/// # Errors
+/// When the request is wrong, the caller is no browser, or the database refused.
+pub async fn refuse(
+    desk: &Desk,
+    caller: &Caller,
+    request: &AuthorizeRequest,
+    now: Timestamp,
+) -> Result<(), AuthorizeError> {
+    check(request)?;
+    is_browser(caller)?;
+    let mut event = Event::new(desk.event_id(now), now, EventType::SignInFailed, Outcome::Denied);
+    event.actor = caller.actor();
+    event.reason = Some("program_refused".into());
+    event.resource = Some(caller.session().id.to_string().into());
+    let event = event.with("redirect_uri", request.redirect_uri.clone());
+    let mut tx = desk.store.begin().await?;
+    tx.event_append(&event).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Makes a code for the person of a browser session, who was asked and agreed.
 ///
 /// # Errors
 /// When the request is wrong, the caller is no browser, or the database refused.
@@ -125,9 +176,7 @@ pub async fn authorize(
     now: Timestamp,
 ) -> Result<Token, AuthorizeError> {
     check(request)?;
-    if caller.proof() != Proof::Cookie || caller.session().kind != SessionKind::Browser {
-        return Err(AuthorizeError::NoBrowserSession);
-    }
+    is_browser(caller)?;
     let code = desk.token();
     let kept = OauthCode {
         hash: code.hash(),

@@ -15,6 +15,7 @@
 //! that, and to a DPoP key where a proof came along; a foreign token is exchanged once, whoever
 //! brings it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -26,12 +27,15 @@ use crate::identity::dpop::Proof;
 use crate::identity::token as reader;
 use crate::model::{GrantId, GrantState, Principal, ServiceName, SessionKind, Timestamp, Ttl};
 use crate::policy::Service;
-use crate::store::{StoreError, StoredSession, Use};
+use crate::store::{StoreError, StoredSession, Tx, Use};
 
 use super::super::caller::{ConnectionFacts, actor_of, prove_token};
+use super::super::credential::token_issued;
 use super::super::desk::{ACCESS_TTL_MAX, Desk};
 use super::super::session::{self, NewSession, StartError, Started};
+use super::delegate;
 use super::foreign::{Foreign, foreign, refused, told_claims};
+use super::run;
 use super::token::{self, Binding, Minted, Wish};
 
 /// A token of ours as the subject (RFC 8693 §3).
@@ -52,8 +56,12 @@ pub struct ExchangeRequest {
     pub subject_token: String,
     /// What kind it is.
     pub subject_token_type: String,
-    /// Whether somebody acts for the subject: not taken without `may_act`.
-    pub has_actor: bool,
+    /// The token of a workload that acts for the subject, whose own token says that it may.
+    pub actor_token: Option<String>,
+    /// What kind that one is.
+    pub actor_token_type: Option<String>,
+    /// The workload that may act by the new token.
+    pub may_act: Option<String>,
     /// What kind is wanted; only access tokens are made.
     pub requested_token_type: Option<String>,
     /// The service's name.
@@ -102,6 +110,8 @@ pub enum ExchangeError {
     Target,
     /// The service has no such action.
     Scope(String),
+    /// What was handed on does not have this action.
+    Wider(String),
     /// There is no such grant, or it is somebody else's.
     NoGrant,
     /// The subject's grant has not begun or is over.
@@ -136,6 +146,9 @@ impl fmt::Display for ExchangeError {
             Self::NoRule(why) => write!(f, "no rule of `workloads.toml` names this token: {why}"),
             Self::Target => f.write_str("there is no service of that name for this subject; give one `audience`"),
             Self::Scope(name) => write!(f, "the service has no action `{}`", name.escape_debug()),
+            Self::Wider(name) => {
+                write!(f, "`subject_token` was handed on without the action `{}`", name.escape_debug())
+            }
             Self::NoGrant => f.write_str("the subject has no such grant; `doorward grants` lists one's own"),
             Self::GrantNotActive { state } => {
                 write!(f, "the grant is not active ({state}), and a token would end with it; ask anew")
@@ -193,10 +206,17 @@ impl Subject {
             Self::Workload(foreign) => &foreign.recognised.principal,
         }
     }
+
+    const fn claims(&self) -> &BTreeMap<String, String> {
+        match self {
+            Self::Session(stored) => &stored.session.claims,
+            Self::Workload(foreign) => &foreign.recognised.claims,
+        }
+    }
 }
 
 /// Where a token is to be good.
-enum Target {
+pub(super) enum Target {
     Service(Arc<Service>),
     /// The control API, for a job that has something to ask for first.
     Control,
@@ -216,21 +236,29 @@ pub async fn exchange(
     if request.requested_token_type.as_deref().is_some_and(|kind| kind != TYPE_ACCESS_TOKEN) {
         return Err(ExchangeError::Invalid("only access tokens are made: leave `requested_token_type` out"));
     }
-    if request.has_actor {
-        return Err(ExchangeError::Invalid(
-            "`actor_token` is not taken: no token here says who may act for its subject",
-        ));
+    let too_long = |token: &String| token.is_empty() || token.len() > reader::TOKEN_BYTES_MAX;
+    if request.actor_token.as_ref().is_some_and(too_long)
+        || request.actor_token.is_some() != request.actor_token_type.is_some()
+    {
+        return Err(ExchangeError::Invalid("`actor_token` and `actor_token_type` go together"));
     }
     if request.subject_token.is_empty() || request.subject_token.len() > reader::TOKEN_BYTES_MAX {
         return Err(ExchangeError::Invalid("`subject_token` is needed"));
+    }
+    if let Some(actor_token) = &request.actor_token {
+        return delegate::exchange(desk, request, actor_token, ttl, connection, now).await;
     }
     let subject = match request.subject_token_type.as_str() {
         TYPE_ACCESS_TOKEN => {
             let stored = prove_token(desk, &request.subject_token, connection, now).await?;
             Subject::Session(Box::new(stored.ok_or(ExchangeError::Subject)?))
         }
-        TYPE_CERTIFICATE => Subject::Session(Box::new(by_certificate(desk, request, connection, now).await?)),
-        TYPE_JWT | TYPE_ID_TOKEN => Subject::Workload(Box::new(foreign(desk, request, connection, now).await?)),
+        TYPE_CERTIFICATE => {
+            Subject::Session(Box::new(by_certificate(desk, &request.subject_token, connection, now).await?))
+        }
+        TYPE_JWT | TYPE_ID_TOKEN => {
+            Subject::Workload(Box::new(foreign(desk, &request.subject_token, connection, now).await?))
+        }
         _ => {
             return Err(ExchangeError::Invalid(
                 "`subject_token_type` must be that of an access token of ours, of a JWT, or of an ID token",
@@ -256,11 +284,22 @@ pub async fn exchange(
     };
     let grant = match request.grant.as_deref() {
         None => None,
-        Some(text) => Some(held(desk, text, subject.principal(), &target, now).await?),
+        Some(text) => Some(held(desk, text, &subject, &target, now).await?),
     };
     let ttl = grant.map_or(ttl, |(_, end)| ttl.min(end.since(now)));
     let grant = grant.map(|(id, _)| id);
-    let wish = Wish { audience: audience.clone(), scope: scope.clone(), ttl, grant };
+    let may_act = match (request.may_act.as_deref(), &subject, &target) {
+        (None, ..) => None,
+        (Some(text), Subject::Session(stored), Target::Service(_)) if scope.is_some() => {
+            Some(delegate::nominated(desk, text, &stored.session, now)?)
+        }
+        (Some(_), ..) => {
+            return Err(ExchangeError::Invalid(
+                "`may_act` goes with a session's token for one service and with a `scope`: say what is handed on",
+            ));
+        }
+    };
+    let wish = Wish { audience: audience.clone(), scope: scope.clone(), ttl, grant, acting: Vec::new(), may_act };
     let (stored, access, certificate) = match subject {
         Subject::Session(stored) => of_session(desk, *stored, request, &wish, connection, now).await?,
         Subject::Workload(foreign) => of_workload(desk, *foreign, request, &wish, connection, now).await?,
@@ -272,13 +311,16 @@ pub async fn exchange(
 async fn held(
     desk: &Desk,
     text: &str,
-    principal: &Principal,
+    subject: &Subject,
     target: &Target,
     now: Timestamp,
 ) -> Result<(GrantId, Timestamp), ExchangeError> {
     let id = GrantId::parse(text).map_err(|_| ExchangeError::NoGrant)?;
-    let grant = desk.store.grant_fetch(id).await?.filter(|grant| grant.holder.principal == *principal);
+    let grant = desk.store.grant_fetch(id).await?.filter(|grant| grant.holder.principal == *subject.principal());
     let grant = grant.ok_or(ExchangeError::NoGrant)?;
+    if !run::is_of(desk, &grant, subject.claims()).await? {
+        return Err(ExchangeError::NoGrant);
+    }
     let service = grant.entitlement.service();
     match target {
         Target::Service(target) if target.name == *service => {}
@@ -311,15 +353,15 @@ fn lifetime(desk: &Desk, asked: Option<&str>) -> Result<Ttl, ExchangeError> {
 
 /// The session of the connection's certificate, whose thumbprint the request repeats: so that a
 /// certificate that a program shows by itself is never exchanged by mistake.
-async fn by_certificate(
+pub(super) async fn by_certificate(
     desk: &Desk,
-    request: &ExchangeRequest,
+    named: &str,
     connection: &ConnectionFacts,
     now: Timestamp,
 ) -> Result<StoredSession, ExchangeError> {
     let certificate = connection.certificate.as_ref().filter(|certificate| {
-        let named = certificate.thumbprint.to_string() == request.subject_token;
-        named && certificate.issuer == Issuer::Ours && certificate.is_current(now)
+        let is_named = certificate.thumbprint.to_string() == named;
+        is_named && certificate.issuer == Issuer::Ours && certificate.is_current(now)
     });
     let id = certificate.and_then(|certificate| certificate.session).ok_or(ExchangeError::Subject)?;
     let stored = desk.store.session_fetch(id).await?.ok_or(ExchangeError::Subject)?;
@@ -332,7 +374,6 @@ async fn by_certificate(
 
 /// The one service that is asked for, or for a job the control API.
 fn target(desk: &Desk, request: &ExchangeRequest, subject: &Subject) -> Result<Target, ExchangeError> {
-    let policies = desk.policies.load();
     let is_control = |text: &str| text.strip_suffix('/').unwrap_or(text) == desk.settings.origin;
     let mut named = [request.audience.as_deref(), request.resource.as_deref()].into_iter().flatten().peekable();
     if named.peek().is_some() && named.all(is_control) {
@@ -342,6 +383,27 @@ fn target(desk: &Desk, request: &ExchangeRequest, subject: &Subject) -> Result<T
             Subject::Session(_) => Err(ExchangeError::Target),
         };
     }
+    let policies = desk.policies.load();
+    let reached = match subject {
+        Subject::Workload(foreign) => Some(foreign.recognised.services.as_slice()),
+        Subject::Session(stored) => match stored.session.kind {
+            // What its rule says now.
+            SessionKind::Workload => {
+                policies.workloads().rule_of(&stored.session.principal).map(|rule| rule.services.as_slice())
+            }
+            SessionKind::Browser | SessionKind::Cli => Some([].as_slice()),
+        },
+    };
+    target_of(desk, request, reached.ok_or(ExchangeError::Target)?)
+}
+
+/// The one service that is asked for, of those that are reached; none for all.
+pub(super) fn target_of(
+    desk: &Desk,
+    request: &ExchangeRequest,
+    reached: &[ServiceName],
+) -> Result<Target, ExchangeError> {
+    let policies = desk.policies.load();
     let by_name = |text: &str| ServiceName::parse(text).ok().and_then(|name| policies.service(&name)).cloned();
     let by_address = |text: &str| {
         let rest = text.strip_prefix("https://")?;
@@ -357,22 +419,12 @@ fn target(desk: &Desk, request: &ExchangeRequest, subject: &Subject) -> Result<T
         (None, None) => None,
     };
     let service = named.ok_or(ExchangeError::Target)?;
-    let reached = match subject {
-        Subject::Workload(foreign) => Some(foreign.recognised.services.as_slice()),
-        Subject::Session(stored) => match stored.session.kind {
-            // What its rule says now.
-            SessionKind::Workload => {
-                policies.workloads().rule_of(&stored.session.principal).map(|rule| rule.services.as_slice())
-            }
-            SessionKind::Browser | SessionKind::Cli => Some([].as_slice()),
-        },
-    };
-    let reaches = |services: &[ServiceName]| services.is_empty() || services.contains(&service.name);
-    if reached.is_some_and(reaches) { Ok(Target::Service(service)) } else { Err(ExchangeError::Target) }
+    let reaches = reached.is_empty() || reached.contains(&service.name);
+    if reaches { Ok(Target::Service(service)) } else { Err(ExchangeError::Target) }
 }
 
 /// The scope in its one form: actions of the service, each once.
-fn scope(service: &Service, asked: Option<&str>) -> Result<Option<String>, ExchangeError> {
+pub(super) fn scope(service: &Service, asked: Option<&str>) -> Result<Option<String>, ExchangeError> {
     let Some(asked) = asked else { return Ok(None) };
     let mut names: Vec<&str> = Vec::new();
     for name in asked.split(' ').filter(|name| !name.is_empty()) {
@@ -420,6 +472,7 @@ async fn of_session(
     let stored = tx.session_hold(stored.session.id, now).await?.ok_or(ExchangeError::Subject)?;
     let access = token::mint_for(desk, &stored, wish, binding, now)?;
     tx.event_append(&token::exchanged_event(desk, &stored.session, connection, &access, wish, now)).await?;
+    token_issued(desk, &mut tx, stored.session.id, &access, wish, now).await?;
     tx.commit().await?;
     Ok((stored, access, None))
 }
@@ -432,30 +485,12 @@ async fn of_workload(
     connection: &ConnectionFacts,
     now: Timestamp,
 ) -> Result<(StoredSession, Minted, Option<Issued>), ExchangeError> {
-    let Foreign { recognised, once, remember_until, authenticated_at } = foreign;
-    let rule = recognised.rule.clone();
-    let new = NewSession {
-        kind: SessionKind::Workload,
-        principal: recognised.principal,
-        email: None,
-        email_verified: false,
-        name: Some(recognised.rule),
-        groups: recognised.groups,
-        authenticated_at,
-        amr: Vec::new(),
-        device: None,
-        link: None,
-        ends_by: Some(Timestamp::from_seconds(now.plus(wish.ttl).seconds())),
-        claims: recognised.claims,
-        cookie: None,
-    };
-    let mut tx = desk.store.begin().await?;
-    if tx.use_once(&once, remember_until).await? == Use::Again {
-        drop(tx);
-        let data = json!({ "rule": rule });
-        refused(desk, connection, None, "token_reused", data, now).await?;
+    let rule = foreign.recognised.rule.clone();
+    let tx = desk.store.begin().await?;
+    let Some(mut tx) = used_foreign(desk, tx, &foreign, connection, now).await? else {
         return Err(ExchangeError::Subject);
-    }
+    };
+    let new = new_session(foreign, wish.ttl, now);
     used_now(&mut tx, request).await?;
     let started: Started = session::start_within(desk, &mut tx, new, request.csr.as_deref(), connection, now).await?;
     let issued = started.certificate.clone();
@@ -468,13 +503,52 @@ async fn of_workload(
     event = event.with("rule", rule).with("claims", json!(told_claims(&started.stored.session.claims)));
     event.actor = actor_of(&started.stored.session, connection);
     tx.event_append(&event).await?;
+    token_issued(desk, &mut tx, started.stored.session.id, &access, wish, now).await?;
     tx.commit().await?;
     session::enter(desk, &started);
     Ok((started.stored, access, issued))
 }
 
+/// The session of a job that ends with its token.
+pub(super) fn new_session(foreign: Foreign, ttl: Ttl, now: Timestamp) -> NewSession {
+    let Foreign { recognised, authenticated_at, .. } = foreign;
+    NewSession {
+        kind: SessionKind::Workload,
+        principal: recognised.principal,
+        email: None,
+        email_verified: false,
+        name: Some(recognised.rule),
+        groups: recognised.groups,
+        authenticated_at,
+        amr: Vec::new(),
+        device: None,
+        link: None,
+        ends_by: Some(Timestamp::from_seconds(now.plus(ttl).seconds())),
+        claims: recognised.claims,
+        cookie: None,
+    }
+}
+
+/// Uses a job's token up within `tx`, and gives that back. `None` when it was used before: that is on
+/// record, and nothing of the transaction is kept.
+pub(super) async fn used_foreign(
+    desk: &Desk,
+    mut tx: Tx,
+    foreign: &Foreign,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<Option<Tx>, ExchangeError> {
+    if tx.use_once(&foreign.once, foreign.remember_until).await? == Use::First {
+        return Ok(Some(tx));
+    }
+    drop(tx);
+    let data = json!({ "rule": foreign.recognised.rule });
+    refused(desk, connection, None, "token_reused", data, now).await?;
+    Ok(None)
+}
+
 /// A proof that came along is used up.
-async fn used_now(tx: &mut crate::store::Tx, request: &ExchangeRequest) -> Result<(), ExchangeError> {
+pub(super) async fn used_now(tx: &mut Tx, request: &ExchangeRequest) -> Result<(), ExchangeError> {
     if let Some(proof) = &request.proof
         && tx.use_once(&proof.once, proof.remember_until).await? == Use::Again
     {

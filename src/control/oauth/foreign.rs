@@ -15,7 +15,7 @@ use crate::store::StoreError;
 
 use super::super::caller::ConnectionFacts;
 use super::super::desk::Desk;
-use super::exchange::{ExchangeError, ExchangeRequest};
+use super::exchange::ExchangeError;
 
 /// A foreign token that a rule names.
 pub(super) struct Foreign {
@@ -28,20 +28,20 @@ pub(super) struct Foreign {
 /// Reads a foreign token and finds the rule that names it.
 pub(super) async fn foreign(
     desk: &Desk,
-    request: &ExchangeRequest,
+    token: &str,
     connection: &ConnectionFacts,
     now: Timestamp,
 ) -> Result<Foreign, ExchangeError> {
     let policies = desk.policies.load_full();
     let workloads = policies.workloads();
-    let claimed = reader::claimed(&request.subject_token).map(|(_, issuer)| issuer);
+    let claimed = reader::claimed(token).map(|(_, issuer)| issuer);
     let Some(issuer) = claimed.as_deref().and_then(|iss| workloads.issuer(iss)) else {
         let iss = claimed.map(|iss| iss.chars().take(200).collect::<String>());
         refused(desk, connection, None, "unknown_issuer", json!({ "iss": iss }), now).await?;
         return Err(ExchangeError::Subject);
     };
     let settings = settings(issuer);
-    let verified = desk.providers.workloads().verify(&request.subject_token, &settings, &issuer.audience, now).await;
+    let verified = desk.providers.workloads().verify(token, &settings, &issuer.audience, now).await;
     let token = match verified {
         Ok(token) => token,
         Err(error) => {

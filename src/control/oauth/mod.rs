@@ -5,10 +5,12 @@
 //! session's key; every code and token is good once; nothing issued outlives its session.
 
 pub mod code;
+mod delegate;
 pub mod device;
 pub mod exchange;
 mod foreign;
 pub mod refresh;
+mod run;
 pub mod token;
 
 use std::fmt;
@@ -19,6 +21,7 @@ use crate::model::{SessionEnd, SessionId, Timestamp};
 use crate::store::{RefreshToken, StoreError, StoredSession, Tx};
 
 use super::caller::{ConnectionFacts, actor_of};
+use super::credential::token_issued;
 use super::desk::{Desk, Token};
 use super::session::{self, StartError};
 
@@ -128,8 +131,9 @@ async fn issue_tokens(
         used: false,
     };
     tx.refresh_insert(&kept, now).await?;
-    let access = token::mint(desk, &started.stored, connection, now)?;
+    let (access, wish) = token::mint(desk, &started.stored, connection, now)?;
     tx.event_append(&token::issued_event(desk, session, connection, &access, now)).await?;
+    token_issued(desk, tx, session.id, &access, &wish, now).await?;
     let granted = Granted {
         stored: started.stored.clone(),
         certificate: started.certificate.clone(),

@@ -7,8 +7,9 @@
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Map, Value};
 
-use crate::audit::{Event, EventType, Outcome};
-use crate::model::{GrantId, Session, SessionEnd, Thumbprint, Timestamp, Ttl};
+use crate::audit::{Event, EventType, Outcome, basis};
+use crate::identity::acting::{self, Acting};
+use crate::model::{GrantId, Principal, Session, SessionEnd, Thumbprint, Timestamp, Ttl};
 use crate::store::{StoreError, StoredSession};
 
 use super::super::caller::{
@@ -39,7 +40,7 @@ pub(super) fn mint(
     stored: &StoredSession,
     connection: &ConnectionFacts,
     now: Timestamp,
-) -> Result<Minted, GrantError> {
+) -> Result<(Minted, Wish), GrantError> {
     let session = &stored.session;
     let bound = match (session.certificate, stored.certificate_expires_at) {
         (Some(thumbprint), Some(end)) => Some((thumbprint, end)),
@@ -52,12 +53,14 @@ pub(super) fn mint(
     let ttl = desk.settings.access_ttl.min(ACCESS_TTL_MAX);
     // A certificate that is over can't be shown, so it doesn't shorten: the token is of no use then.
     let bound = bound.map(|(thumbprint, end)| (thumbprint, if end.is_over(now) { session.expires_at } else { end }));
-    let wish = Wish { audience: desk.settings.origin.clone(), scope: None, ttl, grant: None };
-    mint_for(desk, stored, &wish, Binding { certificate: bound, key: None }, now)
+    let audience = desk.settings.origin.clone();
+    let wish = Wish { audience, scope: None, ttl, grant: None, acting: Vec::new(), may_act: None };
+    let minted = mint_for(desk, stored, &wish, Binding { certificate: bound, key: None }, now)?;
+    Ok((minted, wish))
 }
 
 /// What a token is to be.
-pub(super) struct Wish {
+pub(in crate::control) struct Wish {
     /// Where it is good.
     pub audience: String,
     /// Actions that it is narrowed to.
@@ -66,6 +69,10 @@ pub(super) struct Wish {
     pub ttl: Ttl,
     /// The grant that it ends with.
     pub grant: Option<GrantId>,
+    /// Who acts by it for its subject, who acts now first.
+    pub acting: Vec<Acting>,
+    /// Which workload may come to act by it.
+    pub may_act: Option<Principal>,
 }
 
 /// What a token is bound to.
@@ -108,6 +115,12 @@ pub(super) fn mint_for(
     if let Some(grant) = wish.grant {
         claim("grant", grant.to_string().into());
     }
+    if let Some(act) = acting::claim(&wish.acting, &desk.settings.origin) {
+        claim(acting::ACT, act);
+    }
+    if let Some(actor) = &wish.may_act {
+        claim(acting::MAY_ACT, acting::may_act_claim(actor, &desk.settings.origin));
+    }
     let mut confirmation = Map::new();
     if let Some((thumbprint, _)) = binding.certificate {
         confirmation.insert("x5t#S256".to_owned(), thumbprint.to_string().into());
@@ -141,6 +154,13 @@ pub(super) fn exchanged_event(
     }
     if let Some(key) = minted.bound_key {
         event = event.with("bound_key", key.to_string());
+    }
+    if !wish.acting.is_empty() {
+        let acting: Vec<String> = wish.acting.iter().map(|actor| actor.principal.to_string()).collect();
+        event = event.with(basis::ACT, acting);
+    }
+    if let Some(actor) = &wish.may_act {
+        event = event.with("may_act", actor.to_string());
     }
     event
 }
@@ -220,7 +240,7 @@ pub async fn revoke_access(
 }
 
 /// Reads a token of ours for this host or any service.
-fn read_any(desk: &Desk, text: &str, now: Timestamp) -> Result<AccessToken, Unproven> {
+pub(super) fn read_any(desk: &Desk, text: &str, now: Timestamp) -> Result<AccessToken, Unproven> {
     let policies = desk.policies.load();
     let services = policies.services().map(|service| service.name.as_str());
     let audiences: Vec<&str> = std::iter::once(desk.settings.origin.as_str()).chain(services).collect();

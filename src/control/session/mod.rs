@@ -11,6 +11,7 @@
 //! found and ended too.
 
 mod end;
+pub mod idle;
 mod regroup;
 mod start;
 mod view;

@@ -15,6 +15,7 @@ use crate::policy::is_claim_recorded;
 use crate::store::{RevocationKind, SessionCertificate, StoreError, StoredCookie, StoredSession, Tx};
 
 use super::super::caller::{ConnectionFacts, actor_of};
+use super::super::credential::certificate_issued;
 use super::super::desk::Desk;
 use super::event;
 
@@ -204,6 +205,7 @@ pub async fn start_within(
     tx.event_append(&event).await?;
     if let Some(kept) = kept {
         tx.event_append(&certificate_event(desk, EventType::CredentialIssued, &actor, id, &kept, now)).await?;
+        certificate_issued(desk, tx, id, &kept, now).await?;
     }
     Ok(Started { stored, certificate: certificate.map(|(issued, _)| issued), cookie })
 }
@@ -253,6 +255,7 @@ pub async fn renew_within(
     let actor = actor_of(session, connection);
     let event = certificate_event(desk, EventType::SessionRenewed, &actor, session.id, &kept, now);
     tx.event_append(&event).await?;
+    certificate_issued(desk, tx, session.id, &kept, now).await?;
     tx.revocation_append(RevocationKind::SessionChanged, &session.id.to_string(), now).await?;
     Ok(Started { stored, certificate: Some(issued), cookie: None })
 }

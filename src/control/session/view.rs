@@ -97,7 +97,8 @@ fn may_end_others(desk: &Desk, caller: &Caller, now: Timestamp) -> bool {
 pub async fn sweep(desk: &Desk, now: Timestamp) -> Result<u64, StoreError> {
     let before = now.minus(KEPT);
     let mut tx = desk.store.begin().await?;
-    let gone = tx.oauth_sweep(before).await? + tx.session_sweep(before).await?;
+    let gone = tx.oauth_sweep(before).await? + tx.session_sweep(before).await? + tx.session_use_sweep().await?;
+    let gone = gone + tx.credential_sweep(now).await?;
     tx.commit().await?;
     Ok(gone)
 }

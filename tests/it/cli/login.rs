@@ -8,7 +8,9 @@ use doorward::cli::args::LoginArgs;
 use doorward::cli::exit::Exit;
 use doorward::cli::login;
 use doorward::credential::authority::Authority;
+use doorward::identity::cookie::CookieValue;
 use doorward::model::Ttl;
+use doorward::wire::oauth::program_letters;
 use http::Response;
 use http_body_util::Full;
 use hyper::service::service_fn;
@@ -20,6 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::Person;
 use super::fake_door::{FakeDoor, Reply, Seen, json_reply, redirect, token_answer};
+
+const SIGNED_IN: &str = "__Host-doorward=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// What a door does other than it should.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,7 +52,7 @@ impl Server {
         let value = |name: &str| seen.value(name).unwrap_or_default();
         let origin = self.origin.get().unwrap();
         match seen.path.as_str() {
-            "/oauth2/authorize" if !seen.header("cookie").is_some_and(|c| c.contains("__Host-doorward=signed-in")) => {
+            "/oauth2/authorize" if !seen.header("cookie").is_some_and(|c| c.contains(SIGNED_IN)) => {
                 assert_eq!(value("response_type"), "code");
                 assert_eq!(value("code_challenge_method"), "S256");
                 let return_to: String =
@@ -57,6 +61,12 @@ impl Server {
             }
             "/oauth2/authorize" => {
                 *self.challenge.lock().unwrap() = Some((value("code_challenge"), value("redirect_uri")));
+                redirect(&format!("/signin/program?{}", seen.query))
+            }
+            "/signin/program" => {
+                assert_eq!((seen.method.as_str(), value("answer").as_str()), ("POST", "agree"));
+                assert_eq!(value("form"), CookieValue::parse(&SIGNED_IN[16..]).unwrap().form_token());
+                assert_eq!(seen.header("origin"), self.origin.get().map(String::as_str));
                 redirect(&self.callback(&value("redirect_uri"), &value("state")))
             }
             "/signin" if self.twist == Twist::Page => Response::new(Full::new(Bytes::from("<html>choose</html>"))),
@@ -74,7 +84,7 @@ impl Server {
                 let return_to = String::from_utf8(BASE64URL_NOPAD.decode(flow.as_bytes()).unwrap()).unwrap();
                 let mut reply = redirect(&return_to);
                 reply.headers_mut().append("set-cookie", "__Host-doorward-flow=; Max-Age=0".parse().unwrap());
-                reply.headers_mut().append("set-cookie", "__Host-doorward=signed-in; Path=/; Secure".parse().unwrap());
+                reply.headers_mut().append("set-cookie", format!("{SIGNED_IN}; Path=/; Secure").parse().unwrap());
                 reply
             }
             "/oauth2/device_authorization" => json_reply(
@@ -262,9 +272,11 @@ async fn the_browsers_answer_is_taken_once_and_only_with_its_state() {
             Some(&door.ca_pem),
             None,
         );
-        let cookie = [(http::header::COOKIE, "__Host-doorward=signed-in".to_owned())];
+        let cookie = [(http::header::COOKIE, SIGNED_IN.to_owned())];
         client.unwrap().send(http::Method::GET, &path, &cookie, Bytes::new()).await.unwrap();
 
+        // What the page shows is shown here too.
+        assert!(person.talk.text().contains(&program_letters(&query("code_challenge"))), "{}", person.talk.text());
         let iss: String = form_urlencoded::byte_serialize(door.origin.as_bytes()).collect();
         let state = query("state");
         for wrong in [

@@ -245,11 +245,11 @@ async fn found(door: &Door, kind: EventType, reason: &str) -> Value {
 }
 
 #[test]
-fn a47_of_twenty_who_exchange_one_token_at_once_one_gets_a_session() {
+fn a47_of_fifty_who_exchange_one_token_at_once_one_gets_a_session() {
     with_door(trusting(), async |door| {
         let token = job(door, &json!({ "jti": "race" }));
         let answers =
-            futures_util::future::join_all((0..20).map(|_| of_job(door, &token, &[("audience", "web")]))).await;
+            futures_util::future::join_all((0..50).map(|_| of_job(door, &token, &[("audience", "web")]))).await;
         assert_eq!(answers.iter().filter(|got| got.status == 200).count(), 1);
     });
 }
@@ -284,8 +284,11 @@ fn proof(key: &Key, door: &Door, method: &str, url: &str, token: Option<&str>, m
     for name in ["alg", "use", "kid"] {
         jwk.as_object_mut().unwrap().remove(name);
     }
-    let mut claims =
-        json!({ "htm": method, "htu": url, "iat": door.clock.now().seconds(), "jti": format!("{method}{url}{more}") });
+    let now = door.clock.now();
+    let nonce = door.running().shared.nonces.current(now);
+    let mut claims = json!({
+        "htm": method, "htu": url, "iat": now.seconds(), "jti": format!("{method}{url}{more}"), "nonce": nonce,
+    });
     if let Some(token) = token {
         claims["ath"] = BASE64URL_NOPAD.encode(&Sha256::digest(token.as_bytes())).into();
     }
@@ -354,9 +357,75 @@ fn a46_a_token_that_is_bound_to_a_key_is_good_with_a_fresh_proof_of_it_and_once(
         // Fifty at once with one proof: one passes.
         let once = of(&key, "GET", &url, Some(&token), json!({ "jti": "once" }));
         let shown = [once];
-        let answers = futures_util::future::join_all((0..20).map(|_| ask(format!("DPoP {token}"), &shown))).await;
+        let answers = futures_util::future::join_all((0..50).map(|_| ask(format!("DPoP {token}"), &shown))).await;
         assert_eq!(answers.iter().filter(|got| got.status == 200).count(), 1);
         assert!(door.raw.seen().iter().all(|got| got.all("dpop").is_empty()), "a proof never leaves the door");
+    });
+}
+
+#[test]
+fn a46_a_proof_needs_a_nonce_of_this_moment_which_comes_with_every_answer() {
+    with_door(trusting(), async |door| {
+        let (key, port) = (Key::new("mine"), door.address.port());
+        let endpoint = format!("{}/oauth2/token", door.origin);
+        let job_token = job(door, &json!({ "jti": "nonce" }));
+        let fields =
+            [("grant_type", EXCHANGE), ("subject_token", &job_token), ("subject_token_type", JWT), ("audience", "web")];
+        let at_token = async |more: Value| {
+            let proof = proof(&key, door, "POST", &endpoint, None, &more);
+            post(door, None, "/oauth2/token", &[("dpop", &proof)], &fields).await
+        };
+        // As a stock client does it: without one, told which, and again.
+        let first = at_token(json!({ "nonce": null, "jti": "a" })).await;
+        assert_eq!(error(&first), "use_dpop_nonce");
+        let nonce = first.header("dpop-nonce").expect("a nonce").to_owned();
+        assert_eq!(first.header("cache-control"), Some("no-store"));
+        for wrong in [json!(""), json!("x"), json!(nonce[1..]), json!(nonce.to_uppercase()), json!(1), json!([nonce])] {
+            assert_eq!(
+                error(&at_token(json!({ "nonce": wrong, "jti": wrong.to_string() })).await),
+                "use_dpop_nonce",
+                "{wrong}"
+            );
+        }
+        // A proof that does not hold gets no word about nonces.
+        assert_eq!(error(&at_token(json!({ "htm": "GET", "nonce": null, "jti": "b" })).await), "invalid_dpop_proof");
+        let got = at_token(json!({ "nonce": nonce, "jti": "c" })).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        assert_eq!(got.header("dpop-nonce"), Some(nonce.as_str()));
+        let token = body(&got)["access_token"].as_str().unwrap().to_owned();
+
+        let url = format!("https://web.doorward.localhost:{port}/x");
+        let ask = async |more: Value| {
+            let proof = proof(&key, door, "GET", &url, Some(&token), &more);
+            let authorization = format!("DPoP {token}");
+            let headers = [("authorization", authorization.as_str()), ("dpop", proof.as_str())];
+            door.client("web", None, Speaks::Http2).await.ask(Method::GET, "/x", &headers, b"").await
+        };
+        let refused = ask(json!({ "nonce": null, "jti": "d" })).await;
+        assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (401, "bad_credential"));
+        assert!(refused.header("www-authenticate").unwrap().contains("use_dpop_nonce"));
+        let nonce = refused.header("dpop-nonce").unwrap().to_owned();
+        assert_eq!(door.raw.count(), 0);
+        let got = ask(json!({ "nonce": nonce, "jti": "e" })).await;
+        assert_eq!((got.status.as_u16(), got.header("dpop-nonce").is_some()), (200, true));
+        assert!(door.raw.last().all("dpop-nonce").is_empty());
+        // One goes on into the next stretch of time, and no longer.
+        door.clock.advance(Ttl::minutes(2));
+        door.settled().await;
+        let got = ask(json!({ "nonce": nonce, "jti": "f" })).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        let next = got.header("dpop-nonce").unwrap().to_owned();
+        assert_ne!(next, nonce);
+        door.clock.advance(Ttl::minutes(2));
+        door.settled().await;
+        assert!(
+            ask(json!({ "nonce": nonce, "jti": "g" }))
+                .await
+                .header("www-authenticate")
+                .unwrap()
+                .contains("use_dpop_nonce")
+        );
+        assert_eq!(ask(json!({ "nonce": next, "jti": "h" })).await.status, 200);
     });
 }
 

@@ -262,6 +262,24 @@ pub struct Http {
 }
 
 impl Http {
+    /// A client over a connection that is there already.
+    pub async fn over(stream: TlsStream<TcpStream>, speaks: Speaks, host: String, port: u16) -> Self {
+        let sender = match speaks {
+            Speaks::Http1 => {
+                let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+                tokio::spawn(connection.with_upgrades());
+                Sender::Http1(sender)
+            }
+            Speaks::Http2 => {
+                let (sender, connection) =
+                    hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+                tokio::spawn(connection);
+                Sender::Http2(sender)
+            }
+        };
+        Self { sender, host, port }
+    }
+
     pub fn request(&self, method: Method, path: &str) -> http::request::Builder {
         let builder = Request::builder().method(method);
         match self.sender {
@@ -365,20 +383,7 @@ impl Door {
 
     pub async fn client(&self, service: &str, person: Option<&Person>, speaks: Speaks) -> Http {
         let stream = self.connect(service, person, speaks).await.unwrap();
-        let sender = match speaks {
-            Speaks::Http1 => {
-                let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-                tokio::spawn(connection.with_upgrades());
-                Sender::Http1(sender)
-            }
-            Speaks::Http2 => {
-                let (sender, connection) =
-                    hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-                tokio::spawn(connection);
-                Sender::Http2(sender)
-            }
-        };
-        Http { sender, host: host(service), port: self.address.port() }
+        Http::over(stream, speaks, host(service), self.address.port()).await
     }
 
     /// One GET on a connection of its own.
@@ -407,6 +412,11 @@ impl Door {
     /// Signs in as one of the development provider's people, through all redirects, with a
     /// certificate for the session.
     pub async fn sign_in(&self, name: &str) -> Person {
+        self.sign_in_at(name, None).await
+    }
+
+    /// The same at one of several providers.
+    pub async fn sign_in_at(&self, name: &str, provider: Option<&str>) -> Person {
         let home = temporary_folder();
         let ca = self.dir.join("keys/ca.crt");
         let environment = CliEnvironment::of(&[
@@ -426,7 +436,7 @@ impl Door {
             device_code: false,
             print_url: false,
             sign_in_as: Some(name.to_owned()),
-            provider: None,
+            provider: provider.map(str::to_owned),
             device_certificate: None,
             device_key: None,
         };
@@ -441,6 +451,17 @@ impl Door {
             principal: Principal::parse(&format!("{}::\"{}\"", saved.record.principal.kind, saved.record.principal.id))
                 .unwrap(),
         }
+    }
+
+    /// Waits until this node has confirmed who is revoked at the time that the clock was moved to.
+    pub async fn settled(&self) {
+        for _ in 0..200 {
+            if self.running().shared.directory.confirmed_at().plus(Ttl::seconds(10)) > self.clock.now() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the revocation feed is not followed");
     }
 
     /// The recorded decision of an answer.

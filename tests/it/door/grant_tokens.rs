@@ -348,7 +348,17 @@ fn a_job_asks_at_the_gate_in_its_own_session_and_goes_on_with_a_token_of_the_gra
         assert_eq!(error(&exchange("app").await), "invalid_target");
         assert_eq!(error(&exchange(&door.origin).await), "invalid_target", "a session is not prolonged by itself");
 
-        // The next run of the same job comes with its own token, and another rule's job holds nothing.
+        // The same run comes with a fresh token, and goes on. Another run of the same rule is the same
+        // principal, and what was approved for this one is not for it; without the grant's token it is
+        // in nothing, and asks for itself. Another rule's job holds nothing anyway.
+        let later = job(door, &json!({ "jti": "later", "run_id": "10" }));
+        assert_eq!(error(&of_job(door, &later, &[("audience", "web"), ("grant", grant)]).await), "invalid_grant");
+        let plain = body(&of_job(door, &later, &[("audience", "web")]).await);
+        let plain = plain["access_token"].as_str().unwrap();
+        assert_eq!(used(door, "web", None, plain, "/x").await.reason(), "no_policy_match");
+        let same = body(&of_job(door, &job(door, &json!({ "jti": "same" })), &[("audience", "web")]).await);
+        let same = same["access_token"].as_str().unwrap();
+        assert_eq!(used(door, "web", None, same, "/x").await.reason(), "no_policy_match", "by the grant's token alone");
         let next = job(door, &json!({ "jti": "next run" }));
         let again = body(&of_job(door, &next, &[("audience", "web"), ("grant", grant)]).await);
         let again = again["access_token"].as_str().unwrap();

@@ -1,9 +1,11 @@
 //! The door as a whole, from a client's first byte to what an upstream saw: each attack class of
 //! the threat list that this stage speaks of, and what must work besides.
 
+mod acting;
 mod breakglass;
 mod browser;
 mod emergency;
+mod ended;
 mod exchange;
 mod fixture;
 mod framing;
@@ -11,11 +13,16 @@ mod grant_tokens;
 mod grants;
 mod headers;
 mod limits;
+mod machines;
 mod paths;
 mod record;
 mod reload;
 mod replay;
+mod revocation_scale;
+mod stock_jose;
 mod streams;
 mod tls;
 mod tokens;
+mod translation;
 mod upstream;
+mod upstream_lies;

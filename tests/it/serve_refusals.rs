@@ -1,0 +1,169 @@
+//! Certificates and keys that are no good, through the program itself (a32): it does not start, says which
+//! file and what to do, and a running one keeps what it has.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::process::{Child, Command};
+use tokio_rustls::TlsConnector;
+
+use crate::crash::PROGRAM;
+use crate::support::{free_port, install_crypto, temporary_folder};
+
+struct House {
+    _folder: tempfile::TempDir,
+    dir: PathBuf,
+    port: u16,
+    telemetry: u16,
+}
+
+impl House {
+    async fn new() -> Self {
+        let folder = temporary_folder();
+        let dir = folder.path().join("door");
+        let this = Self { _folder: folder, dir, port: free_port(), telemetry: free_port() };
+        let made = this.command(&["init", "--dir", this.dir.to_str().unwrap()]).output().await.unwrap();
+        assert_eq!(made.status.code(), Some(0), "{}", String::from_utf8_lossy(&made.stderr));
+        this
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(arguments)
+            .env_clear()
+            .env("DOORWARD__SERVER__LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("DOORWARD__TELEMETRY__LISTEN", format!("127.0.0.1:{}", self.telemetry))
+            .env("DOORWARD__SERVER__DRAIN", "0s")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// What `serve` and `check` say: both refuse with exit 2.
+    async fn refused(&self, variables: &[(&str, &str)]) -> String {
+        let config = self.file("doorward.toml");
+        let mut told = String::new();
+        for command in ["check", "serve"] {
+            let mut command = self.command(&[command, "--config", config.to_str().unwrap()]);
+            let ended = tokio::time::timeout(Duration::from_secs(20), command.envs(variables.iter().copied()).output());
+            let output = ended.await.expect("it started").unwrap();
+            let text =
+                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert_eq!(output.status.code(), Some(2), "{text}");
+            told.push_str(&text);
+        }
+        told
+    }
+
+    fn serve(&self, log: &Path) -> Child {
+        let config = self.file("doorward.toml");
+        let log = std::fs::File::create(log).unwrap();
+        self.command(&["serve", "--config", config.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Whether the control host answers a handshake, under this authority.
+    async fn answers(&self, ca: &[u8]) -> bool {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca) {
+            roots.add(certificate.unwrap()).unwrap();
+        }
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let Ok(stream) = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await else { return false };
+        let text = std::fs::read_to_string(self.file("doorward.toml")).unwrap();
+        let host = text.lines().find_map(|line| line.strip_prefix("control_host = \"")?.strip_suffix('"')).unwrap();
+        let name = ServerName::try_from(host.to_owned()).unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.is_ok()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a32_serve_does_not_start_with_an_authority_or_key_that_is_no_good() {
+    let house = House::new().await;
+    let read = |name: &str| std::fs::read(house.file(name)).unwrap();
+    let names = ["keys/ca.crt", "keys/ca.key", "keys/server.crt", "keys/server.key"];
+    let whole: Vec<Vec<u8>> = names.iter().map(|name| read(name)).collect();
+    let [ca, ca_key, server, server_key] = &whole[..] else { panic!() };
+    let half = |bytes: &[u8]| bytes[..bytes.len() / 2].to_vec();
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("keys/ca.crt", Vec::new()),
+        ("keys/ca.crt", b"no certificate\n".to_vec()),
+        ("keys/ca.crt", half(ca)),
+        ("keys/ca.crt", server.clone()),
+        ("keys/ca.key", Vec::new()),
+        ("keys/ca.key", server_key.clone()),
+        ("keys/server.crt", Vec::new()),
+        ("keys/server.crt", half(server)),
+        ("keys/server.crt", ca.clone()),
+        ("keys/server.key", Vec::new()),
+        ("keys/server.key", ca_key.clone()),
+        ("keys/server.key", half(server_key)),
+    ];
+    for (name, bytes) in cases {
+        let before = read(name);
+        std::fs::write(house.file(name), &bytes).unwrap();
+        let told = house.refused(&[]).await;
+        assert!(told.contains(name.rsplit('/').next().unwrap()), "{name}: {told}");
+        std::fs::write(house.file(name), before).unwrap();
+    }
+    // Not there at all.
+    std::fs::rename(house.file("keys/ca.crt"), house.file("keys/away.crt")).unwrap();
+    assert!(house.refused(&[]).await.contains("ca.crt"));
+    std::fs::rename(house.file("keys/away.crt"), house.file("keys/ca.crt")).unwrap();
+    // An option that is empty is no default.
+    for variable in ["DOORWARD__TRUST__CLIENT_CA__CERTIFICATE", "DOORWARD__SERVER__TLS__KEY"] {
+        let told = house.refused(&[(variable, "")]).await;
+        assert!(told.contains("empty") || told.contains("can't be read"), "{variable}: {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a32_a_reload_with_an_authority_or_key_that_is_no_good_keeps_the_old() {
+    install_crypto();
+    let house = House::new().await;
+    let log = house.file("serve.log");
+    let mut serving = house.serve(&log);
+    let ca = std::fs::read(house.file("keys/ca.crt")).unwrap();
+    let told = || std::fs::read_to_string(&log).unwrap_or_default();
+    let within = async |what: &str, holds: &(dyn Fn() -> bool + Sync)| {
+        for _ in 0..200 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{what}: {}", told());
+    };
+    for _ in 0..200 {
+        if house.answers(&ca).await {
+            break;
+        }
+        assert!(serving.try_wait().unwrap().is_none(), "{}", told());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for (name, bytes) in [("keys/ca.crt", &b""[..]), ("keys/server.key", b"no key"), ("keys/server.crt", &ca)] {
+        let before = std::fs::read(house.file(name)).unwrap();
+        let length = told().len();
+        std::fs::write(house.file(name), bytes).unwrap();
+        let pid = serving.id().unwrap().to_string();
+        assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+        let file = name.rsplit('/').next().unwrap();
+        within(name, &|| told()[length..].contains(file)).await;
+        assert!(house.answers(&ca).await, "{name}: {}", told());
+        std::fs::write(house.file(name), before).unwrap();
+    }
+    assert!(serving.try_wait().unwrap().is_none(), "{}", told());
+    serving.kill().await.unwrap();
+}
