@@ -206,3 +206,35 @@ async fn a_jobs_wait_ends_with_its_session_unless_a_fresh_token_comes() {
     assert_eq!(spent, ["own-token", "fresh-0", "fresh-1", "fresh-2"], "the last for the token itself");
     assert_eq!(person.out.text(), "token-4\n");
 }
+
+#[tokio::test]
+async fn a_token_is_handed_on_to_a_workload_which_sends_it_with_its_own() {
+    let door = FakeDoor::open(gate(&["active"], Ttl::minutes(5))).await;
+    let person = Person::at(&door);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    token::run(&person.context, &args(&["--scope", "deploy", "--may-act", "ci|main"])).await.unwrap();
+    let sent = exchanges(&door).pop().unwrap();
+    assert_eq!((sent.value("may_act").as_deref(), sent.value("scope").as_deref()), (Some("ci|main"), Some("deploy")));
+    assert_eq!(sent.value("actor_token"), None);
+    // What is handed on is said: a workload gets no token for everything.
+    let line = ["doorward", "token", "--service", "ops-api", "--may-act", "ci|main"];
+    assert!(Arguments::try_parse_from(line).is_err());
+
+    let (handed, own) = (person.home.path().join("handed.jwt"), person.home.path().join("own.jwt"));
+    std::fs::write(&handed, "handed.on.token\n").unwrap();
+    std::fs::write(&own, "own.job.token\n").unwrap();
+    let files = ["--subject-token-file", handed.to_str().unwrap(), "--actor-token-file", own.to_str().unwrap()];
+    token::run(&person.context, &args(&files)).await.unwrap();
+    let sent = exchanges(&door).pop().unwrap();
+    let value = |name: &str| sent.value(name).unwrap_or_default();
+    assert_eq!(
+        (value("subject_token").as_str(), value("subject_token_type").as_str()),
+        ("handed.on.token", ACCESS_TOKEN)
+    );
+    assert_eq!((value("actor_token").as_str(), value("actor_token_type").as_str()), ("own.job.token", JWT));
+    assert_eq!(person.out.text(), "token-1\ntoken-2\n");
+    for more in [&["--actor-token-file", "x"][..], &[&files[..], &["--grant", GRANT]].concat()] {
+        let line = ["doorward", "token", "--service", "ops-api"].into_iter().chain(more.iter().copied());
+        assert!(Arguments::try_parse_from(line).is_err(), "{more:?}");
+    }
+}

@@ -42,7 +42,8 @@ fn lies() -> Vec<(&'static str, Reply)> {
         ("/lie/split", close(&format!("HTTP/1.1 200 OK\r\na: b\r\n\r\n{STOLEN}"))),
         ("/lie/lone-cr", close("HTTP/1.1 200 OK\r\na: b\rset-cookie: stolen=1\r\ncontent-length: 2\r\n\r\nok")),
         ("/lie/null", close("HTTP/1.1 200 OK\r\na: b\0c\r\ncontent-length: 2\r\n\r\nok")),
-        ("/lie/early", Reply::Early(STOLEN.as_bytes().to_vec())),
+        // It answers before it has read the request, and reads no more of it.
+        ("/lie/early", Reply::Early(STOLEN.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n").into_bytes())),
         (
             "/lie/continues",
             bytes(&format!(
@@ -58,7 +59,7 @@ fn lies() -> Vec<(&'static str, Reply)> {
             )),
         ),
         ("/lie/nothing", close("")),
-        ("/lie/no-http", bytes("220 smtp.example.com ESMTP\r\n")),
+        ("/lie/no-http", close("220 smtp.example.com ESMTP\r\n")),
     ]
 }
 
