@@ -48,6 +48,8 @@ pub enum ApiError {
     Method,
     /// The database is away.
     Unavailable(String),
+    /// The time of this node can't be believed.
+    Clock(String),
     /// The server is put together wrongly.
     Internal(&'static str),
 }
@@ -125,6 +127,7 @@ impl From<AccessError> for ApiError {
             AccessError::Ineligible(_) => Self::Conflict("ineligible", told),
             AccessError::Full { .. } => Self::Conflict("full", told),
             AccessError::NotActive { .. } => Self::Conflict("not_active", told),
+            AccessError::Clock(_) => Self::Clock(told),
             AccessError::Store(error) => Self::Unavailable(error.to_string()),
         }
     }
@@ -186,7 +189,7 @@ impl ApiError {
             Self::Unproven(Unproven::Locked(_) | Unproven::CrossSite(_)) | Self::Denied(_) | Self::Forbidden(..) => {
                 StatusCode::FORBIDDEN
             }
-            Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) | Self::Clock(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound(_) | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Conflict(..) | Self::AtWork => StatusCode::CONFLICT,
@@ -255,6 +258,7 @@ impl ApiError {
                 let refused = problem("unavailable", "The control plane can't answer now", Some(detail), retry());
                 Refused { recorded: false, cause: Some(cause), ..refused }
             }
+            Self::Clock(detail) => problem("clock_stepped", "Nothing new is granted now", Some(detail), retry()),
             Self::Internal(cause) => {
                 let refused = problem("internal", "The request could not be answered", None, None);
                 Refused { cause: Some(cause.to_owned()), ..refused }
@@ -336,7 +340,7 @@ impl OauthFailure {
                 ExchangeError::Proof(_) => ("invalid_dpop_proof", bad),
                 ExchangeError::Locked => ("access_denied", bad),
                 ExchangeError::Signing(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
-                ExchangeError::Store(_) => ("temporarily_unavailable", StatusCode::SERVICE_UNAVAILABLE),
+                ExchangeError::Clock(_) | ExchangeError::Store(_) => ("temporarily_unavailable", StatusCode::SERVICE_UNAVAILABLE),
             },
             Self::Internal(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
         }

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod breakglass;
 pub mod browser;
 pub mod caller;
+pub mod clock_guard;
 pub mod decision;
 pub mod desk;
 pub mod idempotency;
@@ -26,6 +27,7 @@ pub mod signing_key;
 mod signing_key_file;
 
 pub use caller::{Caller, ConnectionFacts};
+pub use clock_guard::ClockGuard;
 pub use desk::{Desk, DeskSettings, Keys};
 // What operations answer with, for rooms that may not open the shelves themselves.
 pub use crate::store::{Lock, StoreError, StoredSession};

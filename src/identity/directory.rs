@@ -6,13 +6,14 @@
 //! that this node obeys. INVARIANT: a session that was entered as ended is never entered as live
 //! again, however late an older view of it arrives (`version` only grows).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use papaya::{Compute, HashMap, Operation};
 use tokio_util::sync::CancellationToken;
 
 use super::breakglass::EmergencyState;
+use crate::model::clock_watch::STEP_MIN;
 use crate::model::{
     ActionName, BreakGlassId, EntitlementName, Grant, GrantId, GrantState, Principal, PrincipalKind, ServiceName,
     Session, SessionEnd, SessionId, Timestamp, Ttl,
@@ -101,6 +102,9 @@ pub struct Directory {
     grants: HashMap<Principal, Arc<[LiveGrant]>>,
     /// Grants that ended early and when they would have: never entered as live again.
     ended: HashMap<GrantId, Timestamp>,
+    /// Where this node began with a clock behind what it had recorded: grants of before that time end
+    /// so much earlier by it, in milliseconds.
+    began_behind: OnceLock<(Timestamp, Ttl)>,
     /// Counts lock changes; remembered decisions are keyed by it.
     epoch: AtomicU64,
     /// When the revocation feed was last known to be complete, in milliseconds.
@@ -252,12 +256,30 @@ impl Directory {
         tokens.get(jti).filter(|known| !known.revoked).map(|known| known.streams.clone())
     }
 
+    /// This node begins at `now` and has recorded something at `latest`: where that is later, its clock
+    /// was set back while it was away. What was granted before lasts no longer for that.
+    pub fn began_behind(&self, latest: Timestamp, now: Timestamp) {
+        let by = latest.since(now);
+        if by > STEP_MIN {
+            // A node begins once.
+            let _ = self.began_behind.set((latest, by));
+        }
+    }
+
+    /// The end of what was granted at `from`, as this node's clock shows it.
+    fn by_this_clock(&self, from: Timestamp, until: Timestamp) -> Timestamp {
+        match self.began_behind.get() {
+            Some((latest, by)) if from < *latest => until.minus(*by),
+            _ => until,
+        }
+    }
+
     /// Enters a grant as committed: it began, it lasts longer, or it is over. The streams that are
     /// open under a grant that lasts longer stay open.
     pub fn grant_enter(&self, grant: &Grant) {
         let principal = &grant.holder.principal;
         let (active_at, expires_at) = match grant.state {
-            GrantState::Active { from, until } => (from, until),
+            GrantState::Active { from, until } => (from, self.by_this_clock(from, until)),
             GrantState::Over { .. } => return self.grant_leave(principal, grant.id),
             GrantState::Scheduled | GrantState::Queued => return,
         };

@@ -5,6 +5,7 @@
 
 pub mod access_request;
 pub mod breakglass;
+pub mod clock_watch;
 pub mod closing;
 pub mod device;
 pub mod entropy;
@@ -17,6 +18,7 @@ pub mod session;
 pub mod time;
 
 pub use access_request::{AccessRequest, Answer, Approval, Person, RequestState};
+pub use clock_watch::{ClockDoubt, ClockStep, ClockWatch};
 pub use device::{Device, Thumbprint};
 pub use entropy::Entropy;
 pub use grant::{Grant, GrantEnd, GrantState, GrantStuck};

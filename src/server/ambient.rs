@@ -1,6 +1,8 @@
 //! The one place where the process asks the machine for the time and for chance.
 
 use std::cell::RefCell;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use crate::model::{Clock, Entropy, Timestamp};
 
@@ -45,6 +47,12 @@ impl Clock for SystemClock {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let millis = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
         Timestamp::from_millis(millis)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is where the clock comes in")]
+    fn running(&self) -> Duration {
+        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGAN.elapsed()
     }
 }
 

@@ -191,6 +191,8 @@ pub struct Company {
     pub duty: (usize, Timestamp),
     seed: u64,
     went_back: bool,
+    /// The latest time that each node can know of since it began.
+    seen: [Timestamp; 2],
 }
 
 struct Template {
@@ -244,6 +246,7 @@ impl Company {
             duty: (0, Timestamp::from_millis(0)),
             seed: 1000,
             went_back: false,
+            seen: Default::default(),
             url,
             clock,
         };
@@ -270,6 +273,8 @@ impl Company {
         node.desk().policies.store(self.rules.set());
         self.unheard[number].clear();
         self.over[number].clear();
+        let newest = sqlx::query_scalar("select max(time) from audit_event").fetch_one(&self.pool).await;
+        self.seen[number] = self.now().max(Timestamp::from_millis(newest.unwrap()));
         node
     }
 
@@ -308,9 +313,21 @@ impl Company {
         all.get(which % all.len().max(1)).copied()
     }
 
+    /// Whether a node must know that its clock is behind what it has seen.
+    pub fn is_behind(&self, node: usize) -> bool {
+        self.seen[node].since(self.now()) > Ttl::seconds(5)
+    }
+
+    /// Whether a node may grant nothing, which it never does while clocks go as they should.
+    pub fn doubts(&self, node: usize) -> bool {
+        assert!(self.went_back || !self.nodes[node].doubts());
+        self.nodes[node].doubts()
+    }
+
     pub async fn step(&mut self, op: &Op) {
         // Ids of one millisecond have no order.
         self.clock.advance(Ttl::millis(1));
+        self.seen = self.seen.map(|seen| seen.max(self.now()));
         let op = match op {
             Op::Again => match self.last.clone() {
                 Some(last) => last,
@@ -363,7 +380,7 @@ impl Company {
             }
             Op::Back { seconds } => {
                 self.clock.set(self.now().minus(Ttl::seconds(seconds)));
-                self.went_back = true;
+                self.went_back |= seconds > 4;
                 self.compare(None, &None).await;
             }
             acting => self.act(&acting, None).await,
@@ -426,7 +443,9 @@ impl Company {
         }
         self.compare(Some((node, who, &act)), &came).await;
         if matches!(act, Act::Sweep) {
-            self.duty = (node, self.now().plus(Ttl::seconds(5)));
+            if !self.doubts(node) {
+                self.duty = (node, self.nodes[node].now().plus(Ttl::seconds(5)));
+            }
         }
         if came.is_none() && cut_off.is_some_and(|(_, dies)| dies) {
             self.restart(node).await;
@@ -452,7 +471,8 @@ impl Company {
 
     /// Reads the books and compares them with what they may say after that.
     async fn compare(&mut self, done: Option<(usize, usize, &Act)>, came: &Came) {
-        let now = self.now();
+        // Who acted says what time it is.
+        let now = done.map_or_else(|| self.now(), |(node, _, _)| self.nodes[node].now());
         let after = Ledger::read(&self.nodes[0].desk().store, &self.pool).await;
         let before = std::mem::take(&mut self.books);
         let told = before.became(&after, now);
@@ -473,12 +493,13 @@ impl Company {
             }
         }
         self.books = after;
-        self.members(now);
+        self.members();
     }
 
     /// Who is let through on each node: holders within the time of their grants, and nobody else.
-    fn members(&mut self, now: Timestamp) {
+    fn members(&mut self) {
         for ((node, unheard), over) in self.nodes.iter().zip(&self.unheard).zip(&mut self.over) {
+            let now = node.now();
             for name in PEOPLE {
                 let held = node.held(name);
                 for (id, entitlement, until) in &held {

@@ -222,7 +222,9 @@ impl Node {
     pub async fn start(url: &str, clock: &TestClock, number: u8, seed: u64) -> Self {
         let house =
             House::node(url, clock.clone(), number, seed, |settings| settings.lifetime = Ttl::hours(24 * 400)).await;
-        let feed = Feed::begin(&house.desk.store, &house.desk.directory, clock.now()).await.unwrap();
+        let (desk, now) = (&house.desk, clock.now());
+        desk.clock_guard.begin(&desk.store, &desk.directory, now).await.unwrap();
+        let feed = Feed::begin(&desk.store, &desk.directory, now).await.unwrap();
         Self { house, feed, number }
     }
 
@@ -230,8 +232,14 @@ impl Node {
         &self.house.desk
     }
 
+    /// The time that it goes by: what its clock shows, and never less than before.
     pub fn now(&self) -> Timestamp {
-        self.house.clock.now()
+        self.desk().clock.now()
+    }
+
+    /// Whether it grants nothing new, since its clock can't be believed.
+    pub fn doubts(&self) -> bool {
+        self.desk().clock_guard.check().is_err()
     }
 
     pub async fn follow(&mut self) {

@@ -25,6 +25,7 @@ mod away;
 mod body_pace;
 mod canonical;
 mod cli;
+mod clock;
 mod config;
 mod console;
 mod crash;

@@ -8,7 +8,8 @@ use crate::store::{RevocationKind, Tx};
 use super::super::desk::Desk;
 use super::{AccessError, grant_event};
 
-/// Closes a pending request as approved, and makes what it asked for: a grant, or more of one.
+/// Closes a pending request as approved, and makes what it asked for: a grant, or more of one. Nothing,
+/// while the time of this node can't be believed.
 pub(super) async fn grant_within(
     desk: &Desk,
     tx: &mut Tx,
@@ -17,6 +18,7 @@ pub(super) async fn grant_within(
     actor: &Actor,
     now: Timestamp,
 ) -> Result<(AccessRequest, Grant), AccessError> {
+    desk.clock_guard.check()?;
     let grant = match request.extends {
         Some(id) => extend_within(desk, tx, request, definition, id, actor, now).await?,
         None => begin_within(desk, tx, request, definition, actor, now).await?,

@@ -22,7 +22,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use crate::audit::{Actor, Event, EventType, Outcome};
-use crate::model::{AccessRequest, ActionName, EntitlementName, Grant, Person, RequestState, Session, Timestamp};
+use crate::model::{AccessRequest, ActionName, ClockDoubt, EntitlementName, Grant, Person, RequestState, Session, Timestamp};
 use crate::policy::{Ambient, DeviceContext, Entitlement, EntitlementAction, PolicySet, SessionContext, Subject};
 use crate::store::StoreError;
 
@@ -60,6 +60,8 @@ pub enum AccessError {
     Full { entitlement: EntitlementName, capacity: u32 },
     /// The grant is not active.
     NotActive { state: &'static str },
+    /// The time of this node can't be believed.
+    Clock(ClockDoubt),
     /// The database did not do it.
     Store(StoreError),
 }
@@ -85,6 +87,7 @@ impl fmt::Display for AccessError {
                 write!(f, "`{entitlement}` is held by as many as may hold it at once ({capacity}); try again later")
             }
             Self::NotActive { state } => write!(f, "the grant is not active ({state}); ask anew"),
+            Self::Clock(doubt) => doubt.fmt(f),
             Self::Store(error) => write!(f, "the request could not be carried out: {error}"),
         }
     }
@@ -96,6 +99,12 @@ impl std::error::Error for AccessError {
             Self::Store(error) => Some(error),
             _ => None,
         }
+    }
+}
+
+impl From<ClockDoubt> for AccessError {
+    fn from(doubt: ClockDoubt) -> Self {
+        Self::Clock(doubt)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::credential::authority::Issued;
 use crate::identity::certificate::Issuer;
 use crate::identity::dpop::Proof;
 use crate::identity::token as reader;
-use crate::model::{GrantId, GrantState, Principal, ServiceName, SessionKind, Timestamp, Ttl};
+use crate::model::{ClockDoubt, GrantId, GrantState, Principal, ServiceName, SessionKind, Timestamp, Ttl};
 use crate::policy::Service;
 use crate::store::{StoreError, StoredSession, Use};
 
@@ -122,6 +122,8 @@ pub enum ExchangeError {
     Certificate(String),
     /// The token could not be signed.
     Signing(String),
+    /// The time of this node can't be believed.
+    Clock(ClockDoubt),
     /// The database did not do it.
     Store(StoreError),
 }
@@ -147,6 +149,7 @@ impl fmt::Display for ExchangeError {
             Self::Locked => f.write_str("the principal is locked; ask whoever set the lock"),
             Self::Certificate(what) => f.write_str(what),
             Self::Signing(_) => f.write_str("the token could not be signed"),
+            Self::Clock(doubt) => doubt.fmt(f),
             Self::Store(_) => f.write_str("the database is away; try again"),
         }
     }
@@ -212,6 +215,7 @@ pub async fn exchange(
     connection: &ConnectionFacts,
     now: Timestamp,
 ) -> Result<Exchanged, ExchangeError> {
+    desk.clock_guard.check().map_err(ExchangeError::Clock)?;
     let ttl = lifetime(desk, request.lifetime.as_deref())?;
     if request.requested_token_type.as_deref().is_some_and(|kind| kind != TYPE_ACCESS_TOKEN) {
         return Err(ExchangeError::Invalid("only access tokens are made: leave `requested_token_type` out"));

@@ -42,19 +42,31 @@ use crate::support::{install_crypto, temporary_folder};
 
 use super::upstream::{Http2Upstream, RawUpstream};
 
-/// The machine's time, moved.
+/// The machine's time, moved; or set without any time passing.
 #[derive(Debug, Clone, Default)]
-pub struct MovedClock(Arc<AtomicI64>);
+pub struct MovedClock {
+    passed: Arc<AtomicI64>,
+    stepped: Arc<AtomicI64>,
+}
 
 impl MovedClock {
     pub fn advance(&self, length: Ttl) {
-        self.0.fetch_add(length.as_millis(), Ordering::SeqCst);
+        self.passed.fetch_add(length.as_millis(), Ordering::SeqCst);
+    }
+
+    pub fn step(&self, millis: i64) {
+        self.stepped.fetch_add(millis, Ordering::SeqCst);
     }
 }
 
 impl Clock for MovedClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(SystemClock.now().millis() + self.0.load(Ordering::SeqCst))
+        let moved = self.passed.load(Ordering::SeqCst) + self.stepped.load(Ordering::SeqCst);
+        Timestamp::from_millis(SystemClock.now().millis() + moved)
+    }
+
+    fn running(&self) -> Duration {
+        SystemClock.running() + Duration::from_millis(self.passed.load(Ordering::SeqCst).unsigned_abs())
     }
 }
 

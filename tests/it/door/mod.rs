@@ -3,6 +3,7 @@
 
 mod breakglass;
 mod browser;
+mod clock;
 mod emergency;
 mod exchange;
 mod fixture;
