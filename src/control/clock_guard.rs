@@ -69,13 +69,20 @@ impl ClockGuard {
 
     /// Holds the clock of a node that begins at `now` against what is on record: the newest event of all
     /// nodes says until when nothing new is granted, the newest of this node how much earlier the grants
-    /// of before end.
+    /// of before end. Where an operator says that clocks are right since some time, nothing that is
+    /// recorded later keeps the node from granting.
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn begin(&self, store: &Store, directory: &Directory, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn begin(
+        &self,
+        store: &Store,
+        directory: &Directory,
+        right_since: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let (latest, here) = store.log_latest().await?;
-        if let Some(latest) = latest {
+        if let Some(latest) = latest.map(|latest| right_since.map_or(latest, |since| since.min(latest))) {
             let mut seen = self.look();
             let step = seen.watch.hold_against_record(latest);
             keep(&mut seen.untold, step);

@@ -197,7 +197,7 @@ impl ClockWatch {
         } else {
             self.offset = self.offset.saturating_sub(drift).max(shows);
         }
-        if self.on_record.is_some_and(|latest| latest.is_over(wall)) {
+        if self.on_record.is_some_and(|latest| latest < wall) {
             self.on_record = None;
         }
         step
@@ -208,10 +208,8 @@ impl ClockWatch {
         let limit = STEP_MIN.as_millis();
         if shows.saturating_sub(self.offset) > limit {
             self.before.get_or_insert(self.offset);
-        } else if let Some(before) = self.before
-            && shows >= before.saturating_sub(limit)
-        {
-            // What it showed in between was never believed.
+        } else if let Some(before) = self.before {
+            // What it showed in between was never believed. What is before that is behind it.
             self.offset = shows.max(before);
             if shows.saturating_sub(before) <= limit {
                 self.before = None;

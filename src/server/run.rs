@@ -263,7 +263,10 @@ async fn build(
     directory.emergency.put_in_force(material.emergency.clone());
     database::keep_closings(&config, &directory)?;
     let feed = match away {
-        None => Some(database::take_up(&store, &providers, &directory, &clock_guard, now).await?),
+        None => {
+            let since = config.server.clock_right_since;
+            Some(database::take_up(&store, &providers, &directory, &clock_guard, since, now).await?)
+        }
         Some(_) => None,
     };
     let (desk_keys, token_keys) = keys_of(keys.ring(), 0);
@@ -274,7 +277,7 @@ async fn build(
     let snapshot = Snapshot::new(
         1,
         Arc::clone(&material.policies),
-        Arc::clone(&material.tls),
+        Arc::new(material.tls.by(&clock)),
         1,
         token_keys,
         &metrics,
