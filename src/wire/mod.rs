@@ -27,7 +27,7 @@ pub use breakglass::{
     BreakGlassChecked, BreakGlassClose, BreakGlassClosed, BreakGlassDrill, BreakGlassEvidence, BreakGlassTerms,
     Emergency, EmergencyReview, NewReview,
 };
-pub use decision::{Decision, DecisionRequest};
+pub use decision::{Decision, DecisionGrant, DecisionHelp, DecisionRequest};
 pub use entitlement::Entitlement;
 pub use grant::{Extend, Grant};
 pub use lock::{Lock, NewLock};
