@@ -127,6 +127,7 @@ impl From<AccessError> for ApiError {
             AccessError::Ineligible(_) => Self::Conflict("ineligible", told),
             AccessError::Full { .. } => Self::Conflict("full", told),
             AccessError::NotActive { .. } => Self::Conflict("not_active", told),
+            AccessError::TooSoon(_) => Self::Conflict("too_soon", told),
             AccessError::Clock(_) => Self::Clock(told),
             AccessError::Store(error) => Self::Unavailable(error.to_string()),
         }
@@ -189,7 +190,9 @@ impl ApiError {
             Self::Unproven(Unproven::Locked(_) | Unproven::CrossSite(_)) | Self::Denied(_) | Self::Forbidden(..) => {
                 StatusCode::FORBIDDEN
             }
-            Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) | Self::Clock(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) | Self::Clock(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::NotFound(_) | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Conflict(..) | Self::AtWork => StatusCode::CONFLICT,
@@ -340,7 +343,9 @@ impl OauthFailure {
                 ExchangeError::Proof(_) => ("invalid_dpop_proof", bad),
                 ExchangeError::Locked => ("access_denied", bad),
                 ExchangeError::Signing(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
-                ExchangeError::Clock(_) | ExchangeError::Store(_) => ("temporarily_unavailable", StatusCode::SERVICE_UNAVAILABLE),
+                ExchangeError::Clock(_) | ExchangeError::Store(_) => {
+                    ("temporarily_unavailable", StatusCode::SERVICE_UNAVAILABLE)
+                }
             },
             Self::Internal(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
         }

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
+use crate::identity::directory::Uses;
 use crate::model::{Clock, Timestamp, Ttl};
 
 use super::guard::{Pace, PaceLimits};
@@ -72,6 +73,8 @@ pub struct Permit {
     /// Where it rests on grants: until when, in milliseconds, moved by who watches them for as long
     /// as this is kept.
     pub granted: Option<(Arc<AtomicI64>, Arc<DropGuard>)>,
+    /// Where it is noted that the grants that it rests on are used, if that matters.
+    pub uses: Option<Arc<[Arc<Uses>]>>,
 }
 
 impl Permit {
@@ -81,6 +84,14 @@ impl Permit {
         let now = self.clock.now();
         let granted = self.granted.as_ref().map(|(until, _)| Timestamp::from_millis(until.load(Ordering::Acquire)));
         self.streams.is_cancelled() || self.ends_at.is_over(now) || granted.is_some_and(|until| until.is_over(now))
+    }
+
+    /// Something moves under it.
+    pub fn used(&self) {
+        if let Some(uses) = &self.uses {
+            let now = self.clock.now();
+            uses.iter().for_each(|uses| uses.note(now));
+        }
     }
 
     /// How long it may still last, for a timer.
@@ -228,6 +239,7 @@ impl HttpBody for Relay {
                             return this.fail(BodyError::TooLarge);
                         }
                         this.progress.bytes.set(bytes);
+                        this.permit.used();
                         if let Some(pace) = &mut this.pace {
                             pace.moved(data.len());
                         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::future::select_all;
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::directory::{Directory, LiveGrant};
+use crate::identity::directory::{Directory, LiveGrant, Uses};
 use crate::model::{ActionName, EntitlementName, GrantId, Principal, ServiceName, Timestamp, Ttl};
 use crate::policy::{Ambient, EntitlementAction, RequestContext, Service, Subject};
 
@@ -110,6 +110,10 @@ pub fn deciding<'a>(caller: &'a Caller, rests: &Rests) -> Option<&'a LiveGrant> 
 pub async fn under(worker: &Worker, principal: &Principal, id: GrantId, now: Timestamp) -> Result<LiveGrant, Refusal> {
     let directory = &worker.shared.directory;
     let known = match directory.grant(principal, id) {
+        Some(known) if known.is_unused(now) && is_to_be_looked_for(worker, id, now) => {
+            worker.shared.lookup.grant(id).await;
+            directory.grant(principal, id)
+        }
         None if !directory.has_ended(id) && is_to_be_looked_for(worker, id, now) => {
             worker.shared.lookup.grant(id).await;
             directory.grant(principal, id)
@@ -128,12 +132,21 @@ fn is_to_be_looked_for(worker: &Worker, id: GrantId, now: Timestamp) -> bool {
     true
 }
 
+/// Notes that the grants which this rests on are used, and where that is to be noted as it goes on.
+fn used(caller: &Caller, rests: &Rests, now: Timestamp) -> Option<Arc<[Arc<Uses>]>> {
+    let counted = caller.grants.iter().filter(|grant| rests.names().contains(&grant.entitlement));
+    let uses: Vec<Arc<Uses>> = counted.chain(&caller.under).filter_map(LiveGrant::uses).cloned().collect();
+    uses.iter().for_each(|uses| uses.note(now));
+    (!uses.is_empty()).then(|| uses.into())
+}
+
 /// The permit of what is open for this caller; where it rests on grants, or its token was made under
 /// one, it is watched until it is dropped.
 #[must_use]
 pub fn permit(worker: &Worker, caller: &Caller, routed: &Routed, rests: &Rests, now: Timestamp) -> Permit {
     let clock = Arc::clone(&worker.shared.clock);
-    let plain = Permit { streams: caller.streams.clone(), ends_at: caller.ends_at, clock, granted: None };
+    let uses = used(caller, rests, now);
+    let plain = Permit { streams: caller.streams.clone(), ends_at: caller.ends_at, clock, granted: None, uses };
     let is_bound = caller.under.is_some() || !rests.names().is_empty();
     let (Some(matched), true) = (&routed.matched, is_bound) else { return plain };
     let watch = Watch {

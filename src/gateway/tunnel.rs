@@ -38,7 +38,10 @@ pub async fn run(
     let (upstream_read, upstream_write) = tokio::io::split(TokioIo::new(upstream));
     let moved = Cell::new(Instant::now());
     let both = async {
-        tokio::join!(carry(client_read, upstream_write, up, &moved), carry(upstream_read, client_write, down, &moved))
+        tokio::join!(
+            carry(client_read, upstream_write, up, &moved, &permit),
+            carry(upstream_read, client_write, down, &moved, &permit)
+        )
     };
     tokio::select! {
         _ = both => down.finished.set(true),
@@ -49,7 +52,13 @@ pub async fn run(
 }
 
 /// One direction. Its end is passed on, and the other direction may go on.
-async fn carry(mut from: ReadHalf<Side>, mut to: WriteHalf<Side>, progress: &Progress, moved: &Cell<Instant>) {
+async fn carry(
+    mut from: ReadHalf<Side>,
+    mut to: WriteHalf<Side>,
+    progress: &Progress,
+    moved: &Cell<Instant>,
+    permit: &Permit,
+) {
     let mut buffer = vec![0u8; BUFFER_BYTES];
     while let Ok(count) = from.read(&mut buffer).await {
         let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else {
@@ -60,6 +69,7 @@ async fn carry(mut from: ReadHalf<Side>, mut to: WriteHalf<Side>, progress: &Pro
         }
         progress.bytes.set(progress.bytes.get().saturating_add(count as u64));
         moved.set(Instant::now());
+        permit.used();
     }
     // The peer may be gone already; then there is nobody to tell.
     let _ = to.shutdown().await;

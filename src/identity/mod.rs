@@ -7,6 +7,7 @@ pub mod cookie;
 pub mod directory;
 pub mod dpop;
 pub mod groups;
+mod live_grant;
 pub mod logout_token;
 pub mod provider;
 mod provider_claims;

@@ -39,6 +39,7 @@ async fn upload(
                     ends_at: Timestamp::from_millis(i64::MAX),
                     clock: Arc::new(clock),
                     granted: None,
+                    uses: None,
                 };
                 let mut relay = Relay::new(request.into_body(), permit, Ttl::hours(1), u64::MAX, |_| {}).paced(pace);
                 let mut failure = None;

@@ -41,6 +41,7 @@ mod grant_circumstances;
 mod grant_crash;
 mod grant_month;
 mod grant_properties;
+mod grant_rules;
 mod guard_h1;
 mod guard_h2;
 mod house;

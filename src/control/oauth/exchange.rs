@@ -290,8 +290,8 @@ async fn held(
             return Err(ExchangeError::GrantElsewhere { service: service.clone() });
         }
     }
-    let GrantState::Active { until, .. } = grant.state.at(now) else {
-        return Err(ExchangeError::GrantNotActive { state: grant.state.at(now).name() });
+    let GrantState::Active { until, .. } = grant.state_at(now) else {
+        return Err(ExchangeError::GrantNotActive { state: grant.state_at(now).name() });
     };
     // A token's end is in whole seconds.
     if Timestamp::from_seconds(until.seconds()).is_over(now) {
@@ -404,7 +404,8 @@ async fn of_session(
     connection: &ConnectionFacts,
     now: Timestamp,
 ) -> Result<(StoredSession, Minted, Option<Issued>), ExchangeError> {
-    if desk.directory.is_locked(&stored.session.principal) {
+    let principal = &stored.session.principal;
+    if desk.directory.is_locked(principal) || desk.store.lock_fetch(principal).await?.is_some() {
         return Err(ExchangeError::Locked);
     }
     if request.csr.is_some() {

@@ -11,6 +11,7 @@ mod framing;
 mod grant_tokens;
 mod grants;
 mod headers;
+mod idle;
 mod limits;
 mod paths;
 mod record;
