@@ -228,6 +228,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
         shared.directory.sweep(now);
         shared.anonymous.retain_recent();
         shared.control_requests.retain_recent();
+        shared.snapshot.load().sweep();
         let swept = async {
             let mut tx = desk.store.begin().await?;
             tx.revocation_prune(now.minus(FEED_KEPT)).await?;

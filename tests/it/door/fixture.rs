@@ -93,6 +93,8 @@ pub struct Plan {
     pub services: Vec<(&'static str, String, &'static str)>,
     /// Run on the files before the door starts.
     pub change: Option<fn(&std::path::Path)>,
+    /// Other chance than the machine's.
+    pub entropy: Option<Arc<dyn Entropy>>,
 }
 
 /// A door that runs.
@@ -155,7 +157,7 @@ pub fn open(plan: Plan, runtime: &tokio::runtime::Runtime) -> Result<Door, Start
     let folder = temporary_folder();
     let clock = MovedClock::default();
     let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let entropy = plan.entropy.clone().unwrap_or_else(|| Arc::new(SystemEntropy));
     let options = DevOptions {
         dir: folder.path().join("door"),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),

@@ -4,6 +4,8 @@
 mod breakglass;
 mod browser;
 mod clock;
+mod cardinality;
+mod control;
 mod emergency;
 mod exchange;
 mod fixture;
@@ -12,6 +14,7 @@ mod grant_tokens;
 mod grants;
 mod headers;
 mod idle;
+mod http2;
 mod limits;
 mod paths;
 mod record;
