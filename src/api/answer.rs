@@ -249,13 +249,22 @@ impl ApiError {
                 let detail = "this `Idempotency-Key` was used for another body; take a new one";
                 problem("idempotency_key_reused", "The key is used", Some(detail.to_owned()), None)
             }
-            Self::TooLarge => problem("invalid_request", "The body is too long", None, None),
+            Self::TooLarge => {
+                let detail = "the body is longer than anything that is wanted here".to_owned();
+                problem("invalid_request", "The body is too long", Some(detail), None)
+            }
             Self::MediaType(expected) => {
                 let detail = format!("send the body as `{expected}`");
                 problem("invalid_request", "The body is of another kind", Some(detail), None)
             }
-            Self::NoRoute => problem("no_route", "There is nothing here", None, None),
-            Self::Method => problem("no_route", "The method is not for this path", None, None),
+            Self::NoRoute => {
+                let detail = "`/api/v1/openapi.json` describes what is there".to_owned();
+                problem("no_route", "There is nothing here", Some(detail), None)
+            }
+            Self::Method => {
+                let detail = "`Allow` says which methods this path has".to_owned();
+                problem("no_route", "The method is not for this path", Some(detail), None)
+            }
             Self::Unavailable(cause) => {
                 let detail = "the database is away; what is open goes on, nothing new is granted".to_owned();
                 let refused = problem("unavailable", "The control plane can't answer now", Some(detail), retry());
@@ -263,7 +272,8 @@ impl ApiError {
             }
             Self::Clock(detail) => problem("clock_stepped", "Nothing new is granted now", Some(detail), retry()),
             Self::Internal(cause) => {
-                let refused = problem("internal", "The request could not be answered", None, None);
+                let detail = "the decision's id helps to find out why".to_owned();
+                let refused = problem("internal", "The request could not be answered", Some(detail), None);
                 Refused { cause: Some(cause.to_owned()), ..refused }
             }
         }

@@ -134,11 +134,15 @@ fn people_and_services() -> Value {
         "AuditCheckpoint": object(&[
             ("log", "string"), ("size", "integer"), ("root", "string"), ("time", "time"), ("note", "string"),
         ]),
+        "NodePolicies": object(&[
+            ("node", "string"), ("policy_version", "string?"), ("since", "time?"), ("refused_at", "time?"),
+            ("agrees", "boolean"),
+        ]),
         "AuditProof": object(&[("log", "string"), ("size", "integer"), ("root", "string"), ("hashes", "strings")]),
         "Remedy": object(&[("kind", "string"), ("entitlement?", "string"), ("command?", "string")]),
         "Problem": object(&[
-            ("type", "string"), ("title", "string"), ("status", "integer"), ("detail?", "string"),
-            ("decision?", "string"), ("reason", "string"), ("remedy?", "Remedy"),
+            ("type", "string"), ("title", "string"), ("status", "integer"), ("detail", "string"),
+            ("decision", "string"), ("reason", "string"), ("remedy", "Remedy"),
         ]),
     })
 }

@@ -11,6 +11,7 @@ pub mod breakglass;
 pub mod browser;
 pub mod caller;
 pub mod clock_guard;
+pub mod convergence;
 pub mod decision;
 pub mod desk;
 pub mod idempotency;

@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::identity::directory::Directory;
-use crate::model::{Clock, EntitlementName, Entropy, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp};
+use crate::model::{
+    Clock, EntitlementName, Entropy, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp,
+};
 use crate::policy::{Subject, Verdict};
 use crate::store::Recorder;
 

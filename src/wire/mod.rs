@@ -7,6 +7,7 @@
 
 pub mod access_request;
 pub mod breakglass;
+pub mod convergence;
 pub mod decision;
 pub mod entitlement;
 pub mod grant;
@@ -27,7 +28,9 @@ pub use breakglass::{
     BreakGlassChecked, BreakGlassClose, BreakGlassClosed, BreakGlassDrill, BreakGlassEvidence, BreakGlassTerms,
     Emergency, EmergencyReview, NewReview,
 };
+pub use convergence::NodePolicies;
 pub use decision::{Decision, DecisionGrant, DecisionHelp, DecisionRequest};
+pub use decision::{Decision, DecisionRequest};
 pub use entitlement::Entitlement;
 pub use grant::{Extend, Grant};
 pub use lock::{Lock, NewLock};

@@ -3,8 +3,8 @@
 
 mod breakglass;
 mod browser;
-mod clock;
 mod cardinality;
+mod clock;
 mod control;
 mod emergency;
 mod exchange;
@@ -13,8 +13,8 @@ mod framing;
 mod grant_tokens;
 mod grants;
 mod headers;
-mod idle;
 mod http2;
+mod idle;
 mod limits;
 mod paths;
 mod record;
