@@ -30,7 +30,6 @@ pub use breakglass::{
 };
 pub use convergence::NodePolicies;
 pub use decision::{Decision, DecisionGrant, DecisionHelp, DecisionRequest};
-pub use decision::{Decision, DecisionRequest};
 pub use entitlement::Entitlement;
 pub use grant::{Extend, Grant};
 pub use lock::{Lock, NewLock};
