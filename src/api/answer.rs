@@ -51,6 +51,8 @@ pub enum ApiError {
     Method,
     /// The database is away.
     Unavailable(String),
+    /// The time of this node can't be believed.
+    Clock(String),
     /// The server is put together wrongly.
     Internal(&'static str),
 }
@@ -139,6 +141,8 @@ impl From<AccessError> for ApiError {
             AccessError::Ineligible(_) => Self::Conflict("ineligible", told),
             AccessError::Full { .. } => Self::Conflict("full", told),
             AccessError::NotActive { .. } => Self::Conflict("not_active", told),
+            AccessError::TooSoon(_) => Self::Conflict("too_soon", told),
+            AccessError::Clock(_) => Self::Clock(told),
             AccessError::Store(error) => Self::Unavailable(error.to_string()),
         }
     }
@@ -200,7 +204,9 @@ impl ApiError {
             Self::Unproven(Unproven::Locked(_) | Unproven::CrossSite(_)) | Self::Denied(_) | Self::Forbidden(..) => {
                 StatusCode::FORBIDDEN
             }
-            Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) | Self::Clock(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::NotFound(_) | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Conflict(..) | Self::AtWork | Self::DoneUnanswered => StatusCode::CONFLICT,
@@ -262,20 +268,31 @@ impl ApiError {
                 let detail = "this `Idempotency-Key` was used for another body; take a new one";
                 problem("idempotency_key_reused", "The key is used", Some(detail.to_owned()), None)
             }
-            Self::TooLarge => problem("invalid_request", "The body is too long", None, None),
+            Self::TooLarge => {
+                let detail = "the body is longer than anything that is wanted here".to_owned();
+                problem("invalid_request", "The body is too long", Some(detail), None)
+            }
             Self::MediaType(expected) => {
                 let detail = format!("send the body as `{expected}`");
                 problem("invalid_request", "The body is of another kind", Some(detail), None)
             }
-            Self::NoRoute => problem("no_route", "There is nothing here", None, None),
-            Self::Method => problem("no_route", "The method is not for this path", None, None),
+            Self::NoRoute => {
+                let detail = "`/api/v1/openapi.json` describes what is there".to_owned();
+                problem("no_route", "There is nothing here", Some(detail), None)
+            }
+            Self::Method => {
+                let detail = "`Allow` says which methods this path has".to_owned();
+                problem("no_route", "The method is not for this path", Some(detail), None)
+            }
             Self::Unavailable(cause) => {
                 let detail = "the database is away; what is open goes on, nothing new is granted".to_owned();
                 let refused = problem("unavailable", "The control plane can't answer now", Some(detail), retry());
                 Refused { recorded: false, cause: Some(cause), ..refused }
             }
+            Self::Clock(detail) => problem("clock_stepped", "Nothing new is granted now", Some(detail), retry()),
             Self::Internal(cause) => {
-                let refused = problem("internal", "The request could not be answered", None, None);
+                let detail = "the decision's id helps to find out why".to_owned();
+                let refused = problem("internal", "The request could not be answered", Some(detail), None);
                 Refused { cause: Some(cause.to_owned()), ..refused }
             }
         }
@@ -358,7 +375,9 @@ impl OauthFailure {
                 ExchangeError::Proof(_) => ("invalid_dpop_proof", bad),
                 ExchangeError::Locked => ("access_denied", bad),
                 ExchangeError::Signing(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
-                ExchangeError::Store(_) => ("temporarily_unavailable", StatusCode::SERVICE_UNAVAILABLE),
+                ExchangeError::Clock(_) | ExchangeError::Store(_) => {
+                    ("temporarily_unavailable", StatusCode::SERVICE_UNAVAILABLE)
+                }
             },
             Self::Internal(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
         }

@@ -95,12 +95,15 @@ fn provenance(method: &Method, headers: &HeaderMap, ours: &str) -> Provenance {
         return Provenance::Safe;
     }
     let mut origins = headers.get_all(ORIGIN).iter();
-    let site = headers.get(&FETCH_SITE_HEADER).map(|site| site.as_bytes());
-    match (origins.next(), origins.next(), site) {
-        (_, Some(_), _) | (None, None, Some(b"cross-site" | b"same-site")) => Provenance::OtherPage,
-        (Some(origin), None, _) if origin.as_bytes() == ours.as_bytes() => Provenance::OurPage,
-        (Some(_), None, _) => Provenance::OtherPage,
-        (None, None, _) => Provenance::NoPage,
+    // Either of the two that names another site is enough.
+    let other = |site: &http::HeaderValue| matches!(site.as_bytes(), b"cross-site" | b"same-site");
+    let from_other = headers.get_all(&FETCH_SITE_HEADER).iter().any(other);
+    match (origins.next(), origins.next()) {
+        (_, Some(_)) => Provenance::OtherPage,
+        _ if from_other => Provenance::OtherPage,
+        (Some(origin), None) if origin.as_bytes() == ours.as_bytes() => Provenance::OurPage,
+        (Some(_), None) => Provenance::OtherPage,
+        (None, None) => Provenance::NoPage,
     }
 }
 

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -17,7 +20,7 @@ use crate::control::decision::DATA_REMEDY;
 use crate::control::{ConnectionFacts, Desk};
 use crate::model::{DecisionId, EventId, Timestamp};
 use crate::wire::problem::PROBLEM_MEDIA_TYPE;
-use crate::wire::{OauthError, Problem};
+use crate::wire::{OauthError, Problem, Remedy};
 
 use super::answer::{ApiError, Form, Refused};
 
@@ -95,6 +98,8 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
     {
         headers.insert(EMERGENCY_HEADER, value);
     }
+    // There is no plain HTTP here to go back to (RFC 6797 §7.1).
+    headers.entry(STRICT_TRANSPORT_SECURITY).or_insert(HeaderValue::from_static("max-age=31536000"));
     // What is about a person or decided for one is kept by nobody, unless a route says otherwise.
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -162,6 +167,8 @@ fn written(desk: &Desk, refused: Refused, status: StatusCode, decision: Decision
     let decision = Some(decision.to_string());
     let mut response = match refused.form {
         Form::Problem { title, detail, remedy } => {
+            // A script finds every member in every refusal.
+            let remedy = Some(remedy.unwrap_or_else(|| Remedy::new("none", None)));
             let problem = Problem { detail, decision, remedy, ..Problem::new(status.as_u16(), refused.reason, title) };
             json(status, PROBLEM_MEDIA_TYPE, &problem)
         }

@@ -10,6 +10,7 @@ mod answer;
 mod audit;
 mod breakglass;
 mod caller;
+mod convergence;
 mod credential;
 mod decided;
 mod decision;
@@ -118,6 +119,7 @@ routes! {
     get "/api/v1/audit/checkpoint" Session => audit::checkpoint;
     get "/api/v1/audit/inclusion" Session => audit::inclusion;
     get "/api/v1/audit/consistency" Session => audit::consistency;
+    get "/api/v1/policies/convergence" Session => convergence::list;
     get "/api/v1/openapi.json" Nobody => openapi::document;
     get "/oauth2/authorize" Browser => oauth::authorize;
     post "/oauth2/token" Nobody => oauth::token;

@@ -109,14 +109,19 @@ fn people_and_services() -> Value {
         "Entitlement": object(&[
             ("name", "string"), ("description", "string"), ("approvals", "integer"), ("max", "string"),
             ("default", "string"), ("min", "string"), ("reason_required", "boolean"), ("ticket", "string?"),
-            ("may_request", "boolean"),
+            ("idle", "string?"), ("earliest_start", "string?"), ("break", "string?"), ("may_request", "boolean"),
         ]),
         "DecisionRequest": object(&[("method", "string"), ("host", "string"), ("path", "string")]),
         "Decision": object(&[
             ("id", "id:dec_"), ("time", "time"), ("outcome", "one:allow|deny"), ("reason?", "string?"),
             ("principal?", "Principal?"), ("action?", "string?"), ("service?", "string?"),
             ("request?", "DecisionRequest?"), ("act?", "strings"), ("policy_version?", "string?"), ("policies", "strings"),
-            ("errors", "strings"), ("remedy?", "Remedy?"), ("log?", "string?"), ("seq?", "integer?"),
+            ("errors", "strings"), ("remedy?", "Remedy?"), ("note?", "string?"), ("grant?", "string?"),
+            ("grants", "DecisionGrant[]"), ("helps", "DecisionHelp[]"), ("log?", "string?"), ("seq?", "integer?"),
+        ]),
+        "DecisionGrant": object(&[("id", "string"), ("entitlement", "string")]),
+        "DecisionHelp": object(&[
+            ("entitlement", "string"), ("grant?", "string?"), ("state?", "string?"), ("request?", "string?"),
         ]),
         "AuditEvent": object(&[
             ("id", "id:evt_"), ("time", "time"), ("node", "string"), ("seq?", "integer?"), ("type", "string"),
@@ -129,11 +134,15 @@ fn people_and_services() -> Value {
         "AuditCheckpoint": object(&[
             ("log", "string"), ("size", "integer"), ("root", "string"), ("time", "time"), ("note", "string"),
         ]),
+        "NodePolicies": object(&[
+            ("node", "string"), ("policy_version", "string?"), ("since", "time?"), ("refused_at", "time?"),
+            ("agrees", "boolean"),
+        ]),
         "AuditProof": object(&[("log", "string"), ("size", "integer"), ("root", "string"), ("hashes", "strings")]),
         "Remedy": object(&[("kind", "string"), ("entitlement?", "string"), ("command?", "string")]),
         "Problem": object(&[
-            ("type", "string"), ("title", "string"), ("status", "integer"), ("detail?", "string"),
-            ("decision?", "string"), ("reason", "string"), ("remedy?", "Remedy"),
+            ("type", "string"), ("title", "string"), ("status", "integer"), ("detail", "string"),
+            ("decision", "string"), ("reason", "string"), ("remedy", "Remedy"),
         ]),
     })
 }
@@ -167,14 +176,16 @@ fn access() -> Value {
         ]),
         "DryRun": object(&[
             ("entitlement", "string"), ("for", "string"), ("start", "time?"), ("approvals_needed", "integer"),
-            ("approvers", "Principal[]"), ("actions", "strings"),
+            ("approvers", "Principal[]"), ("actions", "strings"), ("idle", "string?"), ("earliest_start", "string?"),
+            ("break", "string?"),
         ]),
         "NewApproval": body(&[("answer", "one:approve|deny"), ("reason?", "words?"), ("hash?", "string?")]),
         "Grant": object(&[
             ("id", "id:grt_"), ("request", "id:req_"), ("entitlement", "string"), ("principal", "Principal"),
             ("state", GRANT_STATE), ("params", "texts"), ("actions", "strings"), ("emergency", "boolean"),
             ("created_at", "time"), ("starts_at", "time?"), ("active_at", "time?"), ("expires_at", "time?"),
-            ("ended_at", "time?"), ("end_reason", "string?"), ("reviewed", "boolean"),
+            ("ended_at", "time?"), ("end_reason", "string?"), ("idle", "string?"), ("used_at", "time?"),
+            ("idle_ends_at", "time?"), ("reviewed", "boolean"),
         ]),
         "Extend": body(&[("for", "length")]),
         "Credential": object(&[

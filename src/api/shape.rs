@@ -7,7 +7,7 @@ use crate::control::oauth::exchange::{Exchanged, TYPE_ACCESS_TOKEN};
 use crate::control::service::{Reach, Reachable};
 use crate::control::{HeldCredential, Lock, StoredSession};
 use crate::identity::directory::LiveGrant;
-use crate::model::{Answer, Approval, CredentialKind, Person, Principal, Session, SessionId, Timestamp};
+use crate::model::{Answer, Approval, CredentialKind, Person, Principal, Session, SessionId, Timestamp, Ttl};
 use crate::policy::{Entitlement, PolicySet};
 use crate::wire;
 
@@ -103,6 +103,10 @@ pub fn approval(approval: &Approval) -> wire::Approval {
     }
 }
 
+fn text(length: Ttl) -> String {
+    length.to_string()
+}
+
 /// What a request would take.
 pub fn dry_run(plan: &Planned) -> wire::DryRun {
     wire::DryRun {
@@ -112,6 +116,9 @@ pub fn dry_run(plan: &Planned) -> wire::DryRun {
         approvals_needed: plan.approvals_needed,
         approvers: plan.approvers.iter().map(someone).collect(),
         actions: plan.actions.iter().map(ToString::to_string).collect(),
+        idle: plan.idle.map(text),
+        earliest_start: plan.earliest_start.map(text),
+        break_after: plan.break_after.map(text),
     }
 }
 
@@ -133,6 +140,9 @@ pub fn grant(seen: &GrantSeen) -> wire::Grant {
         expires_at: grant.state.expires_at().map(wire::Time),
         ended_at: grant.state.ended_at().map(wire::Time),
         end_reason: grant.end_reason.clone(),
+        idle: grant.idle.map(text),
+        used_at: grant.used_at.map(wire::Time),
+        idle_ends_at: grant.idle_ends_at().map(wire::Time),
         reviewed: grant.reviews >= crate::control::breakglass::REVIEWERS,
     }
 }
@@ -256,6 +266,9 @@ pub fn entitlement(definition: &Entitlement, may_request: Requestable) -> wire::
         min: definition.min.to_string(),
         reason_required: definition.reason_required,
         ticket: definition.ticket.as_ref().map(|pattern| pattern.as_str().to_owned()),
+        idle: definition.idle.map(text),
+        earliest_start: definition.earliest_start.map(text),
+        break_after: definition.break_after.map(text),
         may_request: may_request == Requestable::Yes,
     }
 }
@@ -287,6 +300,19 @@ pub fn decision(explained: Explained) -> wire::Decision {
         errors: explained.errors,
         // One that a later version wrote in another form is left out rather than the whole decision.
         remedy: explained.remedy.and_then(|remedy| serde_json::from_value(remedy).ok()),
+        note: explained.note,
+        grant: explained.grant,
+        grants: explained.grants.into_iter().map(|(id, entitlement)| wire::DecisionGrant { id, entitlement }).collect(),
+        helps: explained
+            .helps
+            .into_iter()
+            .map(|help| wire::DecisionHelp {
+                entitlement: help.entitlement,
+                grant: help.grant.map(|(id, _)| id.to_string()),
+                state: help.grant.map(|(_, state)| state.to_owned()),
+                request: help.request.map(|id| id.to_string()),
+            })
+            .collect(),
         log: Some(explained.log.to_string()),
         seq: explained.seq,
     }

@@ -14,7 +14,8 @@ pub(super) const REQUEST_EXAMPLES: &str = "\
 Examples:
   doorward request ops-api/deploy-prod --reason \"hotfix\" --ticket OPS-12 --for 30m
   doorward request ops-api/deploy-prod --reason \"hotfix\" --ticket OPS-12 --wait --timeout 10m
-  doorward request ops-api/deploy-prod --dry-run      what it takes, and who could approve
+  doorward request ops-api/deploy-prod --reason \"hotfix\" --ticket OPS-12 --dry-run
+                                                      whether it fits, and who could approve
 
 With --wait: exit 0 once it is approved or active, 4 when it is denied, 5 when the wait ran out.";
 

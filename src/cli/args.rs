@@ -465,3 +465,15 @@ pub fn raw_arguments(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsStr
     }
     arguments
 }
+
+/// Whether these arguments, which clap could not read, ask for JSON: then what is wrong with them is
+/// told in JSON too.
+#[must_use]
+pub fn asks_for_json(arguments: &[OsString]) -> bool {
+    let own = arguments.iter().take_while(|argument| *argument != "--").map(|argument| argument.to_string_lossy());
+    let own: Vec<_> = own.collect();
+    let after = own
+        .windows(2)
+        .any(|pair| matches!(pair, [flag, format] if (flag == "-o" || flag == "--output") && format == "json"));
+    after || own.iter().any(|argument| argument == "-ojson" || argument == "-o=json" || argument == "--output=json")
+}

@@ -1,21 +1,29 @@
 //! `doorward check`: everything that `serve` would refuse, with its place and what to do.
 
+use serde_json::{Value, json};
+
 use crate::config::Environment;
 use crate::server::material;
 
-use super::args::ConfigArgs;
+use super::args::{ConfigArgs, Format};
 use super::context::Context;
 use super::failure::Failure;
 use super::policy::counted;
 use super::serve::configuration;
 
-/// Checks configuration, certificates and policies without asking anything outside.
+/// Checks configuration, certificates and policies without asking anything outside. What is only
+/// worth a look is talk in a table's place, and items in JSON.
 ///
 /// # Errors
 /// Exit 2 with every problem.
 pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     let config = configuration(&args.config, &Environment::of_process())?;
     let material = material::read(&config).map_err(|error| Failure::usage(error.to_string()))?;
+    if context.printer.format() == Format::Json {
+        let warning = |text: &String| json!({ "severity": "warning", "message": text });
+        let items: Vec<Value> = material.warnings.iter().map(warning).collect();
+        return context.printer.json(&json!({ "items": items, "next": null }));
+    }
     for warning in &material.warnings {
         context.printer.talk(warning);
     }

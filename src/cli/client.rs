@@ -267,7 +267,7 @@ impl Client {
         let status = answer.status;
         if let Ok(mut problem) = serde_json::from_slice::<Problem>(&answer.body) {
             problem.status = status.as_u16();
-            if problem.reason == "no_route" && problem.detail.is_none() {
+            if problem.reason == "no_route" {
                 problem.detail =
                     Some("this door does not know how to do that; it may be older than this command".into());
             }

@@ -48,7 +48,10 @@ pub async fn run(context: &Context, args: &GrantsArgs) -> Result<(), Failure> {
 
 fn time_left(grant: &Grant, now: Timestamp) -> String {
     match (grant.state.as_str(), grant.expires_at, grant.starts_at) {
-        ("active", Some(end), _) => left(end.0, now),
+        ("active", Some(end), _) => match grant.idle_ends_at {
+            Some(unused) if unused < end => format!("{}, unused {}", left(end.0, now), left(unused.0, now)),
+            _ => left(end.0, now),
+        },
         ("scheduled", _, Some(start)) => format!("begins in {}", left(start.0, now)),
         _ => "-".to_owned(),
     }
@@ -74,6 +77,10 @@ pub(super) fn told(grant: &Grant, now: Timestamp) -> Vec<(&'static str, String)>
     if let Some(end) = grant.expires_at {
         let rest = if grant.state == "active" { format!(", {} left", left(end.0, now)) } else { String::new() };
         add("ends", Some(format!("{end}{rest}")));
+    }
+    add("last used", grant.used_at.map(|at| at.to_string()));
+    if let (Some(idle), Some(end)) = (&grant.idle, grant.idle_ends_at) {
+        add("unused", Some(format!("ends after {idle} without use, at {end} ({} left)", left(end.0, now))));
     }
     add("ended at", grant.ended_at.map(|at| at.to_string()));
     add("because", grant.end_reason.clone());

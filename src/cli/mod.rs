@@ -53,7 +53,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 
-use self::args::{Arguments, Command, raw_arguments};
+use self::args::{Arguments, Command, asks_for_json, raw_arguments};
 use self::client::Banner;
 use self::context::Context;
 use self::environment::Environment;
@@ -66,8 +66,16 @@ use crate::wire::Remedy;
 /// Reads the process's arguments and runs the command that they name.
 #[must_use]
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match Arguments::try_parse_from(raw_arguments(arguments)) {
+    let arguments = raw_arguments(arguments);
+    let in_json = asks_for_json(&arguments);
+    match Arguments::try_parse_from(arguments) {
         Ok(arguments) => run(arguments).into(),
+        Err(error) if in_json && error.use_stderr() => {
+            let text = error.to_string();
+            let failure = Failure::usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+            Printer::standard(args::Format::Json).failure(&failure);
+            failure.exit.into()
+        }
         Err(error) => {
             // Help and version go to standard output, the rest to standard error; a reader that
             // went away has read enough.

@@ -120,14 +120,19 @@ fn dry_run(context: &Context, here: &SignedIn, json: &str) -> Result<(), Failure
         (needed, []) => format!("{needed}, of people who have not signed in here yet"),
         (needed, _) => format!("{needed}"),
     };
-    context.printer.pairs(&[
+    let mut pairs = vec![
         ("entitlement", plan.entitlement),
         ("for", plan.length),
         ("start", plan.start.map_or_else(|| "once approved".to_owned(), |start| start.to_string())),
         ("opens", listed(&plan.actions)),
         ("approvals", needed),
         ("could approve", listed(&who)),
-    ])?;
+    ];
+    let mut add = |name, value: Option<String>| pairs.extend(value.map(|value| (name, value)));
+    add("begins", plan.earliest_start.map(|lead| format!("{lead} after it is asked for, at the earliest")));
+    add("unused", plan.idle.map(|idle| format!("ends after {idle} without use")));
+    add("break", plan.break_after.map(|pause| format!("{pause} after each grant")));
+    context.printer.pairs(&pairs)?;
     context.printer.talk("Nothing was asked for.");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `doorward why dec_…`: a decision explained from the record.
 
 use crate::model::DecisionId;
-use crate::wire::Decision;
+use crate::wire::{Decision, DecisionHelp};
 
 use super::args::{Format, WhyArgs};
 use super::context::Context;
@@ -44,7 +44,8 @@ pub fn told(decision: &Decision) -> String {
     let by = decision.act.first().map(|actor| format!(", for whom {actor} acted,")).unwrap_or_default();
     let mut text = format!("{}: {who}{by} {verb}{what}.\n", decision.id);
     if let Some(reason) = &decision.reason {
-        text.push_str(&format!("Because {}.\n", explained(reason)));
+        let what = decision.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
+        text.push_str(&format!("Because {}{what}.\n", explained(reason)));
     }
     text.push('\n');
     let mut pair = |name: &str, value: &str| text.push_str(&format!("{name:<12}{value}\n"));
@@ -61,21 +62,40 @@ pub fn told(decision: &Decision) -> String {
         policies => policies.iter().for_each(|policy| pair("policy", policy)),
     }
     decision.errors.iter().for_each(|error| pair("error", error));
+    if let Some(grant) = &decision.grant {
+        pair("grant", grant);
+    }
+    for grant in &decision.grants {
+        pair("held", &format!("{} ({})", grant.entitlement, grant.id));
+    }
     if let Some(version) = &decision.policy_version {
         pair("judged by", version);
     }
     if let (Some(log), Some(seq)) = (&decision.log, decision.seq) {
         pair("record", &format!("{log} number {seq}"));
     }
+    if !decision.helps.is_empty() {
+        text.push('\n');
+    }
+    for help in &decision.helps {
+        text.push_str(&format!("Holding `{}` would have allowed it{}.\n", help.entitlement, in_hand(help)));
+    }
     if let Some(remedy) = &decision.remedy {
-        if let Some(entitlement) = &remedy.entitlement {
-            text.push_str(&format!("\nHolding `{entitlement}` would allow it.\n"));
-        }
         if let Some(command) = &remedy.command {
             text.push_str(&format!("To do: {command}\n"));
         }
     }
     plain(&text)
+}
+
+/// What there is by now of what would have helped.
+fn in_hand(help: &DecisionHelp) -> String {
+    let grant = help.grant.as_ref().map(|id| match help.state.as_deref() {
+        Some("active") => format!("; {id} is active by now: try again"),
+        state => format!("; {id} is {} and not active yet", state.unwrap_or("there")),
+    });
+    let request = || help.request.as_ref().map(|id| format!("; {id} waits for its answer"));
+    grant.or_else(request).unwrap_or_default()
 }
 
 /// A reason as half a sentence.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::model::Ttl;
+use crate::model::{Timestamp, Ttl};
 
 use super::section::Section;
 
@@ -22,6 +22,9 @@ pub struct Server {
     pub tls: ServerTls,
     /// `drain`: how long open exchanges may go on after SIGTERM. Default 30 s.
     pub drain: Ttl,
+    /// `clock_right_since`: events that nodes recorded by clocks that were ahead don't count; the clock was
+    /// right then, and what is later on record was wrong. Default: all of the record counts.
+    pub clock_right_since: Option<Timestamp>,
     /// `threads`: threads of the data path. Default: one per core.
     pub threads: Option<usize>,
     /// `[server.limits]`.
@@ -117,6 +120,10 @@ pub(in crate::config) fn read(mut section: Section<'_>) -> Option<Server> {
     };
     let public_port = section.has("public_port").then(|| section.count("public_port", 443, 1..=65535));
     let threads = section.has("threads").then(|| section.count("threads", 1, 1..=1024));
+    let clock_right_since = match section.has("clock_right_since") {
+        true => section.parsed("clock_right_since", "a time such as `2026-11-22T10:15:00Z`", Timestamp::parse),
+        false => None,
+    };
     let drain = section.ttl("drain", Ttl::seconds(30), Ttl::ZERO..=Ttl::hours(1));
     if section.texts("proxy_protocol_from").is_some_and(|networks| !networks.is_empty()) {
         let message = "`server.proxy_protocol_from` is not built yet; remove it or leave it empty".to_owned();
@@ -135,6 +142,7 @@ pub(in crate::config) fn read(mut section: Section<'_>) -> Option<Server> {
         public_port: public_port.and_then(|port| u16::try_from(port).ok()),
         tls: tls?,
         drain,
+        clock_right_since,
         threads: threads.and_then(|threads| usize::try_from(threads).ok()),
         limits,
     })

@@ -6,7 +6,7 @@
 //! certificate of our authority is good while the session that it names lives and it is current
 //! itself: which of the session's certificates it is doesn't matter, since only the authority can
 //! have made it for that session and it ends within `certificate_ttl`. The session is read from the
-//! database each time, so what was ended by another node is over here at once.
+//! database each time, and so are locks: what was ended or barred by another node is so here at once.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use crate::audit::Actor;
 use crate::identity::certificate::{ClientCertificate, Issuer};
 use crate::identity::directory::{CookieEntry, CookieHash};
 use crate::identity::token::{Expected, Verified, verify};
-use crate::model::{Device, GrantId, Principal, Session, SessionId, Thumbprint, Timestamp};
+use crate::model::{Device, GrantId, GrantState, Principal, Session, SessionId, Thumbprint, Timestamp};
 use crate::policy::{Ambient, DeviceContext, InstallationAction, SessionContext};
 use crate::store::{StoreError, StoredSession};
 
@@ -265,7 +265,8 @@ pub async fn prove(desk: &Desk, evidence: Evidence<'_>, now: Timestamp) -> Resul
     if cookie.is_some() && !use_now(desk, caller.session(), now).await? {
         return Err(Unproven::SessionEnded(Box::new(caller.actor())));
     }
-    if desk.directory.is_locked(caller.principal()) {
+    // Another node may have set a lock that this one has not heard of yet.
+    if desk.directory.is_locked(caller.principal()) || desk.store.lock_fetch(caller.principal()).await?.is_some() {
         return Err(Unproven::Locked(Box::new(caller.actor())));
     }
     // A browser attaches cookies and certificates by itself, so only a token shows intent.
@@ -369,7 +370,9 @@ pub(super) fn read_token(
 pub(super) async fn grant_holds(desk: &Desk, token: &AccessToken, now: Timestamp) -> Result<bool, StoreError> {
     let Some(id) = token.grant else { return Ok(true) };
     let grant = desk.store.grant_fetch(id).await?;
-    Ok(grant.is_some_and(|grant| grant.holder.principal == token.principal && grant.state.is_active(now)))
+    Ok(grant.is_some_and(|grant| {
+        grant.holder.principal == token.principal && matches!(grant.state_at(now), GrantState::Active { .. })
+    }))
 }
 
 /// The live session of an access token for this host, if the token holds and belongs to the

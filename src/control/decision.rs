@@ -8,9 +8,9 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::audit::{Event, EventType, Outcome, PersonalField, basis};
-use crate::model::{DecisionId, NodeId, Principal, Timestamp};
+use crate::model::{DecisionId, GrantId, GrantState, NodeId, Principal, RequestId, RequestState, Timestamp};
 use crate::policy::InstallationAction;
-use crate::store::{Recorded, StoreError};
+use crate::store::{AccessRequestFilter, GRANT_PAGE_MAX, Recorded, StoreError};
 
 use super::caller::Caller;
 use super::desk::Desk;
@@ -80,10 +80,29 @@ pub struct Explained {
     pub errors: Vec<String>,
     /// What would have helped, as it was answered then.
     pub remedy: Option<Value>,
+    /// What of the credentials, or of the request, did not hold: more than whoever showed them was told.
+    pub note: Option<String>,
+    /// The grant that it rested on, or that its token was made under.
+    pub grant: Option<String>,
+    /// The grants that counted: id and entitlement.
+    pub grants: Vec<(String, String)>,
+    /// Entitlements each of which would have allowed it, and what the principal has of them by now.
+    pub helps: Vec<Help>,
     /// The log that holds it.
     pub log: NodeId,
     /// Its number there.
     pub seq: Option<i64>,
+}
+
+/// An entitlement that would have allowed what was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Help {
+    /// Which.
+    pub entitlement: String,
+    /// A grant of it that is not over, and how far it has come.
+    pub grant: Option<(GrantId, &'static str)>,
+    /// A request for it that waits for an answer.
+    pub request: Option<RequestId>,
 }
 
 /// The decision of that id, if the caller may know of it.
@@ -92,7 +111,7 @@ pub struct Explained {
 /// When there is none for the caller, or the database is away.
 pub async fn fetch(desk: &Desk, caller: &Caller, id: DecisionId, now: Timestamp) -> Result<Explained, DecisionError> {
     let found = desk.store.decision_fetch(&id).await?.ok_or(DecisionError::NotFound)?;
-    let explained = explain(id, &found);
+    let mut explained = explain(id, &found);
     if explained.principal.as_ref() != Some(caller.principal()) {
         if !caller.may(desk, InstallationAction::ReadAudit, now) {
             return Err(DecisionError::NotFound);
@@ -106,7 +125,51 @@ pub async fn fetch(desk: &Desk, caller: &Caller, id: DecisionId, now: Timestamp)
         tx.event_append(&event).await?;
         tx.commit().await?;
     }
+    if let Some(whose) = explained.principal.clone().filter(|_| !explained.helps.is_empty()) {
+        in_hand(desk, &whose, &mut explained.helps, now).await?;
+    }
     Ok(explained)
+}
+
+/// What `whose` has by now of what would have helped.
+async fn in_hand(desk: &Desk, whose: &Principal, helps: &mut [Help], now: Timestamp) -> Result<(), DecisionError> {
+    let grants = desk.store.grant_list(Some(whose), None, GRANT_PAGE_MAX).await?;
+    let pending = AccessRequestFilter {
+        principal: Some(whose),
+        state: Some(RequestState::Pending),
+        ..AccessRequestFilter::default()
+    };
+    let requests = desk.store.access_request_list(&pending, GRANT_PAGE_MAX).await?;
+    for help in helps {
+        let open = grants.iter().filter(|grant| grant.entitlement.to_string() == help.entitlement);
+        let open = open.map(|grant| (grant.id, grant.state_at(now)));
+        let mut open = open.filter(|(_, state)| !matches!(state, GrantState::Over { .. }));
+        help.grant = open.next().map(|(id, state)| (id, state.name()));
+        let mut asked = requests.iter().filter(|request| request.entitlement.to_string() == help.entitlement);
+        help.request = asked.find(|request| request.state_at(now) == RequestState::Pending).map(|request| request.id);
+    }
+    Ok(())
+}
+
+/// What would have allowed it, as was told then: one, or all that would.
+fn helps(remedy: Option<&Value>) -> Vec<Help> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let all = remedy.and_then(|remedy| remedy.get("entitlements")).and_then(Value::as_array);
+    let names: Vec<String> = match all {
+        Some(all) => all.iter().filter_map(text).collect(),
+        None => remedy.and_then(|remedy| remedy.get("entitlement")).and_then(text).into_iter().collect(),
+    };
+    names.into_iter().map(|entitlement| Help { entitlement, grant: None, request: None }).collect()
+}
+
+/// The grants that counted, as `gateway/record.rs` writes them.
+fn counted(found: &Recorded) -> Vec<(String, String)> {
+    let listed = found.body.pointer("/data").and_then(|data| data.get(basis::GRANTS)).and_then(Value::as_array);
+    let pair = |grant: &Value| {
+        let text = |key: &str| grant.get(key).and_then(Value::as_str).map(str::to_owned);
+        Some((text(basis::GRANT)?, text(basis::ENTITLEMENT)?))
+    };
+    listed.into_iter().flatten().filter_map(pair).collect()
 }
 
 fn explain(id: DecisionId, found: &Recorded) -> Explained {
@@ -133,6 +196,10 @@ fn explain(id: DecisionId, found: &Recorded) -> Explained {
         act: texts(basis::ACT),
         policies: texts(DATA_POLICIES),
         errors: texts(DATA_ERRORS),
+        note: text("/data/note"),
+        grant: found.clear().grant.map(|id| id.to_string()),
+        grants: counted(found),
+        helps: helps(found.body.pointer(&format!("/data/{DATA_REMEDY}"))),
         remedy: found.body.pointer(&format!("/data/{DATA_REMEDY}")).cloned(),
         log: found.log,
         seq: found.seq,

@@ -15,6 +15,7 @@ use crate::model::{Clock, EntitlementName, Entropy, EventId, PrincipalKind, Secr
 use crate::policy::{Facts, PolicySet, Subject};
 use crate::store::{Recorder, Store};
 
+use super::clock_guard::ClockGuard;
 use super::signing_key::KeyRing;
 
 /// The longest that an access token lasts, whatever the settings say.
@@ -107,6 +108,8 @@ pub struct Desk {
     pub sealer: Arc<Sealer>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// The same, asked whether something new may be granted by it.
+    pub clock_guard: Arc<ClockGuard>,
     /// Chance.
     pub entropy: Arc<dyn Entropy>,
     /// Choices.

@@ -10,6 +10,8 @@ pub mod audit;
 pub mod breakglass;
 pub mod browser;
 pub mod caller;
+pub mod clock_guard;
+pub mod convergence;
 pub mod credential;
 pub mod decision;
 pub mod desk;
@@ -27,6 +29,7 @@ pub mod signing_key;
 mod signing_key_file;
 
 pub use caller::{Caller, ConnectionFacts};
+pub use clock_guard::ClockGuard;
 pub use desk::{Desk, DeskSettings, Keys};
 // What operations answer with, for rooms that may not open the shelves themselves.
 pub use crate::store::{HeldCredential, Lock, StoreError, StoredSession};

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::identity::certificate::Issuer;
 use crate::identity::directory::{CookieHash, LiveGrant, LiveSession};
 use crate::identity::session_use::step;
-use crate::model::{EntitlementName, Principal, PrincipalKind, SessionId, Timestamp};
+use crate::model::{EntitlementName, Principal, PrincipalKind, Session, SessionId, Thumbprint, Timestamp};
 use crate::policy::{Facts, Subject};
 
 use super::bearer::{VerifiedToken, bound_here, presented_token, verified_token};
@@ -28,13 +28,15 @@ use super::proof;
 use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;
-use super::worker::{BuiltSubject, Worker};
+use super::worker::{BuiltSubject, CallerKey, Worker};
 
 /// Who is asking, proven. Only [`authenticate`] makes one.
 #[expect(clippy::manual_non_exhaustive, reason = "the field is the proof: only this file can make one")]
 pub struct Caller {
     /// Who.
     pub principal: Principal,
+    /// By what they are known again; none for an opening.
+    pub key: Option<CallerKey>,
     /// Under which session; none for a provider's bearer token.
     pub session: Option<Arc<LiveSession>>,
     /// Their Cedar entities, with the entitlements of `grants`.
@@ -122,7 +124,7 @@ pub async fn authenticate(
             // A device is shown at sign-in and names nobody here.
             (Issuer::Device, _) => {}
             // A machine's names a workload where a trust rule says so, and never a user.
-            (Issuer::Spiffe, _) => machine = certificate.spiffe_id.as_deref(),
+            (Issuer::Spiffe, _) => machine = certificate.spiffe_id.as_deref().map(|id| (certificate.thumbprint, id)),
             // Only `breakglass::caller` knows what to make of one, and it has been asked above.
             (Issuer::BreakGlass, _) => {
                 return Err(Refusal::BadCredential("an emergency certificate without its opening"));
@@ -163,9 +165,9 @@ pub async fn authenticate(
 
     let caller = match (claims.session, token) {
         (Some(id), token) => session_caller(worker, snapshot, id, token, ends_at, now, named).await?,
-        (None, Some(token)) => bearer_caller(snapshot, token, ends_at)?,
+        (None, Some(token)) => bearer_caller(worker, snapshot, token, ends_at)?,
         (None, None) => match machine {
-            Some(id) => machine_caller(snapshot, id, ends_at)?,
+            Some(shown) => machine_caller(worker, snapshot, shown, ends_at)?,
             None => return Err(Refusal::NoCredential),
         },
     };
@@ -207,6 +209,7 @@ impl Caller {
         let subject = Rc::new(subject);
         Self {
             principal,
+            key: None,
             session: None,
             base: Rc::clone(&subject),
             subject,
@@ -313,9 +316,11 @@ async fn session_caller(
             .token_streams(id, ends, &live.streams)
             .ok_or(Refusal::BadCredential("a token that was withdrawn"))?,
     };
-    let subject = subject_of(worker, snapshot, &live, &[]);
+    let key = CallerKey::Session(live.session.id, live.session.version);
+    let subject = remembered(worker, snapshot, key, &[], || session_subject(snapshot, &live.session));
     Ok(Caller {
         principal: live.session.principal.clone(),
+        key: Some(key),
         base: Rc::clone(&subject),
         subject,
         grants: Vec::new(),
@@ -341,71 +346,74 @@ pub fn with_grants(
 ) {
     let under = caller.under.as_ref().map(|grant| grant.id);
     let (grants, names) = counting(worker, snapshot, channel, routed, &caller.base, under, now);
-    caller.subject = match &caller.session {
+    caller.subject = match caller.key {
         _ if names.is_empty() => Rc::clone(&caller.base),
-        Some(live) => subject_of(worker, snapshot, live, &names),
-        None => {
-            let mut subject = Subject::clone(&caller.base);
-            for name in &names {
-                subject = subject.with_entitlement(name);
-            }
-            Rc::new(subject)
-        }
+        Some(key) => remembered(worker, snapshot, key, &names, || caller.base.with_entitlements(&names)),
+        None => Rc::new(caller.base.with_entitlements(&names)),
     };
     caller.grants = grants;
 }
 
-/// The session's Cedar entities, built once per change of session, grants or policies.
-fn subject_of(
+/// A caller's Cedar entities, built once per change of session, grants or policies.
+fn remembered(
     worker: &Worker,
     snapshot: &Snapshot,
-    live: &LiveSession,
+    key: CallerKey,
     entitlements: &[EntitlementName],
+    build: impl FnOnce() -> Subject,
 ) -> Rc<Subject> {
-    let session = &live.session;
-    let key = (session.id, entitlements.to_vec());
+    let key = (key, entitlements.to_vec());
     let mut subjects = worker.subjects.borrow_mut();
     if let Some(built) = subjects.get(&key)
         && built.generation == snapshot.generation
-        && built.version == session.version
     {
         return Rc::clone(&built.subject);
     }
+    let subject = Rc::new(build());
+    subjects.put(key, BuiltSubject { generation: snapshot.generation, subject: Rc::clone(&subject) });
+    subject
+}
+
+fn session_subject(snapshot: &Snapshot, session: &Session) -> Subject {
     let claims = (!session.claims.is_empty()).then(|| serde_json::json!(session.claims));
-    let subject = Rc::new(snapshot.policies.subject(&Facts {
+    snapshot.policies.subject(&Facts {
         principal: &session.principal,
         email: session.email.as_deref(),
         email_verified: session.email_verified,
         name: session.name.as_deref(),
         groups: &session.groups,
-        entitlements,
+        entitlements: &[],
         claims: claims.as_ref(),
         breakglass: None,
-    }));
-    let built =
-        BuiltSubject { generation: snapshot.generation, version: session.version, subject: Rc::clone(&subject) };
-    subjects.put(key, built);
-    subject
+    })
 }
 
 /// A machine by its SPIFFE certificate: the workload that a rule of `workloads.toml` names.
-fn machine_caller(snapshot: &Snapshot, id: &str, ends_at: Timestamp) -> Result<Caller, Refusal> {
+fn machine_caller(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    (certificate, id): (Thumbprint, &str),
+    ends_at: Timestamp,
+) -> Result<Caller, Refusal> {
     let recognised = snapshot.policies.workloads().recognise_spiffe(id);
     let recognised = recognised.ok_or(Refusal::BadCredential("a machine that no rule of `workloads.toml` names"))?;
-    let claims = serde_json::json!(recognised.claims);
-    let subject = snapshot.policies.subject(&Facts {
-        principal: &recognised.principal,
-        email: None,
-        email_verified: false,
-        name: None,
-        groups: &recognised.groups,
-        entitlements: &[],
-        claims: Some(&claims),
-        breakglass: None,
+    let key = CallerKey::Certificate(certificate);
+    let subject = remembered(worker, snapshot, key, &[], || {
+        let claims = serde_json::json!(recognised.claims);
+        snapshot.policies.subject(&Facts {
+            principal: &recognised.principal,
+            email: None,
+            email_verified: false,
+            name: None,
+            groups: &recognised.groups,
+            entitlements: &[],
+            claims: Some(&claims),
+            breakglass: None,
+        })
     });
-    let subject = Rc::new(subject);
     Ok(Caller {
         principal: recognised.principal,
+        key: Some(key),
         session: None,
         base: Rc::clone(&subject),
         subject,
@@ -421,21 +429,30 @@ fn machine_caller(snapshot: &Snapshot, id: &str, ends_at: Timestamp) -> Result<C
 }
 
 /// A caller by a provider's token alone.
-fn bearer_caller(snapshot: &Snapshot, token: Rc<VerifiedToken>, ends_at: Timestamp) -> Result<Caller, Refusal> {
+fn bearer_caller(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    token: Rc<VerifiedToken>,
+    ends_at: Timestamp,
+) -> Result<Caller, Refusal> {
     let identity = token.identity.as_ref().ok_or(Refusal::BadCredential("a token of no session"))?;
     debug_assert!(identity.principal.kind() == PrincipalKind::User, "providers name users");
-    let subject = Rc::new(snapshot.policies.subject(&Facts {
-        principal: &identity.principal,
-        email: identity.email.as_deref(),
-        email_verified: identity.email_verified,
-        name: identity.name.as_deref(),
-        groups: &identity.groups,
-        entitlements: &[],
-        claims: None,
-        breakglass: None,
-    }));
+    let key = CallerKey::Token(token.hash);
+    let subject = remembered(worker, snapshot, key, &[], || {
+        snapshot.policies.subject(&Facts {
+            principal: &identity.principal,
+            email: identity.email.as_deref(),
+            email_verified: identity.email_verified,
+            name: identity.name.as_deref(),
+            groups: &identity.groups,
+            entitlements: &[],
+            claims: None,
+            breakglass: None,
+        })
+    });
     Ok(Caller {
         principal: identity.principal.clone(),
+        key: Some(key),
         session: None,
         base: Rc::clone(&subject),
         subject,

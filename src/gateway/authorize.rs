@@ -1,7 +1,7 @@
 //! What the policy says, asked on every request and remembered where it can't have changed.
 //!
-//! A decision is remembered under everything that its policies read: session and version, the
-//! entitlements of the grants that are in force at this moment, policies, service, action, parameters, and method, path, host or address where a policy looks at them.
+//! A decision is remembered under everything that its policies read: session and version or a provider's
+//! token, the entitlements of the grants that are in force at this moment, policies, service, action, parameters, and method, path, host or address where a policy looks at them.
 //! Where a policy reads the time or the age of a session, or a token narrows the scope, nothing is
 //! remembered. Refusals are never remembered: something may have changed that would help.
 
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::model::{ActionName, EntitlementName, ServiceName, SessionId, Timestamp};
+use crate::model::{ActionName, EntitlementName, ServiceName, Timestamp};
 use crate::policy::{Ambient, DenyReason, DeviceContext, RequestContext, SessionContext, Verdict};
 
 use super::authenticate::Caller;
@@ -18,14 +18,13 @@ use super::membership::Rests;
 use super::refusal::{Offer, Refusal};
 use super::route::Routed;
 use super::snapshot::Snapshot;
-use super::worker::Worker;
+use super::worker::{CallerKey, Worker};
 
 /// Everything that a remembered decision was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DecisionKey {
     generation: u64,
-    session: SessionId,
-    version: i64,
+    caller: CallerKey,
     entitlements: Vec<EntitlementName>,
     service: ServiceName,
     action: ActionName,
@@ -160,15 +159,14 @@ fn decision_key(
 ) -> Option<DecisionKey> {
     let service = &routed.entry.service;
     let reads = service.reads(action);
-    let session = &caller.session.as_ref()?.session;
+    let known = caller.key?;
     if reads.time || reads.session || (reads.token && caller.token.is_some()) {
         return None;
     }
     let canonical = &routed.canonical;
     Some(DecisionKey {
         generation: snapshot.generation,
-        session: session.id,
-        version: session.version,
+        caller: known,
         entitlements: caller.subject.entitlements().to_vec(),
         service: service.name.clone(),
         action: action.clone(),

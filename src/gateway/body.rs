@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
+use crate::identity::directory::Uses;
 use crate::identity::session_use::SessionUse;
 use crate::model::{Clock, Timestamp, Ttl};
 
@@ -78,8 +79,10 @@ pub struct Permit {
 pub struct PermitRests {
     /// Where it rests on grants: until when, in milliseconds, moved by who watches them.
     pub granted: Option<Arc<AtomicI64>>,
+    /// Where it is noted that the grants that it rests on are used, if that matters.
+    pub uses: Vec<Arc<Uses>>,
     /// Of a browser's session: what is sent over an open stream is a use of it.
-    pub used: Option<Arc<SessionUse>>,
+    pub session: Option<Arc<SessionUse>>,
     /// Whoever watches grants, and those who act for the principal, does so for as long as these are kept.
     pub watched: Vec<DropGuard>,
 }
@@ -94,10 +97,21 @@ impl Permit {
         self.streams.is_cancelled() || self.ends_at.is_over(now) || granted.is_some_and(|until| until.is_over(now))
     }
 
-    /// The session that what is sent over an open stream is a use of.
-    #[must_use]
-    pub fn used(&self) -> Option<&SessionUse> {
-        self.rests.as_ref().and_then(|rests| rests.used.as_deref())
+    /// Something moves under it.
+    pub fn used(&self) {
+        if let Some(rests) = &self.rests
+            && !rests.uses.is_empty()
+        {
+            let now = self.clock.now();
+            rests.uses.iter().for_each(|uses| uses.note(now));
+        }
+    }
+
+    /// Its person sends something over an open stream.
+    pub fn client_sent(&self) {
+        if let Some(session) = self.rests.as_ref().and_then(|rests| rests.session.as_ref()) {
+            session.stream_moved();
+        }
     }
 
     /// How long it may still last, for a timer.
@@ -245,6 +259,7 @@ impl HttpBody for Relay {
                             return this.fail(BodyError::TooLarge);
                         }
                         this.progress.bytes.set(bytes);
+                        this.permit.used();
                         if let Some(pace) = &mut this.pace {
                             pace.moved(data.len());
                         }

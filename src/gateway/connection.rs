@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
-use crate::audit::{Event, EventType, Outcome};
+use crate::audit::{Actor, Event, EventType, Outcome};
 use crate::model::{DecisionId, EventId};
 use crate::policy::ClientCertificate;
 
@@ -153,6 +153,21 @@ fn note_handshake(shared: &Shared, peer: SocketAddr, name: Option<&str>, error: 
     drop(shared.recorder.refused_anonymous(event));
 }
 
+/// The guard's limits for HTTP/2.
+#[must_use]
+pub fn h2_limits(settings: &Settings) -> H2Limits {
+    let pace = PaceLimits { bytes_per_second: settings.body_rate_min, ..PaceLimits::default() };
+    H2Limits {
+        header_block_bytes_max: u32::try_from(settings.head_bytes).unwrap_or(u32::MAX),
+        control_frames_max: settings.http2_control_frames,
+        opening_timeout: settings.head.duration(),
+        idle_timeout: settings.keep_alive.duration(),
+        frame: pace,
+        write: pace,
+        ..H2Limits::default()
+    }
+}
+
 async fn serve_h1(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<TcpStream>) {
     let control = GuardControl::new();
     let guard = GuardH1::new(stream, h1_limits(&worker.shared.settings), control.clone());
@@ -195,7 +210,7 @@ async fn serve_h1(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
     let Some(refusal) = control.refusal() else {
         return;
     };
-    let Some(decision) = wire_decision(&worker.shared, &channel, refusal) else {
+    let Some(decision) = wire_decision(&worker.shared, refused_actor(&channel), &channel.name, refusal) else {
         return;
     };
     if !control.may_answer() {
@@ -216,17 +231,7 @@ async fn serve_h1(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
 async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<TcpStream>) {
     let control = GuardControl::new();
     let settings = &worker.shared.settings;
-    let pace = PaceLimits { bytes_per_second: settings.body_rate_min, ..PaceLimits::default() };
-    let limits = H2Limits {
-        header_block_bytes_max: u32::try_from(settings.head_bytes).unwrap_or(u32::MAX),
-        control_frames_max: settings.http2_control_frames,
-        opening_timeout: settings.head.duration(),
-        idle_timeout: settings.keep_alive.duration(),
-        frame: pace,
-        write: pace,
-        ..H2Limits::default()
-    };
-    let guard = GuardH2::new(stream, limits, control.clone());
+    let guard = GuardH2::new(stream, h2_limits(settings), control.clone());
     let service = service_fn({
         let (worker, channel, control) = (Rc::clone(worker), Rc::clone(&channel), control.clone());
         move |request: Request<Incoming>| {
@@ -265,11 +270,22 @@ async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
         tracing::debug!(%error, peer = %channel.peer, "a connection ended badly");
     }
     if let Some(refusal) = control.refusal() {
-        let _ = wire_decision(&worker.shared, &channel, refusal);
+        let _ = wire_decision(&worker.shared, refused_actor(&channel), &channel.name, refusal);
     }
 }
 
-fn wire_decision(shared: &Shared, channel: &Channel, refusal: WireRefusal) -> Option<DecisionId> {
+fn refused_actor(channel: &Channel) -> Actor {
+    Actor {
+        address: Some(channel.peer.ip().to_canonical()),
+        certificate: channel.certificate.as_ref().map(|certificate| certificate.thumbprint),
+        ..Actor::default()
+    }
+}
+
+/// Puts a message on record that a guard refused, as far as it is answered at all: who sent it is
+/// known by address and certificate alone.
+#[must_use]
+pub fn wire_decision(shared: &Shared, actor: Actor, host: &str, refusal: WireRefusal) -> Option<DecisionId> {
     if !refusal.is_answered() {
         return None;
     }
@@ -277,11 +293,10 @@ fn wire_decision(shared: &Shared, channel: &Channel, refusal: WireRefusal) -> Op
     let decision = DecisionId::fresh(now, &*shared.entropy);
     let mut event = Event::new(EventId::from_bytes(*decision.bytes()), now, EventType::DecisionDeny, Outcome::Denied);
     event.decision = Some(decision);
-    event.actor.address = Some(channel.peer.ip().to_canonical());
-    event.actor.certificate = channel.certificate.as_ref().map(|certificate| certificate.thumbprint);
+    event.actor = actor;
     event.reason = Some("ambiguous_request".into());
     event.data.insert("note".to_owned(), refusal.what().into());
-    event.data.insert("host".to_owned(), channel.name.as_str().into());
+    event.data.insert("host".to_owned(), host.into());
     event.data.insert("status".to_owned(), refusal.status().into());
     drop(shared.recorder.refused_anonymous(event));
     Some(decision)

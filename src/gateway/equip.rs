@@ -152,15 +152,14 @@ fn assertion(
     };
     let session = caller.session.as_ref().map(|live| &live.session);
     let grants: Vec<GrantId> = caller.grants.iter().map(|grant| grant.id).collect();
-    let each_anew = each || !caller.acting.is_empty();
-    let key = session.filter(|_| !each_anew).map(|session| (session.id, service.name.clone()));
-    if let (Some(key), Some(session)) = (&key, session)
+    let key = caller.key.filter(|_| !each && caller.acting.is_empty()).map(|known| (known, service.name.clone()));
+    if let Some(key) = &key
         && let Some(made) = worker.assertions.borrow_mut().get(key)
+        && made.generation == snapshot.generation
+        && made.grants == grants
+        && !made.until.is_over(now)
     {
-        let same = made.version == session.version && made.generation == snapshot.generation && made.grants == grants;
-        if same && !made.until.is_over(now) {
-            return Ok(Some(made.value.clone()));
-        }
+        return Ok(Some(made.value.clone()));
     }
     let first_end = caller.grants.iter().map(|grant| grant.expires_at).min();
     let expires_at = now.plus(worker.shared.settings.assertion_ttl).min(caller.ends_at);
@@ -194,15 +193,9 @@ fn assertion(
         Refusal::Internal
     })?;
     let value = HeaderValue::from_str(&token).map_err(|_| Refusal::Internal)?;
-    if let (Some(key), Some(session)) = (key, session) {
+    if let Some(key) = key {
         let until = now.plus(ASSERTION_REUSE).min(expires_at);
-        let made = MadeAssertion {
-            version: session.version,
-            generation: snapshot.generation,
-            grants,
-            until,
-            value: value.clone(),
-        };
+        let made = MadeAssertion { generation: snapshot.generation, grants, until, value: value.clone() };
         worker.assertions.borrow_mut().put(key, made);
     }
     Ok(Some(value))

@@ -15,13 +15,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
 use rustls::{CommonState, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::breakglass::{Opening, OpeningRules, carries_opening, evidence_of};
 use crate::identity::certificate::{ClientCertificate, Issuer, trust_domain_of};
 use crate::model::breakglass::Scope;
-use crate::model::{Timestamp, Ttl};
+use crate::model::{Clock, Timestamp, Ttl};
 
 /// ALPN of HTTP/2 (RFC 9113 §3.1).
 pub const ALPN_H2: &[u8] = b"h2";
@@ -295,7 +296,43 @@ pub struct TlsSide {
     pub not_after: Timestamp,
 }
 
+/// rustls asks the clock that the node goes by, so that a certificate's time is judged by the time that
+/// all else is: also while the machine's clock is set back.
+struct RustlsTime(Arc<dyn Clock>);
+
+impl fmt::Debug for RustlsTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RustlsTime")
+    }
+}
+
+impl TimeProvider for RustlsTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        let millis = u64::try_from(self.0.now().millis()).ok()?;
+        Some(UnixTime::since_unix_epoch(std::time::Duration::from_millis(millis)))
+    }
+}
+
 impl TlsSide {
+    /// The same, judging certificates by this clock.
+    #[must_use]
+    pub fn by(&self, clock: &Arc<dyn Clock>) -> Self {
+        let time: Arc<dyn TimeProvider> = Arc::new(RustlsTime(Arc::clone(clock)));
+        let side = |config: &Arc<ServerConfig>| {
+            let mut config = ServerConfig::clone(config);
+            config.time_provider = Arc::clone(&time);
+            Arc::new(config)
+        };
+        Self {
+            required: side(&self.required),
+            optional: side(&self.optional),
+            refusing: side(&self.refusing),
+            trust: Arc::clone(&self.trust),
+            breakglass: self.breakglass.clone(),
+            not_after: self.not_after,
+        }
+    }
+
     /// Builds all of it from the server's chain and key and the client authorities.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::future::select_all;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::identity::directory::{Directory, LiveGrant};
+use crate::identity::directory::{Directory, LiveGrant, Uses};
 use crate::model::{
     ActionName, EntitlementName, GrantId, Principal, PrincipalKind, ServiceName, SessionKind, Timestamp, Ttl,
 };
@@ -119,6 +119,10 @@ pub fn deciding<'a>(caller: &'a Caller, rests: &Rests) -> Option<&'a LiveGrant> 
 pub async fn under(worker: &Worker, principal: &Principal, id: GrantId, now: Timestamp) -> Result<LiveGrant, Refusal> {
     let directory = &worker.shared.directory;
     let known = match directory.grant(principal, id) {
+        Some(known) if known.is_unused(now) && is_to_be_looked_for(worker, id, now) => {
+            worker.shared.lookup.grant(id).await;
+            directory.grant(principal, id)
+        }
         None if !directory.has_ended(id) && is_to_be_looked_for(worker, id, now) => {
             worker.shared.lookup.grant(id).await;
             directory.grant(principal, id)
@@ -137,19 +141,28 @@ fn is_to_be_looked_for(worker: &Worker, id: GrantId, now: Timestamp) -> bool {
     true
 }
 
+/// Notes that the grants which this rests on are used, and where that is to be noted as it goes on.
+fn used(caller: &Caller, rests: &Rests, now: Timestamp) -> Vec<Arc<Uses>> {
+    let counted = caller.grants.iter().filter(|grant| rests.names().contains(&grant.entitlement));
+    let uses: Vec<Arc<Uses>> = counted.chain(&caller.under).filter_map(LiveGrant::uses).cloned().collect();
+    uses.iter().for_each(|uses| uses.note(now));
+    uses
+}
+
 /// The permit of what is open for this caller; where it rests on grants, or its token was made under
 /// one, it is watched until it is dropped.
 #[must_use]
 pub fn permit(worker: &Worker, caller: &Caller, routed: &Routed, rests: &Rests, now: Timestamp) -> Permit {
     let clock = Arc::clone(&worker.shared.clock);
     let browsers = caller.session.as_ref().filter(|live| live.session.kind == SessionKind::Browser);
-    let used = browsers.map(|live| Arc::clone(&live.used));
+    let session = browsers.map(|live| Arc::clone(&live.used));
+    let uses = used(caller, rests, now);
     let (streams, acting) = acting_streams(worker, caller);
-    let mut kept = PermitRests { granted: None, used, watched: Vec::from_iter(acting) };
+    let mut kept = PermitRests { granted: None, uses, session, watched: Vec::from_iter(acting) };
     let mut permit = Permit { streams, ends_at: caller.ends_at, clock, rests: None };
     let is_bound = caller.under.is_some() || !rests.names().is_empty();
     let (Some(matched), true) = (&routed.matched, is_bound) else {
-        if kept.used.is_some() || !kept.watched.is_empty() {
+        if kept.session.is_some() || !kept.watched.is_empty() || !kept.uses.is_empty() {
             permit.rests = Some(Arc::new(kept));
         }
         return permit;

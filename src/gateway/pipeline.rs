@@ -2,9 +2,11 @@
 //! between them can only be made by its step, so nothing is forwarded that skipped one.
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
+use futures_util::FutureExt;
 use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
@@ -71,7 +73,10 @@ pub async fn respond(
     let asks_upgrade = request.headers().contains_key(http::header::UPGRADE);
     let form = form_of(request.method(), request.headers());
     let mut known = Known::default();
-    let passed = pass(&worker, &snapshot, &channel, control.as_ref(), &exchange, request, &mut known).await;
+    let passed = pass(&worker, &snapshot, &channel, control.as_ref(), &exchange, request, &mut known);
+    // A fault of ours costs this request, never the others of the connection or the process. What it
+    // left half done is given up with it: nothing remembered is written in two steps.
+    let passed = AssertUnwindSafe(passed).catch_unwind().await.unwrap_or(Err(Refusal::Internal));
     let mut response = match passed {
         Ok(response) => response,
         Err(refusal) => refuse(&worker, &snapshot, &channel, &exchange, refusal, form, &known).await,

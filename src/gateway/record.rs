@@ -63,6 +63,17 @@ pub fn actor(channel: &Channel, caller: Option<&Caller>) -> Actor {
     }
 }
 
+/// The same for the end of an exchange: where from, on which device and with which e-mail its decision
+/// says, which it names.
+fn actor_of_end(channel: &Channel, caller: &Caller) -> Actor {
+    Actor {
+        principal: Some(caller.principal.clone()),
+        session: caller.session.as_ref().map(|live| live.session.id),
+        certificate: channel.certificate.as_ref().map(|certificate| certificate.thumbprint),
+        ..Actor::default()
+    }
+}
+
 fn facts(channel: &Channel, routed: &Routed) -> RequestFacts {
     RequestFacts {
         method: routed.canonical.method.as_str().into(),
@@ -219,7 +230,7 @@ pub fn fail(
     let mut event = Event::new(id, now, EventType::ExchangeEnded, Outcome::Failed);
     event.decision = Some(exchange.decision);
     event.service = Some(routed.entry.service.name.clone());
-    event.actor = actor(channel, Some(caller));
+    event.actor = actor_of_end(channel, caller);
     event.trace_id = Some(Arc::clone(&exchange.trace_id));
     event.reason = Some(refusal.reason().into());
     event.data.insert("status".to_owned(), refusal.status().as_u16().into());
@@ -254,7 +265,7 @@ impl Close {
         let mut event = Event::new(id, exchange.arrived, EventType::ExchangeEnded, Outcome::Success);
         event.decision = Some(exchange.decision);
         event.service = Some(routed.entry.service.name.clone());
-        event.actor = actor(channel, Some(caller));
+        event.actor = actor_of_end(channel, caller);
         event.trace_id = Some(Arc::clone(&exchange.trace_id));
         event.data.insert("status".to_owned(), status.into());
         worker.shared.metrics.exchanges.inc();

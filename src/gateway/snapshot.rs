@@ -145,6 +145,13 @@ impl Snapshot {
         }
     }
 
+    /// Forgets principals whose allowance is whole again: limits remember those alone who use them.
+    pub fn sweep(&self) {
+        for entry in self.services.values() {
+            entry.limiter.retain_recent();
+        }
+    }
+
     /// The service at this host.
     #[must_use]
     pub fn service_at(&self, host: &str) -> Option<&Arc<ServiceEntry>> {

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use std::cell::Cell;
 
 use super::body::{BodyError, Permit, Progress};
-use crate::identity::session_use::SessionUse;
 
 /// Bytes that are carried at a time.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -40,8 +39,8 @@ pub async fn run(
     let moved = Cell::new(Instant::now());
     let both = async {
         tokio::join!(
-            carry(client_read, upstream_write, up, &moved, permit.used()),
-            carry(upstream_read, client_write, down, &moved, None)
+            carry(client_read, upstream_write, up, &moved, &permit, From::Client),
+            carry(upstream_read, client_write, down, &moved, &permit, From::Upstream)
         )
     };
     tokio::select! {
@@ -52,13 +51,21 @@ pub async fn run(
     }
 }
 
-/// One direction; what comes from the client is a use of its session. Its end is passed on, and the other direction may go on.
+/// Who sends what is carried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    Client,
+    Upstream,
+}
+
+/// One direction. Its end is passed on, and the other direction may go on.
 async fn carry(
     mut from: ReadHalf<Side>,
     mut to: WriteHalf<Side>,
     progress: &Progress,
     moved: &Cell<Instant>,
-    used: Option<&SessionUse>,
+    permit: &Permit,
+    sender: From,
 ) {
     let mut buffer = vec![0u8; BUFFER_BYTES];
     while let Ok(count) = from.read(&mut buffer).await {
@@ -70,8 +77,9 @@ async fn carry(
         }
         progress.bytes.set(progress.bytes.get().saturating_add(count as u64));
         moved.set(Instant::now());
-        if let Some(used) = used {
-            used.stream_moved();
+        permit.used();
+        if sender == From::Client {
+            permit.client_sent();
         }
     }
     // The peer may be gone already; then there is nobody to tell.

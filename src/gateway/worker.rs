@@ -20,7 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::identity::directory::Directory;
 use crate::identity::dpop_nonce::Nonces;
-use crate::model::{Clock, EntitlementName, Entropy, GrantId, Principal, ServiceName, SessionId, Timestamp};
+use crate::model::{
+    Clock, EntitlementName, Entropy, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp,
+};
 use crate::policy::{Subject, Verdict};
 use crate::store::Recorder;
 
@@ -124,21 +126,28 @@ impl Drop for Counted {
     }
 }
 
+/// By what a caller is known again, so that what was made of them once need not be made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CallerKey {
+    /// A session, as it is in this version.
+    Session(SessionId, i64),
+    /// SHA-256 of a provider's token: it always says the same of the same person.
+    Token([u8; 32]),
+    /// A machine's certificate.
+    Certificate(Thumbprint),
+}
+
 /// A built subject and what it was built from.
 pub struct BuiltSubject {
     /// The snapshot that it was built under.
     pub generation: u64,
-    /// The session's version.
-    pub version: i64,
     /// Its Cedar entities.
     pub subject: Rc<Subject>,
 }
 
 /// An assertion that may be used again.
 pub struct MadeAssertion {
-    /// The session's version and the snapshot that it was made under.
-    pub version: i64,
-    /// The snapshot's generation.
+    /// The snapshot that it was made under.
     pub generation: u64,
     /// The grants that it names.
     pub grants: Vec<GrantId>,
@@ -159,16 +168,16 @@ pub struct Worker {
     pools: RefCell<Vec<(Arc<ServiceEntry>, Rc<Pool>)>>,
     /// Tokens by SHA-256 and audience.
     pub tokens: RefCell<LruCache<TokenKey, Rc<VerifiedToken>>>,
-    /// Subjects by session and the entitlements that it holds.
-    pub subjects: RefCell<LruCache<(SessionId, Vec<EntitlementName>), BuiltSubject>>,
+    /// Subjects by caller and the entitlements that they hold.
+    pub subjects: RefCell<LruCache<(CallerKey, Vec<EntitlementName>), BuiltSubject>>,
     /// Decisions by everything they were made from.
     pub decisions: RefCell<LruCache<DecisionKey, Decided>>,
     /// When grants of a principal were last looked for.
     pub looked: RefCell<LruCache<Principal, Timestamp>>,
     /// When a token's grant was last looked for.
     pub sought: RefCell<LruCache<GrantId, Timestamp>>,
-    /// Assertions by session and service.
-    pub assertions: RefCell<LruCache<(SessionId, ServiceName), MadeAssertion>>,
+    /// Assertions by caller and service.
+    pub assertions: RefCell<LruCache<(CallerKey, ServiceName), MadeAssertion>>,
 }
 
 impl Worker {

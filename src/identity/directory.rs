@@ -6,17 +6,19 @@
 //! that this node obeys. INVARIANT: a session that was entered as ended is never entered as live
 //! again, however late an older view of it arrives (`version` only grows).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use papaya::{Compute, HashMap, Operation};
 use tokio_util::sync::CancellationToken;
 
 use super::breakglass::EmergencyState;
+pub use super::live_grant::{Idle, LiveGrant, UntoldUse, Uses};
 use super::session_use::SessionUse;
+use crate::model::clock_watch::STEP_MIN;
 use crate::model::{
-    ActionName, BreakGlassId, EntitlementName, Grant, GrantId, GrantState, Principal, PrincipalKind, ServiceName,
-    Session, SessionEnd, SessionId, Timestamp, Ttl,
+    BreakGlassId, EntitlementName, Grant, GrantId, GrantState, Principal, PrincipalKind, Session, SessionEnd,
+    SessionId, Timestamp, Ttl,
 };
 
 /// A session with the means to cut the streams that are open under it.
@@ -37,42 +39,6 @@ pub struct CookieEntry {
     pub session: SessionId,
     /// The one host that it is good at.
     pub host: Arc<str>,
-}
-
-/// A grant as the data path asks it.
-#[derive(Debug, Clone)]
-pub struct LiveGrant {
-    /// Its id.
-    pub id: GrantId,
-    /// What its holder is a member of.
-    pub entitlement: EntitlementName,
-    /// The actions of the entitlement's service that were approved.
-    pub actions: Arc<[ActionName]>,
-    /// When it became active.
-    pub active_at: Timestamp,
-    /// When it ends by itself.
-    pub expires_at: Timestamp,
-    /// Cancelled when it is ended early, or was once seen to be over.
-    pub over: CancellationToken,
-}
-
-impl LiveGrant {
-    /// Whether it is in force at `now`. Once it was over here, a clock that goes back does not put it in
-    /// force again.
-    #[must_use]
-    pub fn is_live(&self, now: Timestamp) -> bool {
-        if self.expires_at.is_over(now) {
-            self.over.cancel();
-        }
-        !self.over.is_cancelled()
-    }
-
-    /// Whether it counts for this action. What its service opens by it is what was approved; a
-    /// service that names another's entitlement says so in its own policies.
-    #[must_use]
-    pub fn counts_for(&self, service: &ServiceName, action: &ActionName) -> bool {
-        self.entitlement.service() != service || self.actions.contains(action)
-    }
 }
 
 /// How long an ended grant is remembered as such: longer than any older view of it is under way.
@@ -102,8 +68,13 @@ pub struct Directory {
     /// What is known of the emergency path.
     pub emergency: EmergencyState,
     grants: HashMap<Principal, Arc<[LiveGrant]>>,
+    /// Whether there ever was a grant here that ends for want of use.
+    idle_grants: AtomicBool,
     /// Grants that ended early and when they would have: never entered as live again.
     ended: HashMap<GrantId, Timestamp>,
+    /// Where this node began with a clock behind what it had recorded: grants of before that time end
+    /// so much earlier by it, in milliseconds.
+    began_behind: OnceLock<(Timestamp, Ttl)>,
     /// Counts lock changes; remembered decisions are keyed by it.
     epoch: AtomicU64,
     /// When the revocation feed was last known to be complete, in milliseconds.
@@ -263,12 +234,30 @@ impl Directory {
         tokens.get(jti).filter(|known| !known.revoked).map(|known| known.streams.clone())
     }
 
+    /// This node begins at `now` and has recorded something at `latest`: where that is later, its clock
+    /// was set back while it was away. What was granted before lasts no longer for that.
+    pub fn began_behind(&self, latest: Timestamp, now: Timestamp) {
+        let by = latest.since(now);
+        if by > STEP_MIN {
+            // A node begins once.
+            let _ = self.began_behind.set((latest, by));
+        }
+    }
+
+    /// The end of what was granted at `from`, as this node's clock shows it.
+    fn by_this_clock(&self, from: Timestamp, until: Timestamp) -> Timestamp {
+        match self.began_behind.get() {
+            Some((latest, by)) if from <= *latest => until.minus(*by),
+            _ => until,
+        }
+    }
+
     /// Enters a grant as committed: it began, it lasts longer, or it is over. The streams that are
     /// open under a grant that lasts longer stay open.
     pub fn grant_enter(&self, grant: &Grant) {
         let principal = &grant.holder.principal;
         let (active_at, expires_at) = match grant.state {
-            GrantState::Active { from, until } => (from, until),
+            GrantState::Active { from, until } => (from, self.by_this_clock(from, until)),
             GrantState::Over { .. } => return self.grant_leave(principal, grant.id),
             GrantState::Scheduled | GrantState::Queued => return,
         };
@@ -289,6 +278,12 @@ impl Directory {
                     // Another node, whose clock is behind, may have prolonged what was over here.
                     .filter(|held| !held.over.is_cancelled() || held.expires_at >= expires_at)
                     .map_or_else(CancellationToken::new, |held| held.over.clone()),
+                idle: grant.idle.map(|length| {
+                    let uses = before.and_then(LiveGrant::uses).cloned().unwrap_or_default();
+                    let used = self.by_this_clock(active_at, grant.used_at.map_or(active_at, |at| at.max(active_at)));
+                    self.idle_grants.store(true, Ordering::Release);
+                    Idle::entered(length, uses, used)
+                }),
             };
             let others = known.iter().filter(|held| held.id != grant.id).cloned();
             Operation::<_, ()>::Insert(others.chain(std::iter::once(entered)).collect())
@@ -314,6 +309,26 @@ impl Directory {
     pub fn grant(&self, principal: &Principal, id: GrantId) -> Option<LiveGrant> {
         let grants = self.grants.pin();
         grants.get(principal).and_then(|held| held.iter().find(|grant| grant.id == id)).cloned()
+    }
+
+    /// Whether any grant that this node has heard of ends for want of use.
+    #[must_use]
+    pub fn knows_idle_grants(&self) -> bool {
+        self.idle_grants.load(Ordering::Acquire)
+    }
+
+    /// Uses that the database is to be told of by now.
+    #[must_use]
+    pub fn grant_uses_untold(&self, now: Timestamp) -> Vec<UntoldUse> {
+        let untold = |grant: &LiveGrant| grant.idle.as_ref()?.untold(grant.id, now);
+        self.grants.pin().values().flat_map(|held| held.iter().filter_map(untold)).collect()
+    }
+
+    /// Another node told of a use.
+    pub fn grant_used_elsewhere(&self, principal: &Principal, id: GrantId, at: Timestamp) {
+        if let Some(uses) = self.grant(principal, id).as_ref().and_then(LiveGrant::uses) {
+            uses.told(at);
+        }
     }
 
     /// Whether this node has heard of the end of a grant before its time.
@@ -372,7 +387,8 @@ impl Directory {
             }
             !over
         });
-        self.grants.pin().retain(|_, held| held.iter().any(|grant| grant.is_live(now)));
+        // One that was only not used may turn out to have been used elsewhere.
+        self.grants.pin().retain(|_, held| held.iter().any(|grant| grant.is_live(now) || !grant.over.is_cancelled()));
         self.ended.pin().retain(|_, until| !until.plus(ENDED_KEPT).is_over(now));
         self.tokens.pin().retain(|_, known| !known.expires_at.is_over(now));
         let sessions = self.sessions.pin();

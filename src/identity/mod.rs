@@ -9,6 +9,7 @@ pub mod directory;
 pub mod dpop;
 pub mod dpop_nonce;
 pub mod groups;
+mod live_grant;
 pub mod logout_token;
 pub mod provider;
 mod provider_claims;

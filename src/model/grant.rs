@@ -181,8 +181,32 @@ pub struct Grant {
     pub starts_at: Timestamp,
     /// How long it lasts from its activation.
     pub length: Ttl,
-    /// How far it has come, as stored; ask [`GrantState::at`].
+    /// How far it has come, as stored; ask [`Grant::state_at`].
     pub state: GrantState,
     /// Why it ended early, in words.
     pub end_reason: Option<String>,
+    /// It ends when it was not used for so long.
+    pub idle: Option<Ttl>,
+    /// When it was last used, as far as is known; kept only where it ends for want of use.
+    pub used_at: Option<Timestamp>,
+}
+
+impl Grant {
+    /// When it ends for want of use, if nobody uses it before.
+    #[must_use]
+    pub fn idle_ends_at(&self) -> Option<Timestamp> {
+        let (GrantState::Active { from, .. }, Some(idle)) = (self.state, self.idle) else { return None };
+        Some(self.used_at.map_or(from, |used| used.max(from)).plus(idle))
+    }
+
+    /// How far it has come at `now`: it ends by itself at its end, and for want of use before.
+    #[must_use]
+    pub fn state_at(&self, now: Timestamp) -> GrantState {
+        match (self.state, self.idle_ends_at()) {
+            (GrantState::Active { from, until }, Some(at)) if at < until && at.is_over(now) => {
+                GrantState::Over { from: Some(from), until: Some(until), end: GrantEnd::Expired, at }
+            }
+            (state, _) => state.at(now),
+        }
+    }
 }

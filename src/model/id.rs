@@ -42,12 +42,13 @@ impl fmt::Display for IdError {
 
 impl std::error::Error for IdError {}
 
-fn encode(prefix: &str, bytes: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(prefix.len() + TAIL_LENGTH);
-    text.push_str(prefix);
-    BASE32HEX_NOPAD.encode_append(bytes, &mut text);
-    text.make_ascii_lowercase();
-    text
+/// Writes an id without allocating: every request writes several.
+fn write(f: &mut fmt::Formatter<'_>, prefix: &str, bytes: &[u8; 16]) -> fmt::Result {
+    let mut tail = [0u8; TAIL_LENGTH];
+    BASE32HEX_NOPAD.encode_mut(bytes, &mut tail);
+    tail.make_ascii_lowercase();
+    f.write_str(prefix)?;
+    f.write_str(str::from_utf8(&tail).map_err(|_| fmt::Error)?)
 }
 
 fn decode(prefix: &'static str, text: &str) -> Result<[u8; 16], IdError> {
@@ -114,13 +115,13 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&encode($prefix, &self.0))
+                write(f, $prefix, &self.0)
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&encode($prefix, &self.0))
+                write(f, $prefix, &self.0)
             }
         }
 

@@ -5,6 +5,7 @@
 
 pub mod access_request;
 pub mod breakglass;
+pub mod clock_watch;
 pub mod closing;
 pub mod credential;
 pub mod device;
@@ -18,6 +19,7 @@ pub mod session;
 pub mod time;
 
 pub use access_request::{AccessRequest, Answer, Approval, Person, RequestState};
+pub use clock_watch::{ClockDoubt, ClockStep, ClockWatch};
 pub use credential::{Credential, CredentialKind};
 pub use device::{Device, Thumbprint};
 pub use entropy::Entropy;

@@ -191,4 +191,8 @@ impl fmt::Debug for Ttl {
 pub trait Clock: Send + Sync {
     /// The present. An operation asks once and carries the answer with it.
     fn now(&self) -> Timestamp;
+
+    /// How long it is since some moment, by a clock that nobody sets: what the time of day is held
+    /// against (`model/clock_watch.rs`).
+    fn running(&self) -> Duration;
 }

@@ -37,6 +37,8 @@ const TOLD_DATA: &[&str] = &[
     "framework",
     "format",
     "step_millis",
+    "direction",
+    "step",
     "custodians",
     "by",
     "why",
@@ -160,6 +162,10 @@ impl Notice {
             }
             "breakglass.refused" => "Somebody failed to use the emergency path".to_owned(),
             "breakglass.custodians_changed" => "The custodians of the emergency path changed".to_owned(),
+            "clock.stepped" => {
+                let (step, way) = (self.text("step").unwrap_or("a while"), self.text("direction").unwrap_or(""));
+                format!("A node's clock stepped {way} by {step}: it grants nothing new until the clock can be believed")
+            }
             "notice.dead" => {
                 format!("A notice to {} could not be delivered", self.text("channel").unwrap_or("somebody"))
             }

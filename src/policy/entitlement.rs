@@ -43,6 +43,10 @@ pub struct Entitlement {
     pub when_full: WhenFull,
     /// A grant ends when it was not used for that long.
     pub idle: Option<Ttl>,
+    /// A grant begins so long after its request at the earliest.
+    pub earliest_start: Option<Ttl>,
+    /// So long after a grant nobody holds it again.
+    pub break_after: Option<Ttl>,
     /// How far ahead a start may be scheduled.
     pub scheduled_max: Ttl,
     /// The longest that a grant may become by extensions; beyond it a new request is needed.
@@ -133,6 +137,8 @@ impl Entitlement {
         let (min, default, max) = lengths(&mut table);
         let emergency_max = emergency(&mut table, min);
         let ticket = table.take("ticket").and_then(|field| ticket(&field));
+        let (earliest_start, scheduled_max) = starts(&mut table);
+        let (break_after, extended_max) = rests(&mut table, max);
         let reason = [("required", true), ("optional", false)];
         let when_full = [("queue", WhenFull::Queue), ("refuse", WhenFull::Refuse)];
         let entitlement = Self {
@@ -149,8 +155,10 @@ impl Entitlement {
             capacity: table.take("capacity").and_then(|field| field.small_number(1..=1_000_000)),
             when_full: table.take("when_full").and_then(|field| field.choice(&when_full)).unwrap_or(WhenFull::Refuse),
             idle: table.duration("idle"),
-            scheduled_max: table.duration("scheduled_max").unwrap_or(Ttl::hours(24 * 7)),
-            extended_max: table.take("extended_max").and_then(|field| at_least(&field, max)),
+            earliest_start,
+            break_after,
+            scheduled_max,
+            extended_max,
             answer_within: table.duration("answer_within").unwrap_or(Ttl::hours(24)),
             emergency_max,
         };
@@ -203,6 +211,40 @@ fn emergency(table: &mut Table<'_>, min: Ttl) -> Option<Ttl> {
         }
     }
     allowed.then_some(length.min(EMERGENCY_MAX))
+}
+
+/// `earliest_start` and `scheduled_max`, between which a grant begins that does not begin at once.
+fn starts(table: &mut Table<'_>) -> (Option<Ttl>, Ttl) {
+    let latest = table.duration("scheduled_max").unwrap_or(Ttl::hours(24 * 7));
+    let field = table.take("earliest_start");
+    let earliest = field.as_ref().and_then(Field::duration);
+    if let (Some(field), Some(earliest)) = (field, earliest)
+        && earliest > latest
+    {
+        field.error(
+            format!("`earliest_start` is `{earliest}` and `scheduled_max` is `{latest}`"),
+            "nothing could ever begin: make one shorter or the other longer",
+        );
+    }
+    (earliest, latest)
+}
+
+/// `break` and `extended_max`: what could be prolonged without end would never have its break.
+fn rests(table: &mut Table<'_>, max: Ttl) -> (Option<Ttl>, Option<Ttl>) {
+    let extended_max = table.take("extended_max").and_then(|field| at_least(&field, max));
+    let field = table.take("break");
+    let pause = field.as_ref().and_then(Field::duration);
+    if let (Some(field), Some(pause)) = (field, pause) {
+        if pause > GRANT_MAX {
+            field.error(format!("`break` is `{pause}`, longer than `{GRANT_MAX}`"), "choose a shorter one");
+        } else if extended_max.is_none() {
+            field.error(
+                "`break` without `extended_max`: extensions would do without the break",
+                format!("say how long a grant may become by extensions, `extended_max = \"{max}\"` for none"),
+            );
+        }
+    }
+    (pause, extended_max)
 }
 
 fn at_least(field: &Field<'_>, max: Ttl) -> Option<Ttl> {

@@ -190,6 +190,8 @@ fn entitlement_thing(service: &Service, entitlement: &Entitlement) -> Thing {
         );
     }
     thing.optional("idle", entitlement.idle);
+    thing.optional("earliest_start", entitlement.earliest_start);
+    thing.optional("break", entitlement.break_after);
     thing.value("scheduled_max", entitlement.scheduled_max);
     thing.optional("extended_max", entitlement.extended_max);
     thing.value("answer_within", entitlement.answer_within);

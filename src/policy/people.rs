@@ -67,6 +67,12 @@ impl People {
         self.names.get(*self.by_account.get(account)?).map(String::as_str)
     }
 
+    /// The accounts that are linked with one, itself among them.
+    pub fn linked(&self, account: &Principal) -> impl Iterator<Item = &Principal> {
+        let person = self.by_account.get(account);
+        self.by_account.iter().filter(move |(_, other)| Some(*other) == person).map(|(account, _)| account)
+    }
+
     /// Whether two accounts are one human: the same account, linked here, or equal verified e-mails.
     #[must_use]
     pub fn are_one(&self, left: (&Principal, Option<&str>), right: (&Principal, Option<&str>)) -> bool {

@@ -124,9 +124,17 @@ impl Subject {
     /// The same principal, holding one entitlement more.
     #[must_use]
     pub fn with_entitlement(&self, name: &EntitlementName) -> Self {
+        self.with_entitlements(std::slice::from_ref(name))
+    }
+
+    /// The same principal, holding these entitlements too.
+    #[must_use]
+    pub fn with_entitlements(&self, names: &[EntitlementName]) -> Self {
         let mut held = self.clone();
-        if !held.entitlements.contains(name) {
-            held.entitlements.push(name.clone());
+        for name in names {
+            if !held.entitlements.contains(name) {
+                held.entitlements.push(name.clone());
+            }
         }
         held.with_entities()
     }

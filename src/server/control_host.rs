@@ -4,6 +4,7 @@
 //! guards stand under its HTTP, and every request is read in the same one way before the router
 //! sees it: a host that is not ours, or a path with two readings, gets no further.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,13 +13,15 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::http::header::ALLOW;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http::{Request, StatusCode};
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -27,12 +30,13 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::audit::{Actor, Event, EventType, Outcome};
 use crate::control::caller::ConnectionFacts;
 use crate::gateway::canonical::{Ambiguity, PathRules, canonical};
-use crate::gateway::connection::{ControlConnection, SILENT_DRAIN, h1_limits, last_words};
+use crate::gateway::connection::{ControlConnection, SILENT_DRAIN, h1_limits, h2_limits, last_words, wire_decision};
 use crate::gateway::guard::GuardControl;
 use crate::gateway::guard_h1::GuardH1;
-use crate::gateway::guard_h2::{GuardH2, H2Limits};
+use crate::gateway::guard_h2::GuardH2;
 use crate::gateway::handshake::{Channel, asked_name};
 use crate::gateway::limit;
 use crate::gateway::pipeline::form_of;
@@ -40,10 +44,20 @@ use crate::gateway::record::counted_address;
 use crate::gateway::refusal::Form;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Shared;
-use crate::model::DecisionId;
+use crate::model::{DecisionId, EventId};
 
 /// How long the last words on a refused connection may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long a refusal waits for its place in the record: longer than the recorder may take for it.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
+/// The waiting that a body may cause before its rate counts, and the rate, in bytes a second.
+const BODY_GRACE: Duration = Duration::from_secs(10);
+const RATE_MIN: usize = 1024;
+/// One byte more than any handler takes, so that it sees that there is more.
+const KEPT_BYTES_MAX: usize = 64 * 1024 + 1;
+/// The longest body that is read to its end.
+const DRAINED_BYTES_MAX: usize = 1024 * 1024;
 
 /// What answers from memory alone: the emergency path, and keys for upstreams that check assertions.
 const WITHOUT_DATABASE: [&str; 3] = ["/api/v1/breakglass/", "/oauth2/jwks", "/.well-known/"];
@@ -105,61 +119,96 @@ struct Host {
 }
 
 impl Host {
-    /// Reads the request in its one way and lets the router answer.
-    async fn answer(self, mut request: Request<Incoming>) -> Result<Response, std::convert::Infallible> {
-        if let Err(refusal) = limit::control_request(&self.shared, counted_address(self.facts.address)) {
-            let decision = DecisionId::fresh(self.shared.clock.now(), &*self.shared.entropy);
-            let metadata = format!("{}/.well-known/oauth-protected-resource", self.shared.settings.origin);
-            return Ok(refusal.response(decision, Form::Problem, &metadata).map(|body| Body::from(body.into_own())));
-        }
-        let canonical = match canonical(&request, PathRules { encoded_slash: false }) {
-            Ok(canonical) => canonical,
-            Err(ambiguity) => return Ok(self.refuse(ambiguity.status(), ambiguity.what())),
-        };
+    /// Reads the request in its one way and lets the router answer. What goes wrong in a handler is
+    /// an answer too, and the process lives on.
+    async fn answer(self, request: Request<Incoming>) -> Result<Response, std::convert::Infallible> {
+        let form = form_of(request.method(), request.headers());
+        let passed = AssertUnwindSafe(self.pass(request)).catch_unwind().await;
+        Ok(match passed {
+            Ok(Ok(response)) => response,
+            Ok(Err(refusal)) => self.refuse(&refusal, form).await,
+            Err(_) => self.refuse(&Refusal::Internal, form).await,
+        })
+    }
+
+    async fn pass(&self, mut request: Request<Incoming>) -> Result<Response, Refusal> {
+        limit::control_request(&self.shared, counted_address(self.facts.address))?;
+        let canonical = canonical(&request, PathRules { encoded_slash: false }).map_err(Refusal::Ambiguous)?;
         if canonical.host != self.shared.settings.control_host {
-            return Ok(self.refuse(421, "the connection was made for another host"));
+            return Err(Refusal::Misdirected);
         }
         if canonical.upgrade.is_some() {
-            return Ok(self.refuse(Ambiguity::MethodRefused.status(), "there is no upgrade on this host"));
+            // There is none on this host.
+            return Err(Refusal::Ambiguous(Ambiguity::MethodRefused));
         }
         let emergency = self.shared.emergency.load(Ordering::Acquire);
         if emergency && !WITHOUT_DATABASE.iter().any(|path| canonical.path.starts_with(path)) {
-            let decision = DecisionId::fresh(self.shared.clock.now(), &*self.shared.entropy);
-            let metadata = format!("{}/.well-known/oauth-protected-resource", self.shared.settings.origin);
-            let refusal =
-                Refusal::Emergency.response(decision, form_of(request.method(), request.headers()), &metadata);
-            return Ok(refusal.map(|body| Body::from(body.into_own())));
+            return Err(Refusal::Emergency);
         }
         // The router sees the path that was judged, not the one that came.
-        match canonical.target().parse() {
-            Ok(uri) => *request.uri_mut() = uri,
-            Err(_) => return Ok(self.refuse(400, "the path can't be read")),
-        }
+        *request.uri_mut() = canonical.target().parse().map_err(|_| Refusal::Ambiguous(Ambiguity::TargetForm))?;
         request.extensions_mut().insert(Arc::clone(&self.facts));
-        let Ok(response) = self.router.oneshot(request.map(Body::new)).await;
+        let (head, body) = request.into_parts();
+        let grace = BODY_GRACE.min(self.shared.settings.body_idle.duration());
+        let body = Body::from(sent(body, grace).await?);
+        let Ok(response) = self.router.clone().oneshot(Request::from_parts(head, body)).await;
         Ok(response)
     }
 
-    fn refuse(&self, status: u16, what: &str) -> Response {
-        let decision = DecisionId::fresh(self.shared.clock.now(), &*self.shared.entropy);
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
-        let body = json!({
-            "type": "urn:doorward:problem:ambiguous_request",
-            "title": "The request can be read in more than one way",
-            "status": status.as_u16(),
-            "detail": format!("{what}. Send it in its plain form."),
-            "decision": decision.to_string(),
-            "reason": "ambiguous_request",
-            "remedy": { "kind": "none" },
-        });
-        let headers =
-            [("content-type", "application/problem+json".to_owned()), ("doorward-decision", decision.to_string())];
-        let mut response = (status, headers, body.to_string()).into_response();
-        if status == StatusCode::METHOD_NOT_ALLOWED {
+    /// Puts a refusal on record and writes it. Whoever asked is known by address and certificate alone.
+    async fn refuse(&self, refusal: &Refusal, form: Form) -> Response {
+        let now = self.shared.clock.now();
+        let decision = DecisionId::fresh(now, &*self.shared.entropy);
+        let id = EventId::from_bytes(*decision.bytes());
+        let mut event = Event::new(id, now, EventType::DecisionDeny, Outcome::Denied);
+        event.decision = Some(decision);
+        event.actor = self.actor();
+        event.reason = Some(refusal.reason().into());
+        event.data.insert("host".to_owned(), self.shared.settings.control_host.as_str().into());
+        event.data.insert("status".to_owned(), refusal.status().as_u16().into());
+        if let Some(note) = refusal.note() {
+            event.data.insert("note".to_owned(), note.into());
+        }
+        // Within the rate it is on record before it is answered; beyond it is counted at once.
+        let _ = tokio::time::timeout(RECORD_TIMEOUT, self.shared.recorder.refused_anonymous(event)).await;
+        let metadata = format!("{}/.well-known/oauth-protected-resource", self.shared.settings.origin);
+        let mut response = refusal.response(decision, form, &metadata).map(|body| Body::from(body.into_own()));
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
         }
         response
     }
+
+    fn actor(&self) -> Actor {
+        Actor {
+            address: Some(self.facts.address),
+            certificate: self.facts.certificate.as_ref().map(|certificate| certificate.thumbprint),
+            ..Actor::default()
+        }
+    }
+}
+
+/// Reads what a client sends, to its end: a handler that refuses before it has read would have the
+/// stream reset under its answer (RFC 9113 §8.1), which some clients take for a failure. What is
+/// longer than any handler takes is read and dropped up to a bound, and the handler says so.
+async fn sent(mut body: Incoming, grace: Duration) -> Result<Bytes, Refusal> {
+    let began = tokio::time::Instant::now();
+    let (mut kept, mut total) = (BytesMut::new(), 0_usize);
+    while total <= DRAINED_BYTES_MAX && !body.is_end_stream() {
+        let earned = Duration::from_secs(u64::try_from(total / RATE_MIN).unwrap_or(u64::MAX));
+        match tokio::time::timeout_at(began + grace + earned, body.frame()).await {
+            Err(_) => return Err(Refusal::BodySlow),
+            Ok(None) => break,
+            Ok(Some(Err(_))) => return Err(Refusal::BodyBroken),
+            Ok(Some(Ok(frame))) => {
+                let Ok(data) = frame.into_data() else { continue };
+                total = total.saturating_add(data.len());
+                let room = KEPT_BYTES_MAX.saturating_sub(kept.len()).min(data.len());
+                kept.extend_from_slice(data.get(..room).unwrap_or_default());
+            }
+        }
+    }
+    Ok(kept.freeze())
 }
 
 async fn serve_h1(host: &Host, stream: TlsStream<TcpStream>) {
@@ -205,8 +254,9 @@ async fn serve_h1(host: &Host, stream: TlsStream<TcpStream>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the control host ended badly");
     }
-    if let (Some(refusal), true) = (control.refusal(), control.may_answer()) {
-        let decision = DecisionId::fresh(host.shared.clock.now(), &*host.shared.entropy);
+    let Some(refusal) = control.refusal() else { return };
+    let decision = wire_decision(&host.shared, host.actor(), &host.shared.settings.control_host, refusal);
+    if let (Some(decision), true) = (decision, control.may_answer()) {
         let mut stream = connection.into_parts().io.into_inner().into_inner();
         let words = async {
             stream.write_all(&last_words(refusal, decision)).await?;
@@ -219,7 +269,8 @@ async fn serve_h1(host: &Host, stream: TlsStream<TcpStream>) {
 
 async fn serve_h2(host: &Host, stream: TlsStream<TcpStream>) {
     let control = GuardControl::new();
-    let guard = GuardH2::new(stream, H2Limits::default(), control.clone());
+    let settings = &host.shared.settings;
+    let guard = GuardH2::new(stream, h2_limits(settings), control.clone());
     let service = service_fn({
         let (host, control) = (host.clone(), control.clone());
         move |request: Request<Incoming>| {
@@ -233,7 +284,10 @@ async fn serve_h2(host: &Host, stream: TlsStream<TcpStream>) {
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(host.shared.settings.http2_streams)
+        .max_concurrent_streams(settings.http2_streams)
+        .max_header_list_size(u32::try_from(settings.head_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(guard), service);
     let mut connection = std::pin::pin!(connection);
     let mut asked = false;
@@ -252,5 +306,8 @@ async fn serve_h2(host: &Host, stream: TlsStream<TcpStream>) {
             }
             () = host.shared.stopping.cancelled() => return,
         }
+    }
+    if let Some(refusal) = control.refusal() {
+        let _ = wire_decision(&host.shared, host.actor(), &host.shared.settings.control_host, refusal);
     }
 }

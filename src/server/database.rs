@@ -19,9 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::Sealing;
 use crate::config::Config;
-use crate::control::Desk;
 use crate::control::record::{self, OpenRecordError};
 use crate::control::signing_key::{self, KeyError, KeySettings, Loaded};
+use crate::control::{ClockGuard, Desk};
 use crate::credential::seal::Sealer;
 use crate::gateway::worker::Shared;
 use crate::identity::breakglass::settings::{OpeningRules, RECORDED_FILE, recorded_text};
@@ -253,8 +253,12 @@ pub async fn take_up(
     store: &Store,
     providers: &Providers,
     directory: &Directory,
+    clock: &ClockGuard,
+    clock_right_since: Option<Timestamp>,
     now: Timestamp,
 ) -> Result<Feed, StartError> {
+    let since = clock_right_since;
+    clock.begin(store, directory, since, now).await.map_err(outside("holding the clock against the record"))?;
     providers.hold_issuers(store, now).await.map_err(outside("checking the providers"))?;
     Feed::begin(store, directory, now).await.map_err(outside("reading revocations and locks"))
 }
@@ -299,7 +303,9 @@ impl ComeBack {
         let settings = self.keys.settings();
         let reached = reach(&desk.store, &desk.sealer, self.node, &self.config, settings, now, &desk.entropy).await;
         let loaded = reached.map_err(|(ReachError::Away(error) | ReachError::Wrong(error))| error)?;
-        let feed = take_up(&desk.store, &desk.providers, &self.shared.directory, now).await?;
+        let (providers, directory) = (&desk.providers, &self.shared.directory);
+        let since = self.config.server.clock_right_since;
+        let feed = take_up(&desk.store, providers, directory, &desk.clock_guard, since, now).await?;
         Ok((loaded, feed))
     }
 }

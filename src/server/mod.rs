@@ -2,6 +2,7 @@
 
 pub mod ambient;
 pub mod bridge;
+mod clock;
 pub mod control_host;
 mod database;
 pub mod dev;

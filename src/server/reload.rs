@@ -103,7 +103,7 @@ impl Reloader {
         let snapshot = Snapshot::new(
             before.generation + 1,
             Arc::clone(&material.policies),
-            Arc::clone(&material.tls),
+            Arc::new(material.tls.by(&self.shared.clock)),
             before.trust_epoch + u64::from(!same),
             Arc::clone(&before.keys),
             &self.shared.metrics,

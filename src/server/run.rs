@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::{Event, EventType, Outcome};
 use crate::config::{Config, Environment};
-use crate::control::Desk;
+use crate::control::{ClockGuard, Desk};
 use crate::gateway::listener;
 use crate::gateway::lookup::Lookup;
 use crate::gateway::metrics::Metrics;
@@ -44,7 +44,7 @@ use super::reload::{Reloader, watch, watched};
 use super::settings::{desk_settings, gateway_settings, provider_settings};
 use super::telemetry::Telemetry;
 use super::tree::Keeper;
-use super::{control_host, emergency, tasks, telemetry};
+use super::{clock, control_host, emergency, tasks, telemetry};
 
 /// Connections to the control host that may wait to be taken.
 const CONTROL_QUEUE: usize = 256;
@@ -233,12 +233,15 @@ struct Built {
 }
 
 async fn build(
-    start: Start,
+    mut start: Start,
     material: Material,
     address: SocketAddr,
     threads: usize,
     runtime: &tokio::runtime::Handle,
 ) -> Result<Built, StartError> {
+    // From here on nobody asks the machine for the time but by this.
+    let clock_guard = Arc::new(ClockGuard::new(Arc::clone(&start.clock)));
+    start.clock = Arc::clone(&clock_guard) as Arc<dyn Clock>;
     let (tasks, recording, end_recording) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
     let telemetry_listener = match start.config.telemetry.listen {
         None => None,
@@ -261,7 +264,10 @@ async fn build(
     directory.emergency.put_in_force(material.emergency.clone());
     database::keep_closings(&config, &directory)?;
     let feed = match away {
-        None => Some(database::take_up(&store, &providers, &directory, now).await?),
+        None => {
+            let since = config.server.clock_right_since;
+            Some(database::take_up(&store, &providers, &directory, &clock_guard, since, now).await?)
+        }
         Some(_) => None,
     };
     let (desk_keys, token_keys) = keys_of(keys.ring(), 0);
@@ -272,7 +278,7 @@ async fn build(
     let snapshot = Snapshot::new(
         1,
         Arc::clone(&material.policies),
-        Arc::clone(&material.tls),
+        Arc::new(material.tls.by(&clock)),
         1,
         token_keys,
         &metrics,
@@ -290,6 +296,7 @@ async fn build(
         providers: Arc::clone(&providers),
         sealer: Arc::clone(&sealer),
         clock: Arc::clone(&clock),
+        clock_guard,
         entropy: Arc::clone(&entropy),
         settings: desk_settings(&config, &origin, public_port),
     });
@@ -335,6 +342,7 @@ async fn build(
     let alerts = notices
         .start(&mut registry, &tasks, &shared.draining)
         .map_err(outside("reading the authorities of `[notify]`"))?;
+    clock::spawn(&tasks, &shared, &desk, &alerts, &mut registry);
     emergency::spawn(&tasks, &shared, &desk, &alerts, config.path.clone());
     let telemetry_address = telemetry_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = telemetry_listener {

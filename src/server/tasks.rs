@@ -209,7 +209,12 @@ async fn tend_providers(shared: Arc<Shared>, desk: Arc<Desk>) {
 async fn tend_access(shared: Arc<Shared>, desk: Arc<Desk>) {
     while pause(ACCESS_EVERY, &shared.draining).await == Going::On {
         let Ok(node) = desk.store.node() else { continue };
-        match tokio::time::timeout(FEED_TIMEOUT, access::sweep::round(&desk, node, shared.clock.now())).await {
+        let tended = async {
+            let now = shared.clock.now();
+            access::exchange_uses(&desk, now).await?;
+            access::sweep::round(&desk, node, now).await
+        };
+        match tokio::time::timeout(FEED_TIMEOUT, tended).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "requests and grants could not be tended"),
             Err(_) => tracing::warn!("requests and grants were not tended in time"),
@@ -223,6 +228,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
         shared.directory.sweep(now);
         shared.anonymous.retain_recent();
         shared.control_requests.retain_recent();
+        shared.snapshot.load().sweep();
         let swept = async {
             let mut tx = desk.store.begin().await?;
             tx.revocation_prune(now.minus(FEED_KEPT)).await?;

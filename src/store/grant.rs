@@ -9,7 +9,7 @@ use sqlx::FromRow;
 use super::access_request::{actions_of, actions_text, length_of, params_of, params_text, principal_of};
 use super::engine::{Store, StoreError, Tx};
 use crate::model::{
-    EntitlementName, Grant, GrantEnd, GrantId, GrantState, NodeId, Person, Principal, RequestId, Timestamp,
+    EntitlementName, Grant, GrantEnd, GrantId, GrantState, NodeId, Person, Principal, RequestId, Timestamp, Ttl,
 };
 
 /// Grants on one page of a list at most.
@@ -18,14 +18,15 @@ pub const GRANT_PAGE_MAX: u32 = 200;
 macro_rules! columns {
     () => {
         "id, request, entitlement, principal_kind, principal_id, email, name, params, actions, emergency, reviews, \
-         state, created_at, starts_at, length_ms, active_at, expires_at, ended_at, end_reason"
+         state, created_at, starts_at, length_ms, active_at, expires_at, ended_at, end_reason, idle_ms, used_at"
     };
 }
 
 const INSERT: &str = concat!(
     "insert into access_grant (",
     columns!(),
-    ", service) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)"
+    ", service) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
+     $21, $22)"
 );
 const FETCH: &str = concat!("select ", columns!(), " from access_grant where id = $1");
 const LIST: &str = concat!(
@@ -45,17 +46,30 @@ const LIST_ACTIVE_OF: &str = concat!(
     " from access_grant where state = 'active' and expires_at > $1 and principal_kind = $2 and principal_id = $3 \
      order by id limit $4"
 );
-/// Those that are to be looked at: over by the clock, or waiting and due. Ids sort by time.
+/// How long after its end a grant that was not used is written down as over: a use of the last moments
+/// may still be under way to the database.
+const IDLE_TOLD_WITHIN: Ttl = Ttl::seconds(2);
+
+/// Those that are to be looked at: over by the clock or for want of use, or waiting and due; in the order
+/// in which they may begin, so that who waits longest is first.
 const LIST_DUE: &str = concat!(
     "select ",
     columns!(),
     " from access_grant where ended_at is null and ((state = 'active' and expires_at <= $1) \
-     or (state in ('scheduled', 'queued') and starts_at <= $1)) and id > $2 order by id limit $3"
+     or (state = 'active' and coalesce(used_at, active_at) + idle_ms <= $2) \
+     or (state in ('scheduled', 'queued') and starts_at <= $1)) \
+     and (starts_at > $3 or (starts_at = $3 and id > $4)) order by starts_at, id limit $5"
 );
-/// Changes a grant that is as it was when it was read.
+/// Changes a grant that is as it was when it was read. `$9`: its last use too, or -1.
 const SAVE: &str = concat!(
     "update access_grant set state = $2, active_at = $3, expires_at = $4, ended_at = $5, end_reason = $6 \
-     where id = $1 and ended_at is null and state = $7 and coalesce(expires_at, 0) = $8 returning ",
+     where id = $1 and ended_at is null and state = $7 and coalesce(expires_at, 0) = $8 \
+     and ($9 < 0 or coalesce(used_at, 0) = $9) returning ",
+    columns!()
+);
+const POSTPONE: &str = concat!(
+    "update access_grant set starts_at = $2, state = 'scheduled' where id = $1 and ended_at is null \
+     and state in ('scheduled', 'queued') and starts_at < $2 returning ",
     columns!()
 );
 const LIST_EMERGENCY: &str =
@@ -65,6 +79,8 @@ const COUNTER_INSERT: &str =
 const COUNTER_TURN: &str = "update entitlement_counter set turns = turns + 1 where entitlement = $1";
 const COUNT_ACTIVE: &str =
     "select count(*) from access_grant where entitlement = $1 and state = 'active' and expires_at > $2";
+const COUNT_QUEUED: &str =
+    "select count(*) from access_grant where entitlement = $1 and state = 'queued' and ended_at is null";
 const DUTY_INSERT: &str = "insert into duty (name, node, until) values ($1, $2, $3) on conflict (name) do nothing";
 const DUTY_TAKE: &str = "update duty set node = $2, until = $3 where name = $1 and (node = $2 or until <= $4)";
 
@@ -89,6 +105,8 @@ struct Row {
     expires_at: Option<i64>,
     ended_at: Option<i64>,
     end_reason: Option<String>,
+    idle_ms: Option<i64>,
+    used_at: Option<i64>,
 }
 
 fn state_of(row: &Row) -> Option<GrantState> {
@@ -131,8 +149,18 @@ impl TryFrom<Row> for Grant {
             length: length_of(row.length_ms).ok_or_else(|| wrong("length_ms"))?,
             state: state_of(&row).ok_or_else(|| wrong("state"))?,
             end_reason: row.end_reason.clone(),
+            idle: match row.idle_ms {
+                None => None,
+                Some(millis) => Some(length_of(millis).ok_or_else(|| wrong("idle_ms"))?),
+            },
+            used_at: row.used_at.map(Timestamp::from_millis),
         })
     }
+}
+
+/// Whether a grant ends before its time for want of use.
+fn is_idle_end(read: &Grant, next: GrantState) -> bool {
+    matches!((next, read.state.expires_at()), (GrantState::Over { end: GrantEnd::Expired, at, .. }, Some(until)) if at < until)
 }
 
 fn all(rows: Vec<Row>) -> Result<Vec<Grant>, StoreError> {
@@ -209,18 +237,23 @@ impl Store {
         all(rows)
     }
 
-    /// Grants that are over by the clock, or wait and are due, the oldest first, after `after`.
+    /// Grants that are over by the clock or for want of use, or wait and are due, those first that may
+    /// begin the longest, after `after`.
     ///
     /// # Errors
     /// When the database is away or a row can't be.
     pub async fn grant_list_due(
         &self,
-        after: Option<GrantId>,
+        after: Option<&Grant>,
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<Grant>, StoreError> {
-        let after = after.map_or_else(String::new, |id| id.to_string());
-        let query = sqlx::query_as(LIST_DUE).bind(now.millis()).bind(after).bind(i64::from(limit));
+        let query = sqlx::query_as(LIST_DUE)
+            .bind(now.millis())
+            .bind(now.minus(IDLE_TOLD_WITHIN).millis())
+            .bind(after.map_or(i64::MIN, |grant| grant.starts_at.millis()))
+            .bind(after.map_or_else(String::new, |grant| grant.id.to_string()))
+            .bind(i64::from(limit));
         all(query.fetch_all(self.pool()).await?)
     }
 }
@@ -252,6 +285,8 @@ impl Tx {
             .bind(grant.state.expires_at().map(Timestamp::millis))
             .bind(grant.state.ended_at().map(Timestamp::millis))
             .bind(grant.end_reason.clone())
+            .bind(grant.idle.map(Ttl::as_millis))
+            .bind(grant.used_at.map(Timestamp::millis))
             .bind(grant.entitlement.service().as_str().to_owned())
             .execute(self.connection())
             .await?;
@@ -267,7 +302,8 @@ impl Tx {
         row.map(Grant::try_from).transpose()
     }
 
-    /// Gives a grant its next state if it is still as it was read; `None` when someone was first.
+    /// Gives a grant its next state if it is still as it was read; `None` when someone was first. One
+    /// that ends for want of use must not have been used since either.
     ///
     /// # Errors
     /// When the database refuses or the row can't be.
@@ -286,9 +322,36 @@ impl Tx {
             .bind(end_reason.map(str::to_owned))
             .bind(read.state.name())
             .bind(read.state.expires_at().map_or(0, Timestamp::millis))
+            .bind(if is_idle_end(read, next) { read.used_at.map_or(0, Timestamp::millis) } else { -1 })
             .fetch_optional(self.connection())
             .await?;
         row.map(Grant::try_from).transpose()
+    }
+
+    /// A grant that waits may not begin before `until`; `None` where it does not wait, or waits longer.
+    ///
+    /// # Errors
+    /// When the database refuses or the row can't be.
+    pub async fn grant_postpone(&mut self, id: GrantId, until: Timestamp) -> Result<Option<Grant>, StoreError> {
+        let query = sqlx::query_as(POSTPONE).bind(id.to_string()).bind(until.millis());
+        let row: Option<Row> = query.fetch_optional(self.connection()).await?;
+        row.map(Grant::try_from).transpose()
+    }
+
+    /// Until this transaction ends nobody else counts the holders of the entitlement.
+    pub(in crate::store) async fn entitlement_turn(&mut self, name: &EntitlementName) -> Result<(), StoreError> {
+        sqlx::query(COUNTER_INSERT).bind(name.to_string()).execute(self.connection()).await?;
+        sqlx::query(COUNTER_TURN).bind(name.to_string()).execute(self.connection()).await?;
+        Ok(())
+    }
+
+    /// How many wait for a place of the entitlement; until this transaction ends nobody else counts.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn grant_count_queued(&mut self, name: &EntitlementName) -> Result<i64, StoreError> {
+        self.entitlement_turn(name).await?;
+        Ok(sqlx::query_scalar(COUNT_QUEUED).bind(name.to_string()).fetch_one(self.connection()).await?)
     }
 
     /// How many hold the entitlement at `now`; until this transaction ends nobody else counts.
@@ -296,9 +359,8 @@ impl Tx {
     /// # Errors
     /// When the database refuses.
     pub async fn grant_count_held(&mut self, name: &EntitlementName, now: Timestamp) -> Result<i64, StoreError> {
+        self.entitlement_turn(name).await?;
         let name = name.to_string();
-        sqlx::query(COUNTER_INSERT).bind(name.clone()).execute(self.connection()).await?;
-        sqlx::query(COUNTER_TURN).bind(name.clone()).execute(self.connection()).await?;
         Ok(sqlx::query_scalar(COUNT_ACTIVE).bind(name).bind(now.millis()).fetch_one(self.connection()).await?)
     }
 

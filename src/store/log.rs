@@ -40,6 +40,10 @@ const TAKE: &str = "update audit_log set next_seq = next_seq + $1 where number =
 const GIVE_BACK: &str = "update audit_log set next_seq = $1 where number = $2";
 const SIZE: &str = "select next_seq from audit_log where number = $1";
 
+/// Ids sort by time.
+const LATEST: &str = "select time from audit_event order by id desc limit 1";
+const LATEST_HERE: &str = "select time from audit_event where log = $1 order by id desc limit 1";
+
 impl Store {
     /// Opens the log of `node`, new or as it was left, and from now on seals with `sealing` what
     /// transactions of this store append. Later calls change nothing.
@@ -85,6 +89,17 @@ impl Store {
     /// When this node's log is not open yet.
     pub fn sealing(&self) -> Result<Arc<Sealing>, StoreError> {
         self.desk().get().map(|desk| Arc::clone(&desk.sealing)).ok_or(StoreError::NoLog)
+    }
+
+    /// The time of the newest event on record, and of the newest that this node wrote.
+    ///
+    /// # Errors
+    /// When the database is away, or this node's log is not open yet.
+    pub async fn log_latest(&self) -> Result<(Option<Timestamp>, Option<Timestamp>), StoreError> {
+        let log = self.desk().get().ok_or(StoreError::NoLog)?.log;
+        let latest: Option<i64> = sqlx::query_scalar(LATEST).fetch_optional(self.pool()).await?;
+        let here: Option<i64> = sqlx::query_scalar(LATEST_HERE).bind(log.number).fetch_optional(self.pool()).await?;
+        Ok((latest.map(Timestamp::from_millis), here.map(Timestamp::from_millis)))
     }
 
     /// How many events the log has: its next number.

@@ -145,6 +145,15 @@ pub struct DryRun {
     pub approvers: Vec<Principal>,
     /// The actions that it opens.
     pub actions: Vec<String>,
+    /// It ends when it is not used for so long.
+    #[serde(default)]
+    pub idle: Option<String>,
+    /// It begins so long after it was asked for at the earliest.
+    #[serde(default)]
+    pub earliest_start: Option<String>,
+    /// So long after it the same person does not hold it again.
+    #[serde(default, rename = "break")]
+    pub break_after: Option<String>,
 }
 
 /// The body of `POST requests/{id}/approvals`.

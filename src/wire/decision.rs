@@ -41,12 +41,49 @@ pub struct Decision {
     /// What would have helped.
     #[serde(default)]
     pub remedy: Option<Remedy>,
+    /// What of the credentials, or of the request, did not hold.
+    #[serde(default)]
+    pub note: Option<String>,
+    /// `grt_…`: the grant that it rested on, or that its token was made under.
+    #[serde(default)]
+    pub grant: Option<String>,
+    /// The grants that counted.
+    #[serde(default)]
+    pub grants: Vec<DecisionGrant>,
+    /// Entitlements each of which would have allowed it.
+    #[serde(default)]
+    pub helps: Vec<DecisionHelp>,
     /// The log that holds the event.
     #[serde(default)]
     pub log: Option<String>,
     /// Its number there; none in the first moments.
     #[serde(default)]
     pub seq: Option<i64>,
+}
+
+/// A grant that counted when something was judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionGrant {
+    /// `grt_…`
+    pub id: String,
+    /// `svc/name`
+    pub entitlement: String,
+}
+
+/// An entitlement that would have allowed what was refused, and what there is of it by now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionHelp {
+    /// `svc/name`
+    pub entitlement: String,
+    /// `grt_…`: a grant of it that is not over.
+    #[serde(default)]
+    pub grant: Option<String>,
+    /// How far that grant has come.
+    #[serde(default)]
+    pub state: Option<String>,
+    /// `req_…`: a request for it that waits for an answer.
+    #[serde(default)]
+    pub request: Option<String>,
 }
 
 /// The canonical request, without its query.

@@ -22,6 +22,15 @@ pub struct Entitlement {
     /// The pattern that a ticket must match; none where no ticket is asked for.
     #[serde(default)]
     pub ticket: Option<String>,
+    /// A grant ends when it is not used for so long.
+    #[serde(default)]
+    pub idle: Option<String>,
+    /// A grant begins so long after its request at the earliest.
+    #[serde(default)]
+    pub earliest_start: Option<String>,
+    /// So long after a grant the same person does not hold it again.
+    #[serde(default, rename = "break")]
+    pub break_after: Option<String>,
     /// Whether this caller may ask for it.
     pub may_request: bool,
 }

@@ -43,6 +43,15 @@ pub struct Grant {
     /// Why it ended early, in the words of who ended it.
     #[serde(default)]
     pub end_reason: Option<String>,
+    /// It ends when it is not used for so long, `15m`.
+    #[serde(default)]
+    pub idle: Option<String>,
+    /// When it was last used; kept only where it ends for want of use.
+    #[serde(default)]
+    pub used_at: Option<Time>,
+    /// When it ends for want of use, if nobody uses it before.
+    #[serde(default)]
+    pub idle_ends_at: Option<Time>,
     /// Whether an emergency was reviewed afterwards.
     pub reviewed: bool,
 }

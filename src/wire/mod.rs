@@ -7,6 +7,7 @@
 
 pub mod access_request;
 pub mod breakglass;
+pub mod convergence;
 pub mod credential;
 pub mod decision;
 pub mod entitlement;
@@ -28,8 +29,9 @@ pub use breakglass::{
     BreakGlassChecked, BreakGlassClose, BreakGlassClosed, BreakGlassDrill, BreakGlassEvidence, BreakGlassTerms,
     Emergency, EmergencyReview, NewReview,
 };
+pub use convergence::NodePolicies;
 pub use credential::{Credential, Lease};
-pub use decision::{Decision, DecisionRequest};
+pub use decision::{Decision, DecisionGrant, DecisionHelp, DecisionRequest};
 pub use entitlement::Entitlement;
 pub use grant::{Extend, Grant};
 pub use lock::{Lock, NewLock};

@@ -6,7 +6,7 @@ use doorward::model::{AccessRequest, Grant, GrantEnd, GrantId, GrantState, Reque
 
 use crate::access_ledger::Ledger;
 use crate::access_steps::{Act, Came, Company, of};
-use crate::access_world::PEOPLE;
+use crate::access_world::{BREAK, IDLE, LEAD, PEOPLE, is_auto};
 
 /// The books before and after somebody did something.
 pub struct Compared<'a> {
@@ -25,8 +25,19 @@ impl Compared<'_> {
             assert_eq!(self.before.requests, self.after.requests, "{act:?} was refused ({error}) and did something");
             assert_eq!((&self.before.answers, &self.before.grants), (&self.after.answers, &self.after.grants));
         }
+        if let Some(Err(AccessError::Clock(_))) = came {
+            assert!(self.company.doubts(node), "{act:?}: its clock goes as it should");
+        }
         let done = matches!(came, Some(Ok(())));
         let (requests, grants) = (self.before.changed_requests(self.after), self.before.changed_grants(self.after));
+        if self.company.is_behind(node) {
+            let began = |id: &GrantId| {
+                let (before, after) = (self.before.grants.get(id), &self.after.grants[id]);
+                let end = |grant: &Grant| grant.state.at(self.now).expires_at();
+                after.state.is_active(self.now) && end(after) > before.and_then(end)
+            };
+            assert!(!grants.iter().any(began), "{act:?} granted something by a clock that is behind");
+        }
         match act {
             Act::Ask(asked) => self.asked(asked, &requests, &grants, done),
             Act::Answer(id, yes) => self.answered(*id, *yes, came, &requests, &grants),
@@ -54,10 +65,38 @@ impl Compared<'_> {
         assert_eq!(of(request.requester.principal.subject()), self.who);
         let groups = &self.company.session(self.who).unwrap().groups;
         assert!(self.company.rules.may_ask(groups, name), "{request:?}");
-        let at_once = asked.emergency && name == "one" || name == "auto";
+        let at_once = asked.emergency && name == "one" || is_auto(name);
+        if name == "rest" {
+            let earliest = Some(request.created_at.plus(LEAD)).max(self.rested(request, None));
+            assert!(request.start >= earliest, "{request:?} begins before {earliest:?}");
+        }
         assert_eq!(request.state == RequestState::Approved, at_once, "{request:?}");
         assert_eq!(grants.len(), usize::from(at_once));
         grants.iter().for_each(|grant| self.granted(&self.after.grants[grant], request));
+    }
+
+    /// When whoever asks for `rest` has had their break from it, as things were before.
+    fn rested(&self, request: &AccessRequest, but: Option<GrantId>) -> Option<Timestamp> {
+        let who = of(request.requester.principal.subject());
+        let theirs = self.before.grants.values().filter(|grant| {
+            grant.entitlement.name() == "rest"
+                && Some(grant.id) != but
+                && self.company.one(of(grant.holder.principal.subject()), who)
+        });
+        let ends = theirs.filter_map(|grant| {
+            grant.state.active_at()?;
+            grant.state.at(self.now).ended_at().or(grant.state.expires_at())
+        });
+        ends.max().map(|end| end.plus(BREAK))
+    }
+
+    /// Whoever begins to hold `rest` has waited for it and had their break.
+    fn has_rested(&self, grant: &Grant, request: &AccessRequest) {
+        if grant.entitlement.name() == "rest" && grant.state.is_active(self.now) {
+            assert!(request.created_at.plus(LEAD) <= self.now, "{grant:?}");
+            let rested = self.rested(request, Some(grant.id));
+            assert!(rested.is_none_or(|from| from.is_over(self.now)), "{grant:?} before {rested:?}");
+        }
     }
 
     /// Whether whoever asked may still have it.
@@ -75,17 +114,22 @@ impl Compared<'_> {
         assert!(grant.length <= rules.max(name), "{name} lasts {} at most: {grant:?}", rules.max(name));
         let opens: Vec<&str> = grant.actions.iter().map(|action| action.as_str()).collect();
         assert_eq!(opens, rules.opens(name), "{grant:?}");
-        self.has_place(grant);
+        assert_eq!(grant.idle, (name == "lazy").then_some(IDLE));
+        self.has_rested(grant, request);
+        let waited = self.before.grants.values().filter(|it| it.state == GrantState::Queued);
+        self.has_place(grant, waited.filter(|it| it.entitlement.name() == name).count());
     }
 
-    /// A grant that began took a free place.
-    fn has_place(&self, grant: &Grant) {
+    /// A grant that began took a free place, that none of so many waited for.
+    fn has_place(&self, grant: &Grant, waited: usize) {
         let name = grant.entitlement.name();
         let Some(capacity) = self.company.rules.capacity(name) else { return };
         let (before, after) = (self.before.holders(name, self.now), self.after.holders(name, self.now));
         assert!(after <= capacity.max(before), "{after} hold {name}, which has {capacity} places");
         if grant.state == GrantState::Queued {
-            assert!(after >= capacity, "{name} has a place: {grant:?}");
+            assert!(after + waited >= capacity, "{name} has a place: {grant:?}");
+        } else if grant.state.is_active(self.now) {
+            assert!(after + waited <= capacity.max(before + waited), "{grant:?} is before {waited} who wait");
         }
     }
 
@@ -117,9 +161,10 @@ impl Compared<'_> {
             assert!(requests.is_empty() && grants.is_empty());
             if let Some(Err(error)) = came {
                 let could = fits && !again && self.eligible(before) && before.length <= rules.max(name);
-                let hindered = matches!(error, AccessError::Full { .. } | AccessError::NotActive { .. })
-                    || before.extends.is_some() && matches!(error, AccessError::Invalid(_))
-                    || matches!(error, AccessError::AnsweredAlready);
+                let hindered =
+                    matches!(error, AccessError::Full { .. } | AccessError::NotActive { .. } | AccessError::Clock(_))
+                        || before.extends.is_some() && matches!(error, AccessError::Invalid(_))
+                        || matches!(error, AccessError::AnsweredAlready);
                 assert!(!could || hindered, "refused for no reason: {error}, {before:?}");
             }
             return;
@@ -139,6 +184,7 @@ impl Compared<'_> {
                     assert_eq!(grant.state.expires_at(), Some(end.plus(after.length)));
                     let whole = grant.state.expires_at().unwrap().since(grant.state.active_at().unwrap());
                     assert!(name != "one" || whole <= Ttl::hours(2), "{grant:?}");
+                    assert!(name != "rest" || whole <= Ttl::hours(1), "{grant:?}");
                     assert!(after.length <= rules.max(name), "{grant:?}");
                 }
             }
@@ -189,7 +235,7 @@ impl Compared<'_> {
             (request.extends, request.length, of(grant.holder.principal.subject())),
             (Some(id), length, self.who)
         );
-        let auto = request.entitlement.name() == "auto";
+        let auto = is_auto(request.entitlement.name());
         assert_eq!(grants.len(), usize::from(auto));
         if auto {
             let end = self.before.grants[&id].state.expires_at().unwrap();
@@ -219,11 +265,15 @@ impl Compared<'_> {
             let request = &self.before.requests[&after.request];
             if after.state.is_active(self.now) {
                 assert!(waits(before) && self.may_begin(before, request), "{after:?}");
-                self.has_place(after);
+                self.has_rested(after, request);
+                self.has_place(after, 0);
             } else if waits(before) && !waits(after) {
                 assert!(!self.may_begin(before, request), "ended for no reason: {after:?}");
             } else if waits(before) {
-                self.has_place(after);
+                self.has_place(after, 0);
+            } else if after.idle.is_some() && after.state.ended_at() < before.state.expires_at() {
+                let used = self.company.last_use(*id).max(before.state.active_at()).unwrap();
+                assert!(used.plus(IDLE).is_over(self.now), "{after:?} was used at {used}");
             }
         }
         let (holder, until) = self.company.duty;
@@ -235,9 +285,14 @@ impl Compared<'_> {
         assert!(overdue.is_none(), "{overdue:?}");
         for grant in self.after.grants.values() {
             assert_eq!(grant.state, grant.state.at(self.now));
+            let unused = grant.idle_ends_at();
+            assert!(unused.is_none_or(|end| !end.plus(Ttl::seconds(2)).is_over(self.now)), "{grant:?}");
+            if self.company.doubts(node) {
+                continue;
+            }
             if waits(grant) && grant.starts_at.is_over(self.now) {
                 assert_eq!(grant.state, GrantState::Queued, "{grant:?}");
-                self.has_place(grant);
+                self.has_place(grant, 0);
             }
         }
     }

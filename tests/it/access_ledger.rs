@@ -83,7 +83,10 @@ impl Ledger {
 
     /// Grants that are not the same in both.
     pub fn changed_grants(&self, after: &Self) -> Vec<GrantId> {
-        after.grants.iter().filter(|(id, grant)| self.grants.get(id) != Some(grant)).map(|(id, _)| *id).collect()
+        // A use is told of when there is time.
+        let same = |before: &Grant, after: &Grant| *before == Grant { used_at: before.used_at, ..after.clone() };
+        let changed = |(id, grant): &(&GrantId, &Grant)| self.grants.get(id).is_none_or(|before| !same(before, grant));
+        after.grants.iter().filter(changed).map(|(id, _)| *id).collect()
     }
 
     /// Requests that are not the same in both.
@@ -168,30 +171,43 @@ fn request_step(before: Option<&AccessRequest>, next: &AccessRequest, told: &mut
 
 fn grant_step(before: Option<&Grant>, next: &Grant, now: Timestamp, told: &mut Told) {
     let id = next.id;
-    if before == Some(next) {
-        return;
-    }
     if let Some(before) = before {
-        let same = Grant { state: before.state, end_reason: before.end_reason.clone(), ..next.clone() };
+        assert!(before.used_at <= next.used_at, "{id} was used");
+        if *before == (Grant { used_at: before.used_at, ..next.clone() }) {
+            return;
+        }
+        let same = Grant {
+            state: before.state,
+            end_reason: before.end_reason.clone(),
+            starts_at: before.starts_at,
+            used_at: before.used_at,
+            ..next.clone()
+        };
         assert_eq!(*before, same, "what was granted never changes");
+        let waits = next.state == GrantState::Scheduled && !next.starts_at.is_over(now);
+        assert!(before.starts_at == next.starts_at || waits && before.starts_at < next.starts_at, "{next:?}");
     }
+    // As it was, with all that is known of its use by now.
+    let now_over = before.map(|before| Grant { used_at: next.used_at, ..before.clone() }.state_at(now));
+    let over_at = now_over.and_then(GrantState::ended_at);
     let event = match (before.map(|grant| grant.state), next.state) {
         (None, GrantState::Scheduled | GrantState::Queued) => "grant.scheduled",
         (Some(GrantState::Scheduled), GrantState::Queued) => return,
+        (Some(GrantState::Scheduled | GrantState::Queued), GrantState::Scheduled) => "grant.scheduled",
         (None | Some(GrantState::Scheduled | GrantState::Queued), GrantState::Active { from, until }) => {
             assert_eq!((from, until), (now, now.plus(next.length)), "{id}: its clock starts now");
             assert!(next.starts_at.is_over(now), "{id} began too early");
             "grant.active"
         }
         (Some(GrantState::Active { from, until }), GrantState::Active { from: since, until: later }) => {
-            assert!(from == since && until < later && !until.is_over(now), "{id}: {until} became {later}");
+            assert!(from == since && until < later && over_at.is_none(), "{id}: {until} became {later}");
             "grant.extended"
         }
         (Some(GrantState::Active { from, until }), GrantState::Over { from: since, until: last, end, at }) => {
             assert_eq!((Some(from), Some(until)), (since, last), "{id}: its end was moved");
             let natural = end == GrantEnd::Expired;
-            assert_eq!(natural, until.is_over(now), "{id} ended as {end:?}");
-            assert_eq!(at, if natural { until } else { now }, "{id}");
+            assert_eq!(natural, over_at.is_some(), "{id} ended as {end:?}");
+            assert_eq!(at, over_at.unwrap_or(now), "{id}");
             ended(end)
         }
         (Some(GrantState::Scheduled | GrantState::Queued), GrantState::Over { from, until, end, at }) => {

@@ -59,9 +59,9 @@ impl Rules {
     pub fn max(self, name: &str) -> Ttl {
         match name {
             "one" | "queue" if self.shorter => Ttl::minutes(20),
-            "one" | "queue" | "refuse" => Ttl::hours(1),
+            "one" | "queue" | "refuse" | "rest" => Ttl::hours(1),
             "two" => Ttl::hours(2),
-            "auto" => Ttl::minutes(30),
+            "auto" | "lazy" => Ttl::minutes(30),
             other => panic!("{other}"),
         }
     }
@@ -114,6 +114,8 @@ impl Rules {
             match name {
                 "one" => service.push_str("extended_max = \"2h\"\nemergency = true\nemergency_max = \"10m\"\n"),
                 "two" => service.push_str("answer_within = \"4h\"\n"),
+                "rest" => service.push_str("break = \"15m\"\nearliest_start = \"5m\"\nextended_max = \"1h\"\n"),
+                "lazy" => service.push_str("idle = \"5m\"\n"),
                 _ => {}
             }
             for action in self.opens(name) {
@@ -135,6 +137,7 @@ impl Rules {
         access.push_str(&format!(
             "permit (principal in Group::\"leads\", action == Action::\"approve\", resource{which});\n\
              permit (principal in Group::\"staff\", action == Action::\"auto_approve\", resource == Entitlement::\"svc/auto\");\n\
+             permit (principal in Group::\"staff\", action == Action::\"auto_approve\", resource == Entitlement::\"svc/lazy\");\n\
              permit (principal in Group::\"owners\", action == Action::\"revoke\", resource);\n"
         ));
         let people = if self.linked {
@@ -181,7 +184,19 @@ impl Rules {
     }
 }
 
-pub const ENTITLEMENTS: [&str; 5] = ["one", "two", "queue", "refuse", "auto"];
+pub const ENTITLEMENTS: [&str; 7] = ["one", "two", "queue", "refuse", "auto", "rest", "lazy"];
+
+/// How long `lazy` may go unused.
+pub const IDLE: Ttl = Ttl::minutes(5);
+/// The break after `rest`.
+pub const BREAK: Ttl = Ttl::minutes(15);
+/// How long before `rest` begins.
+pub const LEAD: Ttl = Ttl::minutes(5);
+
+/// Whether policy approves it by itself.
+pub fn is_auto(name: &str) -> bool {
+    matches!(name, "auto" | "lazy")
+}
 
 pub fn entitlement(name: &str) -> EntitlementName {
     EntitlementName::parse(&format!("svc/{name}")).unwrap()
@@ -222,7 +237,9 @@ impl Node {
     pub async fn start(url: &str, clock: &TestClock, number: u8, seed: u64) -> Self {
         let house =
             House::node(url, clock.clone(), number, seed, |settings| settings.lifetime = Ttl::hours(24 * 400)).await;
-        let feed = Feed::begin(&house.desk.store, &house.desk.directory, clock.now()).await.unwrap();
+        let (desk, now) = (&house.desk, clock.now());
+        desk.clock_guard.begin(&desk.store, &desk.directory, None, now).await.unwrap();
+        let feed = Feed::begin(&desk.store, &desk.directory, now).await.unwrap();
         Self { house, feed, number }
     }
 
@@ -230,8 +247,14 @@ impl Node {
         &self.house.desk
     }
 
+    /// The time that it goes by: what its clock shows, and never less than before.
     pub fn now(&self) -> Timestamp {
-        self.house.clock.now()
+        self.desk().clock.now()
+    }
+
+    /// Whether it grants nothing new, since its clock can't be believed.
+    pub fn doubts(&self) -> bool {
+        self.desk().clock_guard.check().is_err()
     }
 
     pub async fn follow(&mut self) {

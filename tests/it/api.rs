@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use axum::body::Body;
 use doorward::api::{Needs, ROUTES, openapi};
+use doorward::audit::{Event, EventType, Outcome};
 use doorward::identity::certificate::{ClientCertificate, Issuer};
-use doorward::model::{DecisionId, Ttl};
+use doorward::model::{DecisionId, EventId, Ttl};
 use serde_json::{Value, json};
 
 use crate::api_house::{Caller, House, ORIGIN, authorize_path, device};
@@ -57,6 +58,7 @@ const SURFACE: &[(&str, &str, [u16; 4])] = &[
     ("GET", "/api/v1/audit/checkpoint", [401, 403, 403, 200]),
     ("GET", "/api/v1/audit/inclusion", [401, 403, 403, 200]),
     ("GET", "/api/v1/audit/consistency", [401, 403, 403, 200]),
+    ("GET", "/api/v1/policies/convergence", [401, 403, 403, 200]),
     ("GET", "/api/v1/openapi.json", [200, 200, 200, 200]),
     ("GET", "/oauth2/authorize", [303, 303, 303, 303]),
     ("POST", "/oauth2/token", [400, 400, 400, 400]),
@@ -383,4 +385,40 @@ async fn a68_an_emergency_certificate_never_goes_together_with_a_session() {
         let refused = house.get(&browser, "/api/v1/whoami").await;
         assert_eq!((refused.status.as_u16(), refused.text("/reason")), (401, "bad_credential"), "{issuer:?}");
     }
+}
+
+#[tokio::test]
+async fn whether_policies_have_arrived_is_told_node_by_node() {
+    let url = &databases()[0];
+    let house = House::new(url).await;
+    let second = House::node(url, house.clock.clone(), 2, 77, |_| {}).await;
+    let load = async |node: &House, kind, version: Option<&str>| {
+        node.clock.advance(Ttl::seconds(1));
+        let mut event = Event::new(EventId::fresh(node.now(), &*node.desk.entropy), node.now(), kind, Outcome::Success);
+        event.policy_version = version.map(Into::into);
+        node.desk.recorder.submit(event).await.unwrap();
+    };
+    let here = house.desk.policies.load().version().to_string();
+    let (carol, ..) = house.command_line("carol").await;
+    let told = async || {
+        let answer = house.get(&carol, "/api/v1/policies/convergence").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body["items"].as_array().unwrap().clone()
+    };
+    load(&house, EventType::PolicyLoaded, Some("v0")).await;
+    load(&house, EventType::PolicyLoaded, Some(&here)).await;
+    load(&second, EventType::PolicyLoaded, Some("v0")).await;
+    let items = told().await;
+    assert_eq!(items.len(), 2);
+    let of = |items: &[Value], member: &str| items.iter().map(|item| item[member].clone()).collect::<Vec<_>>();
+    assert_eq!(of(&items, "policy_version"), [json!(here), json!("v0")]);
+    assert_eq!(of(&items, "agrees"), [json!(true), json!(false)]);
+    // The second node does not get on: its files are refused.
+    load(&second, EventType::PolicyRefused, None).await;
+    let items = told().await;
+    assert!(items[0]["refused_at"].is_null() && items[1]["refused_at"].is_string(), "{items:?}");
+    load(&second, EventType::PolicyLoaded, Some(&here)).await;
+    let items = told().await;
+    assert_eq!(of(&items, "agrees"), [json!(true), json!(true)]);
+    assert!(items[1]["refused_at"].is_null(), "{items:?}");
 }

@@ -12,7 +12,7 @@ use data_encoding::BASE64URL_NOPAD;
 use doorward::control::audit::root::Root;
 use doorward::control::audit::tree::LogTree;
 use doorward::control::session::{self, NewSession};
-use doorward::control::{ConnectionFacts, Desk, DeskSettings, Keys, record, signing_key};
+use doorward::control::{ClockGuard, ConnectionFacts, Desk, DeskSettings, Keys, record, signing_key};
 use doorward::credential::authority::Authority;
 use doorward::credential::seal::Sealer;
 use doorward::identity::certificate::{ClientCertificate, Issuer};
@@ -115,7 +115,8 @@ impl House {
         store.migrate().await.unwrap();
         let sealer = Arc::new(Sealer::new(&[9; 32]).unwrap());
         record::open(&store, &sealer, NodeId::from_bytes([number; 16]), now, Arc::clone(&entropy)).await.unwrap();
-        let shared_clock: Arc<dyn Clock> = Arc::new(clock.clone());
+        let clock_guard = Arc::new(ClockGuard::new(Arc::new(clock.clone())));
+        let shared_clock = Arc::clone(&clock_guard) as Arc<dyn Clock>;
         let (recorder, _) = Recorder::start(
             store.clone(),
             RecorderSettings::default(),
@@ -152,6 +153,7 @@ impl House {
             providers: Arc::new(Providers::new(Vec::new(), ORIGIN, &shared_clock).unwrap()),
             sealer,
             clock: shared_clock,
+            clock_guard,
             entropy,
             settings,
         });

@@ -344,7 +344,7 @@ fn a17_h2c_is_no_tunnel() {
 }
 
 /// What a lenient upstream makes of a path: it decodes (twice), folds `\`, drops parameters, trims and resolves dots.
-fn as_a_lenient_upstream(path: &str) -> Vec<String> {
+pub(crate) fn as_a_lenient_upstream(path: &str) -> Vec<String> {
     let mut text = path.to_owned();
     for _ in 0..2 {
         text = percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned();
@@ -362,7 +362,7 @@ fn as_a_lenient_upstream(path: &str) -> Vec<String> {
 }
 
 /// What a strict one makes of it.
-fn as_a_strict_upstream(path: &str) -> Vec<String> {
+pub(crate) fn as_a_strict_upstream(path: &str) -> Vec<String> {
     let path = path.strip_prefix('/').unwrap();
     let path = path.strip_suffix('/').unwrap_or(path);
     if path.is_empty() {

@@ -8,7 +8,7 @@ use doorward::control::access::{self, AccessError};
 use doorward::control::session::{self, NewSession};
 use doorward::control::{Caller, lock_by_caller};
 use doorward::identity::directory::Directory;
-use doorward::model::{Device, GrantState, RequestState, SessionId, SessionKind, Thumbprint, Ttl};
+use doorward::model::{Clock, Device, GrantState, RequestState, SessionId, SessionKind, Thumbprint, Ttl};
 use doorward::policy::{PolicySet, load};
 
 use crate::access_ledger::{Ledger, pool};
@@ -295,7 +295,7 @@ async fn a56_a_clock_that_goes_back_puts_no_grant_in_force_again() {
     assert!(node.held("dev0").is_empty(), "nor by an older view of it");
     // A longer one of a node whose clock is behind counts.
     let directory: &Directory = &node.desk().directory;
-    let longer = grant.state.extended(Ttl::minutes(5), node.now()).unwrap();
+    let longer = grant.state.extended(Ttl::minutes(5), clock.now()).unwrap();
     directory.grant_enter(&doorward::model::Grant { state: longer, ..grant.clone() });
     assert_eq!(node.held("dev0").len(), 1);
     // Once it is written down as over, it is so for every node, at whatever time.

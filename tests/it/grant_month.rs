@@ -84,6 +84,8 @@ impl Counted {
             Err(AccessError::Ineligible(_)) => "refused: requester may not",
             Err(AccessError::Full { .. }) => "refused: no place",
             Err(AccessError::NotActive { .. }) => "refused: grant is over",
+            Err(AccessError::TooSoon(_)) => "refused: too soon",
+            Err(AccessError::Clock(doubt)) => panic!("{what}: {doubt}"),
         };
         self.add(refused);
         None

@@ -86,6 +86,7 @@ impl Scene {
             providers,
             sealer: Arc::clone(&old.sealer),
             clock: Arc::clone(&old.clock),
+            clock_guard: Arc::clone(&old.clock_guard),
             entropy: Arc::clone(&old.entropy),
             settings: old.settings.clone(),
         });

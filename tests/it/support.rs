@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Once};
+use std::time::Duration;
 
 use doorward::model::{Clock, Entropy, Timestamp, Ttl};
 use sha2::{Digest, Sha256};
@@ -25,14 +26,18 @@ pub fn install_crypto() {
     });
 }
 
-/// A clock that stands still until a test moves it. Clones show the same time.
+/// A clock that stands still until a test moves it, and the one that nobody sets, which goes with it
+/// but not back. Clones show the same time.
 #[derive(Debug, Clone)]
-pub struct TestClock(Arc<AtomicI64>);
+pub struct TestClock {
+    shown: Arc<AtomicI64>,
+    running: Arc<AtomicI64>,
+}
 
 impl TestClock {
     /// A clock that stands at `now`.
     pub fn at(now: Timestamp) -> Self {
-        Self(Arc::new(AtomicI64::new(now.millis())))
+        Self { shown: Arc::new(AtomicI64::new(now.millis())), running: Arc::default() }
     }
 
     /// A clock that stands at 2026-11-22T10:00:00Z, a Sunday.
@@ -42,18 +47,29 @@ impl TestClock {
 
     /// Moves the time forward by `length`.
     pub fn advance(&self, length: Ttl) {
-        self.0.fetch_add(length.as_millis(), Ordering::SeqCst);
+        self.running.fetch_add(length.as_millis(), Ordering::SeqCst);
+        self.shown.fetch_add(length.as_millis(), Ordering::SeqCst);
     }
 
-    /// Sets the time, backwards too.
+    /// Lets time pass until then; what is earlier is a step back.
     pub fn set(&self, now: Timestamp) {
-        self.0.store(now.millis(), Ordering::SeqCst);
+        let before = self.shown.swap(now.millis(), Ordering::SeqCst);
+        self.running.fetch_add((now.millis() - before).max(0), Ordering::SeqCst);
+    }
+
+    /// Sets the clock as an administrator does, forward or back: no time passes.
+    pub fn step(&self, millis: i64) {
+        self.shown.fetch_add(millis, Ordering::SeqCst);
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+        Timestamp::from_millis(self.shown.load(Ordering::SeqCst))
+    }
+
+    fn running(&self) -> Duration {
+        Duration::from_millis(self.running.load(Ordering::SeqCst).unsigned_abs())
     }
 }
 

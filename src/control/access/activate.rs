@@ -2,24 +2,28 @@
 
 use crate::audit::{Actor, EventType};
 use crate::model::{AccessRequest, Grant, GrantId, GrantState, GrantStuck, Person, RequestState, Timestamp};
-use crate::policy::{Entitlement, WhenFull};
+use crate::policy::{Entitlement, PolicySet, WhenFull};
 use crate::store::{RevocationKind, Tx};
 
 use super::super::desk::Desk;
+use super::rest::rested_within;
 use super::{AccessError, grant_event};
 
-/// Closes a pending request as approved, and makes what it asked for: a grant, or more of one.
+/// Closes a pending request as approved, and makes what it asked for: a grant, or more of one. Nothing,
+/// while the time of this node can't be believed.
 pub(super) async fn grant_within(
     desk: &Desk,
     tx: &mut Tx,
+    policies: &PolicySet,
     request: &AccessRequest,
     definition: &Entitlement,
     actor: &Actor,
     now: Timestamp,
 ) -> Result<(AccessRequest, Grant), AccessError> {
+    desk.clock_guard.check()?;
     let grant = match request.extends {
         Some(id) => extend_within(desk, tx, request, definition, id, actor, now).await?,
-        None => begin_within(desk, tx, request, definition, actor, now).await?,
+        None => begin_within(desk, tx, policies, request, definition, actor, now).await?,
     };
     let closed = tx.access_request_close(request.id, RequestState::Approved, Some(grant.id), now).await?;
     let closed = closed.ok_or(AccessError::Closed { state: RequestState::Approved })?;
@@ -29,15 +33,22 @@ pub(super) async fn grant_within(
 async fn begin_within(
     desk: &Desk,
     tx: &mut Tx,
+    policies: &PolicySet,
     request: &AccessRequest,
     definition: &Entitlement,
     actor: &Actor,
     now: Timestamp,
 ) -> Result<Grant, AccessError> {
-    let starts_at = request.start.map_or(now, |start| if start.is_over(now) { now } else { start });
+    let mut starts_at = request.start.map_or(now, |start| start.max(now));
+    // Whoever was granted it meanwhile has their break first. In an emergency there is none.
+    if !request.emergency
+        && let Some(rested) = rested_within(tx, policies, definition, &request.requester, None, now).await?
+    {
+        starts_at = starts_at.max(rested);
+    }
     let waiting = if starts_at > now {
         Some(GrantState::Scheduled)
-    } else if has_place(tx, definition, now).await? {
+    } else if may_take_place(tx, request, definition, now).await? {
         None
     } else {
         match (definition.when_full, definition.capacity) {
@@ -65,6 +76,8 @@ async fn begin_within(
         length: request.length,
         state,
         end_reason: None,
+        idle: definition.idle,
+        used_at: None,
     };
     tx.grant_insert(&grant).await?;
     let kind = if waiting.is_some() { EventType::GrantScheduled } else { EventType::GrantActive };
@@ -83,7 +96,7 @@ async fn extend_within(
     now: Timestamp,
 ) -> Result<Grant, AccessError> {
     let grant = tx.grant_fetch(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
-    let next = grant.state.extended(request.length, now).map_err(stuck)?;
+    let next = grant.state_at(now).extended(request.length, now).map_err(stuck)?;
     if let (Some(from), Some(until), Some(longest)) = (next.active_at(), next.expires_at(), definition.extended_max)
         && until.since(from) > longest
     {
@@ -91,10 +104,27 @@ async fn extend_within(
         return Err(AccessError::Invalid(text));
     }
     let saved = tx.grant_save(&grant, next, None).await?;
-    let saved = saved.ok_or_else(|| AccessError::NotActive { state: grant.state.at(now).name() })?;
+    let saved = saved.ok_or_else(|| AccessError::NotActive { state: grant.state_at(now).name() })?;
     tx.event_append(&grant_event(desk, EventType::GrantExtended, actor.clone(), &saved, now)).await?;
     tell(tx, &saved, now).await?;
     Ok(saved)
+}
+
+/// Whether a request that is granted now may take a place: those who wait for one already are before it,
+/// but in an emergency.
+async fn may_take_place(
+    tx: &mut Tx,
+    request: &AccessRequest,
+    definition: &Entitlement,
+    now: Timestamp,
+) -> Result<bool, AccessError> {
+    let Some(capacity) = definition.capacity else { return Ok(true) };
+    if request.emergency {
+        return has_place(tx, definition, now).await;
+    }
+    let (held, queued) =
+        (tx.grant_count_held(&definition.name, now).await?, tx.grant_count_queued(&definition.name).await?);
+    Ok(held + queued < i64::from(capacity))
 }
 
 /// Whether one more may hold the entitlement. Nobody else counts until the transaction ends.

@@ -1,15 +1,16 @@
 //! What becomes of a request by somebody's word: an approver's, or the requester's own.
 
 use crate::audit::EventType;
-use crate::model::{AccessRequest, Answer, Approval, Person, RequestId, RequestState, Timestamp};
+use crate::model::{AccessRequest, Answer, Approval, RequestId, RequestState, Timestamp};
 use crate::policy::{Ambient, DeviceContext, EntitlementAction, PolicySet, SessionContext};
 use crate::store::{StoreError, Tx};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
 use super::activate::grant_within;
+use super::human::{Human, Shelf, human_of};
 use super::view::{Seen, request_fetch, seen};
-use super::{AccessError, eligible, hash_of, may, one_human, opened, person_of, reason_of, request_event};
+use super::{AccessError, eligible, hash_of, may, opened, person_of, reason_of, request_event};
 
 /// Says yes to a request. `hash` is what was looked at; none: whatever it is now. With the last
 /// approval that is needed the grant is made.
@@ -27,7 +28,7 @@ pub async fn approve(
 ) -> Result<Seen, AccessError> {
     let policies = desk.policies.load_full();
     let reason = reason.map(reason_of).transpose()?;
-    let request = answerable(desk, &policies, caller, id, now).await?;
+    let (request, requester) = answerable(desk, &policies, caller, id, now).await?;
     let definition = policies.entitlement(&request.entitlement).ok_or(AccessError::NotFound { what: "entitlement" })?;
     eligible(desk, &policies, &request, now).await?;
     if request.length > definition.max {
@@ -35,6 +36,8 @@ pub async fn approve(
         return Err(AccessError::Ineligible(format!("`{name}` is granted for {longest} at most by now; ask anew")));
     }
 
+    let by = person_of(caller.session());
+    let approver = human_of(Shelf::Store(&desk.store), &policies, &by, now).await?;
     let mut tx = desk.store.begin().await?;
     let Some(request) = tx.access_request_hold(id, now).await? else {
         drop(tx);
@@ -55,9 +58,8 @@ pub async fn approve(
         return Err(AccessError::Changed { hash: current });
     }
     let request = AccessRequest { hash: current.clone(), actions, approvals_needed, ..request };
-    let by = person_of(caller.session());
     let earlier = tx.access_approval_list(id).await?;
-    if earlier.iter().any(|approval| approval.hash == current && one_human(&policies, &approval.by, &by)) {
+    if earlier.iter().any(|approval| approval.hash == current && approver.is(&approval.by)) {
         return Err(AccessError::AnsweredAlready);
     }
     let approval = Approval { by, answer: Answer::Approve, reason: reason.clone(), hash: current.clone(), time: now };
@@ -66,9 +68,9 @@ pub async fn approve(
     }
     let event = request_event(desk, EventType::RequestApproved, caller.actor(), &request, now);
     tx.event_append(&event.with("answer_reason", reason)).await?;
-    let standing = standing(desk, &mut tx, &policies, caller, &request, &earlier, now).await?;
+    let standing = standing(desk, &mut tx, &policies, caller, &request, &requester, &earlier, now).await?;
     let grant = if standing + 1 >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX) {
-        Some(grant_within(desk, &mut tx, &request, definition, &caller.actor(), now).await?.1)
+        Some(grant_within(desk, &mut tx, &policies, &request, definition, &caller.actor(), now).await?.1)
     } else {
         None
     };
@@ -93,7 +95,7 @@ pub async fn deny(
 ) -> Result<Seen, AccessError> {
     let policies = desk.policies.load_full();
     let reason = reason.map(reason_of).transpose()?;
-    let request = answerable(desk, &policies, caller, id, now).await?;
+    let (request, _) = answerable(desk, &policies, caller, id, now).await?;
     let mut tx = desk.store.begin().await?;
     let Some(denied) = tx.access_request_close(id, RequestState::Denied, None, now).await? else {
         drop(tx);
@@ -134,44 +136,47 @@ pub async fn withdraw(desk: &Desk, caller: &Caller, id: RequestId, now: Timestam
     Ok(seen(desk, request, now).await?)
 }
 
-/// The request, if the caller may answer it.
+/// The request, if the caller may answer it, and whose it is.
 async fn answerable(
     desk: &Desk,
     policies: &PolicySet,
     caller: &Caller,
     id: RequestId,
     now: Timestamp,
-) -> Result<AccessRequest, AccessError> {
+) -> Result<(AccessRequest, Human), AccessError> {
     let request = request_fetch(desk, caller, id, now).await?.request;
-    if one_human(policies, &request.requester, &person_of(caller.session())) {
+    let requester = human_of(Shelf::Store(&desk.store), policies, &request.requester, now).await?;
+    if requester.is(&person_of(caller.session())) {
         return Err(AccessError::SelfApproval);
     }
     if !may(desk, policies, caller, EntitlementAction::Approve, &request.entitlement, now) {
         return Err(AccessError::Denied(format!("no policy lets you answer requests for `{}`", request.entitlement)));
     }
     match request.state_at(now) {
-        RequestState::Pending => Ok(request),
+        RequestState::Pending => Ok((request, requester)),
         state => Err(AccessError::Closed { state }),
     }
 }
 
 /// How many earlier approvals still count: of this very request, by people who may still give them.
 /// Where and when they gave them was judged then, and is not held against them now.
+#[expect(clippy::too_many_arguments, reason = "each is one part of the question")]
 async fn standing(
     desk: &Desk,
     tx: &mut Tx,
     policies: &PolicySet,
     caller: &Caller,
     request: &AccessRequest,
+    requester: &Human,
     earlier: &[Approval],
     now: Timestamp,
 ) -> Result<usize, StoreError> {
-    let mut humans: Vec<&Person> = Vec::new();
+    let mut humans: Vec<Human> = Vec::new();
     for approval in earlier.iter().filter(|it| it.answer == Answer::Approve && it.hash == request.hash) {
         // Accounts can turn out to be one human after they answered.
         if tx.lock_fetch(&approval.by.principal).await?.is_some()
-            || one_human(policies, &request.requester, &approval.by)
-            || humans.iter().any(|known| one_human(policies, known, &approval.by))
+            || requester.is(&approval.by)
+            || humans.iter().any(|known| known.is(&approval.by))
         {
             continue;
         }
@@ -197,7 +202,7 @@ async fn standing(
                 continue;
             }
         }
-        humans.push(&approval.by);
+        humans.push(human_of(Shelf::Tx(tx), policies, &approval.by, now).await?);
     }
     Ok(humans.len())
 }

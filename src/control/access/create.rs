@@ -12,7 +12,9 @@ use crate::store::SESSION_PAGE_MAX;
 use super::super::caller::Caller;
 use super::super::desk::Desk;
 use super::activate::grant_within;
-use super::{AccessError, hash_of, may, one_human, opened, person_of, reason_of, request_event};
+use super::human::{Shelf, human_of};
+use super::rest::start_of;
+use super::{AccessError, hash_of, may, opened, person_of, reason_of, request_event};
 
 /// The longest ticket in characters.
 const TICKET_CHARS_MAX: usize = 200;
@@ -55,6 +57,12 @@ pub struct Planned {
     pub approvers: Vec<Person>,
     /// The actions that it opens.
     pub actions: Vec<ActionName>,
+    /// A grant ends when it is not used for so long.
+    pub idle: Option<Ttl>,
+    /// A grant begins so long after its request at the earliest.
+    pub earliest_start: Option<Ttl>,
+    /// So long after a grant it is not held again.
+    pub break_after: Option<Ttl>,
 }
 
 /// A request that fits its entitlement.
@@ -72,7 +80,7 @@ struct Fitting {
 pub async fn plan(desk: &Desk, caller: &Caller, asked: &Asked, now: Timestamp) -> Result<Planned, AccessError> {
     let policies = desk.policies.load_full();
     let definition = asked_for(desk, &policies, caller, &asked.entitlement, now)?;
-    let fitting = fitting(definition, asked, now)?;
+    let fitting = timed(desk, &policies, caller, definition, asked, now).await?;
     let approvals_needed = approvals_needed(desk, &policies, caller, definition, asked.emergency, now);
     let approvers = approvers(desk, &policies, caller, &asked.entitlement, now).await?;
     Ok(Planned {
@@ -82,6 +90,9 @@ pub async fn plan(desk: &Desk, caller: &Caller, asked: &Asked, now: Timestamp) -
         approvals_needed,
         approvers,
         actions: opened(&policies, &asked.entitlement),
+        idle: definition.idle,
+        earliest_start: definition.earliest_start,
+        break_after: definition.break_after,
     })
 }
 
@@ -98,7 +109,7 @@ pub async fn create(
 ) -> Result<(AccessRequest, Option<Grant>), AccessError> {
     let policies = desk.policies.load_full();
     let definition = asked_for(desk, &policies, caller, &asked.entitlement, now)?;
-    let fitting = fitting(definition, asked, now)?;
+    let fitting = timed(desk, &policies, caller, definition, asked, now).await?;
     let approvals_needed = approvals_needed(desk, &policies, caller, definition, asked.emergency, now);
     let answer_by = now.plus(definition.answer_within);
     let request = draft(caller, asked, fitting, approvals_needed, None, answer_by, now, desk);
@@ -191,7 +202,7 @@ async fn enter(
         tx.commit().await?;
         return Ok((request, None));
     }
-    let (closed, grant) = grant_within(desk, &mut tx, &request, definition, &caller.actor(), now).await?;
+    let (closed, grant) = grant_within(desk, &mut tx, policies, &request, definition, &caller.actor(), now).await?;
     tx.commit().await?;
     // ORDER: after the commit and before the answer, so that an answer means that this node obeys.
     desk.directory.grant_enter(&grant);
@@ -233,11 +244,11 @@ async fn approvers(
     name: &EntitlementName,
     now: Timestamp,
 ) -> Result<Vec<Person>, AccessError> {
-    let requester = person_of(caller.session());
+    let requester = human_of(Shelf::Store(&desk.store), policies, &person_of(caller.session()), now).await?;
     let mut found: Vec<Person> = Vec::new();
     for stored in desk.store.session_list(None, None, SESSION_PAGE_MAX, now).await? {
         let person = person_of(&stored.session);
-        if found.iter().any(|known| known.principal == person.principal) || one_human(policies, &requester, &person) {
+        if found.iter().any(|known| known.principal == person.principal) || requester.is(&person) {
             continue;
         }
         let subject = desk.subject_now(policies, &stored.session, now);
@@ -247,6 +258,21 @@ async fn approvers(
         }
     }
     Ok(found)
+}
+
+/// As [`fitting`], and it may begin then.
+async fn timed(
+    desk: &Desk,
+    policies: &PolicySet,
+    caller: &Caller,
+    definition: &Entitlement,
+    asked: &Asked,
+    now: Timestamp,
+) -> Result<Fitting, AccessError> {
+    let fitting = fitting(definition, asked, now)?;
+    let requester = person_of(caller.session());
+    let start = start_of(desk, policies, definition, &requester, asked, fitting.start, now).await?;
+    Ok(Fitting { start, ..fitting })
 }
 
 /// Compares what is asked with what the entitlement demands.

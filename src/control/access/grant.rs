@@ -29,7 +29,7 @@ pub async fn extend(
     if grant.emergency {
         return Err(AccessError::Denied("an emergency is not prolonged; ask with approvals".to_owned()));
     }
-    grant.state.extended(length, now).map_err(stuck)?;
+    grant.state_at(now).extended(length, now).map_err(stuck)?;
     let first = desk.store.access_request_fetch(grant.request).await?;
     let first = first.ok_or(AccessError::NotFound { what: "request" })?;
     let (request, _) = create_extension(desk, caller, &grant, &first, length, now).await?;
@@ -82,7 +82,8 @@ async fn end(
 ) -> Result<GrantSeen, AccessError> {
     let mut tx = desk.store.begin().await?;
     let grant = tx.grant_fetch(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
-    let next = grant.state.ended(how, now).map_err(|_| AccessError::NotActive { state: grant.state.at(now).name() })?;
+    let state = grant.state_at(now);
+    let next = state.ended(how, now).map_err(|_| AccessError::NotActive { state: state.name() })?;
     let saved = tx.grant_save(&grant, next, reason).await?;
     let Some(saved) = saved else {
         drop(tx);

@@ -14,6 +14,9 @@ mod activate;
 mod answer;
 mod create;
 mod grant;
+mod human;
+mod idle;
+mod rest;
 pub mod sweep;
 mod view;
 
@@ -22,7 +25,9 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use crate::audit::{Actor, Event, EventType, Outcome};
-use crate::model::{AccessRequest, ActionName, EntitlementName, Grant, Person, RequestState, Session, Timestamp};
+use crate::model::{
+    AccessRequest, ActionName, ClockDoubt, EntitlementName, Grant, Person, RequestState, Session, Timestamp, Ttl,
+};
 use crate::policy::{Ambient, DeviceContext, Entitlement, EntitlementAction, PolicySet, SessionContext, Subject};
 use crate::store::StoreError;
 
@@ -32,6 +37,8 @@ use super::desk::Desk;
 pub use answer::{approve, deny, withdraw};
 pub use create::{Asked, Planned, create, plan};
 pub use grant::{drop_grant, extend, revoke};
+pub use idle::exchange_uses;
+pub use rest::{TooSoon, Wait};
 pub use view::{GrantSeen, Seen, Whose, grant_fetch, grant_list, request_fetch, request_list};
 
 /// The longest reason that is taken from people, in characters.
@@ -58,8 +65,12 @@ pub enum AccessError {
     Ineligible(String),
     /// All places are taken.
     Full { entitlement: EntitlementName, capacity: u32 },
+    /// It may not begin yet.
+    TooSoon(TooSoon),
     /// The grant is not active.
     NotActive { state: &'static str },
+    /// The time of this node can't be believed.
+    Clock(ClockDoubt),
     /// The database did not do it.
     Store(StoreError),
 }
@@ -85,6 +96,8 @@ impl fmt::Display for AccessError {
                 write!(f, "`{entitlement}` is held by as many as may hold it at once ({capacity}); try again later")
             }
             Self::NotActive { state } => write!(f, "the grant is not active ({state}); ask anew"),
+            Self::TooSoon(why) => why.fmt(f),
+            Self::Clock(doubt) => doubt.fmt(f),
             Self::Store(error) => write!(f, "the request could not be carried out: {error}"),
         }
     }
@@ -96,6 +109,18 @@ impl std::error::Error for AccessError {
             Self::Store(error) => Some(error),
             _ => None,
         }
+    }
+}
+
+impl From<TooSoon> for AccessError {
+    fn from(why: TooSoon) -> Self {
+        Self::TooSoon(why)
+    }
+}
+
+impl From<ClockDoubt> for AccessError {
+    fn from(doubt: ClockDoubt) -> Self {
+        Self::Clock(doubt)
     }
 }
 
@@ -113,11 +138,6 @@ fn person_of(session: &Session) -> Person {
         email_verified: session.email_verified,
         name: session.name.clone(),
     }
-}
-
-/// Whether two accounts are one human.
-fn one_human(policies: &PolicySet, left: &Person, right: &Person) -> bool {
-    policies.people().are_one((&left.principal, left.verified_email()), (&right.principal, right.verified_email()))
 }
 
 /// What the caller may do with an entitlement.
@@ -193,7 +213,8 @@ fn hash_of(request: &AccessRequest, definition: &Entitlement, actions: &[ActionN
         .map(|(name, rule)| serde_json::json!([name, rule.description, rule.values, rule.required]))
         .collect();
     let actions: Vec<&str> = actions.iter().map(ActionName::as_str).collect();
-    let canonical = serde_json::json!([
+    let millis = |length: Option<Ttl>| length.map(Ttl::as_millis);
+    let mut canonical = vec![serde_json::json!([
         "doorward access request 1",
         request.id.to_string(),
         request.entitlement.to_string(),
@@ -209,11 +230,18 @@ fn hash_of(request: &AccessRequest, definition: &Entitlement, actions: &[ActionN
         definition.max.as_millis(),
         definition.approvals,
         definition.capacity,
-        definition.extended_max.map(crate::model::Ttl::as_millis),
+        millis(definition.extended_max),
         parameters,
         actions,
-    ]);
-    let digest = Sha256::digest(canonical.to_string().as_bytes());
+    ])];
+    // What says when it may be held, only where something is said: what was asked for before these rules
+    // were there keeps its hash.
+    let times = [definition.idle, definition.earliest_start, definition.break_after];
+    if times.iter().any(Option::is_some) {
+        canonical.push(serde_json::json!(times.map(millis)));
+    }
+    let canonical: Vec<String> = canonical.iter().map(ToString::to_string).collect();
+    let digest = Sha256::digest(canonical.join("\n").as_bytes());
     format!("sha256:{}", data_encoding::HEXLOWER.encode(&digest))
 }
 
@@ -257,6 +285,7 @@ fn grant_event(desk: &Desk, kind: EventType, actor: Actor, grant: &Grant, now: T
         .with("emergency", grant.emergency)
         .with("actions", actions)
         .with("expires_at", grant.state.expires_at().map(|at| at.to_string()))
+        .with("idle", grant.idle.map(|idle| idle.to_string()))
 }
 
 /// A reason of people: trimmed, with a bound.

@@ -8,8 +8,11 @@ use std::collections::BTreeSet;
 use crate::audit::{Actor, EventType};
 use crate::model::{EntitlementName, Grant, GrantEnd, GrantState, NodeId, RequestId, RequestState, Timestamp, Ttl};
 
+use crate::store::Tx;
+
 use super::super::desk::Desk;
 use super::activate::{has_place, tell};
+use super::rest::rested_within;
 use super::{AccessError, eligible, grant_event, known, opened, request_event};
 
 /// Rows of each kind that are read at a time.
@@ -27,15 +30,18 @@ const ABSENT_MAX: Ttl = Ttl::hours(24);
 /// # Errors
 /// When the database is away.
 pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), AccessError> {
+    // What is over by a clock that may be ahead is over at this node, and not written down for all.
+    if desk.clock_guard.may_be_ahead() {
+        return Ok(());
+    }
+    let believed = desk.clock_guard.check().is_ok();
     let overdue = desk.store.access_request_overdue(now, BATCH).await?;
     let mut due = desk.store.grant_list_due(None, BATCH, now).await?;
     if overdue.is_empty() && due.is_empty() {
         return Ok(());
     }
-    let mut tx = desk.store.begin().await?;
-    let ours = tx.duty_take("access", node, now.plus(DUTY), now).await?;
-    tx.commit().await?;
-    if !ours {
+    // A node that may begin nothing leaves the duty to one that may; what it ends is guarded anyway.
+    if believed && !take_duty(desk, node, now).await? {
         return Ok(());
     }
     // One that can't be tended is told of, and keeps none of the others waiting.
@@ -48,8 +54,11 @@ pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), Acce
     let mut full: BTreeSet<EntitlementName> = BTreeSet::new();
     for _ in 0..PAGES_MAX {
         for grant in &due {
-            let tended = match grant.state.at(now) {
-                GrantState::Over { end, .. } => end_by_itself(desk, grant, end, None, now).await,
+            let unused = grant.idle.filter(|_| !matches!(grant.state.at(now), GrantState::Over { .. }));
+            let unused = unused.map(|idle| format!("it was not used for {idle}"));
+            let tended = match grant.state_at(now) {
+                GrantState::Over { end, .. } => end_by_itself(desk, grant, end, unused.as_deref(), now).await,
+                GrantState::Scheduled | GrantState::Queued if !believed => Ok(()),
                 GrantState::Queued if full.contains(&grant.entitlement) => Ok(()),
                 GrantState::Scheduled | GrantState::Queued => begin(desk, grant, &mut full, now).await,
                 GrantState::Active { .. } => Ok(()),
@@ -61,9 +70,16 @@ pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), Acce
         let Some(last) = due.last().filter(|_| due.len() >= usize::try_from(BATCH).unwrap_or(usize::MAX)) else {
             break;
         };
-        due = desk.store.grant_list_due(Some(last.id), BATCH, now).await?;
+        due = desk.store.grant_list_due(Some(last), BATCH, now).await?;
     }
     Ok(())
+}
+
+async fn take_duty(desk: &Desk, node: NodeId, now: Timestamp) -> Result<bool, AccessError> {
+    let mut tx = desk.store.begin().await?;
+    let ours = tx.duty_take("access", node, now.plus(DUTY), now).await?;
+    tx.commit().await?;
+    Ok(ours)
 }
 
 async fn time_out(desk: &Desk, id: RequestId, now: Timestamp) -> Result<(), AccessError> {
@@ -110,6 +126,14 @@ async fn begin(
         return end_by_itself(desk, grant, GrantEnd::Revoked, changed, now).await;
     }
     let mut tx = desk.store.begin().await?;
+    let rested = match request.emergency {
+        true => None,
+        false => rested_within(&mut tx, &policies, definition, &request.requester, Some(grant.id), now).await?,
+    };
+    let lead = definition.earliest_start.filter(|_| !request.emergency).map(|lead| request.created_at.plus(lead));
+    if let Some(from) = rested.max(lead).filter(|from| !from.is_over(now)) {
+        return postpone(desk, tx, grant, from, now).await;
+    }
     let next = if has_place(&mut tx, definition, now).await? {
         grant.state.activated(grant.length, now).map_err(super::activate::stuck)?
     } else {
@@ -129,6 +153,16 @@ async fn begin(
     Ok(())
 }
 
+/// It may begin later only: somebody held it meanwhile and has their break first, or the entitlement
+/// wants more lead by now.
+async fn postpone(desk: &Desk, mut tx: Tx, grant: &Grant, until: Timestamp, now: Timestamp) -> Result<(), AccessError> {
+    let Some(saved) = tx.grant_postpone(grant.id, until).await? else { return Ok(()) };
+    let event = grant_event(desk, EventType::GrantScheduled, Actor::default(), &saved, now);
+    tx.event_append(&event.with("starts_at", until.to_string())).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
 async fn end_by_itself(
     desk: &Desk,
     grant: &Grant,
@@ -136,7 +170,7 @@ async fn end_by_itself(
     why: Option<&str>,
     now: Timestamp,
 ) -> Result<(), AccessError> {
-    let next = match grant.state.at(now) {
+    let next = match grant.state_at(now) {
         over @ GrantState::Over { .. } => over,
         open => open.ended(end, now).map_err(super::activate::stuck)?,
     };

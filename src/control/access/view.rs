@@ -9,7 +9,8 @@ use crate::store::{AccessRequestFilter, GRANT_PAGE_MAX, StoreError};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
-use super::{AccessError, may, one_human, person_of};
+use super::human::{Shelf, human_of};
+use super::{AccessError, may, person_of};
 
 /// Rows that one list looks at at most to fill a page.
 const LOOK_MAX: u32 = 1000;
@@ -83,7 +84,7 @@ pub async fn request_list(
     now: Timestamp,
 ) -> Result<(Vec<Seen>, Option<RequestId>), AccessError> {
     let policies = desk.policies.load_full();
-    let me = person_of(caller.session());
+    let me = human_of(Shelf::Store(&desk.store), &policies, &person_of(caller.session()), now).await?;
     let (mut found, mut cursor, mut looked) = (Vec::new(), before, 0);
     let all = whose == Whose::All && sees_all(desk, caller, now);
     loop {
@@ -101,7 +102,7 @@ pub async fn request_list(
                 Whose::Own => true,
                 Whose::ToApprove => {
                     request.state_at(now) == RequestState::Pending
-                        && !one_human(&policies, &request.requester, &me)
+                        && !me.is(&request.requester)
                         && may(desk, &policies, caller, EntitlementAction::Approve, &request.entitlement, now)
                 }
                 Whose::All => {
@@ -135,7 +136,7 @@ pub async fn grant_fetch(desk: &Desk, caller: &Caller, id: GrantId, now: Timesta
     let policies = desk.policies.load_full();
     let own = grant.holder.principal == *caller.principal();
     if own || may_see(desk, &policies, caller, &grant.entitlement, now) {
-        Ok(grant_seen(grant, now))
+        Ok(grant_seen(used_here(desk, grant), now))
     } else {
         Err(missing)
     }
@@ -167,7 +168,7 @@ pub async fn grant_list(
                 || grant.holder.principal == *caller.principal()
                 || may_see(desk, &policies, caller, &grant.entitlement, now)
             {
-                found.push(grant_seen(grant, now));
+                found.push(grant_seen(used_here(desk, grant), now));
             }
             if found.len() >= limit || looked >= LOOK_MAX {
                 return Ok((found, cursor));
@@ -194,7 +195,7 @@ fn may_see(desk: &Desk, policies: &PolicySet, caller: &Caller, name: &Entitlemen
 pub(super) async fn seen(desk: &Desk, request: AccessRequest, now: Timestamp) -> Result<Seen, StoreError> {
     let approvals = desk.store.access_approval_list(request.id).await?;
     let grant = match request.grant {
-        Some(id) => desk.store.grant_fetch(id).await?,
+        Some(id) => desk.store.grant_fetch(id).await?.map(|grant| used_here(desk, grant)),
         None => None,
     };
     let (name, who) = (&request.entitlement, &request.requester.principal);
@@ -202,7 +203,7 @@ pub(super) async fn seen(desk: &Desk, request: AccessRequest, now: Timestamp) ->
     let held_lately = desk.store.grants_held(name, who, now.minus(LATELY)).await?;
     let first_time = ever == 0 || (ever == 1 && grant.is_some());
     let state = match (request.state_at(now), &grant) {
-        (RequestState::Approved, Some(grant)) => match grant.state.at(now) {
+        (RequestState::Approved, Some(grant)) => match grant.state_at(now) {
             GrantState::Queued => "approved",
             state => state.name(),
         },
@@ -211,6 +212,15 @@ pub(super) async fn seen(desk: &Desk, request: AccessRequest, now: Timestamp) ->
     Ok(Seen { request, approvals, grant, state, held_lately, first_time })
 }
 
+/// The grant with the last use that this node knows of.
+fn used_here(desk: &Desk, mut grant: Grant) -> Grant {
+    if grant.idle.is_some() {
+        let known = desk.directory.grant(&grant.holder.principal, grant.id);
+        grant.used_at = grant.used_at.max(known.and_then(|known| known.used_at()));
+    }
+    grant
+}
+
 pub(super) fn grant_seen(grant: Grant, now: Timestamp) -> GrantSeen {
-    GrantSeen { state: grant.state.at(now).name(), grant }
+    GrantSeen { state: grant.state_at(now).name(), grant }
 }

@@ -240,7 +240,7 @@ fn of_grant(grant: &Grant, reason: String, events: &[Recorded], now: Timestamp) 
     let id = grant.id.to_string();
     let holder = &grant.holder;
     let end = grant.state.expires_at().unwrap_or(grant.starts_at.plus(grant.length));
-    let (state, closed) = match grant.state.at(now) {
+    let (state, closed) = match grant.state_at(now) {
         GrantState::Active { .. } | GrantState::Scheduled | GrantState::Queued => (EmergencyState::Active, None),
         GrantState::Over { end: GrantEnd::Expired, .. } => (EmergencyState::Expired, None),
         GrantState::Over { at, .. } => {

@@ -25,7 +25,7 @@ use crate::credential::authority::Issued;
 use crate::identity::certificate::Issuer;
 use crate::identity::dpop::Proof;
 use crate::identity::token as reader;
-use crate::model::{GrantId, GrantState, Principal, ServiceName, SessionKind, Timestamp, Ttl};
+use crate::model::{ClockDoubt, GrantId, GrantState, Principal, ServiceName, SessionKind, Timestamp, Ttl};
 use crate::policy::Service;
 use crate::store::{StoreError, StoredSession, Tx, Use};
 
@@ -132,6 +132,8 @@ pub enum ExchangeError {
     Certificate(String),
     /// The token could not be signed.
     Signing(String),
+    /// The time of this node can't be believed.
+    Clock(ClockDoubt),
     /// The database did not do it.
     Store(StoreError),
 }
@@ -160,6 +162,7 @@ impl fmt::Display for ExchangeError {
             Self::Locked => f.write_str("the principal is locked; ask whoever set the lock"),
             Self::Certificate(what) => f.write_str(what),
             Self::Signing(_) => f.write_str("the token could not be signed"),
+            Self::Clock(doubt) => doubt.fmt(f),
             Self::Store(_) => f.write_str("the database is away; try again"),
         }
     }
@@ -232,6 +235,7 @@ pub async fn exchange(
     connection: &ConnectionFacts,
     now: Timestamp,
 ) -> Result<Exchanged, ExchangeError> {
+    desk.clock_guard.check().map_err(ExchangeError::Clock)?;
     let ttl = lifetime(desk, request.lifetime.as_deref())?;
     if request.requested_token_type.as_deref().is_some_and(|kind| kind != TYPE_ACCESS_TOKEN) {
         return Err(ExchangeError::Invalid("only access tokens are made: leave `requested_token_type` out"));
@@ -328,8 +332,8 @@ async fn held(
             return Err(ExchangeError::GrantElsewhere { service: service.clone() });
         }
     }
-    let GrantState::Active { until, .. } = grant.state.at(now) else {
-        return Err(ExchangeError::GrantNotActive { state: grant.state.at(now).name() });
+    let GrantState::Active { until, .. } = grant.state_at(now) else {
+        return Err(ExchangeError::GrantNotActive { state: grant.state_at(now).name() });
     };
     // A token's end is in whole seconds.
     if Timestamp::from_seconds(until.seconds()).is_over(now) {
@@ -452,7 +456,8 @@ async fn of_session(
     connection: &ConnectionFacts,
     now: Timestamp,
 ) -> Result<(StoredSession, Minted, Option<Issued>), ExchangeError> {
-    if desk.directory.is_locked(&stored.session.principal) {
+    let principal = &stored.session.principal;
+    if desk.directory.is_locked(principal) || desk.store.lock_fetch(principal).await?.is_some() {
         return Err(ExchangeError::Locked);
     }
     if request.csr.is_some() {

@@ -142,3 +142,33 @@ fn help_begins_with_examples_and_lists_nothing_that_is_not_there() {
         assert!(help.starts_with("Example"), "{}", command.get_name());
     }
 }
+
+#[test]
+fn wrong_usage_is_told_in_json_to_who_asked_for_json() {
+    let run = |line: &[&str]| {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_doorward")).args(line).env_clear().output().unwrap();
+        (output.status.code(), output.stdout, String::from_utf8(output.stderr).unwrap())
+    };
+    let json: &[&[&str]] = &[
+        &["nonsense", "-o", "json"],
+        &["-o", "json", "whoami", "--nonsense"],
+        &["whoami", "extra", "--output=json"],
+        &["request", "-ojson"],
+        &["audit", "nonsense", "--output", "json"],
+    ];
+    for line in json {
+        let (code, out, told) = run(line);
+        assert_eq!((code, out.len()), (Some(2), 0), "{line:?}");
+        let problem: serde_json::Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("{line:?}: {told}"));
+        assert_eq!(problem["reason"], "usage", "{line:?}");
+        assert!(problem["detail"].as_str().unwrap().contains("--help"), "{line:?}: {told}");
+    }
+    let table: &[&[&str]] = &[&["nonsense"], &["whoami", "-o", "yaml"], &["nonsense", "-o", "table"]];
+    for line in table {
+        let (code, _, told) = run(line);
+        assert!(code == Some(2) && told.starts_with("error: "), "{line:?}: {told}");
+    }
+    let (code, out, told) = run(&["--help", "-o", "json"]);
+    assert!(code == Some(0) && !out.is_empty() && told.is_empty(), "help is data");
+}

@@ -42,19 +42,31 @@ use crate::support::{install_crypto, temporary_folder};
 
 use super::upstream::{Http2Upstream, RawUpstream};
 
-/// The machine's time, moved.
+/// The machine's time, moved; or set without any time passing.
 #[derive(Debug, Clone, Default)]
-pub struct MovedClock(Arc<AtomicI64>);
+pub struct MovedClock {
+    passed: Arc<AtomicI64>,
+    stepped: Arc<AtomicI64>,
+}
 
 impl MovedClock {
     pub fn advance(&self, length: Ttl) {
-        self.0.fetch_add(length.as_millis(), Ordering::SeqCst);
+        self.passed.fetch_add(length.as_millis(), Ordering::SeqCst);
+    }
+
+    pub fn step(&self, millis: i64) {
+        self.stepped.fetch_add(millis, Ordering::SeqCst);
     }
 }
 
 impl Clock for MovedClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(SystemClock.now().millis() + self.0.load(Ordering::SeqCst))
+        let moved = self.passed.load(Ordering::SeqCst) + self.stepped.load(Ordering::SeqCst);
+        Timestamp::from_millis(SystemClock.now().millis() + moved)
+    }
+
+    fn running(&self) -> Duration {
+        SystemClock.running() + Duration::from_millis(self.passed.load(Ordering::SeqCst).unsigned_abs())
     }
 }
 
@@ -81,6 +93,8 @@ pub struct Plan {
     pub services: Vec<(&'static str, String, &'static str)>,
     /// Run on the files before the door starts.
     pub change: Option<fn(&std::path::Path)>,
+    /// Other chance than the machine's.
+    pub entropy: Option<Arc<dyn Entropy>>,
 }
 
 /// A door that runs.
@@ -143,7 +157,7 @@ pub fn open(plan: Plan, runtime: &tokio::runtime::Runtime) -> Result<Door, Start
     let folder = temporary_folder();
     let clock = MovedClock::default();
     let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let entropy = plan.entropy.clone().unwrap_or_else(|| Arc::new(SystemEntropy));
     let options = DevOptions {
         dir: folder.path().join("door"),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),

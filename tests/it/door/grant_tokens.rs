@@ -28,7 +28,7 @@ permit (principal is User, action == Action::"auto_approve", resource == Entitle
 permit (principal in Group::"engineering", action in [Action::"approve", Action::"revoke"], resource == Entitlement::"SERVICE/open");
 "#;
 
-fn plan() -> Plan {
+pub fn plan() -> Plan {
     let change = |dir: &Path| {
         for service in ["app", "web"] {
             let folder = dir.join("policies").join(service);
@@ -52,7 +52,7 @@ fn plan() -> Plan {
 }
 
 /// Asks the control API.
-async fn api(door: &Door, person: Option<&Person>, token: Option<&str>, path: &str, sent: Option<Value>) -> Got {
+pub async fn api(door: &Door, person: Option<&Person>, token: Option<&str>, path: &str, sent: Option<Value>) -> Got {
     let bearer = token.map(|token| format!("Bearer {token}"));
     let mut headers = vec![("content-type", "application/json")];
     headers.extend(bearer.as_deref().map(|bearer| ("authorization", bearer)));
@@ -62,7 +62,7 @@ async fn api(door: &Door, person: Option<&Person>, token: Option<&str>, path: &s
 }
 
 /// A grant of `SERVICE/open` that nobody has to approve.
-async fn granted(door: &Door, person: &Person, service: &str, length: &str) -> String {
+pub async fn granted(door: &Door, person: &Person, service: &str, length: &str) -> String {
     let asked = json!({ "entitlement": format!("{service}/open"), "reason": "test", "for": length });
     let got = api(door, Some(person), None, "/api/v1/requests", Some(asked)).await;
     assert_eq!(got.status, 201, "{}", got.text());

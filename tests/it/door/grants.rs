@@ -17,13 +17,13 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::fixture::{Door, Http, Person, Plan, Speaks, full, host, with_door};
 
-const POLICY: &str = r#"
+pub const POLICY: &str = r#"
 permit (principal in Entitlement::"app/open", action == Action::"open", resource);
 permit (principal is User, action == Action::"request", resource == Entitlement::"app/open");
 permit (principal in Group::"engineering", action == Action::"approve", resource == Entitlement::"app/open");
 "#;
 
-fn plan() -> Plan {
+pub fn plan() -> Plan {
     let change = |dir: &Path| {
         let folder = dir.join("policies/app");
         std::fs::write(folder.join("access.cedar"), POLICY).unwrap();
@@ -51,6 +51,8 @@ pub(super) fn grant(person: &Person, from: Timestamp, until: Timestamp) -> Grant
         length: until.since(from),
         state: GrantState::Active { from, until },
         end_reason: None,
+        idle: None,
+        used_at: None,
     }
 }
 

@@ -4,6 +4,9 @@
 mod acting;
 mod breakglass;
 mod browser;
+mod cardinality;
+mod clock;
+mod control;
 mod emergency;
 mod ended;
 mod exchange;
@@ -12,6 +15,8 @@ mod framing;
 mod grant_tokens;
 mod grants;
 mod headers;
+mod http2;
+mod idle;
 mod limits;
 mod machines;
 mod paths;

@@ -1,0 +1,92 @@
+//! Looks at the node's clock while it runs, and tells where it stepped: on record, at once in every
+//! notice channel, and as metrics. What a step means is in `model/clock_watch.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio_util::task::TaskTracker;
+
+use crate::audit::{Event, EventType, Outcome};
+use crate::control::Desk;
+use crate::gateway::worker::Shared;
+use crate::model::ClockStep;
+use crate::notify::Alerts;
+use crate::notify::alert::Alert;
+
+/// How often both clocks are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Direction {
+    direction: &'static str,
+}
+
+#[derive(Clone, Default)]
+struct ClockMetrics {
+    steps: Family<Direction, Counter>,
+    believed: Gauge,
+}
+
+impl ClockMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register("clock_steps", "Steps of this node's clock of more than 5 s", metrics.steps.clone());
+        registry.register(
+            "clock_believed",
+            "1 while this node's clock is believed; 0 while nothing new is granted by it",
+            metrics.believed.clone(),
+        );
+        for direction in ["back", "forward"] {
+            let _ = metrics.steps.get_or_create(&Direction { direction });
+        }
+        metrics
+    }
+}
+
+/// Starts it, until the gateway stops.
+pub fn spawn(tasks: &TaskTracker, shared: &Arc<Shared>, desk: &Arc<Desk>, alerts: &Alerts, registry: &mut Registry) {
+    let metrics = ClockMetrics::new(registry);
+    tasks.spawn(watch(Arc::clone(shared), Arc::clone(desk), alerts.clone(), metrics));
+}
+
+async fn watch(shared: Arc<Shared>, desk: Arc<Desk>, alerts: Alerts, metrics: ClockMetrics) {
+    let mut believed = true;
+    loop {
+        for step in desk.clock_guard.take_steps() {
+            tell(&desk, &alerts, &metrics, &step);
+        }
+        let doubt = desk.clock_guard.check().err();
+        metrics.believed.set(i64::from(doubt.is_none()));
+        match &doubt {
+            Some(doubt) if believed => tracing::error!("{doubt}"),
+            None if !believed => tracing::warn!("this node's clock is believed again; grants are given here"),
+            Some(_) | None => {}
+        }
+        believed = doubt.is_none();
+        if tokio::time::timeout(LOOK_EVERY, shared.stopping.cancelled()).await.is_ok() {
+            return;
+        }
+    }
+}
+
+fn tell(desk: &Desk, alerts: &Alerts, metrics: &ClockMetrics, step: &ClockStep) {
+    let direction = step.direction.name();
+    tracing::error!(direction, size = %step.size, shows = %step.shows, expected = %step.expected, "the clock stepped");
+    metrics.steps.get_or_create(&Direction { direction }).inc();
+    let now = desk.clock.now();
+    let event = Event::new(desk.event_id(now), now, EventType::ClockStepped, Outcome::Success)
+        .with("direction", direction)
+        .with("step", step.size.to_string())
+        .with("step_millis", step.size.as_millis())
+        .with("shows", step.shows.to_string())
+        .with("expected", step.expected.to_string())
+        .with("against", step.against.name());
+    let kind = EventType::ClockStepped.name();
+    alerts.alert_now(Alert { id: event.id, time: now, kind, actor: None, service: None, data: event.data.clone() });
+    desk.recorder.offer(event);
+}
