@@ -78,10 +78,8 @@ pub fn told(decision: &Decision) -> String {
     for help in &decision.helps {
         text.push_str(&format!("Holding `{}` would have allowed it{}.\n", help.entitlement, in_hand(help)));
     }
-    if let Some(remedy) = &decision.remedy {
-        if let Some(command) = &remedy.command {
-            text.push_str(&format!("To do: {command}\n"));
-        }
+    if let Some(command) = decision.remedy.as_ref().and_then(|remedy| remedy.command.as_ref()) {
+        text.push_str(&format!("To do: {command}\n"));
     }
     plain(&text)
 }
