@@ -18,7 +18,8 @@ use crate::server::run::{Running, Start, StartError, start};
 use super::args::DevArgs;
 use super::context::Context;
 use super::failure::Failure;
-use super::serve::{start_failure, telling, until_signalled};
+use super::log::telling;
+use super::serve::{start_failure, until_signalled};
 
 /// Lines that may wait for a reader before further ones are dropped.
 const LINES_MAX: usize = 64;
@@ -57,7 +58,7 @@ fn failure(error: &DevError) -> Failure {
 /// # Errors
 /// Exit 2 when a port is taken or files are wrong, 1 when something else is in the way.
 pub fn run(context: &Context, args: &DevArgs) -> Result<(), Failure> {
-    telling(if args.json { "warn" } else { "doorward=info,warn" });
+    let _telling = telling(if args.json { "warn" } else { "doorward=info,warn" });
     let lines = Lines::new();
     if args.json {
         lines.event(&json!({ "event": "starting" }));

@@ -25,6 +25,7 @@ pub mod grants;
 pub mod init;
 pub mod job;
 pub mod lock;
+pub mod log;
 pub mod login;
 pub mod logout;
 pub mod origin;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Environment};
 use crate::server::ambient::{SystemClock, SystemEntropy};
@@ -13,20 +12,7 @@ use super::args::ConfigArgs;
 use super::context::Context;
 use super::exit::Exit;
 use super::failure::Failure;
-
-/// Sends logs to standard error: one JSON object a line, `DOORWARD_LOG` chooses what.
-pub fn telling(default: &str) {
-    let filter = EnvFilter::try_from_env("DOORWARD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    // An error says that a test installed one before.
-    let _ = tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_span_list(false)
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
-}
+use super::log::telling;
 
 /// Why it did not start, with its exit code.
 #[must_use]
@@ -70,7 +56,7 @@ pub async fn until_signalled(reload: impl Fn()) -> Result<(), Failure> {
 /// # Errors
 /// Exit 2 when files or addresses are wrong, 1 when something outside is in the way.
 pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
-    telling("doorward=info,warn");
+    let _telling = telling("doorward=info,warn");
     let environment = Environment::of_process();
     let config = configuration(&args.config, &environment)?;
     let running = start(Start {

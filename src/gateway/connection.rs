@@ -32,6 +32,7 @@ use super::handshake::{Channel, asked_name};
 use super::local::LocalExecutor;
 use super::pipeline::respond;
 use super::settings::Settings;
+use super::trust;
 use super::worker::{Counted, Shared, Worker};
 
 /// How long a connection with no exchange open is kept once draining has begun.
@@ -186,7 +187,8 @@ async fn serve_h1(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
         .serve_connection(TokioIo::new(guard), service)
         .with_upgrades();
     let mut connection = Box::pin(connection);
-    let mut asked = false;
+    let mut untrusted = pin!(trust::lost(Arc::clone(&worker.shared), Rc::clone(&channel)));
+    let (mut asked, mut distrusted) = (false, false);
     let ended = loop {
         tokio::select! {
             biased;
@@ -200,6 +202,13 @@ async fn serve_h1(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
                 if control.open_exchanges() == 0 {
                     return;
                 }
+            }
+            () = untrusted.as_mut(), if !distrusted => {
+                // What is open is cut; without anything open the next request hears why.
+                if control.open_exchanges() > 0 {
+                    return;
+                }
+                distrusted = true;
             }
             () = worker.shared.stopping.cancelled() => return,
         }
@@ -248,7 +257,8 @@ async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(guard), service);
     let mut connection = pin!(connection);
-    let mut asked = false;
+    let mut untrusted = pin!(trust::lost(Arc::clone(&worker.shared), Rc::clone(&channel)));
+    let (mut asked, mut distrusted) = (false, false);
     let ended = loop {
         tokio::select! {
             biased;
@@ -262,6 +272,13 @@ async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
                 if control.open_exchanges() == 0 {
                     return;
                 }
+            }
+            () = untrusted.as_mut(), if !distrusted => {
+                // What is open is cut; without anything open the next request hears why.
+                if control.open_exchanges() > 0 {
+                    return;
+                }
+                distrusted = true;
             }
             () = worker.shared.stopping.cancelled() => return,
         }

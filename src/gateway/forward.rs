@@ -20,9 +20,11 @@ use super::body::{BodyError, Ending, Permit, Progress, Relay};
 use super::equip::addressed;
 use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
+use super::handshake::Channel;
 use super::hygiene::{strip_client_trailers, strip_response_headers, strip_response_trailers};
 use super::refusal::{Refusal, UpstreamFault};
 use super::route::Routed;
+use super::trust;
 use super::tunnel;
 use super::upstream::{Lane, Unsent};
 use super::worker::Worker;
@@ -176,8 +178,10 @@ pub fn relayed(routed: &Routed, incoming: Incoming, lane: Lane, permit: Permit, 
 ///
 /// # Errors
 /// When the upstream changed to a protocol that nobody asked for.
+#[expect(clippy::too_many_arguments, reason = "each is one side of what is joined")]
 pub fn join(
     worker: &Worker,
+    channel: &Rc<Channel>,
     routed: &Routed,
     mut answer: Answer,
     client: Option<OnUpgrade>,
@@ -200,10 +204,12 @@ pub fn join(
     lane.discard();
     control.tunnel();
     let stopping = worker.shared.stopping.clone();
+    let untrusted = trust::lost(Arc::clone(&worker.shared), Rc::clone(channel));
     worker.tasks.spawn_local(async move {
         let down = Progress::default();
         tokio::select! {
             () = tunnel::run(client, upstream, permit, idle, &down, &sent) => {}
+            () = untrusted => down.failed.set(Some(BodyError::Cut)),
             () = stopping.cancelled() => down.failed.set(Some(BodyError::Cut)),
         }
         then.ended(&down);

@@ -31,5 +31,6 @@ pub mod route;
 pub mod settings;
 pub mod snapshot;
 pub mod tunnel;
+pub mod trust;
 pub mod upstream;
 pub mod worker;

@@ -106,7 +106,7 @@ pub async fn respond(
 async fn pass(
     worker: &Worker,
     snapshot: &Snapshot,
-    channel: &Channel,
+    channel: &Rc<Channel>,
     control: Option<&GuardControl>,
     exchange: &Exchange,
     mut request: Request<Incoming>,
@@ -153,7 +153,7 @@ async fn pass(
     let sent = Rc::clone(&answer.sent);
     let close = Box::new(Close::new(worker, exchange, channel, routed, caller, status.as_u16(), sent));
     if status == http::StatusCode::SWITCHING_PROTOCOLS {
-        let head = join(worker, routed, answer, client, control, permit, close)?;
+        let head = join(worker, channel, routed, answer, client, control, permit, close)?;
         return Ok(Response::from_parts(head, Body::empty()));
     }
     let body = relayed(routed, answer.incoming, answer.lane, permit, close);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use lru::LruCache;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -88,6 +88,8 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// The same per address.
     pub by_address: papaya::HashMap<IpAddr, Arc<AtomicUsize>>,
+    /// Rings when a reload changed the authorities of client certificates.
+    pub authorities_changed: Notify,
     /// No new connections, and each ends after its exchange.
     pub draining: CancellationToken,
     /// Everything ends now.

@@ -112,6 +112,9 @@ impl Reloader {
         )
         .map_err(|error| MaterialError { problems: vec![error.to_string()] })?;
         self.shared.snapshot.store(Arc::new(snapshot));
+        if !same {
+            self.shared.authorities_changed.notify_waiters();
+        }
         self.desk.directory.emergency.put_in_force(material.emergency.clone());
         self.desk.policies.store(Arc::clone(&material.policies));
         self.desk.authority.store(Arc::clone(&material.authority));

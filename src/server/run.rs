@@ -16,7 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -326,6 +326,7 @@ async fn build(
         emergency: AtomicBool::new(away.is_some()),
         connections: AtomicUsize::new(0),
         by_address: papaya::HashMap::new(),
+        authorities_changed: Notify::new(),
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
     });

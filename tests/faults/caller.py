@@ -272,7 +272,7 @@ class SignIn:
             subprocess.run(["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
                             self.key, "-out", self.request, "-subj", "/CN=doorward-cli"], check=True, capture_output=True)
 
-    async def code(self, name, connection=None):
+    async def code(self, name, connection=None, before_callback=None):
         """An authorization code and the verifier that goes with it."""
         verifier = base64.urlsafe_b64encode(os.urandom(32)).rstrip(b"=").decode()
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
@@ -286,6 +286,8 @@ class SignIn:
                 parts = urllib.parse.urlsplit(url)
                 path = parts.path + (f"?{parts.query}" if parts.query else "")
                 ours = url.startswith(self.door.control)
+                if before_callback and parts.path == "/signin/callback":
+                    before_callback()
                 headers = [("accept", "text/html")]
                 if ours and jar:
                     headers.append(("cookie", "; ".join(f"{k}={v}" for k, v in jar.items())))

@@ -171,7 +171,7 @@ async def f1(leg, folder):
         door.start()
         door.login("alice", "bob", "carol")
         load, desk = Load(door, rate=200).start(), Desk(door).start()
-        rounds, back = 4 if Options.short else 20, []
+        rounds, back = 3 if Options.short else 20, []
         for _ in range(rounds):
             await asyncio.sleep(0.3 + random.random() * 0.6)
             answered = len(load.answered)

@@ -6,7 +6,7 @@ import socket
 import time
 
 from caller import DOMAIN, H1, H2, Broken, SignIn, Socket, percentile, post
-from crash import whole
+from crash import rust, whole
 from house import Door, Load, Options
 
 
@@ -233,6 +233,11 @@ async def f15(leg, folder):
     finally:
         for node in nodes:
             node.close()
+    if leg.engine == "SQLite":
+        rust(leg, "sign_in::a43_a_recheck_replaces_groups_and_ends_what_the_provider_refuses",
+             "sign_in::a43_a_logout_at_the_provider_ends_the_sessions_that_rest_on_it_once",
+             "session::a43_a_group_that_the_provider_took_away_is_gone_at_once",
+             "door::streams::a28_a_session_that_ends_takes_its_streams_along")
     leg.table.add("F15", leg.engine, "SSH certificates, database roles, CAEP", "", "", "not built")
 
 

@@ -477,10 +477,8 @@ impl Company {
             self.settle().await;
         }
         self.compare(Some((node, who, &act)), &came).await;
-        if matches!(act, Act::Sweep) {
-            if !self.doubts(node) {
-                self.duty = (node, self.nodes[node].now().plus(Ttl::seconds(5)));
-            }
+        if matches!(act, Act::Sweep) && !self.doubts(node) {
+            self.duty = (node, self.nodes[node].now().plus(Ttl::seconds(5)));
         }
         if came.is_none() && cut_off.is_some_and(|(_, dies)| dies) {
             self.restart(node).await;

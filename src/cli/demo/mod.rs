@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::args::Format;
 use super::context::Context;
 use super::failure::Failure;
-use super::serve::{telling, until_signalled};
+use super::log::telling;
+use super::serve::until_signalled;
 use crate::wire::Page;
 
 use self::house::House;
@@ -36,7 +37,7 @@ const STORY_TIMEOUT: Duration = Duration::from_secs(25);
 /// Exit 1 when a step did not end as it should, or the door did not open or close.
 pub fn run(context: &Context) -> Result<(), Failure> {
     // Logs would stand in the middle of the story; `DOORWARD_LOG` brings them back.
-    telling("off");
+    let _telling = telling("off");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("demo")

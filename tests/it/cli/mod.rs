@@ -6,6 +6,7 @@ mod audit;
 mod breakglass;
 mod client;
 mod fake_door;
+mod log;
 mod login;
 mod printer;
 mod profile;

@@ -13,6 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::fixture::{BOTH, Door, Got, Plan, Speaks, host, with_door};
 
+/// Method, path, headers, body; the status and the reason that must come.
+type Case<'a> = (Method, &'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
+
 /// Every member of the contract, in an answer and in the record.
 async fn assert_whole_and_recorded(door: &Door, what: &str, got: &Got, status: u16, reason: &str) {
     assert_eq!((got.status.as_u16(), got.reason().as_str()), (status, reason), "{what}: {}", got.text());
@@ -41,7 +44,7 @@ fn every_refusal_of_the_control_host_is_whole_and_on_record() {
         with_door(Plan::default(), async |door| {
             let alice = door.sign_in("alice").await;
             let mut client = door.client("", Some(&alice), speaks).await;
-            let cases: [(Method, &str, &[(&str, &str)], &[u8], u16, &str); 10] = [
+            let cases: [Case<'_>; 10] = [
                 (Method::GET, "/api/v1/%2e%2e/whoami", &[], b"", 400, "ambiguous_request"),
                 (Method::TRACE, "/api/v1/whoami", &[], b"", 405, "ambiguous_request"),
                 (Method::GET, "/api/v1/nowhere", &[], b"", 404, "no_route"),

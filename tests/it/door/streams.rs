@@ -101,6 +101,52 @@ fn a28_a_certificate_that_ends_in_mid_connection_is_no_credential_any_more() {
     });
 }
 
+/// Another authority in the place of ours.
+fn replace_authority(door: &Door) {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "another authority");
+    let key = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(door.dir.join("keys/ca.key"), key.serialize_pem()).unwrap();
+    std::fs::write(door.dir.join("keys/ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+}
+
+#[test]
+fn a28_what_is_open_under_an_authority_that_is_removed_is_cut() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let mut idle = door.client("app", Some(&alice), Speaks::Http1).await;
+        assert_eq!(idle.get("/x").await.status, 200);
+        let mut socket = websocket(door, &alice).await;
+        socket.send(Message::text("hello")).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
+        let mut streams = Vec::new();
+        for speaks in BOTH {
+            let mut client = door.client("app", Some(&alice), speaks).await;
+            let request = client.request(Method::GET, "/sse").body(full("")).unwrap();
+            let mut body = client.send(request).await.unwrap().into_body();
+            assert!(body.frame().await.unwrap().is_ok());
+            streams.push((client, body));
+        }
+        // A reload that changes no authority changes nothing for them.
+        door.running().reload().unwrap();
+        socket.send(Message::text("still")).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still"));
+        replace_authority(door);
+        door.running().reload().unwrap();
+        for (_client, mut body) in streams {
+            let cut =
+                tokio::time::timeout(Duration::from_secs(5), async { while let Some(Ok(_)) = body.frame().await {} });
+            cut.await.expect("a stream outlived its authority");
+        }
+        let cut =
+            tokio::time::timeout(Duration::from_secs(5), async { while let Some(Ok(_)) = socket.next().await {} });
+        cut.await.expect("a WebSocket outlived its authority");
+        let got = idle.get("/x").await;
+        assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "bad_credential"));
+    });
+}
+
 #[test]
 fn websocket_messages_pass_both_ways() {
     with_door(Plan::default(), async |door| {
