@@ -3,8 +3,9 @@
 //! The least loaded of the healthy upstreams is taken; one that could not be reached is left alone
 //! for a while that doubles up to a bound. Where a service has its upstreams checked (`[health]`), one
 //! that fails its checks gets no new requests while another can take them; with none left that passes,
-//! all are used as if nothing were known, since a check may be wrong and a refusal helps nobody. A connection that is found dead before anything was
-//! sent on it is replaced; once anything was sent, nothing is ever sent again.
+//! all are used as if nothing were known, since a check may be wrong and a refusal helps nobody. A
+//! connection that is found dead before anything was sent on it is replaced; once anything was sent,
+//! nothing is ever sent again.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
