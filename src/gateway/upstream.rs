@@ -63,6 +63,8 @@ struct Target {
     in_flight: Cell<u32>,
     rests_until: Cell<Option<Instant>>,
     rest: Cell<Duration>,
+    /// Its pool is gone: what comes back from an exchange is not kept for another one.
+    retired: Cell<bool>,
 }
 
 impl Target {
@@ -98,7 +100,7 @@ impl Drop for Lane {
         self.target.in_flight.set(self.target.in_flight.get().saturating_sub(1));
         if let Some(Sender::Http1(sender)) = self.sender.take() {
             let mut idle = self.target.idle.borrow_mut();
-            if !sender.is_closed() && idle.len() < IDLE_MAX {
+            if !sender.is_closed() && !self.target.retired.get() && idle.len() < IDLE_MAX {
                 idle.push(Idle { sender, since: Instant::now() });
             }
         }
@@ -149,6 +151,17 @@ pub enum Unsent {
     Failed,
 }
 
+impl Drop for Pool {
+    /// A reload brought another pool. The task of each connection holds its upstream, whose idle
+    /// connections would hold their tasks: nobody else would ever close them.
+    fn drop(&mut self) {
+        for target in &self.targets {
+            target.retired.set(true);
+        }
+        self.close_idle();
+    }
+}
+
 impl Pool {
     /// A pool over these upstreams, with nothing open.
     #[must_use]
@@ -172,6 +185,7 @@ impl Pool {
                 in_flight: Cell::new(0),
                 rests_until: Cell::new(None),
                 rest: Cell::new(REST_FIRST),
+                retired: Cell::new(false),
             })
         };
         Self {
