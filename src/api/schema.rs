@@ -102,9 +102,13 @@ fn people_and_services() -> Value {
         "ServiceAction": object(&[
             ("name", "string"), ("access", "one:allowed|requestable|denied"), ("entitlement", "string?"),
         ]),
+        "ServiceHealth": object(&[
+            ("state", "one:healthy|degraded|unhealthy"), ("healthy", "integer"), ("upstreams", "integer"),
+        ]),
         "Service": object(&[
             ("name", "string"), ("description", "string"), ("url", "string"), ("hosts", "strings"),
             ("access", "one:allowed|requestable|denied"), ("actions", "ServiceAction[]"), ("entitlements", "strings"),
+            ("health?", "ServiceHealth"),
         ]),
         "Entitlement": object(&[
             ("name", "string"), ("description", "string"), ("approvals", "integer"), ("max", "string"),

@@ -244,7 +244,17 @@ pub fn service(reachable: &Reachable, url: String) -> wire::Service {
             wire::ServiceAction { name: name.as_str().to_owned(), access, entitlement }
         })
         .collect();
+    let health = reachable.healthy.map(|healthy| {
+        let upstreams = reachable.service.upstreams.len();
+        let state = match healthy {
+            0 => "unhealthy",
+            some if some < upstreams => "degraded",
+            _ => "healthy",
+        };
+        wire::ServiceHealth { state: state.to_owned(), healthy, upstreams }
+    });
     wire::Service {
+        health,
         name: reachable.service.name.as_str().to_owned(),
         description: reachable.service.description.clone(),
         url,

@@ -20,7 +20,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         let json = serde_json::to_string(&page).map_err(|error| Failure::failed(error.to_string()))?;
         return context.printer.resource(&json);
     }
-    let mut rows = Vec::new();
+    let (mut rows, mut healths) = (Vec::new(), Vec::new());
     for item in &page.items {
         let service: Service = here.client.read(item.get())?;
         let actions = |access| -> Vec<String> {
@@ -34,10 +34,20 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
             listed(&service.entitlements),
             service.description.clone(),
         ]);
+        let health = service.health.as_ref();
+        healths.push(health.map(|it| format!("{}, {} of {}", it.state, it.healthy, it.upstreams)));
     }
     if rows.is_empty() {
         context.printer.talk("There are no services behind this door yet.");
         return Ok(());
     }
-    context.printer.table(&["SERVICE", "ACCESS", "URL", "ALLOWED ACTIONS", "CAN BE ASKED FOR", "DESCRIPTION"], &rows)
+    let mut header = vec!["SERVICE", "ACCESS", "URL", "ALLOWED ACTIONS", "CAN BE ASKED FOR", "DESCRIPTION"];
+    // A column of blanks says nothing.
+    if healths.iter().any(Option::is_some) {
+        header.insert(2, "UPSTREAMS");
+        for (row, health) in rows.iter_mut().zip(healths) {
+            row.insert(2, health.unwrap_or_default());
+        }
+    }
+    context.printer.table(&header, &rows)
 }

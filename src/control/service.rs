@@ -31,6 +31,8 @@ pub enum Reach {
 pub struct Reachable {
     /// The service.
     pub service: Arc<Service>,
+    /// Of its upstreams, those that pass their checks; none where they are not checked.
+    pub healthy: Option<usize>,
     /// Its actions, by name.
     pub actions: Vec<(ActionName, Reach)>,
     /// Its entitlements that the caller may ask for.
@@ -42,7 +44,16 @@ pub struct Reachable {
 pub fn list(desk: &Desk, caller: &Caller, now: Timestamp) -> Vec<Reachable> {
     let policies = desk.policies.load();
     let subject = desk.subject_now(&policies, caller.session(), now);
-    policies.services().map(|service| reachable(&policies, service, &subject, caller, now)).collect()
+    let healthy = |service: &Service| {
+        service.health.as_ref()?;
+        let addresses: Vec<String> = service.upstreams.iter().map(ToString::to_string).collect();
+        Some(desk.directory.upstreams.usable(&service.name, addresses.iter().map(String::as_str)))
+    };
+    let one = |service: &Arc<Service>| Reachable {
+        healthy: healthy(service),
+        ..reachable(&policies, service, &subject, caller, now)
+    };
+    policies.services().map(one).collect()
 }
 
 /// All entitlements with whether the caller may ask for them.
@@ -108,7 +119,7 @@ fn reachable(
         }
     };
     let actions = service.actions().map(|action| (action.clone(), reach(action))).collect();
-    Reachable { service: Arc::clone(service), actions, requestable }
+    Reachable { service: Arc::clone(service), healthy: None, actions, requestable }
 }
 
 fn neutral<'a>(

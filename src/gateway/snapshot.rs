@@ -88,6 +88,8 @@ pub struct Snapshot {
     /// Keys of tokens.
     pub keys: Arc<TokenKeys>,
     services: HashMap<ServiceName, Arc<ServiceEntry>>,
+    /// Those whose upstreams are checked.
+    checked: Arc<[Arc<ServiceEntry>]>,
 }
 
 impl Snapshot {
@@ -129,7 +131,8 @@ impl Snapshot {
             };
             services.insert(service.name.clone(), Arc::new(entry));
         }
-        Ok(Self { generation, policies, tls, trust_epoch, keys, services })
+        let checked = services.values().filter(|entry| entry.service.health.is_some()).cloned().collect();
+        Ok(Self { generation, policies, tls, trust_epoch, keys, services, checked })
     }
 
     /// The same but for the keys.
@@ -142,6 +145,7 @@ impl Snapshot {
             trust_epoch: self.trust_epoch,
             keys,
             services: self.services.clone(),
+            checked: Arc::clone(&self.checked),
         }
     }
 
@@ -150,6 +154,11 @@ impl Snapshot {
         for entry in self.services.values() {
             entry.limiter.retain_recent();
         }
+    }
+
+    /// The services whose upstreams are checked.
+    pub fn checked(&self) -> impl Iterator<Item = &Arc<ServiceEntry>> {
+        self.checked.iter()
     }
 
     /// The service at this host.
@@ -173,7 +182,11 @@ pub fn limiter<K: std::hash::Hash + Eq + Clone>(per_second: u32, burst: u32) -> 
     RateLimiter::dashmap_with_clock(Quota::per_second(per_second).allow_burst(burst), DefaultClock::default())
 }
 
-fn upstream_tls(service: &Service) -> Result<Arc<ClientConfig>, String> {
+/// How connections to a service's upstreams are secured.
+///
+/// # Errors
+/// When a certificate or key can't be used.
+pub fn upstream_tls(service: &Service) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     match &service.upstream_tls.ca {

@@ -1,8 +1,11 @@
 //! Connections to upstreams: one pool per service and thread.
 //!
 //! The least loaded of the healthy upstreams is taken; one that could not be reached is left alone
-//! for a while that doubles up to a bound. A connection that is found dead before anything was
-//! sent on it is replaced; once anything was sent, nothing is ever sent again.
+//! for a while that doubles up to a bound. Where a service has its upstreams checked (`[health]`), one
+//! that fails its checks gets no new requests while another can take them; with none left that passes,
+//! all are used as if nothing were known, since a check may be wrong and a refusal helps nobody. A
+//! connection that is found dead before anything was sent on it is replaced; once anything was sent,
+//! nothing is ever sent again.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -20,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::model::CheckedUpstream;
 use crate::policy::{Upstream, UpstreamProtocol};
 
 use super::body::Relay;
@@ -50,6 +54,8 @@ struct Idle {
 /// One upstream as one thread sees it.
 struct Target {
     address: Upstream,
+    /// What its checks say, where it is checked.
+    checked: Option<Arc<CheckedUpstream>>,
     idle: RefCell<Vec<Idle>>,
     multiplexed: RefCell<Vec<http2::SendRequest<UpstreamBody>>>,
     turn: Cell<usize>,
@@ -57,6 +63,14 @@ struct Target {
     in_flight: Cell<u32>,
     rests_until: Cell<Option<Instant>>,
     rest: Cell<Duration>,
+    /// Its pool is gone: what comes back from an exchange is not kept for another one.
+    retired: Cell<bool>,
+}
+
+impl Target {
+    fn is_unhealthy(&self) -> bool {
+        self.checked.as_ref().is_some_and(|checked| checked.is_unhealthy())
+    }
 }
 
 /// The upstreams of one service as one thread sees them.
@@ -86,7 +100,7 @@ impl Drop for Lane {
         self.target.in_flight.set(self.target.in_flight.get().saturating_sub(1));
         if let Some(Sender::Http1(sender)) = self.sender.take() {
             let mut idle = self.target.idle.borrow_mut();
-            if !sender.is_closed() && idle.len() < IDLE_MAX {
+            if !sender.is_closed() && !self.target.retired.get() && idle.len() < IDLE_MAX {
                 idle.push(Idle { sender, since: Instant::now() });
             }
         }
@@ -137,11 +151,22 @@ pub enum Unsent {
     Failed,
 }
 
+impl Drop for Pool {
+    /// A reload brought another pool. The task of each connection holds its upstream, whose idle
+    /// connections would hold their tasks: nobody else would ever close them.
+    fn drop(&mut self) {
+        for target in &self.targets {
+            target.retired.set(true);
+        }
+        self.close_idle();
+    }
+}
+
 impl Pool {
     /// A pool over these upstreams, with nothing open.
     #[must_use]
     pub fn new(
-        upstreams: &[Upstream],
+        upstreams: Vec<(Upstream, Option<Arc<CheckedUpstream>>)>,
         tls: Arc<rustls::ClientConfig>,
         server_name: Option<String>,
         connect: Duration,
@@ -149,9 +174,10 @@ impl Pool {
         tasks: TaskTracker,
         stopping: CancellationToken,
     ) -> Self {
-        let target = |address: &Upstream| {
+        let target = |(address, checked)| {
             Rc::new(Target {
-                address: address.clone(),
+                address,
+                checked,
                 idle: RefCell::default(),
                 multiplexed: RefCell::default(),
                 turn: Cell::new(0),
@@ -159,10 +185,11 @@ impl Pool {
                 in_flight: Cell::new(0),
                 rests_until: Cell::new(None),
                 rest: Cell::new(REST_FIRST),
+                retired: Cell::new(false),
             })
         };
         Self {
-            targets: upstreams.iter().map(target).collect(),
+            targets: upstreams.into_iter().map(target).collect(),
             tls,
             server_name,
             connect,
@@ -172,11 +199,12 @@ impl Pool {
         }
     }
 
-    /// The upstreams, best first: healthy before resting ones, less loaded before more loaded.
+    /// The upstreams, best first: those that pass their checks, then those that could be reached, then
+    /// the less loaded.
     fn by_preference(&self, now: Instant) -> Vec<Rc<Target>> {
         let mut targets = self.targets.clone();
         let rests = |target: &Target| target.rests_until.get().is_some_and(|until| until > now);
-        targets.sort_by_key(|target| (rests(target), target.in_flight.get()));
+        targets.sort_by_key(|target| (target.is_unhealthy(), rests(target), target.in_flight.get()));
         targets
     }
 
@@ -188,10 +216,17 @@ impl Pool {
         if let [only] = self.targets.as_slice() {
             return self.lane_to(only).await;
         }
+        let mut busy = false;
         for target in self.by_preference(Instant::now()) {
+            // One that takes requests and has all its connections in use is no reason to send them
+            // to one that does not.
+            if busy && target.is_unhealthy() {
+                break;
+            }
             if let Ok(lane) = self.lane_to(&target).await {
                 return Ok(lane);
             }
+            busy |= !target.is_unhealthy() && target.open.get() >= self.connections_max;
         }
         Err(UpstreamFault::Unreachable)
     }

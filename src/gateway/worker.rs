@@ -23,7 +23,7 @@ use crate::identity::dpop_nonce::Nonces;
 use crate::model::{
     Clock, EntitlementName, Entropy, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp,
 };
-use crate::policy::{Subject, Verdict};
+use crate::policy::{Subject, Upstream, Verdict};
 use crate::store::Recorder;
 
 use super::authorize::DecisionKey;
@@ -216,8 +216,11 @@ impl Worker {
         }
         pools.retain(|(of, _)| of.service.name != entry.service.name);
         let service = &entry.service;
+        let board = &self.shared.directory.upstreams;
+        let checked =
+            |upstream: &Upstream| service.health.as_ref().map(|_| board.of(&service.name, &upstream.to_string()));
         let pool = Rc::new(Pool::new(
-            &service.upstreams,
+            service.upstreams.iter().map(|upstream| (upstream.clone(), checked(upstream))).collect(),
             Arc::clone(&entry.upstream_tls),
             service.upstream_tls.server_name.clone(),
             service.timeouts.connect.duration(),

@@ -17,8 +17,8 @@ pub use super::live_grant::{Idle, LiveGrant, UntoldUse, Uses};
 use super::session_use::SessionUse;
 use crate::model::clock_watch::STEP_MIN;
 use crate::model::{
-    BreakGlassId, EntitlementName, Grant, GrantId, GrantState, Principal, PrincipalKind, Session, SessionEnd,
-    SessionId, Timestamp, Ttl,
+    BreakGlassId, EntitlementName, Grant, GrantId, GrantState, HealthBoard, Principal, PrincipalKind, Session,
+    SessionEnd, SessionId, Timestamp, Ttl,
 };
 
 /// A session with the means to cut the streams that are open under it.
@@ -67,6 +67,8 @@ pub struct Directory {
     openings: HashMap<BreakGlassId, CancellationToken>,
     /// What is known of the emergency path.
     pub emergency: EmergencyState,
+    /// What checks found out about upstreams.
+    pub upstreams: HealthBoard,
     grants: HashMap<Principal, Arc<[LiveGrant]>>,
     /// Whether there ever was a grant here that ends for want of use.
     idle_grants: AtomicBool,

@@ -17,6 +17,7 @@ pub mod secret;
 pub mod service;
 pub mod session;
 pub mod time;
+pub mod upstream_health;
 
 pub use access_request::{AccessRequest, Answer, Approval, Person, RequestState};
 pub use clock_watch::{ClockDoubt, ClockStep, ClockWatch};
@@ -33,3 +34,4 @@ pub use secret::Secret;
 pub use service::{ActionName, EntitlementName, NameError, ServiceName};
 pub use session::{Session, SessionEnd, SessionKind};
 pub use time::{Clock, Timestamp, Ttl};
+pub use upstream_health::{CheckedUpstream, HealthBoard, UpstreamHealth};

@@ -17,6 +17,7 @@ mod entitlement;
 mod explain;
 mod folder;
 mod groups;
+mod health;
 mod inventory;
 mod judge;
 mod kinds;
@@ -59,8 +60,8 @@ pub use scenario::{Answer, Question, Scenario, ScenarioError};
 pub use schema::is_claim_recorded;
 pub use service::Service;
 pub use settings::{
-    AssertionMode, ClientCertificate, Injection, InjectionScheme, OnStale, RecordMode, SecretSource, ServiceLimits,
-    ServiceTimeouts,
+    AssertionMode, ClientCertificate, HealthCheck, Injection, InjectionScheme, OnStale, RecordMode, SecretSource,
+    ServiceLimits, ServiceTimeouts,
 };
 pub use subject::{BreakGlassFacts, Facts, Subject};
 pub use test_table::{TestOutcome, run_tests};

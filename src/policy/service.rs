@@ -13,7 +13,8 @@ use super::policy_set::{EntitlementAction, PolicySet};
 use super::reads::Reads;
 use super::route::{Matched, Route, Router};
 use super::settings::{
-    AssertionMode, ClientCertificate, Injection, OnStale, RecordMode, ServiceLimits, ServiceSettings, ServiceTimeouts,
+    AssertionMode, ClientCertificate, HealthCheck, Injection, OnStale, RecordMode, ServiceLimits, ServiceSettings,
+    ServiceTimeouts,
 };
 use super::subject::Subject;
 use super::upstream::{Upstream, UpstreamTls};
@@ -53,6 +54,8 @@ pub struct Service {
     pub limits: ServiceLimits,
     /// Its timeouts.
     pub timeouts: ServiceTimeouts,
+    /// How its upstreams are checked, where they are.
+    pub health: Option<HealthCheck>,
     /// Headers that the upstream gets from us.
     pub inject: Vec<Injection>,
     /// Where `context.time` is.
@@ -104,6 +107,7 @@ impl Service {
             record: settings.record,
             limits: settings.limits,
             timeouts: settings.timeouts,
+            health: settings.health,
             inject: settings.inject,
             time_zone: settings.time_zone,
             entitlements,

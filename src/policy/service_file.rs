@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use super::diagnostic::{Report, Source};
 use super::document::{self, Field, Table};
 use super::entitlement::Entitlement;
+use super::health;
 use super::route::Route;
 use super::schema;
 use super::settings::{
@@ -93,6 +94,7 @@ impl ServiceFile {
             }),
             limits: root.take("limits").and_then(|field| limits(&field)).unwrap_or_default(),
             timeouts: root.take("timeouts").and_then(|field| timeouts(&field)).unwrap_or_default(),
+            health: root.take("health").and_then(|field| health::parse(&field)),
             inject: root.list("inject").iter().filter_map(|field| injection(field, folder)).collect(),
             time_zone: root.take("time_zone").and_then(|field| time_zone(&field)).unwrap_or(TimeZone::UTC),
         };

@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 
 use super::upstream::{Upstream, UpstreamTls};
 use crate::model::Ttl;
+use crate::model::upstream_health::Thresholds;
 
 /// Whether a client certificate is demanded in the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,6 +123,23 @@ impl Default for ServiceTimeouts {
     }
 }
 
+/// `[health]`: how each upstream is asked whether it can take requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The path of the GET, which bears no credentials of anybody.
+    pub path: String,
+    /// The host to ask for; none: the upstream's own address.
+    pub host: Option<String>,
+    /// Between two checks of one upstream.
+    pub interval: Ttl,
+    /// For connection, handshake and the head of the answer together; never longer than the interval.
+    pub timeout: Ttl,
+    /// Outcomes in a row that change the state.
+    pub thresholds: Thresholds,
+    /// The one status that is good; none: any of 200 to 299.
+    pub status: Option<u16>,
+}
+
 /// Everything of a `service.toml` but routes and entitlements.
 #[derive(Debug, Clone)]
 pub(super) struct ServiceSettings {
@@ -139,6 +157,7 @@ pub(super) struct ServiceSettings {
     pub(super) record: Option<RecordMode>,
     pub(super) limits: ServiceLimits,
     pub(super) timeouts: ServiceTimeouts,
+    pub(super) health: Option<HealthCheck>,
     pub(super) inject: Vec<Injection>,
     pub(super) time_zone: TimeZone,
 }

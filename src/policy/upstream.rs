@@ -1,5 +1,6 @@
 //! Where a service's requests go, as its `service.toml` says.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -40,7 +41,30 @@ pub struct UpstreamTls {
     pub server_name: Option<String>,
 }
 
+impl fmt::Display for Upstream {
+    /// As a `service.toml` has it, its port always there.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match (self.tls, self.protocol) {
+            (false, UpstreamProtocol::Http1 | UpstreamProtocol::Auto) => "http",
+            (true, UpstreamProtocol::Http1 | UpstreamProtocol::Auto) => "https",
+            (false, UpstreamProtocol::Http2) => "h2c",
+            (true, UpstreamProtocol::Http2) => "h2",
+        };
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        write!(f, "{scheme}://{host}:{}", self.port)
+    }
+}
+
 impl Upstream {
+    /// Host and port as a request to it names them (RFC 9110 §7.2): the port where it is not the
+    /// scheme's own.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let standard = if self.tls { 443 } else { 80 };
+        if self.port == standard { host } else { format!("{host}:{}", self.port) }
+    }
+
     /// Reads `http://h:p`, `https://h:p`, `h2c://h:p` or `h2://h:p`.
     pub(super) fn parse(text: &str) -> Result<Self, (String, &'static str)> {
         const HELP: &str = "write `http://host:port`, `https://…`, `h2c://…` (HTTP/2 without TLS) or `h2://…`";

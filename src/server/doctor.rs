@@ -4,8 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::task::TaskTracker;
+
 use crate::config::Config;
 use crate::config::doctor::{Finding, certificates, file_modes, upstreams};
+use crate::gateway::probe::probe;
+use crate::gateway::snapshot::upstream_tls;
 use crate::identity::provider::Providers;
 use crate::model::Clock;
 use crate::store::Store;
@@ -29,8 +33,35 @@ pub async fn examine(config: &Config, material: &Material, clock: &Arc<dyn Clock
         })
         .collect();
     findings.extend(upstreams(&targets).await);
+    findings.extend(checks(material).await);
     findings.extend(providers(config, clock).await);
     findings
+}
+
+/// Each upstream that a running gateway checks is asked once, as it would.
+async fn checks(material: &Material) -> Vec<Finding> {
+    let tasks = TaskTracker::new();
+    let mut asked = Vec::new();
+    for service in material.policies.services() {
+        let Some(check) = &service.health else { continue };
+        let tls = upstream_tls(service);
+        for upstream in &service.upstreams {
+            let (tls, tasks) = (tls.clone(), &tasks);
+            asked.push(async move {
+                let name = format!("check of {} at {upstream}", service.name);
+                let fix = "see what the upstream says to `[health] path`, or correct `[health]` in its service.toml";
+                let tls = match tls {
+                    Ok(tls) => tls,
+                    Err(why) => return Finding::fail(&name, why, "correct `[upstream_tls]`"),
+                };
+                match probe(service, upstream, check, &tls, tasks).await {
+                    Ok(status) => Finding::ok(&name, format!("`{}` is answered with {status}", check.path)),
+                    Err(why) => Finding::fail(&name, format!("`{}`: {why}", check.path), fix),
+                }
+            });
+        }
+    }
+    futures_util::future::join_all(asked).await
 }
 
 async fn database(config: &Config) -> Finding {

@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::gateway::worker::Shared;
-use crate::model::Ttl;
+use crate::model::{Ttl, UpstreamHealth};
 use crate::store::Keeping;
 
 use super::tree::TreeState;
@@ -26,6 +26,12 @@ struct RecordLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpstreamLabels {
+    service: String,
+    upstream: String,
 }
 
 /// A count that is kept elsewhere and only rises.
@@ -48,6 +54,7 @@ pub struct Gauges {
     lost: LostCounter,
     certificate_end: Gauge,
     policy_services: Gauge,
+    upstream_healthy: Family<UpstreamLabels, Gauge>,
     grants_active: Gauge,
     breakglass_open: Gauge,
     breakglass_unreviewed: Gauge,
@@ -95,6 +102,11 @@ impl Gauges {
             "When the listener's certificate ends",
             Unit::Seconds,
             gauges.certificate_end.clone(),
+        );
+        registry.register(
+            "upstream_healthy",
+            "1 while an upstream passes its checks, of services with `[health]`",
+            gauges.upstream_healthy.clone(),
         );
         registry.register("policy_services", "Services in force", gauges.policy_services.clone());
         registry.register("grants_active", "Grants in force as this node knows them", gauges.grants_active.clone());
@@ -169,6 +181,12 @@ impl Gauges {
             self.record.get_or_create(&RecordLabel { kind }).set(whole(count));
         }
         self.set_emergency(shared);
+        // What a reload took away has no series any more.
+        self.upstream_healthy.clear();
+        for (service, upstream, health) in shared.directory.upstreams.list() {
+            let labels = UpstreamLabels { service: service.to_string(), upstream };
+            self.upstream_healthy.get_or_create(&labels).set(i64::from(health != UpstreamHealth::Unhealthy));
+        }
         let snapshot = shared.snapshot.load();
         self.certificate_end.set(snapshot.tls.not_after.seconds());
         self.policy_services.set(i64::try_from(snapshot.policies.services().count()).unwrap_or(i64::MAX));

@@ -14,6 +14,7 @@ pub mod installation;
 pub mod keys;
 pub mod material;
 pub mod notices;
+mod probes;
 pub mod reload;
 pub mod run;
 pub mod settings;

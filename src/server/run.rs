@@ -44,7 +44,7 @@ use super::reload::{Reloader, watch, watched};
 use super::settings::{desk_settings, gateway_settings, provider_settings};
 use super::telemetry::Telemetry;
 use super::tree::Keeper;
-use super::{clock, control_host, emergency, tasks, telemetry};
+use super::{clock, control_host, emergency, probes, tasks, telemetry};
 
 /// Connections to the control host that may wait to be taken.
 const CONTROL_QUEUE: usize = 256;
@@ -352,6 +352,7 @@ async fn build(
         tasks.spawn(telemetry::run(telemetry, listener, shared.stopping.clone()));
     }
     let router = crate::api::router(Arc::clone(&desk)).merge(crate::console::router(Arc::clone(&desk)));
+    tasks.spawn(probes::run(Arc::clone(&shared), tasks.clone()));
     tasks.spawn(control_host::run(Arc::clone(&shared), router, connections));
     tree.spawn(&tasks, &desk, &shared.stopping);
     tasks.spawn(watch(Arc::clone(&reloader), watched(&config), config.audit.witness_files()));

@@ -39,7 +39,7 @@ pub use oauth::{DeviceAuthorization, ExchangeAnswer, Introspection, OauthError, 
 pub use page::Page;
 pub use principal::Principal;
 pub use problem::{Problem, Remedy};
-pub use service::{Access, Service, ServiceAction};
+pub use service::{Access, Service, ServiceAction, ServiceHealth};
 pub use session::{Device, Revoke, Session, SessionState};
 pub use time::Time;
 pub use whoami::{HeldGrant, Whoami};

@@ -39,12 +39,26 @@ pub struct Service {
     pub url: String,
     /// All of its hosts.
     pub hosts: Vec<String>,
+    /// How its upstreams stand with their checks, where they are checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<ServiceHealth>,
     /// The best that holds for any of its actions.
     pub access: Access,
     /// Its actions. What a policy decides by a request's own details can only be told at use.
     pub actions: Vec<ServiceAction>,
     /// What may be asked for by this caller, `svc/name`.
     pub entitlements: Vec<String>,
+}
+
+/// How the upstreams of a service stand with their checks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceHealth {
+    /// `healthy`, `degraded` (some fail) or `unhealthy` (all do; they are used all the same).
+    pub state: String,
+    /// Those that pass.
+    pub healthy: usize,
+    /// All.
+    pub upstreams: usize,
 }
 
 /// One action of a service.

@@ -305,9 +305,9 @@ class Door:
 
     # --- its command line ------------------------------------------------------------------------
 
-    def cli(self, *arguments, profile="default", check=True, **more):
+    def cli(self, *arguments, profile="default", check=True, seconds=60, **more):
         done = subprocess.run([str(a) for a in (Options.binary, "--profile", profile, *arguments)], env=self.environment | more,
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
         if check and done.returncode:
             raise RuntimeError(f"`doorward {' '.join(map(str, arguments))}` ends with {done.returncode}: {done.stderr[-1500:]}")
         return done
@@ -335,11 +335,12 @@ class Door:
     def export(self, folder=None):
         """The record as carol takes it out: its lines, and the folder of evidence."""
         folder = folder or self.folder / f"evidence-{time.monotonic_ns()}"
-        self.cli("audit", "export", "--format", "evidence", "--out", folder, profile="carol")
+        # A program that is not optimised needs a minute for some tens of thousands of events.
+        self.cli("audit", "export", "--format", "evidence", "--out", folder, profile="carol", seconds=600)
         return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()], folder
 
     def verify(self, folder, check=True):
-        return self.cli("audit", "verify", folder, profile="carol", check=check)
+        return self.cli("audit", "verify", folder, profile="carol", check=check, seconds=600)
 
 
 def sql(url, text, check=True):

@@ -80,4 +80,5 @@ mod spool;
 mod store_record;
 mod supply;
 mod support;
+mod upstream_health;
 mod worst_day;

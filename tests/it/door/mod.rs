@@ -15,6 +15,7 @@ mod framing;
 mod grant_tokens;
 mod grants;
 mod headers;
+mod health;
 mod http2;
 mod idle;
 mod limits;

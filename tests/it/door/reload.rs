@@ -7,7 +7,7 @@ use http::Method;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 
-use super::fixture::{BOTH, POLICY, Plan, Speaks, read, with_door, with_stopping_door};
+use super::fixture::{BOTH, POLICY, Plan, Speaks, read, service_toml, with_door, with_stopping_door};
 
 #[test]
 fn a66_bad_files_change_nothing_and_good_ones_everything_on_open_connections() {
@@ -59,6 +59,29 @@ fn a66_bad_files_change_nothing_and_good_ones_everything_on_open_connections() {
         for client in &mut clients {
             assert_eq!(client.get("/x").await.status, 200);
         }
+    });
+}
+
+#[test]
+fn a_reload_leaves_no_connection_to_an_upstream_behind() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let mut client = door.client("app", Some(&alice), Speaks::Http1).await;
+        for round in 0..5 {
+            assert_eq!(client.get("/x").await.status, 200);
+            let url = format!("\"http://{}\"", door.raw.address);
+            door.write("app/service.toml", &service_toml(&url, &format!("# {round}"), ""));
+            door.running().reload().unwrap();
+        }
+        assert_eq!(client.get("/x").await.status, 200);
+        let open = || door.raw.open.load(std::sync::atomic::Ordering::SeqCst);
+        for _ in 0..200 {
+            if open() <= 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{} connections are open after five reloads, of which one is in use", open());
     });
 }
 

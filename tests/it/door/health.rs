@@ -1,0 +1,124 @@
+//! Requests go to the upstreams that pass their checks.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use doorward::model::UpstreamHealth;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+
+use super::fixture::{Door, Plan, Speaks, service_toml, with_door};
+use super::upstream::{RawUpstream, Reply};
+
+const HEALTH: &str =
+    "[health]\npath = \"/healthz\"\ninterval = \"1s\"\nhealthy_threshold = 1\nunhealthy_threshold = 1\n";
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..400 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("{what}: not within 10 s");
+}
+
+/// How many requests of callers each got.
+fn counts(first: &RawUpstream, second: &RawUpstream) -> (usize, usize) {
+    let of = |upstream: &RawUpstream| upstream.seen().iter().filter(|it| it.path() == "/ask").count();
+    (of(first), of(second))
+}
+
+fn health(door: &Door, upstream: &RawUpstream) -> Option<UpstreamHealth> {
+    let all = door.running().shared.directory.upstreams.list();
+    all.iter().find(|it| it.1 == format!("http://{}", upstream.address)).map(|it| it.2)
+}
+
+async fn metrics(door: &Door) -> String {
+    let address = door.running().telemetry.unwrap();
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get("/metrics").header("host", address.to_string());
+    let answer = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+    String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+#[test]
+fn an_upstream_that_fails_its_checks_gets_no_request_while_another_passes_and_all_do_when_none_does() {
+    with_door(Plan::default(), async |door| {
+        let (first, second) = (RawUpstream::open().await, RawUpstream::open().await);
+        let status = |text: &str| Reply::Bytes(format!("HTTP/1.1 {text}\r\ncontent-length: 0\r\n\r\n").into_bytes());
+        first.reply("/healthz", status("503 Service Unavailable"));
+        second.reply("/healthz", status("200 OK"));
+        let both = format!("\"http://{}\", \"http://{}\"", first.address, second.address);
+        door.write("app/service.toml", &service_toml(&both, "", HEALTH));
+        door.running().reload().unwrap();
+        let (up, down) = (Some(UpstreamHealth::Healthy), Some(UpstreamHealth::Unhealthy));
+        until("both are checked", || health(door, &first) == down && health(door, &second) == up).await;
+        let alice = door.sign_in("alice").await;
+        let mut client = door.client("app", Some(&alice), Speaks::Http1).await;
+        for _ in 0..6 {
+            assert_eq!(client.get("/ask").await.status, 200);
+        }
+        assert_eq!(counts(&first, &second), (0, 6));
+        let shown = metrics(door).await;
+        for (upstream, value) in [(&first, 0), (&second, 1)] {
+            let line = format!(
+                "doorward_upstream_healthy{{service=\"app\",upstream=\"http://{}\"}} {value}",
+                upstream.address
+            );
+            assert!(shown.contains(&line), "{line} is not in\n{shown}");
+        }
+        let listed = door.get("", Some(&alice), Speaks::Http1, "/api/v1/services").await;
+        let listed: serde_json::Value = serde_json::from_slice(&listed.body).unwrap();
+        let app = listed["items"].as_array().unwrap().iter().find(|it| it["name"] == "app").unwrap().clone();
+        assert_eq!(app["health"], serde_json::json!({ "state": "degraded", "healthy": 1, "upstreams": 2 }));
+        // It mends, and the other breaks: requests follow.
+        first.reply("/healthz", status("204 No Content"));
+        second.reply("/healthz", status("500 Internal Server Error"));
+        until("the checks say so", || health(door, &first) == up && health(door, &second) == down).await;
+        for _ in 0..6 {
+            assert_eq!(client.get("/ask").await.status, 200);
+        }
+        assert_eq!(counts(&first, &second), (6, 6));
+        // None passes: all are used rather than none.
+        first.reply("/healthz", status("500 Internal Server Error"));
+        until("no upstream passes", || health(door, &first) == down && health(door, &second) == down).await;
+        for _ in 0..4 {
+            assert_eq!(client.get("/ask").await.status, 200);
+        }
+        let (of_first, of_second) = counts(&first, &second);
+        assert_eq!(of_first + of_second, 16);
+        for asked in first.seen().iter().filter(|it| it.path() == "/healthz") {
+            assert!(asked.one("user-agent").unwrap().starts_with("doorward-health/"), "{}", asked.head);
+            assert!(
+                asked.one("authorization").is_none() && asked.one("doorward-assertion").is_none(),
+                "{}",
+                asked.head
+            );
+        }
+        // Without `[health]` nothing is known of them any more, and both are asked again.
+        door.write("app/service.toml", &service_toml(&both, "", ""));
+        door.running().reload().unwrap();
+        until("they are forgotten", || health(door, &first).is_none() && health(door, &second).is_none()).await;
+        assert!(!metrics(door).await.contains("doorward_upstream_healthy{"));
+    });
+}
+
+#[test]
+fn a_check_speaks_as_requests_do_and_ends_in_time() {
+    with_door(Plan::default(), async |door| {
+        let stalled = RawUpstream::open().await;
+        stalled.reply("/healthz", Reply::Stall);
+        let both = format!("\"h2c://{}\", \"http://{}\"", door.h2c.address, stalled.address);
+        door.write("app/service.toml", &service_toml(&both, "", &HEALTH.replace("/healthz", "/healthz?deep")));
+        door.running().reload().unwrap();
+        let state = |scheme: &str, address: std::net::SocketAddr| {
+            let all = door.running().shared.directory.upstreams.list();
+            all.iter().find(|it| it.1 == format!("{scheme}://{address}")).map(|it| it.2)
+        };
+        until("HTTP/2 is asked as HTTP/2", || state("h2c", door.h2c.address) == Some(UpstreamHealth::Healthy)).await;
+        until("what stalls is given up", || state("http", stalled.address) == Some(UpstreamHealth::Unhealthy)).await;
+    });
+}
