@@ -5,8 +5,8 @@
 //! sees it: a host that is not ours, or a path with two readings, gets no further.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -44,6 +44,7 @@ use crate::gateway::record::counted_address;
 use crate::gateway::refusal::Form;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Shared;
+use crate::identity::certificate::{ClientCertificate, Issuer};
 use crate::model::{DecisionId, EventId};
 
 /// How long the last words on a refused connection may take.
@@ -98,7 +99,8 @@ async fn serve(shared: Arc<Shared>, router: Router, connection: ControlConnectio
         return shared.metrics.handshake_failed("certificate");
     };
     let http2 = channel.http2;
-    let host = Host { facts: Arc::new(facts_of(&channel)), shared: Arc::clone(&shared), router };
+    let facts = Arc::new(facts_of(&channel));
+    let host = Host { facts, channel: Arc::new(Mutex::new(channel)), shared: Arc::clone(&shared), router };
     if http2 {
         serve_h2(&host, stream).await;
     } else {
@@ -114,6 +116,8 @@ fn facts_of(channel: &Channel) -> ConnectionFacts {
 #[derive(Clone)]
 struct Host {
     facts: Arc<ConnectionFacts>,
+    /// For asking again whether the client's authority is trusted still.
+    channel: Arc<Mutex<Channel>>,
     shared: Arc<Shared>,
     router: Router,
 }
@@ -141,6 +145,7 @@ impl Host {
             // There is none on this host.
             return Err(Refusal::Ambiguous(Ambiguity::MethodRefused));
         }
+        self.still_trusted()?;
         let emergency = self.shared.emergency.load(Ordering::Acquire);
         if emergency && !WITHOUT_DATABASE.iter().any(|path| canonical.path.starts_with(path)) {
             return Err(Refusal::Emergency);
@@ -153,6 +158,20 @@ impl Host {
         let body = Body::from(sent(body, grace).await?);
         let Ok(response) = self.router.clone().oneshot(Request::from_parts(head, body)).await;
         Ok(response)
+    }
+
+    /// A connection outlives a reload: a certificate whose authority went with it is no credential.
+    fn still_trusted(&self) -> Result<(), Refusal> {
+        let ordinary = |certificate: &&ClientCertificate| certificate.issuer != Issuer::BreakGlass;
+        if self.facts.certificate.as_ref().filter(ordinary).is_none() {
+            return Ok(());
+        }
+        let snapshot = self.shared.snapshot.load();
+        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        if channel.still_trusted(&snapshot.tls.trust, snapshot.trust_epoch, self.shared.clock.now()) {
+            return Ok(());
+        }
+        Err(Refusal::BadCredential("the client certificate's authority is no longer trusted"))
     }
 
     /// Puts a refusal on record and writes it. Whoever asked is known by address and certificate alone.

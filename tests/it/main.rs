@@ -18,6 +18,7 @@ mod access_world;
 mod api;
 mod api_attacks;
 mod api_house;
+mod attacks;
 mod audit_format;
 mod audit_report;
 mod audit_tree;

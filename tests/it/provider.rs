@@ -9,7 +9,7 @@ use doorward::identity::logout_token::LoggedOut;
 use doorward::identity::provider::{
     FlowSecrets, Identity, Provider, ProviderError, Providers, ProvidersError, Rechecked,
 };
-use doorward::identity::token::TokenError;
+use doorward::identity::token::{KeySet, TokenError};
 use doorward::model::{Clock, Secret, Timestamp, Ttl};
 use doorward::store::Store;
 use serde_json::{Value, json};
@@ -598,5 +598,33 @@ async fn a43_a_logout_token_must_be_one() {
     for typ in ["at+jwt", "secevent+jwt"] {
         let outcome = provider.logout_token(&scene.fake.token(json!({ "typ": typ }), good.clone()), scene.now()).await;
         assert!(outcome.is_err(), "{typ}");
+    }
+}
+
+#[test]
+fn a35_a_key_that_is_for_something_else_verifies_nothing() {
+    let jwk = Key::new("first").jwk();
+    let count = |name: &str, value: Value| {
+        let mut jwk = jwk.clone();
+        jwk[name] = value;
+        KeySet::from_json(&json!({ "keys": [jwk] })).count()
+    };
+    for (name, value, usable) in [
+        ("use", json!("sig"), 1),
+        ("use", json!("enc"), 0),
+        ("key_ops", json!(["verify"]), 1),
+        ("key_ops", json!(["sign", "verify"]), 1),
+        ("key_ops", json!(["encrypt"]), 0),
+        ("key_ops", json!(["VERIFY"]), 0),
+        ("key_ops", json!([]), 0),
+        ("key_ops", json!("verify"), 0),
+        ("kty", json!("oct"), 0),
+        ("crv", json!("P-521"), 0),
+        ("crv", json!("P-384"), 0),
+        ("alg", json!("ES384"), 0),
+        ("alg", json!("HS256"), 0),
+        ("alg", json!("none"), 0),
+    ] {
+        assert_eq!(count(name, value.clone()), usable, "{name} = {value}");
     }
 }

@@ -22,8 +22,8 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// GET / of the service, as a header block without any table.
-fn block() -> Vec<u8> {
-    let authority = host("app");
+fn block(service: &str) -> Vec<u8> {
+    let authority = host(service);
     let mut block = vec![0x82, 0x87, 0x84, 0x01, u8::try_from(authority.len()).unwrap()];
     block.extend(authority.bytes());
     block
@@ -31,21 +31,22 @@ fn block() -> Vec<u8> {
 
 #[test]
 fn a20_a21_floods_of_frames_end_their_connection_and_disturb_nobody() {
-    type Flood = fn(u32) -> Vec<u8>;
+    type Flood = fn(u32, &str) -> Vec<u8>;
     let floods: [(&str, Flood); 7] = [
-        ("rapid reset", |n| [frame(1, 5, n * 2 + 1, &block()), frame(3, 0, n * 2 + 1, &[0, 0, 0, 8])].concat()),
-        ("continuation", |n| if n == 0 { frame(1, 1, 1, &block()) } else { frame(9, 0, 1, &[]) }),
-        ("empty data", |n| if n == 0 { frame(1, 4, 1, &block()) } else { frame(0, 0, 1, &[]) }),
-        ("settings", |_| frame(4, 0, 0, &[])),
-        ("ping", |_| frame(6, 0, 0, &[0; 8])),
-        ("priority", |n| frame(2, 0, n * 2 + 1, &[0, 0, 0, 0, 1])),
-        ("window update", |_| frame(8, 0, 0, &[0, 0, 0, 1])),
+        ("rapid reset", |n, to| [frame(1, 5, n * 2 + 1, &block(to)), frame(3, 0, n * 2 + 1, &[0, 0, 0, 8])].concat()),
+        ("continuation", |n, to| if n == 0 { frame(1, 1, 1, &block(to)) } else { frame(9, 0, 1, &[]) }),
+        ("empty data", |n, to| if n == 0 { frame(1, 4, 1, &block(to)) } else { frame(0, 0, 1, &[]) }),
+        ("settings", |_, _| frame(4, 0, 0, &[])),
+        ("ping", |_, _| frame(6, 0, 0, &[0; 8])),
+        ("priority", |n, _| frame(2, 0, n * 2 + 1, &[0, 0, 0, 0, 1])),
+        ("window update", |_, _| frame(8, 0, 0, &[0, 0, 0, 1])),
     ];
     with_door(Plan::default(), async |door| {
         let (alice, bob) = (door.sign_in("alice").await, door.sign_in("bob").await);
         let mut other = door.client("app", Some(&bob), Speaks::Http2).await;
-        for (what, flood) in floods {
-            let stream = door.connect("app", Some(&alice), Speaks::Http2).await.unwrap();
+        // A service's host and the control host, which has a runtime and limits of its own.
+        for (to, (what, flood)) in ["app", ""].into_iter().flat_map(|to| floods.map(|flood| (to, flood))) {
+            let stream = door.connect(to, Some(&alice), Speaks::Http2).await.unwrap();
             let (mut reader, mut writer) = tokio::io::split(stream);
             let opening = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[])].concat();
             writer.write_all(&opening).await.unwrap();
@@ -55,7 +56,7 @@ fn a20_a21_floods_of_frames_end_their_connection_and_disturb_nobody() {
             });
             let mut sent = 0;
             for number in 0..20_000 {
-                if reading.is_finished() || writer.write_all(&flood(number)).await.is_err() {
+                if reading.is_finished() || writer.write_all(&flood(number, to)).await.is_err() {
                     break;
                 }
                 sent = number;
@@ -95,6 +96,20 @@ fn a22_heads_have_a_size_and_a_number_of_fields() {
         }
         // Answered, or the connection is given up.
         if let Ok(response) = client.send(request.body(super::fixture::full("")).unwrap()).await {
+            assert_eq!(response.status(), 431);
+        }
+        // The control host too.
+        for lines in [format!("X-Big: {big}\r\n"), (0..150).map(|n| format!("X-{n}: 1\r\n")).collect()] {
+            let request = format!("GET /signin HTTP/1.1\r\nHost: {}\r\n{lines}\r\n", host(""));
+            let got = door.bytes("", None, request.as_bytes()).await;
+            assert!(got.starts_with("HTTP/1.1 431 "), "{}", &got[..got.len().min(300)]);
+        }
+        let mut control = door.client("", None, Speaks::Http2).await;
+        let mut request = control.request(Method::GET, "/signin");
+        for number in 0..12 {
+            request = request.header(format!("x-{number}"), &pieces);
+        }
+        if let Ok(response) = control.send(request.body(super::fixture::full("")).unwrap()).await {
             assert_eq!(response.status(), 431);
         }
         assert_eq!(door.raw.count(), 0);

@@ -1,8 +1,11 @@
-//! Files that change while it runs, and the end: a32, a66.
+//! Files that change while it runs, and the end: a27, a32, a66.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use doorward::credential::authority::Authority;
+use doorward::model::{Clock, Ttl};
+use doorward::server::ambient::SystemEntropy;
 use http::Method;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -82,6 +85,46 @@ fn a_reload_leaves_no_connection_to_an_upstream_behind() {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
         panic!("{} connections are open after five reloads, of which one is in use", open());
+    });
+}
+
+#[test]
+fn a27_clients_of_an_authority_that_was_removed_are_refused_on_open_connections_and_new_ones() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let mut clients = Vec::new();
+        for speaks in BOTH {
+            clients.push(("/x", door.client("app", Some(&alice), speaks).await));
+            clients.push(("/x", door.client("web", Some(&alice), speaks).await));
+            clients.push(("/api/v1/whoami", door.client("", Some(&alice), speaks).await));
+        }
+        for (path, client) in &mut clients {
+            assert_eq!(client.get(path).await.status, 200, "{path}");
+        }
+        let before = door.raw.count();
+        let made = Authority::generate("Another", door.clock.now(), Ttl::hours(24), &SystemEntropy).unwrap();
+        std::fs::write(door.dir.join("keys/ca.crt"), &made.certificate.pem).unwrap();
+        std::fs::write(door.dir.join("keys/ca.key"), &made.key_pem).unwrap();
+        door.running().reload().unwrap();
+        for (path, client) in &mut clients {
+            let got = client.get(path).await;
+            assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "bad_credential"), "{path}");
+        }
+        for service in ["app", "web", ""] {
+            for speaks in BOTH {
+                // In TLS 1.3 the alert comes after the client's last flight: with the first answer at the latest.
+                let refused = match door.connect(service, Some(&alice), speaks).await {
+                    Err(_) => true,
+                    Ok(mut stream) => {
+                        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                        let _ = stream.write_all(b"GET /x HTTP/1.1\r\n").await;
+                        stream.read(&mut [0; 64]).await.is_err()
+                    }
+                };
+                assert!(refused, "`{service}` {speaks:?} took a certificate of the old authority");
+            }
+        }
+        assert_eq!(door.raw.count(), before);
     });
 }
 
