@@ -121,7 +121,7 @@ pub struct Refused {
     pub verdict: Option<Verdict>,
 }
 
-/// Why, and what would help: a trusted device, or an entitlement that may be asked for.
+/// Why, and what would help: an entitlement that may be asked for, a trusted device, or a new sign-in.
 fn refusal_of(
     snapshot: &Snapshot,
     routed: &Routed,
@@ -137,10 +137,22 @@ fn refusal_of(
         Some(Offer { name, command })
     };
     let remedies: Vec<Offer> = helpful.into_iter().filter_map(offer).collect();
-    if remedies.is_empty() && context.ambient.device.is_none() && service.reads(action).device {
+    let shown = context.ambient.device.clone();
+    if remedies.is_empty() && shown.is_none() && service.reads(action).device {
         context.ambient.device = Some(DeviceContext { id: "", trusted: true });
         if service.decide(&caller.subject, action, &context).allow {
             return Refusal::DeviceUntrusted;
+        }
+    }
+    // The device was lent above to see whether it would help; it is given back.
+    context.ambient.device = shown;
+    if remedies.is_empty()
+        && service.reads(action).session
+        && let Some(session) = context.ambient.session.as_mut()
+    {
+        (session.created_at, session.authenticated_at) = (context.ambient.now, context.ambient.now);
+        if service.decide(&caller.subject, action, &context).allow {
+            return Refusal::SignInTooOld(verdict.reason);
         }
     }
     match verdict.reason {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::identity::dpop;
 use crate::model::{DecisionId, EntitlementName, GrantId};
+use crate::policy::DenyReason;
 
 use super::body::Body;
 use super::canonical::Ambiguity;
@@ -43,6 +44,8 @@ pub enum Refusal {
     Locked,
     /// The device is not one that the policy trusts.
     DeviceUntrusted,
+    /// The sign-in is too long ago for this; after a new one it would be permitted. Why it is not now.
+    SignInTooOld(DenyReason),
     /// The service has no such route.
     NoRoute,
     /// No policy permits it. Holding one of these entitlements, which may be asked for, would.
@@ -100,6 +103,8 @@ pub enum Remedy {
     RequestAccess(Vec<Offer>),
     /// Sign in.
     SignIn,
+    /// Sign in again: the session is good, and too old for this.
+    StepUp,
     /// Show a trusted device.
     Device,
     /// Try again later.
@@ -122,6 +127,7 @@ impl Refusal {
             Self::Locked => "locked",
             Self::DeviceUntrusted => "device_untrusted",
             Self::NoRoute => "no_route",
+            Self::SignInTooOld(reason) => reason.name(),
             Self::NoPolicyMatch { .. } => "no_policy_match",
             Self::Forbidden | Self::CrossSite => "forbidden_by_policy",
             Self::ScopeInsufficient { .. } => "scope_insufficient",
@@ -146,6 +152,7 @@ impl Refusal {
             | Self::SessionEnded => StatusCode::UNAUTHORIZED,
             Self::Locked
             | Self::DeviceUntrusted
+            | Self::SignInTooOld(_)
             | Self::NoPolicyMatch { .. }
             | Self::Forbidden
             | Self::CrossSite
@@ -174,6 +181,7 @@ impl Refusal {
             Self::SessionEnded => "Your session has ended",
             Self::Locked => "You are locked out",
             Self::DeviceUntrusted => "This device is not trusted",
+            Self::SignInTooOld(_) => "Your sign-in is too long ago for this",
             Self::NoRoute => "There is nothing here",
             Self::NoPolicyMatch { .. } => "You don't have access to this",
             Self::Forbidden => "A policy forbids this",
@@ -205,6 +213,7 @@ impl Refusal {
             Self::SessionEnded => "The session was signed out, revoked or has run out. Sign in again with `doorward login`.".to_owned(),
             Self::Locked => "An administrator has barred this account. Ask your security team.".to_owned(),
             Self::DeviceUntrusted => "The policy of this service asks for a trusted device. Sign in from one.".to_owned(),
+            Self::SignInTooOld(_) => "The policy of this service asks for a sign-in of lately. Sign in again with `doorward login`.".to_owned(),
             Self::NoRoute => "No route of this service matches the method and path.".to_owned(),
             Self::NoPolicyMatch { remedies } if remedies.is_empty() => {
                 "No policy permits this, and there is nothing that you could ask for to change it. Ask the owner of the service.".to_owned()
@@ -236,6 +245,7 @@ impl Refusal {
         match self {
             Self::NoCredential | Self::BadCredential(_) | Self::BadProof(_) | Self::SessionEnded => Remedy::SignIn,
             Self::DeviceUntrusted => Remedy::Device,
+            Self::SignInTooOld(_) => Remedy::StepUp,
             Self::NoPolicyMatch { remedies } if !remedies.is_empty() => Remedy::RequestAccess(remedies.clone()),
             Self::RateLimited { .. }
             | Self::NonceWanted
@@ -300,6 +310,7 @@ impl Remedy {
                 json
             }
             Self::SignIn => json!({ "kind": "sign_in", "command": "doorward login" }),
+            Self::StepUp => json!({ "kind": "step_up", "command": "doorward login" }),
             Self::Device => json!({ "kind": "device" }),
             Self::Retry => json!({ "kind": "retry" }),
             Self::None => json!({ "kind": "none" }),
@@ -311,7 +322,7 @@ impl Remedy {
     pub fn command(&self) -> Option<String> {
         match self {
             Self::RequestAccess(offers) => offers.first().map(|offer| offer.command.clone()),
-            Self::SignIn => Some("doorward login".to_owned()),
+            Self::SignIn | Self::StepUp => Some("doorward login".to_owned()),
             Self::Device | Self::Retry | Self::None => None,
         }
     }

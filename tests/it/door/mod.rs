@@ -26,6 +26,7 @@ mod reload;
 mod replay;
 mod revocation_scale;
 mod stock_jose;
+mod step_up;
 mod streams;
 mod tls;
 mod tokens;
