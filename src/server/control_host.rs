@@ -110,7 +110,9 @@ impl Host {
         if let Err(refusal) = limit::control_request(&self.shared, counted_address(self.facts.address)) {
             let decision = DecisionId::fresh(self.shared.clock.now(), &*self.shared.entropy);
             let metadata = format!("{}/.well-known/oauth-protected-resource", self.shared.settings.origin);
-            return Ok(refusal.response(decision, Form::Problem, &metadata).map(|body| Body::from(body.into_own())));
+            return Ok(refusal
+                .response(decision, Form::Problem, &metadata, &self.shared.settings.origin)
+                .map(|body| Body::from(body.into_own())));
         }
         let canonical = match canonical(&request, PathRules { encoded_slash: false }) {
             Ok(canonical) => canonical,
@@ -126,8 +128,12 @@ impl Host {
         if emergency && !WITHOUT_DATABASE.iter().any(|path| canonical.path.starts_with(path)) {
             let decision = DecisionId::fresh(self.shared.clock.now(), &*self.shared.entropy);
             let metadata = format!("{}/.well-known/oauth-protected-resource", self.shared.settings.origin);
-            let refusal =
-                Refusal::Emergency.response(decision, form_of(request.method(), request.headers()), &metadata);
+            let refusal = Refusal::Emergency.response(
+                decision,
+                form_of(request.method(), request.headers()),
+                &metadata,
+                &self.shared.settings.origin,
+            );
             return Ok(refusal.map(|body| Body::from(body.into_own())));
         }
         // The router sees the path that was judged, not the one that came.

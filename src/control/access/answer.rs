@@ -115,6 +115,18 @@ pub async fn deny(
     request_fetch(desk, caller, id, now).await
 }
 
+/// Whether the caller could answer what they see now: policy lets them, they did not ask for it, and they
+/// have not approved it yet.
+#[must_use]
+pub fn may_answer(desk: &Desk, caller: &Caller, seen: &Seen, now: Timestamp) -> bool {
+    let (policies, request, me) = (desk.policies.load_full(), &seen.request, person_of(caller.session()));
+    let approved = |approval: &Approval| approval.hash == request.hash && one_human(&policies, &approval.by, &me);
+    request.state_at(now) == RequestState::Pending
+        && !one_human(&policies, &request.requester, &me)
+        && may(desk, &policies, caller, EntitlementAction::Approve, &request.entitlement, now)
+        && !seen.approvals.iter().any(approved)
+}
+
 /// Takes one's own request back.
 ///
 /// # Errors
