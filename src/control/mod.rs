@@ -15,6 +15,7 @@ pub mod desk;
 pub mod idempotency;
 pub mod lock;
 pub mod lock_by_caller;
+pub mod notice;
 pub mod oauth;
 pub mod recheck;
 pub mod record;
@@ -28,4 +29,4 @@ mod signing_key_file;
 pub use caller::{Caller, ConnectionFacts};
 pub use desk::{Desk, DeskSettings, Keys};
 // What operations answer with, for rooms that may not open the shelves themselves.
-pub use crate::store::{Lock, StoreError, StoredSession};
+pub use crate::store::{Lock, NoticePlace, NoticeState, StoreError, StoredNotice, StoredSession};

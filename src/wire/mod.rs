@@ -11,6 +11,7 @@ pub mod decision;
 pub mod entitlement;
 pub mod grant;
 pub mod lock;
+pub mod notice;
 pub mod oauth;
 pub mod page;
 pub mod principal;
@@ -25,12 +26,13 @@ pub use access_request::{
 };
 pub use breakglass::{
     BreakGlassChecked, BreakGlassClose, BreakGlassClosed, BreakGlassDrill, BreakGlassEvidence, BreakGlassTerms,
-    Emergency, EmergencyReview, NewReview,
+    DrillChannel, Emergency, EmergencyReview, NewReview,
 };
 pub use decision::{Decision, DecisionRequest};
 pub use entitlement::Entitlement;
 pub use grant::{Extend, Grant};
 pub use lock::{Lock, NewLock};
+pub use notice::{Notice, RetryNotice};
 pub use oauth::{DeviceAuthorization, ExchangeAnswer, Introspection, OauthError, ServerMetadata, TokenAnswer};
 pub use page::Page;
 pub use principal::Principal;

@@ -12,6 +12,7 @@
 
 mod activate;
 mod answer;
+mod approvers;
 mod create;
 mod grant;
 pub mod sweep;
@@ -29,7 +30,8 @@ use crate::store::StoreError;
 use super::caller::Caller;
 use super::desk::Desk;
 
-pub use answer::{approve, deny, withdraw};
+pub use answer::{approve, deny, may_answer, withdraw};
+pub use approvers::audience;
 pub use create::{Asked, Planned, create, plan};
 pub use grant::{drop_grant, extend, revoke};
 pub use view::{GrantSeen, Seen, Whose, grant_fetch, grant_list, request_fetch, request_list};

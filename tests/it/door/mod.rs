@@ -4,6 +4,8 @@
 mod breakglass;
 mod browser;
 mod emergency;
+mod emergency_bad;
+mod emergency_told;
 mod exchange;
 mod fixture;
 mod framing;
