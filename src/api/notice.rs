@@ -18,8 +18,8 @@ use super::decided::json;
 use super::fields::{Fields, Json};
 
 const JSON: &str = "application/json";
-/// The longest name of a channel in characters.
-const CHANNEL_CHARS_MAX: usize = 63;
+/// The longest name of a channel in bytes.
+const CHANNEL_BYTES_MAX: usize = 63;
 
 impl From<NoticeError> for ApiError {
     fn from(error: NoticeError) -> Self {
@@ -58,7 +58,8 @@ fn place(text: &str) -> Result<NoticePlace, ApiError> {
     let read = || {
         let (event, channel) = text.split_once('.')?;
         let event = EventId::parse(event).ok()?;
-        (channel.chars().count() <= CHANNEL_CHARS_MAX).then(|| NoticePlace { event, channel: channel.to_owned() })
+        let is_name = channel.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
+        (is_name && channel.len() <= CHANNEL_BYTES_MAX).then(|| NoticePlace { event, channel: channel.to_owned() })
     };
     read().ok_or_else(|| ApiError::Invalid("`cursor` is the `next` of the page before".to_owned()))
 }

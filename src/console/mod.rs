@@ -37,7 +37,7 @@ const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision")
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const CSS: &str = include_str!("console.css");
 const POLICY: &str =
-    "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+    "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 /// What a page needs of its visitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

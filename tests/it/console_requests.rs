@@ -176,6 +176,25 @@ async fn a51_only_a_form_of_ours_answers_a_request() {
 }
 
 #[tokio::test]
+async fn a_refusal_in_a_browser_leads_to_the_form_that_helps() {
+    use doorward::gateway::refusal::{Form, Offer, Refusal};
+    use doorward::model::{DecisionId, EntitlementName};
+    use http_body_util::BodyExt;
+    let name = EntitlementName::parse("ops-api/deploy-prod").unwrap();
+    let offer = Offer { name, command: "doorward request ops-api/deploy-prod".to_owned() };
+    let page = async |refusal: Refusal| {
+        let decision = DecisionId::from_bytes([7; 16]);
+        let response = refusal.response(decision, Form::Page, ORIGIN, ORIGIN);
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    };
+    let helped = page(Refusal::NoPolicyMatch { remedies: vec![offer] }).await;
+    let link = format!("href=\"{ORIGIN}/requests/new?entitlement=ops-api%2Fdeploy-prod\"");
+    assert!(helped.contains(&link), "{helped}");
+    let helpless = page(Refusal::NoPolicyMatch { remedies: Vec::new() }).await;
+    assert!(!helpless.contains("href="), "{helpless}");
+}
+
+#[tokio::test]
 async fn a50_a54_nobody_answers_their_own_request_and_others_dont_exist_for_strangers() {
     let scene = scene().await;
     let mut bob = person(&scene, "bob", &["eng", "rel"]).await;

@@ -48,6 +48,7 @@ mod hygiene;
 mod idempotency;
 mod leaf;
 mod mail_sink;
+mod notice_api;
 mod notice_people;
 mod notify;
 mod oauth;
