@@ -394,7 +394,7 @@ fn a59_a_threshold_below_two_or_above_the_custodians_is_refused_at_load() {
         );
         std::fs::write(dir.join("doorward.toml"), text).unwrap();
         let refused = doorward::config::load(&dir.join("doorward.toml"), &doorward::config::Environment::default());
-        let said = format!("{:?}", refused.err().expect(threshold));
+        let said = format!("{:?}", refused.expect_err(threshold));
         assert!(said.contains(told), "{threshold}: {said}");
     }
 }
