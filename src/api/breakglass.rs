@@ -13,6 +13,7 @@ use crate::control::Desk;
 use crate::control::breakglass::{
     self, CheckError, CloseError, CloseRequest, Emergency, EmergencyError, Presented, REVIEWERS, ReviewError, Tier,
 };
+use crate::identity::breakglass::{ChannelOutcome, ChannelTest};
 use crate::model::BreakGlassId;
 use crate::model::breakglass::{CHALLENGE_BYTES_MAX, Evidence, SIGNATURE_BYTES_MAX, SIGNATURES_MAX};
 use crate::wire;
@@ -134,8 +135,18 @@ pub async fn drill(
         custodians: drilled.custodians,
         took_seconds: drilled.took.as_seconds(),
         recorded: drilled.recorded,
+        channels: drilled.channels.map(|channels| channels.into_iter().map(channel).collect()),
     };
     Ok(json(StatusCode::OK, JSON, &shape))
+}
+
+fn channel(test: ChannelTest) -> wire::DrillChannel {
+    let (state, error) = match test.outcome {
+        ChannelOutcome::Taken => ("taken", None),
+        ChannelOutcome::Failed(why) => ("failed", Some(why)),
+        ChannelOutcome::NotAsked => ("not_asked", None),
+    };
+    wire::DrillChannel { name: test.channel, state: state.to_owned(), error }
 }
 
 /// Closes an opening at this node.

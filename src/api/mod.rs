@@ -19,6 +19,7 @@ mod fields;
 mod grant;
 mod idempotent;
 mod lock;
+mod notice;
 mod oauth;
 pub mod openapi;
 mod schema;
@@ -105,6 +106,8 @@ routes! {
     get "/api/v1/locks" Session => lock::list;
     post "/api/v1/locks" Session => lock::set;
     post "/api/v1/locks/clear" Session => lock::clear;
+    get "/api/v1/notices" Session => notice::list;
+    post "/api/v1/notices/{id}/retry" Session => notice::retry;
     get "/api/v1/breakglass" Session => breakglass::list;
     get "/api/v1/breakglass/terms" Nobody => breakglass::terms;
     post "/api/v1/breakglass/check" Nobody => breakglass::check;

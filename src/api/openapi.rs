@@ -93,6 +93,14 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         }
         "/api/v1/locks" => ("Bars a principal until the bar is lifted", shape("Lock"), body("NewLock")),
         "/api/v1/locks/clear" => ("Lifts the bar on a principal", shape("Lock"), body("NewLock")),
+        "/api/v1/notices" => (
+            "Notices and what became of them, newest event first, for those who may read the record or bar",
+            page("Notice"),
+            None,
+        ),
+        "/api/v1/notices/{id}/retry" => {
+            ("Has what was given up of an event tried again", page("Notice"), body("RetryNotice"))
+        }
         "/api/v1/breakglass" => ("Openings and emergency grants, newest first", page("Emergency"), None),
         "/api/v1/breakglass/terms" => ("What a challenge must say", shape("BreakGlassTerms"), None),
         "/api/v1/breakglass/check" => {
@@ -276,6 +284,10 @@ fn parameters(route: &Route) -> Vec<Value> {
         ("GET", "/api/v1/grants") => {
             vec![query("mine", "boolean"), query("all", "boolean"), query("cursor", "id:grt_"), query("limit", "limit")]
         }
+        ("GET", "/api/v1/notices") => {
+            let state = query("state", "one:waiting|delivered|dead");
+            vec![state, query("cursor", "notice_place"), query("limit", "limit")]
+        }
         (_, "/oauth2/authorize") => {
             let required = ["response_type", "client_id", "redirect_uri", "code_challenge", "code_challenge_method"];
             let optional = ["state", "login_hint", "provider"];
@@ -313,6 +325,7 @@ fn parameters(route: &Route) -> Vec<Value> {
             Some("grants") => "id:grt_",
             Some("credentials") => "id:crd_",
             Some("decisions") => "id:dec_",
+            Some("notices") => "id:evt_",
             Some("breakglass") if route.path.ends_with("/close") => "id:brk_",
             Some("breakglass") => "id:(brk|grt)_",
             _ => "string",

@@ -15,6 +15,7 @@ const TAIL: &str = "[0-9a-v]{25}[048cgkos]";
 /// - `words`: 1 to 1,000 characters for people to read; `line`: some, possibly none
 /// - `finding`: as `words`, up to 2,000 characters; `sha256`: in hexadecimal; `challenge`, `sshsig`, `sshsigs`:
 ///   what custodians sign and their signatures
+/// - `notice_place`: where a page of notices ends; `channel`: the name of one that is told
 /// - `limit`: how many a page is to hold; `length`: `1h30m`; `Name`, `Name[]`: one or several of another shape
 ///
 /// A `?` at its end: it may be null.
@@ -34,6 +35,8 @@ pub(super) fn of(kind: &str) -> Value {
         "sha256" => json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" }),
         "challenge" => json!({ "type": "string", "maxLength": 8192, "pattern": "^[\\x01-\\x7f]*$" }),
         "sshsig" => json!({ "type": "string", "maxLength": 4096, "pattern": "^[\\x01-\\x7f]*$" }),
+        "notice_place" => json!({ "type": "string", "pattern": format!("^evt_{TAIL}\\.[a-z0-9_-]{{0,63}}$") }),
+        "channel" => json!({ "type": "string", "pattern": "^[^\\x00]*$" }),
         "sshsigs" => json!({ "type": "array", "maxItems": 16, "items": of("sshsig") }),
         "length" => {
             json!({ "type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "minLength": 2, "maxLength": 40 })
@@ -159,6 +162,12 @@ fn access() -> Value {
             ("id", "id:lck_"), ("principal", "Principal"), ("reason", "string"), ("set_at", "time"),
             ("active", "boolean"),
         ]),
+        "Notice": object(&[
+            ("id", "id:evt_"), ("channel", "string"), ("type", "string"), ("state", "one:waiting|delivered|dead"),
+            ("attempts", "integer"), ("next_at", "time?"), ("error", "string?"), ("created_at", "time"),
+            ("ended_at", "time?"),
+        ]),
+        "RetryNotice": body(&[("channel?", "channel?")]),
         "NewLock": body(&[("principal", "words"), ("reason", "words")]),
         "Approval": object(&[
             ("by", "Principal"), ("answer", "one:approve|deny"), ("reason", "string?"), ("time", "time"),
@@ -216,7 +225,9 @@ fn emergency() -> Value {
         ]),
         "BreakGlassDrill": object(&[
             ("id", "id:brk_"), ("custodians", "strings"), ("took_seconds", "integer"), ("recorded", "boolean"),
+            ("channels", "DrillChannel[]?"),
         ]),
+        "DrillChannel": object(&[("name", "string"), ("state", "one:taken|failed|not_asked"), ("error", "string?")]),
         "BreakGlassClose": body(&[("statement", "challenge"), ("signature", "sshsig"), ("evidence?", "BreakGlassEvidence?")]),
         "BreakGlassClosed": object(&[("id", "id:brk_"), ("state", "one:closed"), ("by", "string")]),
         "EmergencyReview": object(&[("by", "Principal"), ("finding", "string"), ("time", "time")]),

@@ -108,10 +108,16 @@ event_types! {
     BreakGlassReviewed = "breakglass.reviewed",
     /// The emergency path was exercised without opening anything.
     BreakGlassDrilled = "breakglass.drilled",
+    /// A drill sent a test message on each channel of one node: what became of it.
+    BreakGlassChannelsTested = "breakglass.channels_tested",
+    /// The emergency path was not exercised for too long.
+    BreakGlassDrillOverdue = "breakglass.drill_overdue",
     /// Custodians or threshold are not those that were last recorded.
     BreakGlassCustodiansChanged = "breakglass.custodians_changed",
     /// A notice could not be delivered and is not tried again.
     NoticeDead = "notice.dead",
+    /// A notice that was given up is tried again, on somebody's word.
+    NoticeRetried = "notice.retried",
     /// Policies came into force.
     PolicyLoaded = "policy.loaded",
     /// Policies were refused; the old ones stay.

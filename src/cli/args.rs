@@ -168,6 +168,9 @@ pub enum Command {
     /// Lift the bar
     #[command(before_help = "Example:\n  doorward unlock alice@example.com --reason \"it was found\"")]
     Unlock(LockArgs),
+    /// What people were told: webhooks and mail that wait, were taken, or were given up
+    #[command(before_help = "Examples:\n  doorward notices --dead\n  doorward notices retry evt_…")]
+    Notices(super::notices::NoticesArgs),
     /// A token for one service, alone on standard output
     #[command(before_help = TOKEN_EXAMPLES)]
     Token(TokenArgs),

@@ -28,6 +28,7 @@ pub mod lock;
 pub mod log;
 pub mod login;
 pub mod logout;
+pub mod notices;
 pub mod origin;
 pub mod pages;
 pub mod policy;
@@ -165,6 +166,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Revoke(args) => wait_for(grants::revoke(context, &args)),
         Command::Lock(args) => wait_for(lock::lock(context, &args)),
         Command::Unlock(args) => wait_for(lock::unlock(context, &args)),
+        Command::Notices(args) => wait_for(notices::run(context, &args)),
         Command::Token(args) => wait_for(token::run(context, &args)),
         Command::Audit(command) => audit::run(context, command),
         Command::Policy(policy::PolicyCommand::Replay(args)) => wait_for(policy::replay::run(context, &args)),

@@ -45,7 +45,7 @@ pub async fn run(context: &Context, args: &RequestsArgs) -> Result<(), Failure> 
             request.length.clone(),
             time_left(&request, now),
             format!("{}/{}", approved_by(&request), request.approvals_needed),
-            request.reason.clone(),
+            if request.emergency { format!("EMERGENCY {}", request.reason) } else { request.reason.clone() },
         ]);
     }
     if rows.is_empty() {

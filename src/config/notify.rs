@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::model::Secret;
 use crate::notify::settings::{
-    EventPattern, Format, MAIL_CHANNEL, NotifySettings, SmtpSettings, SmtpTls, TOLD, WebhookSettings, key_of,
+    APPROVERS_CHANNEL, EventPattern, Format, MAIL_CHANNEL, NotifySettings, SmtpSettings, SmtpTls, TOLD,
+    WebhookSettings, key_of,
 };
 
 use super::certificate::authorities_of;
@@ -20,7 +21,7 @@ pub(in crate::config) fn read(mut section: Section<'_>) -> NotifySettings {
     if tables.len() > WEBHOOKS_MAX {
         section.error("webhook", format!("{} webhooks are given", tables.len()), "at most 32 are taken");
     }
-    let mut names = BTreeSet::from([MAIL_CHANNEL.to_owned()]);
+    let mut names = BTreeSet::from([MAIL_CHANNEL.to_owned(), APPROVERS_CHANNEL.to_owned()]);
     let webhooks = tables.into_iter().take(WEBHOOKS_MAX).filter_map(|table| read_webhook(table, &mut names)).collect();
     let smtp = if section.has("smtp") { read_smtp(section.section("smtp")) } else { None };
     NotifySettings { webhooks, smtp }
@@ -34,7 +35,8 @@ fn read_webhook(mut section: Section<'_>, names: &mut BTreeSet<String>) -> Optio
     }
     let name = section.parsed("name", "1 to 63 characters of `a-z`, `0-9`, `-` and `_`, a letter first", provider_name);
     if let Some(name) = name.as_ref().filter(|name| !names.insert((*name).clone())) {
-        let help = "each place that is told has a name of its own; `mail` is that of `[notify.smtp]`";
+        let help =
+            "each place that is told has a name of its own; `mail` and `mail_approvers` are those of `[notify.smtp]`";
         section.error("name", format!("the name `{name}` is given twice"), help);
     }
     let allow_loopback = section.flag("allow_loopback");
@@ -150,9 +152,9 @@ fn read_smtp(mut section: Section<'_>) -> Option<SmtpSettings> {
         section.error("username", "a password would be sent without TLS".into(), "use `tls = \"starttls\"`");
     }
     let to: Vec<String> = section.texts("to").unwrap_or_default().into_iter().map(|(text, _)| text).collect();
-    section.not_built("to_approvers");
-    if to.is_empty() {
-        section.missing("to", "give `to = [\"team@example.com\"]`");
+    let to_approvers = !section.has("to_approvers") || section.flag("to_approvers");
+    if to.is_empty() && !to_approvers {
+        section.missing("to", "give `to = [\"team@example.com\"]`, or leave `to_approvers` at `true`");
     }
     for address in &to {
         if !is_address(address) {
@@ -173,6 +175,7 @@ fn read_smtp(mut section: Section<'_>) -> Option<SmtpSettings> {
         tls,
         login: user.zip(password),
         to,
+        to_approvers,
         events: read_events(&mut section),
         authorities: read_authorities(&mut section),
         allow_loopback,

@@ -16,6 +16,7 @@ use crate::policy::ClientCertificate;
 use super::form::Fields;
 use super::page::{HomePage, OpeningLine, ServiceLine, SessionLine, moment, render, see_other};
 use super::refusal::PageError;
+use super::request;
 use super::visit::{Visit, Visitor};
 
 /// `GET /`
@@ -23,6 +24,8 @@ pub async fn home(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Respons
     let Visitor { caller, form_token } = visit.visitor(&desk).await?;
     let (sessions, _) = session::list(&desk, &caller, Whose::Own, None, visit.now).await?;
     let session = caller.session();
+    let waiting = request::waiting(&desk, &caller, visit.now).await;
+    let waiting = waiting.map_err(|error| PageError::Access(Box::new((error, caller.actor()))))?;
     let open = desk.directory.emergency.open(visit.now);
     Ok(render(&HomePage {
         emergencies: open.iter().map(|opening| opening_line(opening)).collect(),
@@ -32,6 +35,7 @@ pub async fn home(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Respons
         groups: service::groups(&desk, &caller),
         sessions: sessions.iter().map(|stored| line(stored, session.id)).collect(),
         services: service::list(&desk, &caller, visit.now).iter().map(|it| service_line(&desk, it)).collect(),
+        waiting,
         form_token,
     }))
 }

@@ -1,16 +1,18 @@
-//! The pages of the control host: signing in and out, one's sessions and services, devices.
+//! The pages of the control host: signing in and out, one's sessions and services, devices, requests.
 //!
 //! INVARIANTS: pages load nothing from anywhere and run no script; what changes state is a POST from
 //! a page of ours, shown by `Origin` and by a form token that follows from the cookie; every answer
 //! names its decision, and a refusal is on record before it is answered. The API can do all that the
 //! pages can.
 
+mod ask;
 mod device;
 mod form;
 mod home;
 mod page;
 mod program;
 mod refusal;
+mod request;
 mod sign_in;
 mod visit;
 
@@ -37,7 +39,7 @@ const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision")
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const CSS: &str = include_str!("console.css");
 const POLICY: &str =
-    "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+    "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 /// What a page needs of its visitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,13 @@ pub const ROUTES: &[(&str, &str, Needs)] = &[
     ("GET", "/signed-out", Needs::Nobody),
     ("POST", "/signout", Needs::Browser),
     ("POST", "/sessions/end", Needs::Browser),
+    ("GET", "/requests", Needs::Browser),
+    ("POST", "/requests", Needs::Browser),
+    ("GET", "/requests/new", Needs::Browser),
+    ("GET", "/requests/{id}", Needs::Browser),
+    ("POST", "/requests/{id}/answer", Needs::Browser),
+    ("POST", "/requests/{id}/withdraw", Needs::Browser),
+    ("POST", "/grants/{id}/drop", Needs::Browser),
     ("GET", "/device", Needs::Browser),
     ("POST", "/device", Needs::Browser),
     ("POST", "/oauth2/backchannel_logout", Needs::Nobody),
@@ -79,6 +88,12 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .route("/signed-out", get(sign_in::signed_out))
         .route("/signout", post(home::sign_out))
         .route("/sessions/end", post(home::end_session))
+        .route("/requests", get(request::list).post(ask::create))
+        .route("/requests/new", get(ask::ask))
+        .route("/requests/{id}", get(request::show))
+        .route("/requests/{id}/answer", post(request::answer))
+        .route("/requests/{id}/withdraw", post(request::withdraw))
+        .route("/grants/{id}/drop", post(request::drop_grant))
         .route("/oauth2/backchannel_logout", post(sign_in::backchannel_logout));
     if desk.settings.device_code {
         router = router.route("/device", get(device::ask).post(device::answer));

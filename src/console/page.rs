@@ -89,6 +89,8 @@ pub struct HomePage {
     pub sessions: Vec<SessionLine>,
     /// All services.
     pub services: Vec<ServiceLine>,
+    /// How many requests wait for the visitor's answer.
+    pub waiting: usize,
     /// What forms carry.
     pub form_token: String,
 }

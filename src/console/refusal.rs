@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts};
+use crate::control::access::AccessError;
 use crate::control::browser::OfferError;
 use crate::control::caller::Unproven;
 use crate::control::oauth::device::AnswerError;
@@ -51,6 +52,8 @@ pub enum PageError {
     Revoke(RevokeError),
     /// A device was not answered.
     Device(AnswerError),
+    /// A request was not entered or answered, or a grant not given back; and whose word that was.
+    Access(Box<(AccessError, Actor)>),
     /// The database is away.
     Unavailable(StoreError),
     /// The server is put together wrongly.
@@ -142,6 +145,11 @@ impl PageError {
                 AnswerError::NoBrowserSession => Self::NoBrowser.refused(),
                 AnswerError::Store(error) => Self::Unavailable(error).refused(),
             },
+            Self::Access(refused) => {
+                let (error, actor) = *refused;
+                let (status, page) = access_page(error);
+                (status, Refused { actor: Some(Box::new(actor)), ..page })
+            }
             Self::Unavailable(error) => {
                 tracing::warn!(%error, "a page could not be answered");
                 let detail = "the database is away; what is open goes on. Try again in a moment".to_owned();
@@ -177,6 +185,28 @@ fn unproven_page(unproven: Unproven) -> (StatusCode, Refused) {
         }
         Unproven::Store(error) => PageError::Unavailable(error).refused(),
     }
+}
+
+fn access_page(error: AccessError) -> (StatusCode, Refused) {
+    let detail = error.to_string();
+    let (status, title, reason) = match error {
+        AccessError::NotFound { .. } => (StatusCode::NOT_FOUND, "Not found", "not_found"),
+        AccessError::Invalid(_) => (StatusCode::BAD_REQUEST, "The request is not right", "invalid_request"),
+        AccessError::Denied(_) => (StatusCode::FORBIDDEN, "No policy lets you", "no_policy_match"),
+        AccessError::SelfApproval => (StatusCode::FORBIDDEN, "Somebody else has to answer", "self_approval"),
+        AccessError::AnsweredAlready => (StatusCode::CONFLICT, "You have answered already", "already_answered"),
+        AccessError::Closed { .. } => (StatusCode::CONFLICT, "The request is closed", "request_closed"),
+        AccessError::Changed { .. } => {
+            (StatusCode::CONFLICT, "The request changed: look at it again", "request_changed")
+        }
+        AccessError::Ineligible(_) => (StatusCode::CONFLICT, "It can't be granted", "ineligible"),
+        AccessError::Full { .. } => (StatusCode::CONFLICT, "All places are taken", "capacity"),
+        AccessError::TooSoon(_) => (StatusCode::CONFLICT, "It is too soon", "too_soon"),
+        AccessError::Clock(_) => (StatusCode::SERVICE_UNAVAILABLE, "Nothing new is granted now", "clock_stepped"),
+        AccessError::NotActive { .. } => (StatusCode::CONFLICT, "It is not active", "not_active"),
+        AccessError::Store(error) => return PageError::Unavailable(error).refused(),
+    };
+    (status, Refused { title, detail, reason, command: None, actor: None, recorded: true })
 }
 
 fn sign_in_page(error: &SignInError) -> (StatusCode, Refused) {

@@ -18,6 +18,7 @@ pub mod desk;
 pub mod idempotency;
 pub mod lock;
 pub mod lock_by_caller;
+pub mod notice;
 pub mod oauth;
 pub mod recheck;
 pub mod record;
@@ -32,4 +33,4 @@ pub use caller::{Caller, ConnectionFacts};
 pub use clock_guard::ClockGuard;
 pub use desk::{Desk, DeskSettings, Keys};
 // What operations answer with, for rooms that may not open the shelves themselves.
-pub use crate::store::{HeldCredential, Lock, StoreError, StoredSession};
+pub use crate::store::{HeldCredential, Lock, NoticePlace, NoticeState, StoreError, StoredNotice, StoredSession};

@@ -104,6 +104,7 @@ pub fn to_sign_in(worker: &Worker, routed: &Routed, exchange: &Exchange) -> Resp
     let to = format!("{}/signin/service?{query}", worker.shared.settings.origin);
     let cookie = format!("{FLOW_COOKIE}={flow}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={FLOW_SECONDS}");
     redirect(&to, &[cookie]).unwrap_or_else(|refusal| {
-        refusal.response(exchange.decision, super::refusal::Form::Page, &worker.shared.settings.origin)
+        let origin = &worker.shared.settings.origin;
+        refusal.response(exchange.decision, super::refusal::Form::Page, origin, origin)
     })
 }

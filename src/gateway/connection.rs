@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::audit::{Actor, Event, EventType, Outcome};
+use crate::identity::breakglass::Telling;
 use crate::model::{DecisionId, EventId};
 use crate::policy::ClientCertificate;
 
@@ -145,8 +146,14 @@ fn note_handshake(shared: &Shared, peer: SocketAddr, name: Option<&str>, error: 
         (EventType::DecisionDeny, "no_credential")
     };
     let mut event = Event::new(id, now, kind, Outcome::Denied);
-    event.actor.address = Some(peer.ip().to_canonical());
+    let address = peer.ip().to_canonical();
+    event.actor.address = Some(address);
     event.reason = Some(reason.into());
+    if kind == EventType::BreakGlassRefused
+        && shared.directory.emergency.refusals.take(address, None, now) == Telling::InACount
+    {
+        event.data.insert("repeated".to_owned(), true.into());
+    }
     event.data.insert("handshake".to_owned(), error.chars().take(200).collect::<String>().into());
     if let Some(name) = name {
         event.data.insert("host".to_owned(), name.chars().take(253).collect::<String>().into());

@@ -237,7 +237,7 @@ async fn refuse(
     };
     if let (true, Some(routed), Some(caller)) = (known.opened, routed, caller) {
         record::fail(worker, channel, exchange, &refusal, routed, caller);
-        return refusal.response(exchange.decision, form, &metadata);
+        return refusal.response(exchange.decision, form, &metadata, &worker.shared.settings.origin);
     }
     record::refuse(
         worker,
@@ -255,5 +255,5 @@ async fn refuse(
     if let (Form::Page, true, Some(routed)) = (form, refusal.is_about_credentials(), routed.filter(optional)) {
         return browser::to_sign_in(worker, routed, exchange);
     }
-    refusal.response(exchange.decision, form, &metadata)
+    refusal.response(exchange.decision, form, &metadata, &worker.shared.settings.origin)
 }

@@ -16,7 +16,7 @@ use crate::policy::DenyReason;
 
 use super::body::Body;
 use super::canonical::Ambiguity;
-use super::refusal_page::refusal_page;
+use super::refusal_page::{Help, refusal_page};
 
 /// Our answer's own name for the decision.
 pub const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision");
@@ -328,6 +328,16 @@ impl Remedy {
     }
 }
 
+impl Remedy {
+    /// The page of the control host at `origin` where it can be asked for.
+    fn page(&self, origin: &str) -> Option<String> {
+        let Self::RequestAccess(offers) = self else { return None };
+        let name = offers.first()?.name.to_string();
+        let name: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
+        Some(format!("{origin}/requests/new?entitlement={name}"))
+    }
+}
+
 /// How the refusal is to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -352,20 +362,17 @@ impl Refusal {
         })
     }
 
-    /// The whole answer. `resource_metadata` is where RFC 9728 metadata of the service is.
+    /// The whole answer. `resource_metadata` is where RFC 9728 metadata of the service is, `origin` the
+    /// control host's, where access can be asked for.
     #[must_use]
-    pub fn response(&self, decision: DecisionId, form: Form, resource_metadata: &str) -> Response<Body> {
+    pub fn response(&self, decision: DecisionId, form: Form, resource_metadata: &str, origin: &str) -> Response<Body> {
         let (content_type, bytes) = match form {
             Form::Problem => ("application/problem+json", format!("{}\n", self.problem(decision))),
             Form::Page => {
-                let command = self.remedy().command();
-                let page = refusal_page(
-                    self.title(),
-                    &self.detail(),
-                    self.reason(),
-                    command.as_deref(),
-                    &decision.to_string(),
-                );
+                let remedy = self.remedy();
+                let (command, ask) = (remedy.command(), remedy.page(origin));
+                let help = Help { command: command.as_deref(), ask: ask.as_deref() };
+                let page = refusal_page(self.title(), &self.detail(), self.reason(), help, &decision.to_string());
                 ("text/html; charset=utf-8", page)
             }
         };

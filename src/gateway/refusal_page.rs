@@ -22,6 +22,8 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; fo
 dt { opacity: .7; }
 dd { margin: 0; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, monospace; }
+.button { display: inline-block; padding: .5rem 1rem; border: 1px solid #8886; border-radius: .4rem; color: inherit; text-decoration: none; }
+.button:focus-visible { outline: 3px solid #1d5fa8; outline-offset: 2px; }
 </style>
 </head>
 <body>
@@ -31,6 +33,9 @@ code { font-family: ui-monospace, monospace; }
 {% if let Some(command) = command %}
 <p>What helps:</p>
 <pre><code>{{ command }}</code></pre>
+{% endif %}
+{% if let Some(ask) = ask %}
+<p><a class="button" href="{{ ask }}">Ask for it here</a></p>
 {% endif %}
 <dl>
 <dt>Reason</dt><dd><code>{{ reason }}</code></dd>
@@ -47,12 +52,23 @@ struct RefusalPage<'a> {
     detail: &'a str,
     reason: &'a str,
     command: Option<&'a str>,
+    ask: Option<&'a str>,
     decision: &'a str,
+}
+
+/// What helps against a refusal.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Help<'a> {
+    /// The ready command.
+    pub command: Option<&'a str>,
+    /// The page where it can be asked for.
+    pub ask: Option<&'a str>,
 }
 
 /// The page for a refusal.
 #[must_use]
-pub fn refusal_page(title: &str, detail: &str, reason: &str, command: Option<&str>, decision: &str) -> String {
-    let page = RefusalPage { title, detail, reason, command, decision };
+pub fn refusal_page(title: &str, detail: &str, reason: &str, help: Help<'_>, decision: &str) -> String {
+    let Help { command, ask } = help;
+    let page = RefusalPage { title, detail, reason, command, ask, decision };
     page.render().unwrap_or_else(|_| format!("<!doctype html><title>Refused</title><p>Refused: {reason}. {decision}"))
 }

@@ -14,6 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use super::audience::{AUDIENCE_MAX, AUDIENCE_TYPE, Audience, mark_of};
 use super::mail::Mail;
 use super::notice::Notice;
 use super::pattern::EventPattern;
@@ -21,7 +22,7 @@ use super::settings::NotifySettings;
 use super::webhook::Webhook;
 use crate::model::{Clock, Entropy, EventId, Timestamp, Ttl};
 use crate::outbound::OutboundError;
-use crate::store::{Store, StoreError, StoredNotice};
+use crate::store::{Recorded, Store, StoreError, StoredNotice};
 
 /// The pauses after a trial that came to nothing; after the last one's trial there is none. The
 /// shortest is longer than a trial, so that no second node begins one while the first is at it.
@@ -67,7 +68,21 @@ impl SendError {
 enum Means {
     Webhook(Webhook),
     Mail(Mail),
+    /// A mail of their own to each whom the event waits for.
+    People(Mail),
 }
+
+/// What became of a message on one channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// The channel's name.
+    pub channel: String,
+    /// Whether it was taken, or why not; `None`: the channel is not told of such.
+    pub taken: Option<Result<(), String>>,
+}
+
+/// How long one trial for all people of an event may take: under the shortest pause.
+const PEOPLE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// One place that is told.
 pub struct Channel {
@@ -91,6 +106,11 @@ impl Channel {
         Self { name: name.to_owned(), events, means: Means::Mail(mail) }
     }
 
+    pub(in crate::notify) fn of_people(name: &str, mail: Mail) -> Self {
+        let events = vec![EventPattern::Exactly(AUDIENCE_TYPE.to_owned())];
+        Self { name: name.to_owned(), events, means: Means::People(mail) }
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -107,6 +127,8 @@ impl Channel {
         match &self.means {
             Means::Webhook(webhook) => webhook.send(notice, now).await,
             Means::Mail(mail) => mail.send(notice).await,
+            // Whom to tell is in the record, and a trial of theirs is `Round::tell_people`.
+            Means::People(_) => Ok(()),
         }
     }
 }
@@ -169,7 +191,10 @@ impl Channels {
             .iter()
             .map(|webhook| Webhook::channel(webhook, &origin, clock))
             .collect::<Result<Vec<_>, _>>()?;
-        channels.extend(settings.smtp.as_ref().map(|smtp| Mail::channel(smtp, &origin)));
+        if let Some(smtp) = &settings.smtp {
+            channels.extend((!smtp.to.is_empty()).then(|| Mail::channel(smtp, &origin)));
+            channels.extend(smtp.to_approvers.then(|| Mail::people(smtp, &origin)));
+        }
         Ok(Self { channels, counted })
     }
 
@@ -193,6 +218,25 @@ impl Channels {
     }
 }
 
+impl Channels {
+    /// Sends a test message on every channel that wants events of type `kind`, each by one trial, all at
+    /// once and without the database. Channels for the people of one request are none of these.
+    pub async fn test_all(&self, notice: &Notice, kind: &str, now: Timestamp) -> Vec<Tried> {
+        let fixed = self.channels.iter().filter(|channel| !matches!(channel.means, Means::People(_)));
+        let tried = fixed.map(|channel| async move {
+            let taken = if channel.wants(kind) {
+                let sent = channel.send(notice, now).await;
+                self.counted.count(if sent.is_ok() { "delivered" } else { "failed" });
+                Some(sent.map_err(|error| error.text().to_owned()))
+            } else {
+                None
+            };
+            Tried { channel: channel.name.clone(), taken }
+        });
+        futures_util::future::join_all(tried).await
+    }
+}
+
 /// What a round needs.
 pub struct Round {
     /// Where the record is.
@@ -203,6 +247,8 @@ pub struct Round {
     pub clock: Arc<dyn Clock>,
     /// Chance, for ids and for pauses that do not all end together.
     pub entropy: Arc<dyn Entropy>,
+    /// Whom an event waits for.
+    pub audience: Audience,
 }
 
 impl Round {
@@ -231,7 +277,16 @@ impl Round {
             return self.store.notice_bury(&notice, "the event is no longer kept", id, self.clock.now()).await;
         };
         let counted = &self.channels.counted;
-        let error = match channel.send(&Notice::of_event(&event), self.clock.now()).await {
+        let sent = match &channel.means {
+            Means::People(mail) => {
+                match tokio::time::timeout(PEOPLE_TIMEOUT, self.tell_people(mail, &notice, event)).await {
+                    Ok(told) => told?,
+                    Err(_) => Err(SendError::again("not everybody could be mailed in time")),
+                }
+            }
+            Means::Webhook(_) | Means::Mail(_) => channel.send(&Notice::of_event(&event), self.clock.now()).await,
+        };
+        let error = match sent {
             Ok(()) => {
                 counted.count("delivered");
                 return self.store.notice_delivered(&notice, self.clock.now()).await;
@@ -253,6 +308,41 @@ impl Round {
                 self.store.notice_bury(&notice, &text, EventId::fresh(now, &*self.entropy), now).await
             }
         }
+    }
+
+    /// One mail to each whom the event waits for and who did not get it yet. One address that is refused
+    /// keeps none of the others from theirs.
+    async fn tell_people(
+        &self,
+        mail: &Mail,
+        notice: &StoredNotice,
+        event: Recorded,
+    ) -> Result<Result<(), SendError>, StoreError> {
+        let told = Notice::of_event(&event).for_approvers();
+        let mut people = (self.audience)(event).await?;
+        people.truncate(AUDIENCE_MAX);
+        let before = self.store.notice_told_list(notice).await?;
+        let (mut missing, mut last) = (0_usize, None);
+        let count = people.len();
+        for address in people {
+            let mark = mark_of(notice.event, &address);
+            if before.contains(&mark) {
+                continue;
+            }
+            match mail.send_to(&told, &[address]).await {
+                Ok(()) => self.store.notice_told(notice, &mark, self.clock.now()).await?,
+                Err(error) => {
+                    missing += 1;
+                    last = Some(error.text().to_owned());
+                }
+            }
+        }
+        Ok(match last {
+            None => Ok(()),
+            Some(why) => {
+                Err(SendError::again(format!("{missing} of {count} who may approve could not be mailed: {why}")))
+            }
+        })
     }
 
     /// The pause after this many trials, up to a quarter longer by chance.

@@ -14,7 +14,7 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 
 use super::delivery::{Channel, SendError};
 use super::notice::Notice;
-use super::settings::{MAIL_CHANNEL, SmtpSettings, SmtpTls};
+use super::settings::{APPROVERS_CHANNEL, MAIL_CHANNEL, SmtpSettings, SmtpTls};
 use crate::outbound::judged_addresses;
 
 /// How long each step of a conversation may take.
@@ -38,13 +38,25 @@ impl Mail {
         Channel::of_mail(MAIL_CHANNEL, settings.events.clone(), mail)
     }
 
-    /// Sends once, to everyone in one mail.
+    /// The channel of these settings for people whom an event waits for.
+    #[must_use]
+    pub fn people(settings: &SmtpSettings, origin: &Arc<str>) -> Channel {
+        let mail = Self { settings: settings.clone(), origin: Arc::clone(origin) };
+        Channel::of_people(APPROVERS_CHANNEL, mail)
+    }
+
+    /// Sends once, to all fixed addresses in one mail.
     pub(in crate::notify) async fn send(&self, notice: &Notice) -> Result<(), SendError> {
         let mut to = self.settings.to.clone();
         to.sort_unstable();
         to.dedup();
         to.truncate(RECIPIENTS_MAX);
-        let message = match self.message(notice, &to) {
+        self.send_to(notice, &to).await
+    }
+
+    /// Sends once, to these in one mail.
+    pub(in crate::notify) async fn send_to(&self, notice: &Notice, to: &[String]) -> Result<(), SendError> {
+        let message = match self.message(notice, to) {
             Ok(message) => message,
             Err(text) => return Err(SendError::Never(text)),
         };

@@ -43,6 +43,12 @@ const TOLD_DATA: &[&str] = &[
     "by",
     "why",
     "took_ms",
+    "test",
+    "count",
+    "since",
+    "last_drill",
+    "due",
+    "approvers_skipped",
     "params",
     "reason",
 ];
@@ -76,6 +82,8 @@ pub struct Notice {
     pub grant: Option<String>,
     /// What of the event's data is told.
     pub data: Map<String, Value>,
+    /// Whether it goes to people who may answer.
+    pub to_approvers: bool,
 }
 
 impl Notice {
@@ -96,6 +104,7 @@ impl Notice {
             reason: event.text("/reason").map(short),
             grant: clear.grant.map(|id| id.to_string()),
             data: told(event.body.get("data").and_then(Value::as_object)),
+            to_approvers: false,
         }
     }
 
@@ -114,7 +123,26 @@ impl Notice {
             reason: None,
             grant: None,
             data: told(Some(&alert.data)),
+            to_approvers: false,
         }
+    }
+
+    /// The same as a test message: nobody may take it for the real one.
+    #[must_use]
+    pub fn as_test(mut self) -> Self {
+        self.data.insert("test".to_owned(), true.into());
+        self
+    }
+
+    /// The same for people who may answer.
+    #[must_use]
+    pub const fn for_approvers(mut self) -> Self {
+        self.to_approvers = true;
+        self
+    }
+
+    fn is_emergency(&self) -> bool {
+        self.data.get("emergency") == Some(&Value::Bool(true))
     }
 
     fn text(&self, key: &str) -> Option<&str> {
@@ -129,11 +157,17 @@ impl Notice {
         let whose = self.subject.as_deref().or(self.actor.as_deref()).unwrap_or("somebody");
         let length = self.text("for").map(|length| format!(" for {length}")).unwrap_or_default();
         match self.kind.as_str() {
+            "request.created" if self.is_emergency() => {
+                format!("EMERGENCY: {who} took {entitlement}{length} without approval")
+            }
             "request.created" => format!("{who} asks for {entitlement}{length}"),
             "request.approved" => format!("{who} approved {entitlement} for {whose}"),
             "request.denied" => format!("{who} denied {entitlement} to {whose}"),
             "request.withdrawn" => format!("{who} no longer asks for {entitlement}"),
             "request.timed_out" => format!("Nobody answered the request for {entitlement} in time"),
+            "grant.active" if self.is_emergency() => {
+                format!("EMERGENCY: {whose} holds {entitlement} without approval from now on{length}")
+            }
             "grant.active" => format!("{whose} holds {entitlement} from now on{length}"),
             "grant.extended" => format!("{whose} holds {entitlement} for longer{length}"),
             "grant.expired" => format!("{entitlement} of {whose} has ended"),
@@ -155,12 +189,18 @@ impl Notice {
             "breakglass.closed" => format!("The emergency opening {} was closed", self.text("id").unwrap_or("")),
             "breakglass.reviewed" => format!("{who} reviewed the emergency {}", self.text("id").unwrap_or("")),
             "breakglass.drilled" => {
-                format!(
-                    "DRILL: the emergency path was exercised by {}; nothing is open",
-                    self.text("opener").unwrap_or(who)
-                )
+                let opener = self.text("opener").unwrap_or(who);
+                let test = if self.data.contains_key("test") { "DRILL (test message)" } else { "DRILL" };
+                format!("{test}: the emergency path was exercised by {opener}; nothing is open")
             }
-            "breakglass.refused" => "Somebody failed to use the emergency path".to_owned(),
+            "breakglass.drill_overdue" => {
+                let last = self.text("last_drill").unwrap_or("never");
+                format!("A drill of the emergency path is overdue (last: {last}): run `doorward breakglass drill`")
+            }
+            "breakglass.refused" => match self.data.get("count") {
+                Some(count) => format!("The emergency path was tried in vain {count} more times"),
+                None => "Somebody failed to use the emergency path".to_owned(),
+            },
             "breakglass.custodians_changed" => "The custodians of the emergency path changed".to_owned(),
             "clock.stepped" => {
                 let (step, way) = (self.text("step").unwrap_or("a while"), self.text("direction").unwrap_or(""));
@@ -177,7 +217,7 @@ impl Notice {
     #[must_use]
     pub fn link(&self, origin: &str) -> String {
         match self.text("request") {
-            Some(id) if id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => format!("{origin}/requests/{id}"),
+            Some(id) if is_id(id) => format!("{origin}/requests/{id}"),
             _ => format!("{origin}/"),
         }
     }
@@ -259,9 +299,30 @@ impl Notice {
         for (name, value) in self.facts() {
             text.push_str(&format!("{name}: {value}\n"));
         }
-        text.push_str(&format!("\n{}\n{} {} {}\n", self.link(origin), self.kind, self.time, self.id));
+        text.push_str(&format!("\n{}\n", self.link(origin)));
+        text.push_str(&self.what_to_do());
+        text.push_str(&format!("{} {} {}\n", self.kind, self.time, self.id));
         text
     }
+
+    /// The ready commands for whom it waits for; nothing for others.
+    fn what_to_do(&self) -> String {
+        let id = self.text("request").filter(|id| is_id(id)).filter(|_| self.to_approvers);
+        match id {
+            None => String::new(),
+            Some(id) if self.is_emergency() => format!(
+                "\nNobody was asked: you were passed over. To end it now, or to review it when it is over:\n\n  \
+                 doorward show {id}\n  doorward revoke GRANT --reason TEXT\n  doorward breakglass list --unreviewed\n\n"
+            ),
+            Some(id) => format!(
+                "\nTo answer on the command line:\n\n  doorward approve {id}\n  doorward deny {id} --reason TEXT\n\n"
+            ),
+        }
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 fn plain(value: &Value) -> String {

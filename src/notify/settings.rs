@@ -10,6 +10,8 @@ use crate::model::Secret;
 
 /// What the mail channel is called in the database, in metrics and on record.
 pub const MAIL_CHANNEL: &str = "mail";
+/// What the channel is called that sends mail to those who may approve.
+pub const APPROVERS_CHANNEL: &str = "mail_approvers";
 
 /// Everyone who is told.
 #[derive(Debug, Clone, Default)]
@@ -84,6 +86,8 @@ pub struct SmtpSettings {
     pub login: Option<(String, Arc<Secret<String>>)>,
     /// Who gets every mail.
     pub to: Vec<String>,
+    /// Whether those who may approve a request get mail of it, and those whom an emergency passed over.
+    pub to_approvers: bool,
     /// What is told of.
     pub events: Vec<EventPattern>,
     /// Authorities beside the public ones.

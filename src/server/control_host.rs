@@ -191,7 +191,8 @@ impl Host {
         // Within the rate it is on record before it is answered; beyond it is counted at once.
         let _ = tokio::time::timeout(RECORD_TIMEOUT, self.shared.recorder.refused_anonymous(event)).await;
         let metadata = format!("{}/.well-known/oauth-protected-resource", self.shared.settings.origin);
-        let mut response = refusal.response(decision, form, &metadata).map(|body| Body::from(body.into_own()));
+        let answer = refusal.response(decision, form, &metadata, &self.shared.settings.origin);
+        let mut response = answer.map(|body| Body::from(body.into_own()));
         if response.status() == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
         }

@@ -7,14 +7,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::EventType;
 use crate::control::{Desk, breakglass};
 use crate::gateway::worker::Shared;
-use crate::identity::breakglass::Happening;
-use crate::notify::Alerts;
+use crate::identity::breakglass::{ChannelOutcome, ChannelTest, Happening, Told};
 use crate::notify::alert::Alert;
+use crate::notify::{Alerts, Tried};
 
 use super::database;
 
@@ -35,16 +37,39 @@ pub fn spawn(tasks: &TaskTracker, shared: &Arc<Shared>, desk: &Arc<Desk>, alerts
     tasks.spawn(tend(Arc::clone(shared), Arc::clone(desk), config));
 }
 
-async fn tell(shared: Arc<Shared>, mut happened: mpsc::Receiver<Happening>, alerts: Alerts) {
+async fn tell(shared: Arc<Shared>, mut happened: mpsc::Receiver<Told>, alerts: Alerts) {
+    let mut tests = JoinSet::new();
     loop {
         tokio::select! {
-            happening = happened.recv() => match happening {
-                Some(happening) => alerts.alert_now(alert_of(happening)),
+            told = happened.recv() => match told {
+                Some(Told { happening, answer: None }) => alerts.alert_now(alert_of(happening)),
+                Some(Told { happening, answer: Some(answer) }) => {
+                    let (done, tried) = oneshot::channel();
+                    // What is tried is what would be told of an opening.
+                    alerts.test_now(alert_of(happening), EventType::BreakGlassOpened.name(), done);
+                    tests.spawn(answered(tried, answer));
+                }
                 None => return,
             },
+            Some(_) = tests.join_next() => {}
             () = shared.stopping.cancelled() => return,
         }
     }
+}
+
+/// Hands on what became of a test message on each channel.
+async fn answered(tried: oneshot::Receiver<Vec<Tried>>, answer: oneshot::Sender<Vec<ChannelTest>>) {
+    let Ok(tried) = tried.await else { return };
+    let tested = tried.into_iter().map(|Tried { channel, taken }| ChannelTest {
+        channel,
+        outcome: match taken {
+            None => ChannelOutcome::NotAsked,
+            Some(Ok(())) => ChannelOutcome::Taken,
+            Some(Err(why)) => ChannelOutcome::Failed(why),
+        },
+    });
+    // Who does not wait any more has answered already.
+    let _ = answer.send(tested.collect());
 }
 
 fn alert_of(happening: Happening) -> Alert {
@@ -65,10 +90,11 @@ fn alert_of(happening: Happening) -> Alert {
 }
 
 async fn tend(shared: Arc<Shared>, desk: Arc<Desk>, config: PathBuf) {
-    let (mut round, mut noted) = (0, None);
+    let (mut round, mut noted, mut overdue) = (0, None, None);
     while tokio::time::timeout(ENDS_EVERY, shared.draining.cancelled()).await.is_err() {
         let now = shared.clock.now();
         breakglass::record_ends(&desk, now).await;
+        breakglass::record_refusals(&desk, now).await;
         round += 1;
         if shared.emergency.load(Ordering::Acquire) || round % FOLLOW_ROUNDS != 1 {
             continue;
@@ -85,6 +111,7 @@ async fn tend(shared: Arc<Shared>, desk: Arc<Desk>, config: PathBuf) {
             if changed {
                 breakglass::note_custodians(&desk, in_force.as_deref(), now).await?;
             }
+            breakglass::note_drill_overdue(&desk, in_force.as_deref(), &mut overdue, now).await?;
             Ok::<(), crate::store::StoreError>(())
         };
         match tokio::time::timeout(FOLLOW_TIMEOUT, followed).await {

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::control::{Desk, access};
 use crate::model::{Clock, Entropy};
+use crate::notify::Audience;
 use crate::notify::delivery::Round;
 use crate::notify::{Alerts, Channels, Counted, NotifySettings, alert};
 use crate::outbound::OutboundError;
-use crate::store::Store;
+use crate::store::{Recorded, Store, StoreError};
 
 /// What telling needs of the house.
 pub struct Notices<'a> {
@@ -24,6 +27,16 @@ pub struct Notices<'a> {
     pub clock: &'a Arc<dyn Clock>,
     /// Chance.
     pub entropy: &'a Arc<dyn Entropy>,
+    /// Knows whom a request waits for.
+    pub desk: &'a Arc<Desk>,
+}
+
+fn audience(desk: &Arc<Desk>) -> Audience {
+    let desk = Arc::clone(desk);
+    Arc::new(move |event: Recorded| -> BoxFuture<'static, Result<Vec<String>, StoreError>> {
+        let desk = Arc::clone(&desk);
+        Box::pin(async move { access::audience(&desk, &event, desk.clock.now()).await })
+    })
 }
 
 impl Notices<'_> {
@@ -43,6 +56,7 @@ impl Notices<'_> {
             channels: Arc::clone(&channels),
             clock: Arc::clone(self.clock),
             entropy: Arc::clone(self.entropy),
+            audience: audience(self.desk),
         });
         for place in 0..channels.iter().count() {
             tasks.spawn(Arc::clone(&round).run_all(place, over.clone()));

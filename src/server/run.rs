@@ -338,8 +338,14 @@ async fn build(
         gauges.clone(),
         material.anchors.clone(),
     ));
-    let notices =
-        Notices { settings: &config.notify, origin: &origin, store: &store, clock: &clock, entropy: &entropy };
+    let notices = Notices {
+        settings: &config.notify,
+        origin: &origin,
+        store: &store,
+        clock: &clock,
+        entropy: &entropy,
+        desk: &desk,
+    };
     let alerts = notices
         .start(&mut registry, &tasks, &shared.draining)
         .map_err(outside("reading the authorities of `[notify]`"))?;

@@ -33,6 +33,8 @@ const ACCESS_EVERY: Duration = Duration::from_millis(500);
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How long entries of the feed are kept: any node that was away longer starts anew.
 const FEED_KEPT: Ttl = Ttl::hours(24);
+/// How long notices are kept after they were taken or given up.
+const NOTICES_KEPT: Ttl = Ttl::hours(30 * 24);
 
 /// The revocation feed as far as this node has read it.
 pub struct Feed {
@@ -233,6 +235,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
             let mut tx = desk.store.begin().await?;
             tx.revocation_prune(now.minus(FEED_KEPT)).await?;
             tx.token_sweep(now).await?;
+            tx.notice_prune(now.minus(NOTICES_KEPT)).await?;
             tx.commit().await?;
             recheck::sweep(&desk, now).await?;
             idempotency::sweep(&desk, now).await?;

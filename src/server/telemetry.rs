@@ -1,17 +1,20 @@
 //! The second, plain listener: `/metrics`, `/healthz`, `/readyz`. Its own address is what keeps it
-//! apart; it answers nothing else.
+//! apart; it answers nothing else. On loopback it answers no name but this machine's own: a browser here
+//! could be led to it by a name that somebody else makes point here.
 
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::header::ACCEPT;
+use http::header::{ACCEPT, HOST};
+use http::uri::Authority;
 use http::{HeaderMap, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -56,6 +59,8 @@ pub async fn run(telemetry: Arc<Telemetry>, listener: TcpListener, stopping: Can
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(telemetry);
+    let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let router = if local { router.layer(from_fn(own_name)) } else { router };
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -79,6 +84,16 @@ pub async fn run(telemetry: Arc<Telemetry>, listener: TcpListener, stopping: Can
     }
     tasks.close();
     tasks.wait().await;
+}
+
+/// Lets only requests for an address or `localhost` pass.
+async fn own_name(request: Request, next: Next) -> Response {
+    // Who sends none is no browser.
+    let Some(host) = request.headers().get(HOST) else { return next.run(request).await };
+    let host = host.to_str().unwrap_or_default();
+    let name = host.parse::<Authority>().map(|authority| authority.host().trim_matches(['[', ']']).to_owned());
+    let own = name.is_ok_and(|name| name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok());
+    if own { next.run(request).await } else { StatusCode::MISDIRECTED_REQUEST.into_response() }
 }
 
 async fn metrics(State(telemetry): State<Arc<Telemetry>>, headers: HeaderMap) -> Response {

@@ -32,7 +32,8 @@ const CURSOR_SET: &str = "\
     on conflict (channel, log) do update set next_seq = excluded.next_seq";
 // What passes through the door makes by far the most events and is never told.
 const EVENTS: &str = "\
-    select id, type from audit_event where log = $1 and seq >= $2 and seq < $3 \
+    select id, type, case when type = 'breakglass.refused' then body else null end as body from audit_event \
+    where log = $1 and seq >= $2 and seq < $3 \
     and type not in ('decision.allow', 'decision.deny', 'exchange.ended') order by seq";
 const INSERT: &str = "\
     insert into notice (channel, event, type, state, attempts, next_at, created_at) \
@@ -54,9 +55,28 @@ const DEAD: &str = "\
     where channel = $3 and event = $4 and state = 'waiting'";
 const LIST: &str = "\
     select channel, event, type, state, attempts, next_at, error, created_at, ended_at from notice \
-    where ($1 = '' or state = $1) and event < $2 order by event desc, channel limit $3";
+    where ($1 = '' or state = $1) and (event < $2 or (event = $2 and channel > $3)) \
+    order by event desc, channel limit $4";
+const OF_EVENT: &str = "\
+    select channel, event, type, state, attempts, next_at, error, created_at, ended_at from notice \
+    where event = $1 order by channel";
+const RETRY: &str = "\
+    update notice set state = 'waiting', attempts = 0, next_at = $1, ended_at = null \
+    where channel = $2 and event = $3 and state = 'dead' \
+    returning channel, event, type, state, attempts, next_at, error, created_at, ended_at";
+const TOLD: &str = "\
+    insert into notice_told (channel, event, mark, told_at) values ($1, $2, $3, $4) \
+    on conflict (channel, event, mark) do nothing";
+const TOLD_LIST: &str = "select mark from notice_told where channel = $1 and event = $2";
 const COUNT: &str = "select count(*) from notice where state = $1 and channel = $2";
-const PRUNE: &str = "delete from notice where ended_at < $1";
+/// Rows of each kind that one pruning takes at most.
+const PRUNE_MAX: i64 = 1_000;
+const PRUNE: [&str; 2] = [
+    "delete from notice where (channel, event) in \
+     (select channel, event from notice where ended_at < $1 order by ended_at limit $2)",
+    "delete from notice_told where (channel, event, mark) in \
+     (select channel, event, mark from notice_told where told_at < $1 order by told_at limit $2)",
+];
 
 /// How far the telling of one notice is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +163,32 @@ impl TryFrom<Row> for StoredNotice {
     }
 }
 
+/// Where a page of notices begins: after this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoticePlace {
+    /// The event.
+    pub event: EventId,
+    /// The channel.
+    pub channel: String,
+}
+
+/// Of some events the collector reads more than their type.
+#[derive(FromRow)]
+struct EventRow {
+    id: String,
+    #[sqlx(rename = "type")]
+    kind: String,
+    body: Option<String>,
+}
+
+impl EventRow {
+    /// Whether it was left to a count that is told by itself.
+    fn is_counted(&self) -> bool {
+        let body = self.body.as_deref().and_then(|body| serde_json::from_str::<serde_json::Value>(body).ok());
+        body.is_some_and(|body| body.pointer("/data/repeated") == Some(&true.into()))
+    }
+}
+
 #[derive(FromRow)]
 struct CursorRow {
     number: i64,
@@ -211,14 +257,14 @@ impl Store {
         let mut kept = 0;
         for cursor in fresh(cursors) {
             let to = cursor.size.min(cursor.read + READ_SPAN);
-            let events: Vec<(String, String)> = sqlx::query_as(EVENTS)
+            let events: Vec<EventRow> = sqlx::query_as(EVENTS)
                 .bind(cursor.number)
                 .bind(cursor.read)
                 .bind(to)
                 .fetch_all(tx.connection())
                 .await?;
-            for (event, kind) in events.iter().filter(|(_, kind)| wanted(kind)) {
-                let insert = sqlx::query(INSERT).bind(channel).bind(event).bind(kind).bind(now.millis());
+            for event in events.iter().filter(|event| wanted(&event.kind) && !event.is_counted()) {
+                let insert = sqlx::query(INSERT).bind(channel).bind(&event.id).bind(&event.kind).bind(now.millis());
                 kept += insert.execute(tx.connection()).await?.rows_affected();
             }
             sqlx::query(CURSOR_SET).bind(channel).bind(cursor.number).bind(to).execute(tx.connection()).await?;
@@ -319,23 +365,54 @@ impl Store {
         tx.commit().await
     }
 
-    /// Notices in this state or, without one, in all, newest event first.
+    /// Notices in this state or, without one, in all, newest event first, after the one named.
     ///
     /// # Errors
     /// When the database is away or a row can't be.
     pub async fn notice_list(
         &self,
         state: Option<NoticeState>,
-        before: Option<EventId>,
+        after: Option<&NoticePlace>,
         limit: u32,
     ) -> Result<Vec<StoredNotice>, StoreError> {
+        let event = after.map_or_else(|| EventId::from_bytes([0xff; 16]), |place| place.event);
         let rows: Vec<Row> = sqlx::query_as(LIST)
             .bind(state.map_or("", NoticeState::name))
-            .bind(before.map_or_else(|| EventId::from_bytes([0xff; 16]).to_string(), |id| id.to_string()))
+            .bind(event.to_string())
+            .bind(after.map_or("", |place| place.channel.as_str()))
             .bind(i64::from(limit.min(NOTICE_PAGE_MAX)))
             .fetch_all(self.pool())
             .await?;
         rows.into_iter().map(StoredNotice::try_from).collect()
+    }
+
+    /// The notices of one event, one a channel.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn notice_list_of(&self, event: EventId) -> Result<Vec<StoredNotice>, StoreError> {
+        let rows: Vec<Row> = sqlx::query_as(OF_EVENT).bind(event.to_string()).fetch_all(self.pool()).await?;
+        rows.into_iter().map(StoredNotice::try_from).collect()
+    }
+
+    /// Remembers that somebody of a notice's audience got it, by the mark of their address.
+    ///
+    /// # Errors
+    /// When the database is away; they then get it once more.
+    pub async fn notice_told(&self, notice: &StoredNotice, mark: &str, now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let query = sqlx::query(TOLD).bind(&notice.channel).bind(notice.event.to_string()).bind(mark);
+        query.bind(now.millis()).execute(tx.connection()).await?;
+        tx.commit().await
+    }
+
+    /// The marks of those who got it.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn notice_told_list(&self, notice: &StoredNotice) -> Result<Vec<String>, StoreError> {
+        let query = sqlx::query_scalar(TOLD_LIST).bind(&notice.channel).bind(notice.event.to_string());
+        Ok(query.fetch_all(self.pool()).await?)
     }
 
     /// How many notices of a channel are in this state.
@@ -348,12 +425,32 @@ impl Store {
 }
 
 impl Tx {
-    /// Forgets notices that ended before `before`.
+    /// Has a dead notice tried again from the start; `None` where it is not dead (any more).
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn notice_retry(
+        &mut self,
+        channel: &str,
+        event: EventId,
+        now: Timestamp,
+    ) -> Result<Option<StoredNotice>, StoreError> {
+        let query = sqlx::query_as(RETRY).bind(now.millis()).bind(channel).bind(event.to_string());
+        let row: Option<Row> = query.fetch_optional(self.connection()).await?;
+        row.map(StoredNotice::try_from).transpose()
+    }
+
+    /// Forgets notices that ended before `before`, some at a time. Gives how many rows went.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn notice_prune(&mut self, before: Timestamp) -> Result<u64, StoreError> {
-        Ok(sqlx::query(PRUNE).bind(before.millis()).execute(self.connection()).await?.rows_affected())
+        let mut gone = 0;
+        for statement in PRUNE {
+            let query = sqlx::query(statement).bind(before.millis()).bind(PRUNE_MAX);
+            gone += query.execute(self.connection()).await?.rows_affected();
+        }
+        Ok(gone)
     }
 }
 

@@ -61,6 +61,22 @@ pub struct BreakGlassDrill {
     pub took_seconds: i64,
     /// Whether it is on record.
     pub recorded: bool,
+    /// What became of the test message on each channel of this node; none where this node was shown the
+    /// drill before, and sent them then.
+    #[serde(default)]
+    pub channels: Option<Vec<DrillChannel>>,
+}
+
+/// A channel as a drill found it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillChannel {
+    /// Its name: of a webhook, or `mail`.
+    pub name: String,
+    /// `taken`, `failed`, or `not_asked` where it is not told of openings.
+    pub state: String,
+    /// Why it failed.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// The body of `POST breakglass/{id}/close`.

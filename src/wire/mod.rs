@@ -13,6 +13,7 @@ pub mod decision;
 pub mod entitlement;
 pub mod grant;
 pub mod lock;
+pub mod notice;
 pub mod oauth;
 pub mod page;
 pub mod principal;
@@ -27,7 +28,7 @@ pub use access_request::{
 };
 pub use breakglass::{
     BreakGlassChecked, BreakGlassClose, BreakGlassClosed, BreakGlassDrill, BreakGlassEvidence, BreakGlassTerms,
-    Emergency, EmergencyReview, NewReview,
+    DrillChannel, Emergency, EmergencyReview, NewReview,
 };
 pub use convergence::NodePolicies;
 pub use credential::{Credential, Lease};
@@ -35,6 +36,7 @@ pub use decision::{Decision, DecisionGrant, DecisionHelp, DecisionRequest};
 pub use entitlement::Entitlement;
 pub use grant::{Extend, Grant};
 pub use lock::{Lock, NewLock};
+pub use notice::{Notice, RetryNotice};
 pub use oauth::{DeviceAuthorization, ExchangeAnswer, Introspection, OauthError, ServerMetadata, TokenAnswer};
 pub use page::Page;
 pub use principal::Principal;

@@ -294,6 +294,11 @@ impl Node {
 
     /// Whoever shows the certificate of that session.
     pub async fn caller(&self, session: SessionId) -> Option<Caller> {
+        self.caller_from(session, facts(None).address).await
+    }
+
+    /// The same from somewhere else.
+    pub async fn caller_from(&self, session: SessionId, address: std::net::IpAddr) -> Option<Caller> {
         let now = self.now();
         let certificate = ClientCertificate {
             issuer: Issuer::Ours,
@@ -304,7 +309,7 @@ impl Node {
             spiffe_id: None,
             common_name: "a session".to_owned(),
         };
-        let connection = Arc::new(ConnectionFacts { address: facts(None).address, certificate: Some(certificate) });
+        let connection = Arc::new(ConnectionFacts { address, certificate: Some(certificate) });
         let evidence = Evidence {
             connection: &connection,
             cookie: Shown::Absent,

@@ -42,6 +42,9 @@ const SURFACE: &[(&str, &str, [u16; 4])] = &[
     // Only security may bar; the principal that is named is none, which only they are told.
     ("POST", "/api/v1/locks", [401, 403, 403, 404]),
     ("POST", "/api/v1/locks/clear", [401, 403, 403, 404]),
+    // Who may neither read the record nor bar sees none, and there is no such notice.
+    ("GET", "/api/v1/notices", [401, 200, 200, 200]),
+    ("POST", "/api/v1/notices/{id}/retry", [401, 404, 404, 404]),
     ("GET", "/api/v1/breakglass", [401, 200, 200, 200]),
     // There is no emergency path in this house.
     ("GET", "/api/v1/breakglass/terms", [404, 404, 404, 404]),
@@ -116,6 +119,7 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
                 _ if path.ends_with("/withdraw") || path.ends_with("/drop") => {
                     house.json(caller, &path, &json!({})).await
                 }
+                _ if path.ends_with("/retry") => house.json(caller, &path, &json!({})).await,
                 _ if path.ends_with("/reviews") => house.json(caller, &path, &json!({ "finding": "a test" })).await,
                 _ if path.starts_with("/api/v1/locks") => {
                     house.json(caller, &path, &json!({ "principal": "nobody-at-all", "reason": "a test" })).await

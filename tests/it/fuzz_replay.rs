@@ -134,6 +134,11 @@ fn a26_the_corpus_of_canonical_still_holds() {
 }
 
 #[test]
+fn a26_the_corpus_of_breakglass_still_holds() {
+    replay("breakglass", targets::breakglass, 2_000);
+}
+
+#[test]
 fn a26_the_corpus_of_hygiene_still_holds() {
     replay("hygiene", targets::hygiene, 10_000);
 }

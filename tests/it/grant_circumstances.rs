@@ -170,6 +170,31 @@ async fn an_approval_that_wanted_a_fresh_sign_in_is_not_lost_when_that_is_no_lon
 }
 
 #[tokio::test]
+async fn where_the_requester_is_decides_nothing_of_who_approves_from_where() {
+    for url in databases() {
+        let node = node(&url, &TestClock::new(), 1).await;
+        let set = with(|text| {
+            text + "forbid (principal, action == Action::\"approve\", resource) \
+                    unless { context.address.isInRange(ip(\"192.0.2.0/24\")) };\n"
+        });
+        node.desk().policies.store(Arc::new(set));
+        let from = async |name: &str, address: &str| {
+            let id = node.sign_in(name, groups(name)).await.unwrap();
+            node.caller_from(id, address.parse().unwrap()).await.unwrap()
+        };
+        // The requester is at home, the leads are in the office.
+        let dev = from("dev0", "198.51.100.9").await;
+        let (request, _) = node.ask(&dev, &asked("two", Ttl::minutes(5))).await.unwrap();
+        let outside = from("lead2", "198.51.100.9").await;
+        assert!(node.approve(&outside, request.id).await.is_err(), "not from home");
+        let first = from("lead0", "192.0.2.7").await;
+        assert_eq!(node.approve(&first, request.id).await.unwrap().state, "pending");
+        let second = from("lead1", "192.0.2.8").await;
+        assert_eq!(node.approve(&second, request.id).await.unwrap().state, "active", "both approvals count");
+    }
+}
+
+#[tokio::test]
 async fn those_who_wait_for_a_place_keep_nobody_else_waiting() {
     let clock = TestClock::new();
     let node = node(&sqlite_database(), &clock, 1).await;

@@ -10,6 +10,7 @@ use axum::routing::post;
 use data_encoding::BASE64;
 use doorward::audit::{Event, EventType, Outcome};
 use doorward::model::{Clock, EventId, Principal, Secret, Timestamp, Ttl};
+use doorward::notify::audience::nobody;
 use doorward::notify::delivery::{PAUSES, Round};
 use doorward::notify::settings::key_of;
 use doorward::notify::{
@@ -98,6 +99,7 @@ impl House {
             channels: Arc::new(channels),
             clock: shared,
             entropy: Arc::new(SeededEntropy::new(u64::from(node))),
+            audience: nobody(),
         };
         for channel in round.channels.iter() {
             store.notice_channel_open(channel.name(), clock.now()).await.unwrap();
@@ -331,6 +333,7 @@ fn smtp(port: u16) -> NotifySettings {
         from: "doorward@example.com".into(),
         login: None,
         to: vec!["team@example.com".into(), "second@example.com".into()],
+        to_approvers: false,
         events: vec![EventPattern::parse("request.created").unwrap()],
         authorities: Vec::new(),
         allow_loopback: true,

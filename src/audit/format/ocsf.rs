@@ -204,9 +204,11 @@ const fn severity(kind: EventType, outcome: Outcome) -> (u32, &'static str) {
         | EventType::BreakGlassCustodiansChanged
         | EventType::RecordLost
         | EventType::CredentialRevokeFailed => (4, "High"),
-        EventType::ClockStepped | EventType::NoticeDead | EventType::BreakGlassRefused | EventType::PolicyRefused => {
-            (3, "Medium")
-        }
+        EventType::ClockStepped
+        | EventType::NoticeDead
+        | EventType::BreakGlassRefused
+        | EventType::BreakGlassDrillOverdue
+        | EventType::PolicyRefused => (3, "Medium"),
         _ => match outcome {
             Outcome::Success => (1, "Informational"),
             Outcome::Denied => (2, "Low"),

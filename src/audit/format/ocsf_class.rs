@@ -75,7 +75,12 @@ pub const fn class_of(kind: EventType) -> (Class, u32, &'static str) {
         | T::PolicyRefused
         | T::KeyChanged
         | T::AccessReviewed => (Class::Entity, 3, "Update"),
-        T::BreakGlassDrilled | T::NoticeDead | T::ClockStepped => (Class::Entity, 99, other),
+        T::BreakGlassDrilled
+        | T::BreakGlassChannelsTested
+        | T::BreakGlassDrillOverdue
+        | T::NoticeDead
+        | T::NoticeRetried
+        | T::ClockStepped => (Class::Entity, 99, other),
         T::AuditRead | T::DecisionDenyCounted | T::RecordLost | T::AuditSpoolMerged => (Class::Log, 99, other),
         T::AuditExported => (Class::Log, 3, "Export"),
         T::AuditLogOpened => (Class::Log, 6, "Start"),

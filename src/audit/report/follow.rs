@@ -214,7 +214,10 @@ impl Following {
             | T::CredentialRevokeFailed
             | T::BreakGlassRefused
             | T::BreakGlassCustodiansChanged
+            | T::BreakGlassChannelsTested
+            | T::BreakGlassDrillOverdue
             | T::NoticeDead
+            | T::NoticeRetried
             | T::PolicyLoaded
             | T::PolicyRefused
             | T::KeyChanged

@@ -210,5 +210,7 @@ pub fn belongs(seen: &Seen<'_>, mut each: impl FnMut(Population)) {
         T::NodeStarted | T::NodeStopped => each(P::NodeRuns),
         T::ClockStepped => each(P::ClockSteps),
         T::NoticeDead => each(P::NoticesDead),
+        // Their drill and their dead notice are counted.
+        T::BreakGlassChannelsTested | T::BreakGlassDrillOverdue | T::NoticeRetried => {}
     }
 }

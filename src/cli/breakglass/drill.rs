@@ -11,7 +11,7 @@ use crate::cli::failure::Failure;
 use crate::cli::origin::Origin;
 use crate::model::breakglass::{Challenge, Evidence, SIGN_NAMESPACE, SIGNATURE_BYTES_MAX, Scope};
 use crate::model::{BreakGlassId, Ttl};
-use crate::wire::{BreakGlassDrill, BreakGlassEvidence};
+use crate::wire::{BreakGlassDrill, BreakGlassEvidence, DrillChannel};
 
 use super::nodes::nodes;
 use super::pending::Pending;
@@ -124,6 +124,7 @@ async fn tell(
     body: &BreakGlassEvidence,
 ) -> Result<(), Failure> {
     let (mut items, mut rows, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut channels = Channels::default();
     for node in nodes(client, &args.node)? {
         let answer = async {
             let json = node.client.post("/api/v1/breakglass/drills", body).await?;
@@ -141,9 +142,10 @@ async fn tell(
                     recorded.to_owned(),
                     done.custodians.join(", "),
                 ]);
+                channels.take(&node.name, done.channels.as_deref());
                 items.push(json!({
                     "node": node.name, "verified": true, "took_seconds": done.took_seconds,
-                    "recorded": done.recorded, "custodians": done.custodians,
+                    "recorded": done.recorded, "custodians": done.custodians, "channels": done.channels,
                 }));
             }
             Err(error) => {
@@ -166,12 +168,63 @@ async fn tell(
         context.printer.json(&json!({ "id": id.to_string(), "state": state, "nodes": items }))?;
     } else {
         context.printer.table(&["NODE", "VERDICT", "TOOK", "RECORDED", "SIGNED BY"], &rows)?;
+        if !channels.rows.is_empty() {
+            context.printer.line("")?;
+            context.printer.table(&["NODE", "CHANNEL", "TEST MESSAGE"], &channels.rows)?;
+        }
     }
     match failed.into_iter().max_by_key(|exit| *exit == Exit::Denied) {
+        None if channels.failed > 0 => Err(Failure::new(
+            Exit::Failed,
+            "channels_failed",
+            "the door would have opened, but not everybody would have been told: see what the channels say",
+        )),
         None => {
-            context.printer.talk("Nothing was opened. Every channel of `[notify]` was told that this is a drill.");
+            context.printer.talk(&format!("Nothing was opened. {}", channels.told()));
             Ok(())
         }
         Some(exit) => Err(Failure::new(exit, "drill_failed", "the emergency path would not have worked everywhere")),
+    }
+}
+
+/// What became of the test messages.
+#[derive(Default)]
+struct Channels {
+    rows: Vec<Vec<String>>,
+    taken: usize,
+    failed: usize,
+    /// Nodes that sent theirs when they were shown the drill before.
+    before: usize,
+}
+
+impl Channels {
+    fn take(&mut self, node: &str, channels: Option<&[DrillChannel]>) {
+        let Some(channels) = channels else {
+            self.before += 1;
+            return;
+        };
+        for channel in channels {
+            let said = match (channel.state.as_str(), &channel.error) {
+                ("taken", _) => {
+                    self.taken += 1;
+                    "taken".to_owned()
+                }
+                ("not_asked", _) => "none: it is not told of openings".to_owned(),
+                (_, why) => {
+                    self.failed += 1;
+                    format!("failed: {}", why.as_deref().unwrap_or("nobody knows why"))
+                }
+            };
+            self.rows.push(vec![node.to_owned(), channel.name.clone(), said]);
+        }
+    }
+
+    fn told(&self) -> String {
+        match (self.taken, self.before) {
+            (0, 0) => "No channel of `[notify]` would be told of an opening: nobody would know.".to_owned(),
+            (0, _) => "Channels were tested when this drill was shown before.".to_owned(),
+            (1, _) => "One channel took a test message.".to_owned(),
+            (many, _) => format!("{many} channels took a test message."),
+        }
     }
 }

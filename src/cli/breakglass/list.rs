@@ -85,8 +85,8 @@ async fn timeline(context: &Context, here: &SignedIn, it: &Emergency) -> Result<
         query.append_pair("actor", &it.id);
     }
     query.append_pair("limit", "200");
-    let json = match here.client.get(&format!("/api/v1/audit/events?{}", query.finish())).await {
-        Ok(json) => json,
+    let page = match here.client.list(&format!("/api/v1/audit/events?{}", query.finish())).await {
+        Ok(page) => page,
         Err(error) => {
             let failure = Failure::from(error);
             if failure.exit == Exit::Denied {
@@ -96,18 +96,14 @@ async fn timeline(context: &Context, here: &SignedIn, it: &Emergency) -> Result<
             return Err(failure);
         }
     };
-    let page: Value = serde_json::from_str(&json).map_err(|error| Failure::failed(error.to_string()))?;
     let text = |event: &Value, pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
-    let mut rows: Vec<Vec<String>> = page
-        .get("items")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .map(|event| {
-            let what = ["method", "host", "path"].map(|key| text(event, &format!("/request/{key}")));
-            vec![text(event, "/time"), text(event, "/type"), what.join(" ").trim().to_owned(), text(event, "/decision")]
-        })
-        .collect();
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for item in &page.items {
+        let event: Value = serde_json::from_str(item.get()).map_err(|error| Failure::failed(error.to_string()))?;
+        let what = ["method", "host", "path"].map(|key| text(&event, &format!("/request/{key}")));
+        let decision = text(&event, "/decision");
+        rows.push(vec![text(&event, "/time"), text(&event, "/type"), what.join(" ").trim().to_owned(), decision]);
+    }
     rows.reverse();
     if rows.is_empty() {
         return Ok(());

@@ -117,6 +117,23 @@ pub async fn deny(
     request_fetch(desk, caller, id, now).await
 }
 
+/// Whether the caller could answer what they see now: policy lets them, they did not ask for it, and they
+/// have not approved it yet.
+///
+/// # Errors
+/// When the database is away.
+pub async fn may_answer(desk: &Desk, caller: &Caller, seen: &Seen, now: Timestamp) -> Result<bool, StoreError> {
+    let (policies, request) = (desk.policies.load_full(), &seen.request);
+    if request.state_at(now) != RequestState::Pending
+        || !may(desk, &policies, caller, EntitlementAction::Approve, &request.entitlement, now)
+    {
+        return Ok(false);
+    }
+    let me = human_of(Shelf::Store(&desk.store), &policies, &person_of(caller.session()), now).await?;
+    let approved = |approval: &Approval| approval.hash == request.hash && me.is(&approval.by);
+    Ok(!me.is(&request.requester) && !seen.approvals.iter().any(approved))
+}
+
 /// Takes one's own request back.
 ///
 /// # Errors

@@ -7,12 +7,11 @@ use crate::model::{
     AccessRequest, ActionName, EntitlementName, Grant, GrantId, Person, RequestId, RequestState, Timestamp, Ttl,
 };
 use crate::policy::{Entitlement, EntitlementAction, PolicySet};
-use crate::store::SESSION_PAGE_MAX;
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
 use super::activate::grant_within;
-use super::human::{Shelf, human_of};
+use super::approvers::approvers;
 use super::rest::start_of;
 use super::{AccessError, hash_of, may, opened, person_of, reason_of, request_event};
 
@@ -53,7 +52,7 @@ pub struct Planned {
     pub start: Option<Timestamp>,
     /// How many must approve; none where policy approves, or in an emergency.
     pub approvals_needed: u32,
-    /// Who, of those that are signed in, could.
+    /// Who, of those that have signed in lately, could.
     pub approvers: Vec<Person>,
     /// The actions that it opens.
     pub actions: Vec<ActionName>,
@@ -82,7 +81,8 @@ pub async fn plan(desk: &Desk, caller: &Caller, asked: &Asked, now: Timestamp) -
     let definition = asked_for(desk, &policies, caller, &asked.entitlement, now)?;
     let fitting = timed(desk, &policies, caller, definition, asked, now).await?;
     let approvals_needed = approvals_needed(desk, &policies, caller, definition, asked.emergency, now);
-    let approvers = approvers(desk, &policies, caller, &asked.entitlement, now).await?;
+    let requester = person_of(caller.session());
+    let approvers = approvers(desk, &policies, &requester, &asked.entitlement, &caller.ambient(now), now).await?;
     Ok(Planned {
         entitlement: asked.entitlement.clone(),
         length: fitting.length,
@@ -190,10 +190,10 @@ async fn enter(
     request.hash = hash_of(&request, definition, &request.actions);
     let mut created = request_event(desk, EventType::RequestCreated, caller.actor(), &request, now);
     if request.emergency {
-        // Whoever was passed over is to hear of it.
-        let skipped = approvers(desk, policies, caller, &request.entitlement, now).await?;
-        let names: Vec<String> = skipped.iter().map(|person| person.principal.to_string()).collect();
-        created = created.with("approvers_skipped", names.len()).with("approvals_skipped", definition.approvals);
+        // Whoever was passed over is told by `notify`; here is how many they are.
+        let ambient = caller.ambient(now);
+        let skipped = approvers(desk, policies, &request.requester, &request.entitlement, &ambient, now).await?;
+        created = created.with("approvers_skipped", skipped.len()).with("approvals_skipped", definition.approvals);
     }
     let mut tx = desk.store.begin().await?;
     tx.access_request_insert(&request).await?;
@@ -234,30 +234,6 @@ fn approvals_needed(
 ) -> u32 {
     let by_itself = emergency || may(desk, policies, caller, EntitlementAction::AutoApprove, &definition.name, now);
     if by_itself { 0 } else { definition.approvals }
-}
-
-/// Who, of those that are signed in, could approve a request of the caller.
-async fn approvers(
-    desk: &Desk,
-    policies: &PolicySet,
-    caller: &Caller,
-    name: &EntitlementName,
-    now: Timestamp,
-) -> Result<Vec<Person>, AccessError> {
-    let requester = human_of(Shelf::Store(&desk.store), policies, &person_of(caller.session()), now).await?;
-    let mut found: Vec<Person> = Vec::new();
-    for stored in desk.store.session_list(None, None, SESSION_PAGE_MAX, now).await? {
-        let person = person_of(&stored.session);
-        if found.iter().any(|known| known.principal == person.principal) || requester.is(&person) {
-            continue;
-        }
-        let subject = desk.subject_now(policies, &stored.session, now);
-        let ambient = caller.ambient(now);
-        if policies.entitlement_decide(&subject, EntitlementAction::Approve, name, &ambient).allow {
-            found.push(person);
-        }
-    }
-    Ok(found)
 }
 
 /// As [`fitting`], and it may begin then.

@@ -12,6 +12,7 @@
 
 mod activate;
 mod answer;
+mod approvers;
 mod create;
 mod grant;
 mod human;
@@ -34,7 +35,8 @@ use crate::store::StoreError;
 use super::caller::Caller;
 use super::desk::Desk;
 
-pub use answer::{approve, deny, withdraw};
+pub use answer::{approve, deny, may_answer, withdraw};
+pub use approvers::audience;
 pub use create::{Asked, Planned, create, plan};
 pub use grant::{drop_grant, extend, revoke};
 pub use idle::exchange_uses;

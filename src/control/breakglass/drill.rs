@@ -1,11 +1,12 @@
 //! A drill: the custodians sign a challenge whose scope is nothing, and every node that is shown it
-//! judges it as it would an opening, tells every channel, and records how long it all took.
+//! judges it as it would an opening, sends a test message on every channel that an opening would be
+//! told on, and records how long it took and what became of each message.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::audit::{Event, EventType, Outcome};
-use crate::identity::breakglass::{Happening, KnownOpening};
+use crate::identity::breakglass::{ChannelOutcome, ChannelTest, Happening, KnownOpening};
 use crate::model::breakglass::Scope;
 use crate::model::{Timestamp, Ttl};
 
@@ -15,6 +16,8 @@ use super::terms::{CheckError, Presented, judged, refused};
 
 /// How long the record may take.
 const RECORD_TIMEOUT: Duration = Duration::from_millis(1800);
+/// How long all channels together may take for their test message; each has its own bound below it.
+const CHANNELS_TIMEOUT: Duration = Duration::from_secs(22);
 
 /// A drill that was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,9 @@ pub struct Drilled {
     pub took: Ttl,
     /// Whether it is on record: without, it does not count as a drill.
     pub recorded: bool,
+    /// What became of the test message on each channel of this node; `None` where this node was shown
+    /// the drill before, and sent them then.
+    pub channels: Option<Vec<ChannelTest>>,
 }
 
 /// Judges a drill and records it. Opens nothing.
@@ -41,7 +47,7 @@ pub async fn drill(desk: &Desk, presented: &Presented, address: IpAddr, now: Tim
     let opening = match judged {
         Ok(opening) => opening,
         Err(error) => {
-            refused(desk, &error, address, now).await;
+            refused(desk, &error, presented, address, now).await;
             return Err(error);
         }
     };
@@ -63,9 +69,39 @@ pub async fn drill(desk: &Desk, presented: &Presented, address: IpAddr, now: Tim
     }
     let known = KnownOpening::of(&opening);
     // Whoever has the signatures may show them often; people are told once.
-    if desk.directory.emergency.first_drill(challenge.id) {
+    let channels = if desk.directory.emergency.first_drill(challenge.id) {
         let happening = Happening { event: event_id, kind: kind.name(), time: now, opening: known, by: None };
-        desk.directory.emergency.happened(happening);
-    }
-    Ok(Drilled { id: challenge.id.to_string(), custodians: opening.custodians.clone(), took, recorded })
+        Some(test_channels(desk, happening, address).await)
+    } else {
+        None
+    };
+    Ok(Drilled { id: challenge.id.to_string(), custodians: opening.custodians.clone(), took, recorded, channels })
+}
+
+/// Sends the test messages and puts on record, for this node, what became of them.
+async fn test_channels(desk: &Desk, happening: Happening, address: IpAddr) -> Vec<ChannelTest> {
+    let drill = happening.opening.id;
+    let tested = desk.directory.emergency.test_channels(happening);
+    let tested = match tokio::time::timeout(CHANNELS_TIMEOUT, tested).await {
+        Ok(Ok(tested)) => tested,
+        Ok(Err(_)) => Vec::new(),
+        Err(_) => {
+            let outcome = ChannelOutcome::Failed("the channels were not done in time".to_owned());
+            vec![ChannelTest { channel: "all".to_owned(), outcome }]
+        }
+    };
+    let told = |test: &ChannelTest| match &test.outcome {
+        ChannelOutcome::Taken => format!("{}: taken", test.channel),
+        ChannelOutcome::Failed(why) => format!("{}: failed: {why}", test.channel),
+        ChannelOutcome::NotAsked => format!("{}: not told of openings", test.channel),
+    };
+    let failed = tested.iter().any(|test| matches!(test.outcome, ChannelOutcome::Failed(_)));
+    let now = desk.clock.now();
+    let outcome = if failed { Outcome::Failed } else { Outcome::Success };
+    let mut event = Event::new(desk.event_id(now), now, EventType::BreakGlassChannelsTested, outcome)
+        .with("id", drill.to_string())
+        .with("channels", tested.iter().map(told).collect::<Vec<_>>());
+    event.actor.address = Some(address);
+    desk.recorder.offer(event);
+    tested
 }

@@ -1,9 +1,9 @@
-//! What a node does beside requests for the emergency path: it records that an opening ran out, and
-//! learns from the record what other nodes saw.
+//! What a node does beside requests for the emergency path: it records that an opening ran out, how often
+//! it was tried in vain and that a drill is overdue, and learns from the record what other nodes saw.
 
 use crate::audit::{Event, EventType, Outcome};
-use crate::identity::breakglass::{Happening, KnownOpening};
-use crate::model::{BreakGlassId, Timestamp};
+use crate::identity::breakglass::{Happening, InForce, KnownOpening};
+use crate::model::{BreakGlassId, EventId, Timestamp, Ttl};
 use crate::store::StoreError;
 
 use super::super::desk::Desk;
@@ -11,6 +11,8 @@ use super::{Emergency, EmergencyState, of_id, one_id, openings};
 
 /// Events that are looked at at most.
 const LOOK_MAX: u32 = 1000;
+/// How often people are told again of a drill that stays overdue.
+const OVERDUE_AGAIN: Ttl = Ttl::hours(7 * 24);
 
 /// Records openings that ran out since the last time.
 pub async fn record_ends(desk: &Desk, now: Timestamp) {
@@ -26,6 +28,66 @@ pub async fn record_ends(desk: &Desk, now: Timestamp) {
         let opening = KnownOpening::clone(&opening);
         emergency.happened(Happening { event: event_id, kind: kind.name(), time: opening.expires, opening, by: None });
     }
+}
+
+/// Records how many failures of windows that are over nobody was told of one by one.
+pub async fn record_refusals(desk: &Desk, now: Timestamp) {
+    for untold in desk.directory.emergency.refusals.due(now) {
+        let kind = EventType::BreakGlassRefused;
+        let mut event = Event::new(desk.event_id(now), now, kind, Outcome::Denied)
+            .with("count", untold.count)
+            .with("since", untold.since.to_string())
+            .with("until", untold.until.to_string());
+        if let Some(opening) = untold.opening {
+            event = event.with("id", opening.to_string());
+        }
+        event.reason = Some("opening_refused".into());
+        event.actor.address = untold.address;
+        // Each of them is on record by itself, or counted there: this is for those who are told.
+        desk.recorder.offer(event);
+    }
+}
+
+/// Puts on record that a drill is overdue: once, and again each week that it stays so, however many nodes
+/// see it. `noted` is what this node wrote last.
+///
+/// # Errors
+/// When the database is away.
+pub async fn note_drill_overdue(
+    desk: &Desk,
+    in_force: Option<&InForce>,
+    noted: &mut Option<EventId>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let Some(in_force) = in_force else { return Ok(()) };
+    let last = desk.directory.emergency.drilled_at();
+    let since = match last {
+        Some(last) => last.plus(in_force.drill_every),
+        // A path that was never drilled is overdue from its first day on.
+        None => {
+            let events = desk.store.emergency_events(None, LOOK_MAX).await?;
+            let changed = events.iter().filter(|it| it.clear().kind == EventType::BreakGlassCustodiansChanged);
+            let Some(first) = changed.map(|it| it.clear().time).min() else { return Ok(()) };
+            first
+        }
+    };
+    if !since.is_over(now) {
+        return Ok(());
+    }
+    let week = now.since(since).as_millis() / OVERDUE_AGAIN.as_millis();
+    let kind = EventType::BreakGlassDrillOverdue;
+    let id = one_id(kind, format!("{} {week}", last.map_or(0, Timestamp::millis)).as_bytes(), since);
+    if *noted == Some(id) {
+        return Ok(());
+    }
+    let event = Event::new(id, now, kind, Outcome::Failed)
+        .with("last_drill", last.map_or_else(|| "never".to_owned(), |at| at.to_string()))
+        .with("due", since.to_string())
+        .with("drill_every", in_force.drill_every.to_string());
+    if desk.recorder.submit(event).await.is_ok() {
+        *noted = Some(id);
+    }
+    Ok(())
 }
 
 /// Learns from the record which openings there are, which wait for their review, and when the last drill

@@ -27,7 +27,7 @@ use super::desk::{Desk, event_id_of};
 pub use close::{CloseError, CloseRequest, close};
 pub use custodians::note_custodians;
 pub use drill::{Drilled, drill};
-pub use ending::{follow, record_ends};
+pub use ending::{follow, note_drill_overdue, record_ends, record_refusals};
 pub use review::{FINDING_CHARS_MAX, ReviewError, review};
 pub use terms::{CheckError, Checked, Presented, Terms, check, terms};
 

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::audit::{Event, EventType, Outcome};
-use crate::identity::breakglass::{Opening, QuorumError};
-use crate::model::breakglass::Evidence;
-use crate::model::{Timestamp, Ttl};
+use crate::identity::breakglass::{Opening, QuorumError, Telling};
+use crate::model::breakglass::{Challenge, Evidence};
+use crate::model::{BreakGlassId, Timestamp, Ttl};
 
 use super::super::desk::Desk;
 
@@ -128,15 +128,23 @@ pub async fn check(desk: &Desk, presented: &Presented, address: IpAddr, now: Tim
         if is_drill { Err(CheckError::Drill) } else { Ok(Checked { opening }) }
     });
     if let Err(error) = &judged {
-        refused(desk, error, address, now).await;
+        refused(desk, error, presented, address, now).await;
     }
     judged
 }
 
-/// Puts a failure on record, within the bounds of what nobody in particular may write there.
-pub(super) async fn refused(desk: &Desk, error: &CheckError, address: IpAddr, now: Timestamp) {
+/// Puts a failure on record, within the bounds of what nobody in particular may write there. People are
+/// told of the first of an address and opening; of the others in a count (`ending::record_refusals`).
+pub(super) async fn refused(desk: &Desk, error: &CheckError, presented: &Presented, address: IpAddr, now: Timestamp) {
+    let opening: Option<BreakGlassId> = Challenge::parse(&presented.evidence.challenge).ok().map(|it| it.id);
     let mut event = Event::new(desk.event_id(now), now, EventType::BreakGlassRefused, Outcome::Denied)
         .with("why", error.to_string());
+    if let Some(opening) = opening {
+        event = event.with("id", opening.to_string());
+    }
+    if desk.directory.emergency.refusals.take(address, opening, now) == Telling::InACount {
+        event = event.with("repeated", true);
+    }
     event.reason = Some("opening_refused".into());
     event.actor.address = Some(address);
     if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused_anonymous(event)).await, Ok(Ok(()))) {

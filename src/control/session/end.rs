@@ -136,6 +136,12 @@ async fn end_all(desk: &Desk, which: Which<'_>, now: Timestamp) -> Result<usize,
         for id in ids {
             ended.extend(end_within(desk, &mut tx, id, SessionEnd::Provider, &actor, None, now).await?);
         }
+        if let Which::Link(_) = which {
+            // The provider does not know them any more: nobody tells them of anything.
+            for stored in &ended {
+                tx.person_forget(&stored.session.principal).await?;
+            }
+        }
         tx.commit().await?;
         obey(desk, ended.iter());
         total += ended.len();

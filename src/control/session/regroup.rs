@@ -29,6 +29,7 @@ pub async fn groups_replace(desk: &Desk, link: &str, groups: &[String], now: Tim
         for stored in stale {
             let id = stored.session.id;
             let Some(regrouped) = tx.session_regroup(id, groups, now).await? else { continue };
+            tx.person_regrouped(&regrouped.session).await?;
             let mut event = event(desk, EventType::SessionGroups, &Actor::default(), id, now)
                 .with(basis::GROUPS_ADDED, without(groups, &stored.session.groups))
                 .with(basis::GROUPS_REMOVED, without(&stored.session.groups, groups));

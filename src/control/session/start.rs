@@ -181,6 +181,7 @@ pub async fn start_within(
         certificate_key: kept.map(|kept| kept.key),
     };
     tx.session_insert(&stored).await?;
+    tx.person_seen(&stored.session).await?;
     let cookie = new.cookie.map(|(hash, host)| StoredCookie { hash, session: id, host, expires_at });
     if let Some(cookie) = &cookie {
         tx.session_cookie_insert(cookie, now).await?;

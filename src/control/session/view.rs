@@ -12,6 +12,8 @@ use super::super::desk::Desk;
 
 /// How long a session is kept after its end by itself, so that a late use is told the reason.
 const KEPT: Ttl = Ttl::hours(24);
+/// How long is remembered who signed in last and may be told of what waits for them.
+const PERSON_KEPT: Ttl = Ttl::hours(90 * 24);
 
 /// The session as this node obeys it, read from the database if this node hasn't heard of it.
 ///
@@ -98,7 +100,7 @@ pub async fn sweep(desk: &Desk, now: Timestamp) -> Result<u64, StoreError> {
     let before = now.minus(KEPT);
     let mut tx = desk.store.begin().await?;
     let gone = tx.oauth_sweep(before).await? + tx.session_sweep(before).await? + tx.session_use_sweep().await?;
-    let gone = gone + tx.credential_sweep(now).await?;
+    let gone = gone + tx.credential_sweep(now).await? + tx.person_sweep(now.minus(PERSON_KEPT)).await?;
     tx.commit().await?;
     Ok(gone)
 }

@@ -8,6 +8,7 @@ pub mod certificate;
 pub mod closing;
 pub mod custodians;
 pub mod quorum;
+pub mod refusals;
 pub mod settings;
 pub mod state;
 
@@ -15,4 +16,5 @@ pub use certificate::{carries_opening, evidence_of};
 pub use closing::{Closed, ClosedBy, ClosingError};
 pub use custodians::{Custodians, CustodiansError};
 pub use quorum::{Opening, OpeningRules, QuorumError, SignatureFault};
-pub use state::{EmergencyState, Happening, InForce, KnownOpening};
+pub use refusals::{Telling, Untold};
+pub use state::{ChannelOutcome, ChannelTest, EmergencyState, Happening, InForce, KnownOpening, Told};

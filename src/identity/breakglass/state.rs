@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use papaya::HashMap;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::quorum::{Opening, OpeningRules};
+use super::refusals::Refusals;
 use crate::model::{BreakGlassId, EventId, Timestamp, Ttl};
 
 /// Closings that are kept at most; the oldest give way.
@@ -81,6 +82,35 @@ pub struct Happening {
     pub by: Option<String>,
 }
 
+/// What became of a test message on one channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChannelOutcome {
+    /// The receiver took it.
+    Taken,
+    /// It did not: why.
+    Failed(String),
+    /// The channel is not told of openings, so it got none.
+    NotAsked,
+}
+
+/// One channel as a drill found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelTest {
+    /// Its name.
+    pub channel: String,
+    /// What became of the message.
+    pub outcome: ChannelOutcome,
+}
+
+/// A happening on its way to the channels, and where to say what became of it.
+#[derive(Debug)]
+pub struct Told {
+    /// What happened.
+    pub happening: Happening,
+    /// Set where it is a test: who waits for what each channel did.
+    pub answer: Option<oneshot::Sender<Vec<ChannelTest>>>,
+}
+
 /// The emergency path on one node.
 #[derive(Debug, Default)]
 pub struct EmergencyState {
@@ -94,7 +124,9 @@ pub struct EmergencyState {
     over: HashMap<BreakGlassId, ()>,
     drilled_at: AtomicI64,
     file: Mutex<Option<PathBuf>>,
-    happened: OnceLock<mpsc::Sender<Happening>>,
+    happened: OnceLock<mpsc::Sender<Told>>,
+    /// Failed uses, as far as people are told of them.
+    pub refusals: Refusals,
 }
 
 impl EmergencyState {
@@ -258,15 +290,27 @@ impl EmergencyState {
     }
 
     /// Where happenings go.
-    pub fn tell(&self, queue: mpsc::Sender<Happening>) {
+    pub fn tell(&self, queue: mpsc::Sender<Told>) {
         // There is one teller a process.
         let _ = self.happened.set(queue);
     }
 
     /// Has it told at once. Never waits; what finds no room is on record and told from there.
     pub fn happened(&self, happening: Happening) {
+        self.hand_over(Told { happening, answer: None });
+    }
+
+    /// Has a test message sent on every channel that is told of openings. The answer says what became
+    /// of each; it breaks off where there is no teller or no room.
+    pub fn test_channels(&self, happening: Happening) -> oneshot::Receiver<Vec<ChannelTest>> {
+        let (answer, tested) = oneshot::channel();
+        self.hand_over(Told { happening, answer: Some(answer) });
+        tested
+    }
+
+    fn hand_over(&self, told: Told) {
         if let Some(queue) = self.happened.get()
-            && let Err(error) = queue.try_send(happening)
+            && let Err(error) = queue.try_send(told)
         {
             tracing::error!(%error, "an alert of the emergency path could not be told at once");
         }

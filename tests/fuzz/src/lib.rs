@@ -3,4 +3,6 @@
 extern crate self as doorward;
 
 pub mod gateway;
+#[path = "../../../src/model/mod.rs"]
+pub mod model;
 pub mod targets;

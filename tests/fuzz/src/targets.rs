@@ -7,6 +7,11 @@ use doorward::gateway::guard_h2::{Frames, H2Limits};
 use doorward::gateway::hygiene::{
     PassAuthorization, SESSION_COOKIE, own_cookie, strip_client_headers, strip_response_headers,
 };
+use doorward::model::Ttl;
+use doorward::model::breakglass::{
+    CHALLENGE_BYTES_MAX, Challenge, DURATION_MAX, Evidence, SIGNATURE_BYTES_MAX, SIGNATURES_MAX,
+};
+use doorward::model::closing::{CLOSING_BYTES_MAX, Closing};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 /// Feeds a stream in pieces as the guard does; gives the bytes that passed and where it stands.
@@ -144,4 +149,33 @@ pub fn hygiene(data: &[u8]) {
     let once = headers.clone();
     strip_client_headers(&mut headers, PassAuthorization::Withhold);
     assert_eq!(headers, once);
+}
+
+/// What anybody may show who wants to open or close the emergency path: a challenge and a closing have one
+/// text, the extension one form, and whatever is accepted is within its bounds.
+pub fn breakglass(data: &[u8]) {
+    if let Ok(challenge) = Challenge::parse(data) {
+        assert_eq!(challenge.text().as_bytes(), data);
+        assert!(data.len() <= CHALLENGE_BYTES_MAX && challenge.is_plain());
+        let length = challenge.expires.since(challenge.not_before);
+        assert!(length > Ttl::ZERO && length <= DURATION_MAX);
+        assert_eq!(Challenge::parse(challenge.text().as_bytes()), Ok(challenge));
+    }
+    if let Some(closing) = Closing::parse(data) {
+        assert!(closing.text().as_bytes() == data && data.len() <= CLOSING_BYTES_MAX);
+    }
+    if let Some(evidence) = Evidence::from_der(data) {
+        assert_eq!(evidence.to_der(), data);
+        assert!(evidence.challenge.len() <= CHALLENGE_BYTES_MAX && evidence.signatures.len() <= SIGNATURES_MAX);
+        assert!(evidence.signatures.iter().all(|signature| signature.len() <= SIGNATURE_BYTES_MAX));
+    }
+    // Whatever a client puts in arrives as it was, or not at all.
+    let (challenge, rest) = data.split_at(data.len() / 3);
+    let size = usize::from(data.first().copied().unwrap_or(0)) * 20 + 1;
+    let signatures: Vec<Vec<u8>> = rest.chunks(size).map(<[u8]>::to_vec).collect();
+    let evidence = Evidence { challenge: challenge.to_vec(), signatures };
+    let fits = evidence.challenge.len() <= CHALLENGE_BYTES_MAX
+        && evidence.signatures.len() <= SIGNATURES_MAX
+        && evidence.signatures.iter().all(|signature| signature.len() <= SIGNATURE_BYTES_MAX);
+    assert_eq!(Evidence::from_der(&evidence.to_der()), fits.then_some(evidence));
 }

@@ -20,11 +20,11 @@ use super::fixture::{Door, Person, Plan, Speaks, with_door};
 
 const HERE: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     Plan { change: Some(prepared), ..Plan::default() }
 }
 
-fn opened(dir: &Path, signers: &[&str]) -> (Challenge, Evidence, Person) {
+pub(super) fn opened(dir: &Path, signers: &[&str]) -> (Challenge, Evidence, Person) {
     let rules = rules(dir, 2);
     let (key, asked) = challenge(&rules, Scope::All, SystemClock.now());
     let evidence = evidence(dir, &asked, signers);
@@ -32,13 +32,13 @@ fn opened(dir: &Path, signers: &[&str]) -> (Challenge, Evidence, Person) {
     (asked, evidence, person)
 }
 
-fn closing(dir: &Path, who: &str, id: BreakGlassId, namespace: &str) -> CloseRequest {
+pub(super) fn closing(dir: &Path, who: &str, id: BreakGlassId, namespace: &str) -> CloseRequest {
     let closing = Closing { id, trust_domain: "doorward.localhost".to_owned(), time: SystemClock.now() };
     let text = closing.text();
     CloseRequest { signature: signed(dir, who, namespace, &text), statement: text.into_bytes(), evidence: None }
 }
 
-async fn close(door: &Door, id: BreakGlassId, request: &CloseRequest) -> Result<(), CloseError> {
+pub(super) async fn close(door: &Door, id: BreakGlassId, request: &CloseRequest) -> Result<(), CloseError> {
     let desk = &door.running().desk;
     breakglass::close(desk, id, request, HERE, desk.clock.now()).await.map(drop)
 }
