@@ -7,6 +7,8 @@
 //! (a crash, a caller who left, an error afterwards), whoever repeats is told so and does it no second
 //! time. One that was begun and never done can be begun again after a while.
 
+use std::time::Duration;
+
 use sha2::{Digest, Sha256};
 
 use crate::model::{Principal, Timestamp, Ttl};
@@ -19,6 +21,10 @@ const KEPT: Ttl = Ttl::hours(24);
 /// After how long one that was begun and not done is taken for abandoned: no operation takes as long, and
 /// one that did would find that its key is another's and do nothing.
 const ABANDONED: Ttl = Ttl::minutes(2);
+
+/// How often, and after what pause, an answer is looked for that should be there by now.
+const LOOKS: u32 = 10;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A key of one principal for one route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,13 +77,17 @@ pub async fn take(desk: &Desk, key: Key, now: Timestamp) -> Result<Turn, StoreEr
     if let Some(taken) = first {
         return Ok(Turn::First(taken));
     }
-    Ok(match desk.store.idempotency_fetch(&key.hash).await? {
-        Some(KeptAnswer { body_hash, .. }) if body_hash != key.body => Turn::OtherBody,
-        Some(KeptAnswer { answer: Some((status, answer)), .. }) => Turn::Repeated { status, answer },
-        Some(KeptAnswer { answer: None, done: true, .. }) => Turn::Done,
-        // None: it was given back just now, and is free for the next try.
-        Some(KeptAnswer { answer: None, .. }) | None => Turn::AtWork,
-    })
+    for _ in 0..LOOKS {
+        match desk.store.idempotency_fetch(&key.hash).await? {
+            Some(KeptAnswer { body_hash, .. }) if body_hash != key.body => return Ok(Turn::OtherBody),
+            Some(KeptAnswer { answer: Some((status, answer)), .. }) => return Ok(Turn::Repeated { status, answer }),
+            // Between the operation and its answer there is a moment.
+            Some(KeptAnswer { answer: None, done: true, .. }) => tokio::time::sleep(LOOK_AGAIN).await,
+            // None: it was given back just now, and is free for the next try.
+            Some(KeptAnswer { answer: None, .. }) | None => return Ok(Turn::AtWork),
+        }
+    }
+    Ok(Turn::Done)
 }
 
 /// Keeps the answer.

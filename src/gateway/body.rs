@@ -299,7 +299,6 @@ impl Drop for Relay {
 }
 
 /// What the gateway answers with.
-#[expect(clippy::large_enum_variant, reason = "nearly every answer is a relay: a box would cost each an allocation")]
 pub enum Body {
     /// Bytes of our own; `None` once they are taken.
     Full(Option<Bytes>),

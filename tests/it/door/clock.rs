@@ -70,6 +70,7 @@ fn f7_what_is_over_by_a_clock_that_was_set_forward_is_over_and_nobody_falls_over
         assert!(step.0 == "forward" && (step.1.starts_with("10d") || step.1.starts_with("9d23h59m")), "{step:?}");
         // Nobody believed it: back again, all goes on.
         door.clock.step(-240 * HOUR);
+        steps(door, 2).await;
         let bob = door.sign_in("bob").await;
         assert_eq!(door.get("app", Some(&bob), Speaks::Http2, "/x").await.status, 200);
         let stored = door.running().desk.store.grant_fetch(doorward::model::GrantId::parse(&grant).unwrap()).await;

@@ -15,6 +15,12 @@ use super::fixture::{Door, Person, Speaks, full, host, with_door};
 use super::grant_tokens::{api, granted, plan};
 use super::grants::{self, grant};
 
+/// Time passes, and the news of revocations keep coming.
+fn later(door: &Door, ttl: Ttl) {
+    door.clock.advance(ttl);
+    door.running().shared.directory.confirm(door.running().desk.clock.now());
+}
+
 fn lazy(door: &Door, person: &Person) -> Grant {
     let now = door.running().desk.clock.now();
     let grant = Grant { idle: Some(Ttl::seconds(30)), ..grant(person, now, now.plus(Ttl::minutes(20))) };
@@ -29,13 +35,13 @@ fn a56_a_grant_ends_when_nothing_passes_by_it_and_a_request_is_a_use() {
         let mut client = door.client("app", Some(&dave), Speaks::Http2).await;
         lazy(door, &dave);
         for _ in 0..4 {
-            door.clock.advance(Ttl::seconds(29));
+            later(door, Ttl::seconds(29));
             assert_eq!(client.get("/x").await.status, 200);
         }
         // What is refused is no use.
-        door.clock.advance(Ttl::seconds(20));
+        later(door, Ttl::seconds(20));
         assert_eq!(client.get("/admin/x").await.status, 403);
-        door.clock.advance(Ttl::seconds(10));
+        later(door, Ttl::seconds(10));
         let over = client.get("/x").await;
         assert_eq!((over.status.as_u16(), over.reason().as_str()), (403, "no_policy_match"));
         assert_eq!(client.get("/x").await.status, 403, "and it does not come back");
@@ -55,7 +61,7 @@ fn a56_a_stream_is_a_use_while_bytes_move_and_is_cut_when_none_do() {
         let url = format!("wss://{}:{}/ws", host("app"), door.address.port());
         let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
         for turn in 0..4 {
-            door.clock.advance(Ttl::seconds(20));
+            later(door, Ttl::seconds(20));
             // The upstream sends one each 20 ms; the first ones may have been under way before.
             for _ in 0..8 {
                 assert!(moving.frame().await.unwrap().is_ok());
@@ -67,11 +73,11 @@ fn a56_a_stream_is_a_use_while_bytes_move_and_is_cut_when_none_do() {
         }
         drop((moving, events));
         tokio::time::sleep(Duration::from_millis(100)).await;
-        door.clock.advance(Ttl::seconds(20));
+        later(door, Ttl::seconds(20));
         socket.send(Message::text("and here")).await.unwrap();
         assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("and here"));
         let since = Instant::now();
-        door.clock.advance(Ttl::seconds(31));
+        later(door, Ttl::seconds(31));
         let closed = async { while let Some(Ok(_)) = socket.next().await {} };
         tokio::time::timeout(Duration::from_secs(5), closed).await.expect("a silent stream outlived its grant");
         assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
