@@ -7,6 +7,7 @@ in here tries again, follows or repairs by itself.
 import asyncio
 import base64
 import hashlib
+import html
 import json
 import os
 import re
@@ -17,6 +18,8 @@ import urllib.parse
 
 DOMAIN = "doorward.localhost"
 TIMEOUT = 20
+# The fields of a form that nobody types.
+HIDDEN = re.compile(r'<input type="hidden" name="([^"]*)" value="([^"]*)">')
 
 
 class Broken(Exception):
@@ -294,7 +297,14 @@ class SignIn:
                 to = own if ours else await H1.open(parts.port, parts.hostname, None)
                 to.send_head("GET", path, headers)
                 status, got = await to.head()
-                await to.body(got, "GET", status)
+                page = await to.body(got, "GET", status)
+                if ours and status == 200 and parts.path == "/signin/program":
+                    # The person at the browser says that the program is theirs.
+                    fields = {html.unescape(k): html.unescape(v) for k, v in HIDDEN.findall(page.decode())}
+                    agreed = urllib.parse.urlencode(fields | {"answer": "agree"}).encode()
+                    headers += [("content-type", "application/x-www-form-urlencoded"), ("origin", self.door.control)]
+                    answer = await to.ask("POST", parts.path, headers, agreed)
+                    status, got = answer.status, list(answer.headers.items())
                 if not ours:
                     to.close()
                 for header, value in got:
