@@ -129,7 +129,8 @@ fn a17_no_tunnel_before_a_101() {
         assert!(got.starts_with("HTTP/1.1 403 "), "{got}");
         let bytes = String::from_utf8_lossy(&door.raw.all_bytes()).into_owned();
         assert!(!bytes.contains("/admin/secret"), "{bytes}");
-        assert!(!bytes.contains("CONNECT") && !bytes.contains("h2c"), "{bytes}");
+        // By their places in a message: an id may spell any three letters, as time goes by.
+        assert!(!bytes.contains("CONNECT ") && !bytes.to_ascii_lowercase().contains("upgrade: h2c"), "{bytes}");
     });
 }
 
