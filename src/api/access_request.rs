@@ -15,6 +15,7 @@ use super::answer::ApiError;
 use super::caller::Proven;
 use super::decided::json;
 use super::fields::{Fields, Json};
+use super::paging::limit;
 use super::shape;
 
 const JSON: &str = "application/json";
@@ -31,9 +32,6 @@ const STATES: &[&str] = &[
     "withdrawn",
     "timed_out",
 ];
-/// What a page holds where nothing is said, and at most.
-const PAGE: usize = 50;
-const PAGE_MAX: usize = 200;
 
 /// `?mine|to_approve|all=true&state=…&cursor=…&limit=…`
 pub async fn list(
@@ -71,15 +69,6 @@ pub(super) fn whose(fields: &Fields, names: &[&str]) -> Result<Whose, ApiError> 
         ["to_approve"] => Ok(Whose::ToApprove),
         ["all"] => Ok(Whose::All),
         _ => Err(ApiError::Invalid(format!("only one of {} can be `true`", names.join(", ")))),
-    }
-}
-
-/// How many a page is to hold.
-pub(super) fn limit(fields: &Fields) -> Result<usize, ApiError> {
-    match fields.get("limit").map(str::parse::<usize>) {
-        None => Ok(PAGE),
-        Some(Ok(limit @ 1..=PAGE_MAX)) => Ok(limit),
-        Some(_) => Err(ApiError::Invalid(format!("`limit` is a number from 1 to {PAGE_MAX}"))),
     }
 }
 

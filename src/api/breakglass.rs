@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use data_encoding::HEXLOWER;
@@ -22,6 +22,7 @@ use super::answer::ApiError;
 use super::caller::{Connection, Proven};
 use super::decided::json;
 use super::fields::Json;
+use super::paging::{self, Order};
 
 const JSON: &str = "application/json";
 const NO_PATH: &str = "there is no emergency path here: `[breakglass]` is not configured";
@@ -165,10 +166,19 @@ pub async fn close(
     Ok(json(StatusCode::OK, JSON, &shape))
 }
 
-/// Every opening and emergency grant, newest first.
-pub async fn list(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Result<Response, ApiError> {
+/// Every opening and emergency grant, newest first: `?cursor=…&limit=…`
+pub async fn list(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let found = breakglass::list(&desk, &caller, now).await?;
-    Ok(json(StatusCode::OK, JSON, &wire::Page::whole(found.iter().map(shape).collect())))
+    let items = found.iter().map(shape).collect();
+    Ok(json(
+        StatusCode::OK,
+        JSON,
+        &paging::of_whole(query.as_deref(), items, Order::NewestFirst, |it: &wire::Emergency| &it.id)?,
+    ))
 }
 
 /// One of them.

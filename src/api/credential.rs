@@ -12,11 +12,11 @@ use crate::control::session::Whose;
 use crate::model::{CredentialId, LeaseId};
 use crate::wire::{Lease, Page, Revoke};
 
-use super::access_request::limit;
 use super::answer::ApiError;
 use super::caller::Proven;
 use super::decided::json;
 use super::fields::{Fields, Json};
+use super::paging::limit;
 use super::shape;
 
 const JSON: &str = "application/json";

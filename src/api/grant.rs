@@ -11,11 +11,12 @@ use crate::control::access::{self, AccessError};
 use crate::model::GrantId;
 use crate::wire::{Extend, Nothing, Page, Revoke};
 
-use super::access_request::{length, limit, whose};
+use super::access_request::{length, whose};
 use super::answer::ApiError;
 use super::caller::Proven;
 use super::decided::json;
 use super::fields::{Fields, Json};
+use super::paging::limit;
 use super::shape;
 
 const JSON: &str = "application/json";

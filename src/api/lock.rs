@@ -2,26 +2,35 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::control::{Desk, lock_by_caller};
-use crate::wire::{NewLock, Page};
+use crate::wire::{Lock, NewLock};
 
 use super::answer::ApiError;
 use super::caller::Proven;
 use super::decided::json;
 use super::fields::Json;
+use super::paging::{self, Order};
 use super::shape;
 
 const JSON: &str = "application/json";
 
-/// All who are barred, oldest first.
-pub async fn list(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Result<Response, ApiError> {
+/// All who are barred, oldest first: `?cursor=…&limit=…`
+pub async fn list(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let locks = lock_by_caller::list(&desk, &caller, now).await?;
     let items = locks.iter().map(|lock| shape::lock(lock, true)).collect();
-    Ok(json(StatusCode::OK, JSON, &Page::whole(items)))
+    Ok(json(
+        StatusCode::OK,
+        JSON,
+        &paging::of_whole(query.as_deref(), items, Order::Ascending, |lock: &Lock| &lock.id)?,
+    ))
 }
 
 /// Bars a principal.

@@ -22,6 +22,7 @@ mod lock;
 mod notice;
 mod oauth;
 pub mod openapi;
+mod paging;
 mod schema;
 mod service;
 mod session;

@@ -11,11 +11,11 @@ use crate::control::{Desk, NoticePlace, NoticeState, StoredNotice};
 use crate::model::EventId;
 use crate::wire::{Notice, Page, RetryNotice};
 
-use super::access_request::limit;
 use super::answer::ApiError;
 use super::caller::Proven;
 use super::decided::json;
 use super::fields::{Fields, Json};
+use super::paging::limit;
 
 const JSON: &str = "application/json";
 /// The longest name of a channel in bytes.

@@ -2,34 +2,49 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::control::{Desk, service};
-use crate::wire::Page;
+use crate::wire::{Entitlement, Service};
 
+use super::answer::ApiError;
 use super::caller::Proven;
 use super::decided::json;
+use super::paging::{self, Order};
 use super::shape::{self, Requestable};
 
 const JSON: &str = "application/json";
 
-/// All services, with what the caller may do with each.
-pub async fn list(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Response {
+/// All services, with what the caller may do with each: `?cursor=…&limit=…`
+pub async fn list(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let found = service::list(&desk, &caller, now);
     let items = found.iter().map(|reachable| {
         let url = reachable.service.hosts.first().map(|host| desk.settings.url_of(host));
         shape::service(reachable, url.unwrap_or_default())
     });
-    json(StatusCode::OK, JSON, &Page::whole(items.collect()))
+    let page =
+        paging::of_whole(query.as_deref(), items.collect(), Order::Ascending, |service: &Service| &service.name)?;
+    Ok(json(StatusCode::OK, JSON, &page))
 }
 
-/// All entitlements, with whether the caller may ask for each.
-pub async fn entitlements(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Response {
+/// All entitlements, with whether the caller may ask for each: `?cursor=…&limit=…`
+pub async fn entitlements(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let found = service::entitlements(&desk, &caller, now);
     let items = found
         .iter()
         .map(|(definition, may)| shape::entitlement(definition, if *may { Requestable::Yes } else { Requestable::No }));
-    json(StatusCode::OK, JSON, &Page::whole(items.collect()))
+    let page = paging::of_whole(query.as_deref(), items.collect(), Order::Ascending, |entitlement: &Entitlement| {
+        &entitlement.name
+    })?;
+    Ok(json(StatusCode::OK, JSON, &page))
 }

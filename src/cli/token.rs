@@ -8,7 +8,7 @@
 
 use x509_parser::pem::parse_x509_pem;
 
-use crate::model::{EntitlementName, Thumbprint};
+use crate::model::{EntitlementName, Thumbprint, Ttl};
 use crate::wire::oauth::{CLI_CLIENT_ID, GRANT_TOKEN_EXCHANGE};
 use crate::wire::{AccessRequest, ExchangeAnswer, NewAccessRequest};
 
@@ -24,6 +24,8 @@ use super::waiting;
 use super::whole_id::{self, Kind};
 
 const TYPE_CERTIFICATE: &str = "urn:doorward:params:oauth:token-type:session-certificate";
+/// No installation has tokens that last longer.
+const TOKEN_LIFETIME_MAX: Ttl = Ttl::minutes(15);
 
 /// Gets a token and prints it.
 ///
@@ -32,6 +34,11 @@ const TYPE_CERTIFICATE: &str = "urn:doorward:params:oauth:token-type:session-cer
 /// first is denied, 5 when it is not decided yet.
 pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
     let asked = args.request.as_deref().map(|name| asked(args, name)).transpose()?;
+    if let Some(length) = args.length.filter(|length| asked.is_none() && *length > TOKEN_LIFETIME_MAX) {
+        return Err(Failure::usage(format!(
+            "`--for {length}`: a token lasts {TOKEN_LIFETIME_MAX} at most; get another when it has ended"
+        )));
+    }
     let handed = match (&args.actor_token_file, &args.subject_token_file) {
         (Some(_), Some(path)) => Some(job::read(path)?),
         _ => None,

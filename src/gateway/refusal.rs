@@ -90,6 +90,8 @@ pub struct Offer {
 pub enum UpstreamFault {
     /// No connection could be had.
     Unreachable,
+    /// Each connection that may be open is in use.
+    Busy,
     /// No answer began in time.
     Slow,
     /// What it answered is not HTTP that can be passed on.
@@ -159,7 +161,9 @@ impl Refusal {
             | Self::ScopeInsufficient { .. } => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Stale | Self::Emergency | Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Stale | Self::Emergency | Self::AuditUnavailable | Self::Upstream(UpstreamFault::Busy) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Upstream(UpstreamFault::Slow) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Broken) => StatusCode::BAD_GATEWAY,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -191,6 +195,7 @@ impl Refusal {
             Self::Stale => "Revocations can't be confirmed",
             Self::Emergency => "The database is away: only break-glass is served",
             Self::AuditUnavailable => "The decision can't be recorded",
+            Self::Upstream(UpstreamFault::Busy) => "The service behind the door is busy",
             Self::Upstream(_) => "The service behind the door does not answer",
             Self::BodyTooLarge => "The body is too large",
             Self::BodyBroken => "The body can't be read",
@@ -230,6 +235,7 @@ impl Refusal {
             Self::Emergency => "This node started without its database and knows neither sessions nor revocations. It serves everybody again once the database is back; what can't wait goes by `doorward breakglass open`.".to_owned(),
             Self::AuditUnavailable => "Nothing is let through unrecorded, and the record can't be written at the moment. Try again soon.".to_owned(),
             Self::Upstream(UpstreamFault::Unreachable) => "No upstream of the service could be reached. Try again soon, or tell its owner.".to_owned(),
+            Self::Upstream(UpstreamFault::Busy) => "Each connection to the service's upstreams that may be open is in use. Try again soon; its owner can allow more with `connections_per_upstream` under `[limits]` of its service.toml.".to_owned(),
             Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Broken) => "The upstream's answer could not be passed on. Whether it did what was asked is not known.".to_owned(),
             Self::BodyTooLarge => "The request's body is longer than this service takes.".to_owned(),
@@ -252,7 +258,7 @@ impl Refusal {
             | Self::Stale
             | Self::Emergency
             | Self::AuditUnavailable
-            | Self::Upstream(UpstreamFault::Unreachable) => Remedy::Retry,
+            | Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Busy) => Remedy::Retry,
             Self::Ambiguous(_)
             | Self::Misdirected
             | Self::GrantOver(_)
@@ -397,14 +403,17 @@ impl Refusal {
             }
             Self::BadProof(_) => {
                 let algorithms = dpop::ALGORITHMS.join(" ");
-                Some(format!("DPoP error=\"invalid_dpop_proof\", algs=\"{algorithms}\""))
+                let error = "error=\"invalid_dpop_proof\"";
+                Some(format!("DPoP {error}, algs=\"{algorithms}\", resource_metadata=\"{resource_metadata}\""))
             }
             Self::NonceWanted => {
                 let algorithms = dpop::ALGORITHMS.join(" ");
-                Some(format!("DPoP error=\"use_dpop_nonce\", algs=\"{algorithms}\""))
+                let error = "error=\"use_dpop_nonce\"";
+                Some(format!("DPoP {error}, algs=\"{algorithms}\", resource_metadata=\"{resource_metadata}\""))
             }
             Self::ScopeInsufficient { action } => {
-                Some(format!("Bearer error=\"insufficient_scope\", scope=\"{action}\""))
+                let error = format!("error=\"insufficient_scope\", scope=\"{action}\"");
+                Some(format!("Bearer {error}, resource_metadata=\"{resource_metadata}\""))
             }
             _ => None,
         };
@@ -424,7 +433,7 @@ impl Refusal {
                     }
                 }
             }
-            Self::Stale | Self::Emergency | Self::AuditUnavailable => {
+            Self::Stale | Self::Emergency | Self::AuditUnavailable | Self::Upstream(UpstreamFault::Busy) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
             }
             Self::Ambiguous(ambiguity) if ambiguity.status() == 405 => {

@@ -223,12 +223,12 @@ impl Pool {
             if busy && target.is_unhealthy() {
                 break;
             }
-            if let Ok(lane) = self.lane_to(&target).await {
-                return Ok(lane);
+            match self.lane_to(&target).await {
+                Ok(lane) => return Ok(lane),
+                Err(fault) => busy |= fault == UpstreamFault::Busy && !target.is_unhealthy(),
             }
-            busy |= !target.is_unhealthy() && target.open.get() >= self.connections_max;
         }
-        Err(UpstreamFault::Unreachable)
+        Err(if busy { UpstreamFault::Busy } else { UpstreamFault::Unreachable })
     }
 
     async fn lane_to(&self, target: &Rc<Target>) -> Result<Lane, UpstreamFault> {
@@ -268,7 +268,7 @@ impl Pool {
 
     async fn fresh(&self, target: &Rc<Target>) -> Result<Sender, UpstreamFault> {
         if target.open.get() >= self.connections_max {
-            return Err(UpstreamFault::Unreachable);
+            return Err(UpstreamFault::Busy);
         }
         match tokio::time::timeout(self.connect, self.connect(target)).await {
             Ok(Ok(sender)) => {

@@ -95,7 +95,7 @@ pub struct ServiceLimits {
 
 impl Default for ServiceLimits {
     fn default() -> Self {
-        Self { requests_per_second: 100, burst: 200, body_bytes_max: None, connections_per_upstream: 256 }
+        Self { requests_per_second: 100, burst: 200, body_bytes_max: None, connections_per_upstream: 1024 }
     }
 }
 

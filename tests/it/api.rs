@@ -170,6 +170,43 @@ fn collect(value: &Value, found: &mut Vec<String>) {
 }
 
 #[tokio::test]
+async fn lists_come_in_pages_and_a_cursor_is_good_though_what_it_names_is_gone() {
+    let house = House::new(&databases()[0]).await;
+    let (carol, _, _) = house.command_line("carol").await;
+    for subject in ["one", "two", "three"] {
+        let body = json!({ "principal": format!("dev|{subject}"), "reason": "test" });
+        assert_eq!(house.json(&carol, "/api/v1/locks", &body).await.status, 200);
+    }
+    for (list, key) in [("services", "name"), ("entitlements", "name"), ("locks", "id"), ("breakglass", "id")] {
+        let whole = house.get(&carol, &format!("/api/v1/{list}")).await.body["items"].clone();
+        let (mut paged, mut next) = (Vec::new(), None::<String>);
+        loop {
+            let cursor = next.map_or_else(String::new, |cursor| format!("&cursor={}", cursor.replace('/', "%2F")));
+            let page = house.get(&carol, &format!("/api/v1/{list}?limit=1{cursor}")).await.body;
+            let items = page["items"].as_array().unwrap();
+            assert!(items.len() <= 1, "{page}");
+            paged.extend(items.iter().cloned());
+            match page["next"].as_str() {
+                Some(cursor) => next = Some(cursor.to_owned()),
+                None => break,
+            }
+        }
+        assert_eq!(Value::Array(paged), whole, "{list}");
+        for bad in ["limit=0", "limit=201", "limit=x"] {
+            let answer = house.get(&carol, &format!("/api/v1/{list}?{bad}")).await;
+            assert_eq!(answer.status, 400, "{list}?{bad}");
+        }
+        let keys: Vec<&str> = whole.as_array().unwrap().iter().map(|item| item[key].as_str().unwrap()).collect();
+        assert!(list == "breakglass" || keys.is_sorted(), "{list}: {keys:?}");
+    }
+    let first = house.get(&carol, "/api/v1/locks?limit=1").await.body["items"][0].clone();
+    let body = json!({ "principal": first["principal"]["id"], "reason": "test" });
+    assert_eq!(house.json(&carol, "/api/v1/locks/clear", &body).await.status, 200);
+    let rest = house.get(&carol, &format!("/api/v1/locks?cursor={}", first["id"].as_str().unwrap())).await;
+    assert_eq!((rest.status.as_u16(), rest.body["items"].as_array().unwrap().len()), (200, 2), "{:?}", rest.body);
+}
+
+#[tokio::test]
 async fn services_say_what_is_allowed_can_be_asked_for_or_is_denied() {
     let house = House::new(&databases()[0]).await;
     let access = async |person: &str| {

@@ -103,6 +103,17 @@ async fn a_gate_asks_waits_and_prints_a_token_of_what_was_granted() {
 }
 
 #[tokio::test]
+async fn a_token_is_not_asked_for_longer_than_any_lasts() {
+    let door = FakeDoor::open(gate(&["active"], Ttl::minutes(5))).await;
+    let person = Person::at(&door);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    let failure = token::run(&person.context, &args(&["--for", "16m"])).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Usage);
+    assert!(failure.problem.detail.as_deref().unwrap().contains("a token lasts 15m at most"), "{failure:?}");
+    assert!(exchanges(&door).is_empty());
+}
+
+#[tokio::test]
 async fn a_gate_that_stays_shut_prints_no_token() {
     let table: &[(&[&str], &[&str], Exit)] = &[
         (&["pending", "denied"], &["--wait"], Exit::Denied),

@@ -403,7 +403,11 @@ fn a46_a_proof_needs_a_nonce_of_this_moment_which_comes_with_every_answer() {
         };
         let refused = ask(json!({ "nonce": null, "jti": "d" })).await;
         assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (401, "bad_credential"));
-        assert!(refused.header("www-authenticate").unwrap().contains("use_dpop_nonce"));
+        let challenge = refused.header("www-authenticate").unwrap();
+        assert!(
+            challenge.contains("use_dpop_nonce") && challenge.contains("resource_metadata=\"https://"),
+            "{challenge}"
+        );
         let nonce = refused.header("dpop-nonce").unwrap().to_owned();
         assert_eq!(door.raw.count(), 0);
         let got = ask(json!({ "nonce": nonce, "jti": "e" })).await;

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::fixture::{BOTH, Plan, Speaks, host, with_door};
+use super::fixture::{BOTH, Plan, Speaks, full, host, with_door};
 use super::upstream::Reply;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -95,7 +95,7 @@ fn a22_heads_have_a_size_and_a_number_of_fields() {
             request = request.header(format!("x-{number}"), &pieces);
         }
         // Answered, or the connection is given up.
-        if let Ok(response) = client.send(request.body(super::fixture::full("")).unwrap()).await {
+        if let Ok(response) = client.send(request.body(full("")).unwrap()).await {
             assert_eq!(response.status(), 431);
         }
         // The control host too.
@@ -109,7 +109,7 @@ fn a22_heads_have_a_size_and_a_number_of_fields() {
         for number in 0..12 {
             request = request.header(format!("x-{number}"), &pieces);
         }
-        if let Ok(response) = control.send(request.body(super::fixture::full("")).unwrap()).await {
+        if let Ok(response) = control.send(request.body(full("")).unwrap()).await {
             assert_eq!(response.status(), 431);
         }
         assert_eq!(door.raw.count(), 0);
@@ -271,6 +271,32 @@ fn an_upstream_that_does_not_read_stops_the_client_not_the_memory() {
             assert!(asked.is_err(), "{speaks:?} was answered");
             let taken = taken.load(Ordering::SeqCst);
             assert!(taken < 32 * 1024 * 1024, "{speaks:?}: {taken} bytes were taken from the client");
+        }
+    });
+}
+
+#[test]
+fn a_service_whose_connections_are_all_in_use_says_so_and_serves_again_when_one_ends() {
+    let tables = "[limits]\nconnections_per_upstream = 1".to_owned();
+    with_door(Plan { tables, ..Plan::default() }, async |door| {
+        let alice = door.sign_in("alice").await;
+        let endless = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nbegin".to_vec();
+        door.raw.reply("/long", Reply::Bytes(endless));
+        let mut holder = door.client("app", Some(&alice), Speaks::Http1).await;
+        let request = holder.request(Method::GET, "/long").body(full("")).unwrap();
+        let held = holder.send(request).await.unwrap();
+        assert_eq!(held.status(), 200);
+        for speaks in BOTH {
+            let got = door.get("app", Some(&alice), speaks, "/short").await;
+            assert_eq!((got.status.as_u16(), got.reason().as_str()), (503, "upstream_unavailable"), "{got:?}");
+            assert!(got.text().contains("connections_per_upstream"), "{}", got.text());
+            assert_eq!(got.headers["retry-after"], "2");
+        }
+        drop((held, holder));
+        let began = Instant::now();
+        while door.get("app", Some(&alice), Speaks::Http1, "/short").await.status != 200 {
+            assert!(began.elapsed() < Duration::from_secs(5), "the connection was never given back");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
 }
