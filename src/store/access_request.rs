@@ -48,6 +48,11 @@ const CLOSE: &str = concat!(
      and ($2 = 'timed_out' or answer_by > $3) returning ",
     columns!()
 );
+const CLOSE_EXTENSIONS: &str = concat!(
+    "update access_request set state = $2, closed_at = $3 where extends = $1 and state = 'pending' and answer_by > $3 \
+     returning ",
+    columns!()
+);
 /// An update that changes nothing: it waits for who changes the row, and makes others wait.
 const HOLD: &str = concat!(
     "update access_request set state = state where id = $1 and state = 'pending' and answer_by > $2 returning ",
@@ -344,6 +349,21 @@ impl Tx {
             .fetch_optional(self.connection())
             .await?;
         row.map(AccessRequest::try_from).transpose()
+    }
+
+    /// Closes the pending requests for more of a grant.
+    ///
+    /// # Errors
+    /// When the database refuses or a row can't be.
+    pub async fn access_request_close_extensions(
+        &mut self,
+        grant: GrantId,
+        end: RequestState,
+        now: Timestamp,
+    ) -> Result<Vec<AccessRequest>, StoreError> {
+        let query = sqlx::query_as(CLOSE_EXTENSIONS).bind(grant.to_string()).bind(end.name()).bind(now.millis());
+        let rows: Vec<Row> = query.fetch_all(self.connection()).await?;
+        rows.into_iter().map(AccessRequest::try_from).collect()
     }
 
     /// Binds a pending request to what its entitlement is and opens now: older answers stop counting.

@@ -202,3 +202,36 @@ async fn lists_are_paged_by_a_cursor() {
     }
     assert_eq!(house.get(&alice, "/api/v1/requests?state=denied").await.body["items"], json!([]));
 }
+
+#[tokio::test]
+async fn who_asked_for_more_of_a_grant_waits_no_longer_than_it_lasts() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (alice, _, _) = house.command_line("alice").await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let extended = async || {
+            let wish =
+                json!({ "entitlement": "ops-api/deploy-prod", "reason": "hotfix", "ticket": "OPS-1", "for": "10m" });
+            let made = house.json(&alice, "/api/v1/requests", &wish).await;
+            let path = format!("/api/v1/requests/{}/approvals", made.text("/id"));
+            let approved = house.json(&bob, &path, &json!({ "answer": "approve" })).await;
+            let grant = approved.text("/grant").to_owned();
+            let more = house.json(&alice, &format!("/api/v1/grants/{grant}/extend"), &json!({ "for": "5m" })).await;
+            assert_eq!((more.status.as_u16(), more.text("/state")), (200, "pending"), "{more:?}");
+            assert_eq!(more.text("/answer_by"), approved.text("/expires_at"));
+            (grant, more.text("/id").to_owned())
+        };
+        for (how, body, who, state) in
+            [("drop", json!({}), &alice, "withdrawn"), ("revoke", json!({ "reason": "enough" }), &carol, "timed_out")]
+        {
+            let (grant, more) = extended().await;
+            let ended = house.json(who, &format!("/api/v1/grants/{grant}/{how}"), &body).await;
+            assert_eq!(ended.status, 200, "{ended:?}");
+            let seen = house.get(&alice, &format!("/api/v1/requests/{more}")).await;
+            assert_eq!(seen.text("/state"), state, "{seen:?}");
+            let (path, yes) = (format!("/api/v1/requests/{more}/approvals"), json!({ "answer": "approve" }));
+            assert_eq!(house.json(&bob, &path, &yes).await.status, 409);
+        }
+    }
+}

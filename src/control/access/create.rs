@@ -19,7 +19,7 @@ use super::{AccessError, hash_of, may, opened, person_of, reason_of, request_eve
 const TICKET_CHARS_MAX: usize = 200;
 /// The longest value of a parameter in characters.
 const PARAM_CHARS_MAX: usize = 200;
-/// The longest that an extension waits for its answers: its grant may be over before.
+/// The longest that an extension waits for its answers, if its grant lasts so long.
 const EXTENSION_ANSWER_WITHIN: Ttl = Ttl::hours(24);
 
 /// What somebody asks for.
@@ -139,6 +139,8 @@ pub(super) async fn create_extension(
     let fitting = fitting(definition, &asked, now)?;
     let approvals_needed = approvals_needed(desk, &policies, caller, definition, false, now);
     let answer_by = now.plus(definition.answer_within.min(EXTENSION_ANSWER_WITHIN));
+    // Once the grant is over there is nothing to extend.
+    let answer_by = grant.state_at(now).expires_at().map_or(answer_by, |end| answer_by.min(end));
     let request = draft(caller, &asked, fitting, approvals_needed, Some(grant.id), answer_by, now, desk);
     enter(desk, &policies, caller, definition, request, now).await
 }

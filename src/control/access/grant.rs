@@ -1,15 +1,16 @@
 //! Prolonging and ending grants.
 
-use crate::audit::EventType;
-use crate::model::{GrantEnd, GrantId, Timestamp, Ttl};
+use crate::audit::{Actor, EventType};
+use crate::model::{GrantEnd, GrantId, RequestState, Timestamp, Ttl};
 use crate::policy::{EntitlementAction, InstallationAction};
+use crate::store::Tx;
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
 use super::activate::{stuck, tell};
 use super::create::create_extension;
 use super::view::{GrantSeen, Seen, grant_fetch, grant_seen, request_fetch};
-use super::{AccessError, grant_event, may, reason_of};
+use super::{AccessError, grant_event, may, reason_of, request_event};
 
 /// Asks for more of one's own grant. It needs what the grant needed, and interrupts nothing.
 ///
@@ -84,6 +85,7 @@ async fn end(
     let grant = tx.grant_fetch(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
     let state = grant.state_at(now);
     let next = state.ended(how, now).map_err(|_| AccessError::NotActive { state: state.name() })?;
+    close_extensions(desk, &mut tx, id, how, &caller.actor(), now).await?;
     let saved = tx.grant_save(&grant, next, reason).await?;
     let Some(saved) = saved else {
         drop(tx);
@@ -100,4 +102,25 @@ async fn end(
     tx.commit().await?;
     desk.directory.grant_leave(&saved.holder.principal, saved.id);
     Ok(grant_seen(saved, now))
+}
+
+/// Whoever asked for more of a grant that is over waits for nothing any more: taken back with it by its
+/// holder, else timed out. Before the grant is touched: whoever approves holds request, then grant, too.
+pub(super) async fn close_extensions(
+    desk: &Desk,
+    tx: &mut Tx,
+    grant: GrantId,
+    how: GrantEnd,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<(), AccessError> {
+    let (state, kind) = match how {
+        GrantEnd::Dropped => (RequestState::Withdrawn, EventType::RequestWithdrawn),
+        GrantEnd::Revoked | GrantEnd::Expired => (RequestState::TimedOut, EventType::RequestTimedOut),
+    };
+    for closed in tx.access_request_close_extensions(grant, state, now).await? {
+        let event = request_event(desk, kind, actor.clone(), &closed, now).with("reason", "the grant is over");
+        tx.event_append(&event).await?;
+    }
+    Ok(())
 }

@@ -12,6 +12,7 @@ use crate::store::Tx;
 
 use super::super::desk::Desk;
 use super::activate::{has_place, tell};
+use super::grant::close_extensions;
 use super::rest::rested_within;
 use super::{AccessError, eligible, grant_event, known, opened, request_event};
 
@@ -177,6 +178,7 @@ async fn end_by_itself(
         open => open.ended(end, now).map_err(super::activate::stuck)?,
     };
     let mut tx = desk.store.begin().await?;
+    close_extensions(desk, &mut tx, grant.id, end, &Actor::default(), now).await?;
     let Some(saved) = tx.grant_save(grant, next, why).await? else { return Ok(()) };
     let kind = match end {
         GrantEnd::Expired => EventType::GrantExpired,
