@@ -76,18 +76,6 @@ pub struct Audit {
     pub spool: Spool,
 }
 
-impl Audit {
-    /// The files that this process appends to.
-    #[must_use]
-    pub fn witness_files(&self) -> Vec<PathBuf> {
-        let file = |witness: &Witness| match witness {
-            Witness::File(path) => Some(path.clone()),
-            Witness::Webhook { .. } => None,
-        };
-        self.witnesses.iter().filter_map(file).collect()
-    }
-}
-
 /// Somebody who keeps checkpoints, so that the end of the record can't be cut unseen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Witness {

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::Notify;
@@ -17,15 +17,15 @@ use crate::control::Desk;
 use crate::gateway::handshake::TrustAnchors;
 use crate::gateway::snapshot::{Snapshot, TokenKeys};
 use crate::gateway::worker::Shared;
-use crate::identity::breakglass::settings::RECORDED_FILE;
 use crate::model::EventId;
 
-use super::database;
 use super::gauges::{Gauges, Taken};
 use super::material::{self, MaterialError};
 
 /// How long files must be still before they are read: editors and copies write in steps.
 const STILL: Duration = Duration::from_millis(250);
+/// How often single files are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 type Told = Box<dyn Fn(&Result<(), MaterialError>) + Send + Sync>;
 
@@ -131,61 +131,87 @@ impl Reloader {
     }
 }
 
-/// The folders whose changes mean a reload.
-fn folders(config: &Config) -> Vec<(PathBuf, RecursiveMode)> {
-    let parent = |path: &Path| path.parent().map(Path::to_path_buf);
-    let mut folders = vec![(config.policies.dir.clone(), RecursiveMode::Recursive)];
-    let files = [&config.path, &config.server.tls.certificate, &config.trust.client_ca.certificate];
-    let more = config.trust.device_ca.iter().chain(config.trust.spiffe.iter().map(|bundle| &bundle.bundle));
-    for file in files.into_iter().chain(more) {
-        if let Some(folder) = parent(file).filter(|folder| !folders.iter().any(|(known, _)| known == folder)) {
-            folders.push((folder, RecursiveMode::NonRecursive));
-        }
-    }
-    folders
+/// What a reload reads.
+pub struct Watched {
+    /// The folder of policies, with all below it: told of by the system.
+    policies: PathBuf,
+    /// Single files. They are looked at, since the folders that they lie in are often those of the
+    /// database and the logs, where something changes with each batch of the record.
+    files: Vec<PathBuf>,
 }
 
-/// Whether a change in this file can matter: the database and our own state lie in the same folder.
-fn matters(path: &Path, witnesses: &[PathBuf]) -> bool {
+/// What to watch for a configuration.
+#[must_use]
+pub fn watched(config: &Config) -> Watched {
+    let (tls, ca) = (&config.server.tls, &config.trust.client_ca);
+    let mut files = vec![config.path.clone()];
+    files.extend([&tls.certificate, &tls.key, &ca.certificate, &ca.key].map(Clone::clone));
+    files.extend(config.trust.device_ca.iter().cloned());
+    files.extend(config.trust.spiffe.iter().map(|bundle| bundle.bundle.clone()));
+    files.extend(config.breakglass.iter().map(|path| path.custodians.clone()));
+    Watched { policies: config.policies.dir.clone(), files }
+}
+
+/// How a file looks from outside: where it really lies, its length and its last change. None, if
+/// there is none.
+type Look = Option<(PathBuf, u64, Option<SystemTime>)>;
+
+fn look(files: &[PathBuf]) -> Vec<Look> {
+    let one = |file: &PathBuf| {
+        // A link that points elsewhere now is a change too.
+        let real = std::fs::canonicalize(file).ok()?;
+        let about = std::fs::metadata(&real).ok()?;
+        Some((real, about.len(), about.modified().ok()))
+    };
+    files.iter().map(one).collect()
+}
+
+/// Whether a change in this file of the policies can matter: editors leave others beside them.
+fn matters(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let ours = ["node.id", "signing-keys.sealed", "pseudonym.sealed", database::CLOSED_FILE, RECORDED_FILE];
-    let endings = [".db", ".db-wal", ".db-shm", ".db-journal", ".spool", ".log", ".tmp", ".swp", "~"];
-    !witnesses.iter().any(|file| file == path)
-        && !ours.iter().any(|own| name.starts_with(own))
-        && !endings.iter().any(|ending| name.ends_with(ending))
+    ![".tmp", ".swp", "~"].iter().any(|ending| name.ends_with(ending))
 }
 
 /// Watches the files and reloads when they have changed and lie still, until the gateway drains.
-///
-/// The files of witnesses, which this process appends to, may lie in the same folders and don't count.
-pub async fn watch(reloader: Arc<Reloader>, config_folders: Vec<(PathBuf, RecursiveMode)>, witnesses: Vec<PathBuf>) {
+pub async fn watch(reloader: Arc<Reloader>, watched: Watched) {
     let changed = Arc::new(Notify::new());
     let ring = Arc::clone(&changed);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if let Ok(event) = event
             && !event.kind.is_access()
-            && event.paths.iter().any(|path| matters(path, &witnesses))
+            && event.paths.iter().any(|path| matters(path))
         {
             ring.notify_one();
         }
     });
-    let mut watcher = match watcher {
-        Ok(watcher) => watcher,
-        Err(error) => return tracing::warn!(%error, "files can't be watched; SIGHUP reloads"),
+    let folder = watched.policies.display();
+    // Kept: it watches as long as it lives.
+    let _watcher = match watcher {
+        Ok(mut watcher) => {
+            if let Err(error) = watcher.watch(&watched.policies, RecursiveMode::Recursive) {
+                tracing::warn!(%error, %folder, "the policies can't be watched; SIGHUP reloads");
+            }
+            Some(watcher)
+        }
+        Err(error) => {
+            tracing::warn!(%error, %folder, "the policies can't be watched; SIGHUP reloads");
+            None
+        }
     };
-    for (folder, mode) in &config_folders {
-        if let Err(error) = watcher.watch(folder, *mode) {
-            tracing::warn!(%error, folder = %folder.display(), "a folder can't be watched; SIGHUP reloads");
-        }
-    }
     let draining = reloader.shared.draining.clone();
+    tokio::select! {
+        () = reload_on(&reloader, &changed) => {}
+        () = look_for_changes(watched.files, &changed) => {}
+        () = draining.cancelled() => {}
+    }
+}
+
+/// Reloads when it rings and is quiet again.
+async fn reload_on(reloader: &Arc<Reloader>, changed: &Notify) {
     loop {
-        tokio::select! {
-            () = changed.notified() => {}
-            () = draining.cancelled() => return,
-        }
+        changed.notified().await;
         while tokio::time::timeout(STILL, changed.notified()).await.is_ok() {}
-        let reloader = Arc::clone(&reloader);
+        let reloader = Arc::clone(reloader);
         // Reading and validating policies takes milliseconds of work: not on the runtime's threads.
         let done = tokio::task::spawn_blocking(move || drop(reloader.reload())).await;
         if let Err(error) = done {
@@ -194,8 +220,18 @@ pub async fn watch(reloader: Arc<Reloader>, config_folders: Vec<(PathBuf, Recurs
     }
 }
 
-/// What to watch for a configuration.
-#[must_use]
-pub fn watched(config: &Config) -> Vec<(PathBuf, RecursiveMode)> {
-    folders(config)
+/// Rings when one of the files looks otherwise than before.
+async fn look_for_changes(files: Vec<PathBuf>, changed: &Notify) {
+    let files = Arc::new(files);
+    let mut before = None;
+    loop {
+        let these = Arc::clone(&files);
+        // A file on a disk that hangs keeps nothing else waiting.
+        let Ok(now) = tokio::task::spawn_blocking(move || look(&these)).await else { return };
+        if before.as_ref().is_some_and(|before| *before != now) {
+            changed.notify_one();
+        }
+        before = Some(now);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }

@@ -361,7 +361,7 @@ async fn build(
     tasks.spawn(probes::run(Arc::clone(&shared), tasks.clone()));
     tasks.spawn(control_host::run(Arc::clone(&shared), router, connections));
     tree.spawn(&tasks, &desk, &shared.stopping);
-    tasks.spawn(watch(Arc::clone(&reloader), watched(&config), config.audit.witness_files()));
+    tasks.spawn(watch(Arc::clone(&reloader), watched(&config)));
     note_start(&desk, address, threads, &material, away.as_deref(), now);
     match feed {
         Some(feed) => tasks::spawn_all(&tasks, feed, keys, &shared, &desk, &reloader),
