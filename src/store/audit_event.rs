@@ -14,6 +14,7 @@ use sqlx::{Any, FromRow};
 
 use super::engine::{Placeholders, Store, StoreError, Tx};
 use super::log::Log;
+use crate::audit::merkle::leaf_hash;
 use crate::audit::{Clear, Event, EventType, Leaf, LeafError, Outcome, PersonalField, Sealed};
 use crate::model::{DecisionId, EventId, GrantId, NodeId, ServiceName, SessionId, Timestamp, Ttl, UserRef};
 
@@ -373,19 +374,28 @@ impl Tx {
         events: &[Sealed],
         first: i64,
     ) -> Result<usize, StoreError> {
-        let mut query = sqlx::query(text);
+        let (mut query, mut hashes) = (sqlx::query(text), Vec::with_capacity(events.len()));
         for (seq, event) in (first..).zip(events) {
-            query = bind(query, log, event, Some(seq));
+            let leaf = event.leaf(log.node(), seq);
+            hashes.push(leaf_hash(leaf.as_ref()));
+            query = bind(query, log, event, Some((seq, leaf)));
         }
         let done = query.execute(self.connection()).await?;
-        Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
+        let inserted = usize::try_from(done.rows_affected()).unwrap_or(usize::MAX);
+        if inserted == events.len() {
+            for (seq, hash) in (first..).zip(hashes) {
+                self.leaf_numbered(log, seq, hash);
+            }
+        }
+        Ok(inserted)
     }
 }
 
 type Statement<'q> = Query<'q, Any, AnyArguments>;
 
-fn bind<'q>(query: Statement<'q>, log: Log, event: &Sealed, seq: Option<i64>) -> Statement<'q> {
+fn bind<'q>(query: Statement<'q>, log: Log, event: &Sealed, numbered: Option<(i64, Vec<u8>)>) -> Statement<'q> {
     let clear = event.clear();
+    let (seq, leaf) = numbered.unzip();
     query
         .bind(clear.id.to_string())
         .bind(log.number)
@@ -400,5 +410,5 @@ fn bind<'q>(query: Statement<'q>, log: Log, event: &Sealed, seq: Option<i64>) ->
         .bind(event.body().to_owned())
         .bind(event.personal_json())
         .bind(event.salts().to_vec())
-        .bind(seq.map(|seq| event.leaf(log.node(), seq)))
+        .bind(leaf)
 }

@@ -205,6 +205,13 @@ impl Store {
         rows.into_iter().map(StoredCheckpoint::try_from).collect()
     }
 
+    /// The hashes of leaves of this node's log from place `from` on that this process has committed and
+    /// nobody has taken yet. Where there are none, `leaf_list` has them.
+    #[must_use]
+    pub fn fresh_leaves(&self, from: u64, most: usize) -> Vec<Hash> {
+        self.desk().get().map(|desk| desk.fresh.take(signed(from), most)).unwrap_or_default()
+    }
+
     /// The exact leaves of a log from place `from` on, with their places.
     ///
     /// # Errors

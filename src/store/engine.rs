@@ -17,7 +17,8 @@ use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, Transaction};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::log::Desk;
+use super::log::{Desk, Log};
+use crate::audit::merkle::Hash;
 
 /// Connections that one node opens to its database at most.
 const CONNECTIONS_MAX: u32 = 8;
@@ -220,7 +221,7 @@ impl Store {
             }
             Engine::Postgres => (None, Beginning(Some(Box::pin(begin_at(self.pool.clone())))).await?),
         };
-        Ok(Tx { inner, desk: Arc::clone(&self.desk), engine: self.engine, _turn: turn })
+        Ok(Tx { inner, desk: Arc::clone(&self.desk), engine: self.engine, numbered: None, _turn: turn })
     }
 
     /// What this node seals events with and where it numbers them, once its log is open.
@@ -284,6 +285,8 @@ pub struct Tx {
     inner: Transaction<'static, Any>,
     desk: Arc<OnceLock<Desk>>,
     engine: Engine,
+    /// The leaves that were numbered in this node's log: from which number on, and their hashes.
+    numbered: Option<(i64, Vec<Hash>)>,
     // ORDER: after `inner`, so that a roll-back is on its way when the next writer's turn comes.
     _turn: Option<OwnedSemaphorePermit>,
 }
@@ -296,7 +299,23 @@ impl Tx {
     /// When the database refused, or the key is another try's by now; then nothing of it happened.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         self.idempotency_done().await?;
-        Ok(self.inner.commit().await?)
+        let numbered = self.numbered.take();
+        self.inner.commit().await?;
+        if let (Some((first, hashes)), Some(desk)) = (numbered, self.desk.get()) {
+            desk.fresh.push(first, hashes);
+        }
+        Ok(())
+    }
+
+    /// Keeps the hash of a leaf for the tree, if it is numbered in this node's log.
+    pub(in crate::store) fn leaf_numbered(&mut self, log: Log, seq: i64, hash: Hash) {
+        if self.desk.get().is_none_or(|desk| desk.log != log) {
+            return;
+        }
+        match &mut self.numbered {
+            Some((first, hashes)) if *first + i64::try_from(hashes.len()).unwrap_or(0) == seq => hashes.push(hash),
+            other => *other = Some((seq, vec![hash])),
+        }
     }
 
     /// The connection for a statement of one of this room's files.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::engine::{Store, StoreError, Tx};
+use super::fresh_leaves::FreshLeaves;
 use crate::audit::Sealing;
 use crate::model::{NodeId, Principal, Timestamp, UserRef};
 
@@ -29,6 +30,8 @@ impl Log {
 pub(in crate::store) struct Desk {
     pub log: Log,
     pub sealing: Arc<Sealing>,
+    /// What was numbered in it and is not in its tree yet.
+    pub fresh: Arc<FreshLeaves>,
 }
 
 const FETCH: &str = "select number from audit_log where node = $1";
@@ -63,7 +66,7 @@ impl Store {
         };
         tx.commit().await?;
         let log = Log { number, node };
-        Ok(self.desk().get_or_init(|| Desk { log, sealing }).log)
+        Ok(self.desk().get_or_init(|| Desk { log, sealing, fresh: Arc::default() }).log)
     }
 
     /// The node whose log this store appends to.

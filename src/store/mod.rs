@@ -9,6 +9,7 @@ mod audit_tree;
 mod credential;
 mod emergency;
 mod engine;
+mod fresh_leaves;
 mod grant;
 mod grant_use;
 mod human;

@@ -45,6 +45,12 @@ async fn node(url: &str, number: u8) -> Node {
 impl Node {
     /// Records so many decisions and lets the tree grow.
     async fn record(&mut self, count: u16) {
+        self.commit(count, true).await;
+        assert_eq!(self.tree.grow(&self.store, self.clock.now()).await.unwrap().size, u64::from(self.written));
+    }
+
+    /// Records so many decisions, numbered at once or with the state that they tell of.
+    async fn commit(&mut self, count: u16, at_once: bool) {
         let log = self.store.own_log().unwrap();
         let sealing = sealing(u64::from(self.number));
         let mut events = Vec::new();
@@ -57,13 +63,22 @@ impl Node {
             if number % 3 == 0 {
                 event.service = None;
             }
-            events.push(sealing.seal(&event));
+            events.push(event);
         }
         self.written += count;
         let mut tx = self.store.begin().await.unwrap();
-        tx.record_batch(log, &events).await.unwrap();
+        if at_once {
+            let sealed: Vec<_> = events.iter().map(|event| sealing.seal(event)).collect();
+            tx.record_batch(log, &sealed).await.unwrap();
+        } else {
+            for event in &events {
+                tx.event_append(event).await.unwrap();
+            }
+        }
         tx.commit().await.unwrap();
-        assert_eq!(self.tree.grow(&self.store, self.clock.now()).await.unwrap().size, u64::from(self.written));
+        if !at_once {
+            self.store.number_pending(log, self.clock.now()).await.unwrap();
+        }
     }
 
     async fn root(&self) -> Root {
@@ -330,6 +345,40 @@ async fn a_tree_that_was_altered_is_not_built_upon() {
     let root = one.root().await;
     let opened = LogTree::open(&one.store, &one.sealer, &root, one.clock.now(), &*one.entropy).await;
     assert!(matches!(opened, Err(TreeError::Inconsistent { .. })));
+}
+
+#[tokio::test]
+async fn a_tree_grows_over_what_was_committed_however_it_got_its_number() {
+    for url in databases() {
+        let mut one = node(&url, 1).await;
+        for (count, at_once) in [(3, true), (2, false), (5, true), (1, true), (4, false), (2, true)] {
+            one.commit(count, at_once).await;
+        }
+        // What was rolled back has no number, and one that is known already takes none.
+        let log = one.store.own_log().unwrap();
+        let sealed = [sealing(1).seal(&decision(201, "/rolled-back"))];
+        let mut tx = one.store.begin().await.unwrap();
+        tx.record_batch(log, &sealed).await.unwrap();
+        drop(tx);
+        one.written -= 1;
+        one.commit(3, true).await;
+        one.record(1).await;
+        let verified = one.export(&Filter::default()).await.verify().unwrap();
+        assert_eq!((verified.lines, verified.anchored), (u64::from(one.written), true));
+    }
+}
+
+#[tokio::test]
+async fn a61_what_is_altered_between_its_commit_and_its_checkpoint_is_found() {
+    let url = sqlite_database();
+    let mut one = node(&url, 1).await;
+    one.commit(5, true).await;
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::AnyPool::connect(&url).await.unwrap();
+    let swapped = "update audit_event set leaf = (select leaf from audit_event where seq = 1) where seq = 3";
+    sqlx::query(swapped).execute(&pool).await.unwrap();
+    one.record(1).await;
+    assert!(matches!(one.export(&Filter::default()).await.verify().unwrap_err().code(), 10 | 11));
 }
 
 #[tokio::test]

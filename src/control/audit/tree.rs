@@ -8,8 +8,8 @@
 //! 3. Each pulse takes the leaves that are new, and one transaction keeps tiles and checkpoint.
 //! 4. A key that is a year old is followed by another: `log.key_changed`, and an event in the log.
 //!
-//! INVARIANT: a checkpoint is signed only over leaves that this process read and hashed itself, on top of
-//! a tree whose last checkpoint it checked.
+//! INVARIANT: a checkpoint is signed only over leaves that this process hashed itself, as it committed
+//! them or as it read them, on top of a tree whose last checkpoint it checked.
 
 use std::fmt;
 
@@ -160,6 +160,9 @@ impl LogTree {
         let mut edge = self.edge.clone();
         let (before, mut full) = (edge.frontier().size(), Vec::new());
         loop {
+            for hash in store.fresh_leaves(edge.frontier().size(), LEAVES_MAX) {
+                edge.push(hash, &mut full);
+            }
             let from = edge.frontier().size();
             let page = store.leaf_list(self.log, from, LEAF_PAGE).await?;
             let last = page.len() < usize::try_from(LEAF_PAGE).unwrap_or(usize::MAX);
