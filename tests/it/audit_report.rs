@@ -31,13 +31,13 @@ use sha2::{Digest, Sha256};
 use crate::leaf::sealing;
 use crate::support::{SeededEntropy, TestClock, sqlite_database, temporary_folder};
 
-const START: i64 = 1_795_341_600_000;
+pub const START: i64 = 1_795_341_600_000;
 const HOSTILE: &str = "=cmd|' /C calc'!A0<script>alert(1)</script>\"'&";
 
 /// Events of a made-up record, one a minute.
 #[derive(Default)]
 pub struct Script {
-    events: Vec<Event>,
+    pub events: Vec<Event>,
 }
 
 impl Script {

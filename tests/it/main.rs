@@ -19,6 +19,7 @@ mod api;
 mod api_attacks;
 mod api_house;
 mod attacks;
+mod audit_exceptions;
 mod audit_format;
 mod audit_report;
 mod audit_tree;

@@ -14,9 +14,12 @@ mod follow;
 pub mod gather;
 pub mod html;
 mod mapping;
+mod orphan;
 pub mod oscal;
 pub mod population;
+mod reviewed;
 mod seen;
+mod standing;
 pub mod xlsx;
 
 use data_encoding::BASE64;
