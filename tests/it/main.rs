@@ -74,6 +74,7 @@ mod program;
 mod provider;
 mod recorder;
 mod return_to;
+mod review_api;
 mod revocation;
 mod serve_refusals;
 mod session;
