@@ -73,7 +73,8 @@ pub async fn list(
     Ok(json(StatusCode::OK, JSON, &Page { items, next: next.map(|id| id.to_string()) }))
 }
 
-/// Begins a review.
+/// Begins a review. Its rules may be many: they are fetched with it, and not part of this answer, which is kept
+/// for its idempotency key.
 pub async fn start(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
@@ -83,7 +84,7 @@ pub async fn start(
     let due = body.due.as_deref().map_or(Some(DUE), Ttl::parse).ok_or_else(wrong)?;
     let wish = Wish { service: service_of(&body.service)?, due, reviewers: body.reviewers };
     let review = review::start(&desk, &caller, wish, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape(&review, true, now)))
+    Ok(json(StatusCode::OK, JSON, &shape(&review, false, now)))
 }
 
 /// One review with its rules and who uses them.

@@ -141,7 +141,11 @@ async fn start(context: &Context, here: &SignedIn, args: &StartArgs) -> Result<(
         reviewers: args.reviewers.clone(),
     };
     let json = here.client.act("/api/v1/reviews", &body, &*context.entropy).await?;
-    print(context, here, &json)
+    if context.printer.format() == Format::Json {
+        return context.printer.resource(&json);
+    }
+    let review: Review = here.client.read(&json)?;
+    print(context, here, &here.client.get(&format!("/api/v1/reviews/{}", review.id)).await?)
 }
 
 async fn list(context: &Context, here: &SignedIn, args: &ListArgs) -> Result<(), Failure> {

@@ -228,3 +228,13 @@ fn rules_that_are_undecided_stand_out_once_their_review_is_due_or_closed() {
         }
     }
 }
+
+#[test]
+fn what_stands_out_is_told_in_whole_sentences_with_single_spaces() {
+    for exception in Exception::ALL {
+        for text in [exception.title(), exception.about()] {
+            assert!(!text.contains("  ") && !text.contains('\n'), "{}: {text}", exception.name());
+        }
+        assert!(exception.about().ends_with('.'), "{}", exception.name());
+    }
+}

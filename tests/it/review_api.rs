@@ -46,8 +46,13 @@ fn without(text: &str, id: &str) -> String {
     format!("{}{}", &text[..start], &text[end..])
 }
 
+/// Begins a review and gives it with its rules, or the refusal.
 async fn start(house: &House, caller: &Caller, body: &Value) -> Answer {
-    house.json(caller, "/api/v1/reviews", body).await
+    let answer = house.json(caller, "/api/v1/reviews", body).await;
+    if answer.status != 200 {
+        return answer;
+    }
+    house.get(caller, &format!("/api/v1/reviews/{}", answer.text("/id"))).await
 }
 
 async fn decide(house: &House, caller: &Caller, id: &str, item: u64, decision: &str, reason: &str) -> Answer {
