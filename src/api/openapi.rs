@@ -101,6 +101,19 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/notices/{id}/retry" => {
             ("Has what was given up of an event tried again", page("Notice"), body("RetryNotice"))
         }
+        "/api/v1/reviews" if method == "GET" => {
+            ("Access reviews, newest first, for those who may review", page("Review"), None)
+        }
+        "/api/v1/reviews" => ("Begins a review of who may do what at a service", shape("Review"), body("StartReview")),
+        "/api/v1/reviews/{id}" => ("An access review with its rules and who uses them", shape("Review"), None),
+        "/api/v1/reviews/{id}/items/{item}/decision" => (
+            "Decides that a rule is kept or to be removed; an earlier decision gives way",
+            shape("ReviewRule"),
+            body("NewDecision"),
+        ),
+        "/api/v1/reviews/{id}/close" => {
+            ("Closes an access review; what is undecided stays so", shape("Review"), body("Nothing"))
+        }
         "/api/v1/breakglass" => ("Openings and emergency grants, newest first", page("Emergency"), None),
         "/api/v1/breakglass/terms" => ("What a challenge must say", shape("BreakGlassTerms"), None),
         "/api/v1/breakglass/check" => {
@@ -292,6 +305,10 @@ fn parameters(route: &Route) -> Vec<Value> {
             let state = query("state", "one:waiting|delivered|dead");
             vec![state, query("cursor", "notice_place"), query("limit", "limit")]
         }
+        ("GET", "/api/v1/reviews") => {
+            let state = query("state", "one:open|closed");
+            vec![state, query("service", "service"), query("cursor", "id:rev_"), query("limit", "limit")]
+        }
         (_, "/oauth2/authorize") => {
             let required = ["response_type", "client_id", "redirect_uri", "code_challenge", "code_challenge_method"];
             let optional = ["state", "login_hint", "provider"];
@@ -330,11 +347,15 @@ fn parameters(route: &Route) -> Vec<Value> {
             Some("credentials") => "id:crd_",
             Some("decisions") => "id:dec_",
             Some("notices") => "id:evt_",
+            Some("reviews") => "id:rev_",
             Some("breakglass") if route.path.ends_with("/close") => "id:brk_",
             Some("breakglass") => "id:(brk|grt)_",
             _ => "string",
         };
         found.push(parameter("id", "path", true, kind));
+    }
+    if route.path.contains("{item}") {
+        found.push(parameter("item", "path", true, "item"));
     }
     if route.method == "POST" && route.path.starts_with("/api/") {
         let key = json!({ "type": "string", "pattern": "^[!-~]{1,255}$" });

@@ -16,6 +16,7 @@ const TAIL: &str = "[0-9a-v]{25}[048cgkos]";
 /// - `finding`: as `words`, up to 2,000 characters; `sha256`: in hexadecimal; `challenge`, `sshsig`, `sshsigs`:
 ///   what custodians sign and their signatures
 /// - `notice_place`: where a page of notices ends; `channel`: the name of one that is told
+/// - `service`: the name of one; `item`: the number of a rule; `reviewers`: those named to decide
 /// - `limit`: how many a page is to hold; `length`: `1h30m`; `Name`, `Name[]`: one or several of another shape
 ///
 /// A `?` at its end: it may be null.
@@ -36,6 +37,12 @@ pub(super) fn of(kind: &str) -> Value {
         "challenge" => json!({ "type": "string", "maxLength": 8192, "pattern": "^[\\x01-\\x7f]*$" }),
         "sshsig" => json!({ "type": "string", "maxLength": 4096, "pattern": "^[\\x01-\\x7f]*$" }),
         "notice_place" => json!({ "type": "string", "pattern": format!("^evt_{TAIL}\\.[a-z0-9_-]{{0,63}}$") }),
+        "service" => json!({ "type": "string", "pattern": "^[a-z][a-z0-9_-]{0,62}$" }),
+        "item" => json!({ "type": "integer", "minimum": 1, "maximum": 1000 }),
+        "reviewers" => {
+            let name = json!({ "type": "string", "pattern": "^[!-~]{1,320}$" });
+            json!({ "type": "array", "maxItems": 50, "items": name })
+        }
         "channel" => json!({ "type": "string", "pattern": "^[^\\x00]*$" }),
         "sshsigs" => json!({ "type": "array", "maxItems": 16, "items": of("sshsig") }),
         "length" => {
@@ -79,7 +86,7 @@ const GRANT_STATE: &str = "one:scheduled|queued|active|expired|revoked|dropped";
 /// All shapes by their names.
 pub(super) fn all() -> Value {
     let mut shapes = people_and_services();
-    for more in [access(), emergency(), oauth()] {
+    for more in [access(), reviews(), emergency(), oauth()] {
         if let (Value::Object(shapes), Value::Object(more)) = (&mut shapes, more) {
             shapes.extend(more);
         }
@@ -151,6 +158,32 @@ fn people_and_services() -> Value {
             ("type", "string"), ("title", "string"), ("status", "integer"), ("detail", "string"),
             ("decision", "string"), ("reason", "string"), ("remedy", "Remedy"),
         ]),
+    })
+}
+
+fn reviews() -> Value {
+    json!({
+        "Review": object(&[
+            ("id", "id:rev_"), ("service", "string"), ("state", "one:open|closed"), ("policy_version", "string"),
+            ("started_by", "Principal"), ("started_at", "time"), ("due_at", "time"), ("overdue", "boolean"),
+            ("reviewers", "strings"), ("closed_at", "time?"), ("closed_by", "Principal?"), ("rules", "integer"),
+            ("undecided", "integer"), ("to_remove", "integer"), ("used_since?", "time"), ("items?", "ReviewRule[]"),
+        ]),
+        "ReviewRule": object(&[
+            ("item", "integer"), ("kind", "one:entitlement|permit"), ("name", "string"), ("summary", "string"),
+            ("actions", "strings"), ("policies", "ReviewPolicy[]"), ("sha256", "sha256"),
+            ("now", "one:same|changed|gone"), ("state", "one:undecided|keep|remove|removed"),
+            ("decision", "ReviewDecision?"), ("removed_at", "time?"), ("used?", "ReviewUse"),
+        ]),
+        "ReviewPolicy": object(&[("name", "string"), ("roles", "strings"), ("text", "string")]),
+        "ReviewDecision": object(&[
+            ("decision", "one:keep|remove"), ("reason", "string"), ("by", "Principal"), ("at", "time"),
+        ]),
+        "ReviewUse": object(&[
+            ("grants_active", "integer"), ("grants_recent", "integer"), ("people", "integer"), ("last_used", "time?"),
+        ]),
+        "StartReview": body(&[("service", "service"), ("due?", "length?"), ("reviewers?", "reviewers")]),
+        "NewDecision": body(&[("decision", "one:keep|remove"), ("reason", "words")]),
     })
 }
 

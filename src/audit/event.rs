@@ -136,8 +136,16 @@ event_types! {
     AuditPruned = "audit.pruned",
     /// A person's values were erased from the record.
     AuditErased = "audit.erased",
-    /// An access review was begun, decided in part, or closed.
-    AccessReviewed = "review.recorded",
+    /// An access review of a service was begun.
+    ReviewStarted = "review.started",
+    /// A reviewer decided to keep or to remove a rule, or decided otherwise than before.
+    ReviewDecided = "review.decided",
+    /// An access review was closed.
+    ReviewClosed = "review.closed",
+    /// Something of an access review is not done: a rule undecided when it was due, a removal still in the policies.
+    ReviewOutstanding = "review.outstanding",
+    /// A rule that a reviewer decided to remove is gone from the policies.
+    ReviewRemoved = "review.rule_removed",
     /// The clock stepped.
     ClockStepped = "clock.stepped",
     /// The gateway began or ended.

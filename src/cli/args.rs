@@ -171,6 +171,12 @@ pub enum Command {
     /// What people were told: webhooks and mail that wait, were taken, or were given up
     #[command(before_help = "Examples:\n  doorward notices --dead\n  doorward notices retry evt_…")]
     Notices(super::notices::NoticesArgs),
+    /// Review who may do what at a service: keep or remove, rule by rule
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  doorward review start --service ops-api\n  doorward review show rev_…\n  doorward review decide rev_… 1 keep --reason \"needed for releases\""
+    )]
+    Review(super::review::ReviewCommand),
     /// A token for one service, alone on standard output
     #[command(before_help = TOKEN_EXAMPLES)]
     Token(TokenArgs),

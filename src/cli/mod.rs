@@ -38,6 +38,7 @@ pub mod proxy;
 pub mod renewal;
 pub mod request;
 pub mod requests;
+pub mod review;
 pub mod serve;
 pub mod services;
 pub mod sessions;
@@ -167,6 +168,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Lock(args) => wait_for(lock::lock(context, &args)),
         Command::Unlock(args) => wait_for(lock::unlock(context, &args)),
         Command::Notices(args) => wait_for(notices::run(context, &args)),
+        Command::Review(command) => wait_for(review::run(context, &command)),
         Command::Token(args) => wait_for(token::run(context, &args)),
         Command::Audit(command) => audit::run(context, command),
         Command::Policy(policy::PolicyCommand::Replay(args)) => wait_for(policy::replay::run(context, &args)),

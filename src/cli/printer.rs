@@ -55,8 +55,16 @@ impl Printer {
     /// # Errors
     /// When it can't be written for another reason than that nobody reads any more.
     pub fn data(&self, text: &str) -> Result<(), Failure> {
+        self.bytes(text.as_bytes())
+    }
+
+    /// Writes data that is no text.
+    ///
+    /// # Errors
+    /// As [`Printer::data`].
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        match out.write_all(bytes).and_then(|()| out.flush()) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                 Err(Failure::failed(format!("writing to standard output: {error}")))
             }

@@ -23,6 +23,7 @@ pub mod oauth;
 pub mod recheck;
 pub mod record;
 pub mod return_to;
+pub mod review;
 pub mod service;
 pub mod session;
 pub mod sign_in;

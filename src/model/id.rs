@@ -153,6 +153,8 @@ ids! {
     LockId = "lck_";
     /// One opening of the emergency path.
     BreakGlassId = "brk_";
+    /// A review of who may do what at a service.
+    ReviewId = "rev_";
     /// A signing key of the installation.
     KeyId = "key_";
     /// A sign-in under way.

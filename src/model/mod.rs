@@ -13,6 +13,7 @@ pub mod entropy;
 pub mod grant;
 pub mod id;
 pub mod principal;
+pub mod review;
 pub mod secret;
 pub mod service;
 pub mod session;
@@ -27,9 +28,10 @@ pub use entropy::Entropy;
 pub use grant::{Grant, GrantEnd, GrantState, GrantStuck};
 pub use id::{
     BreakGlassId, CredentialId, DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId,
-    RequestId, SessionId, UserRef,
+    RequestId, ReviewId, SessionId, UserRef,
 };
 pub use principal::{Principal, PrincipalKind};
+pub use review::{Choice, Decision, ReviewOver, ReviewState, RuleKind, RuleState};
 pub use secret::Secret;
 pub use service::{ActionName, EntitlementName, NameError, ServiceName};
 pub use session::{Session, SessionEnd, SessionKind};

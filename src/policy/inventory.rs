@@ -164,7 +164,7 @@ fn service_thing(service: &Service) -> Thing {
     thing
 }
 
-fn entitlement_thing(service: &Service, entitlement: &Entitlement) -> Thing {
+pub(super) fn entitlement_thing(service: &Service, entitlement: &Entitlement) -> Thing {
     let mut thing = Thing::default();
     thing.value("description", &entitlement.description);
     thing.value("max", entitlement.max);
@@ -238,7 +238,7 @@ fn statements(source: &Source, label: &str, report: &Report) -> Vec<(String, Thi
 }
 
 /// A statement in one line, without its comments and its `@id`.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with("//") && !line.starts_with("@id("));
     let text = lines.collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
     text.replace("( ", "(").replace(" )", ")")

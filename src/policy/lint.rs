@@ -49,7 +49,7 @@ fn entitlements(draft: &Draft, statements: &[&Statement], report: &Report) {
 }
 
 /// Whether the policy's scope admits an action on an entitlement.
-fn admits(statement: &Statement, action: &str, entitlement: &str) -> bool {
+pub(super) fn admits(statement: &Statement, action: &str, entitlement: &str) -> bool {
     let is = |uid: &EntityUid, text: &str| uid.to_string() == text;
     let wanted = format!("Action::\"{action}\"");
     let by_action = match statement.policy.action_constraint() {

@@ -18,6 +18,7 @@ use super::people::People;
 use super::policy_set::PolicySet;
 use super::reads;
 use super::route::{Route, Router};
+use super::rule;
 use super::schema;
 use super::service::{Engine, Service};
 use super::service_file::ServiceFile;
@@ -186,6 +187,7 @@ fn assemble(
 ) -> Option<PolicySet> {
     let shared: &[Statement] = global.map_or(&[], |file| &file.statements);
     let mut services = BTreeMap::new();
+    let mut rules = BTreeMap::new();
     let mut hosts = HashMap::new();
     for draft in drafts {
         let statements = draft.access.statements.iter().chain(shared);
@@ -211,11 +213,13 @@ fn assemble(
         for host in &service.hosts {
             hosts.insert(host.clone(), service.clone());
         }
+        rules.insert(draft.name.clone(), rule::rules(&service, &draft.access, global, &kinds));
         services.insert(draft.name, service);
     }
     Some(PolicySet {
         version,
         services,
+        rules,
         hosts,
         groups,
         people,

@@ -13,6 +13,7 @@ use super::groups::Groups;
 use super::judge::Judge;
 use super::kinds::Kinds;
 use super::people::People;
+use super::rule::Rule;
 use super::service::Service;
 use super::subject::{Facts, Subject};
 use super::verdict::Verdict;
@@ -101,6 +102,7 @@ impl EntitlementAction {
 pub struct PolicySet {
     pub(super) version: Arc<str>,
     pub(super) services: BTreeMap<ServiceName, Arc<Service>>,
+    pub(super) rules: BTreeMap<ServiceName, Vec<Rule>>,
     pub(super) hosts: HashMap<String, Arc<Service>>,
     pub(super) groups: Groups,
     pub(super) people: People,

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::control::desk::ACCESS_TTL_MAX;
-use crate::control::{Desk, access, idempotency, recheck, session, signing_key};
+use crate::control::{Desk, access, idempotency, recheck, review, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
 use crate::model::{GrantId, Principal, SessionId, Timestamp, Ttl};
@@ -240,7 +240,8 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
             recheck::sweep(&desk, now).await?;
             idempotency::sweep(&desk, now).await?;
             session::idle::round(&desk, now).await?;
-            session::sweep(&desk, now).await.map(drop)
+            session::sweep(&desk, now).await?;
+            review::sweep::round(&desk, desk.store.node()?, now).await
         };
         if let Err(error) = swept.await {
             tracing::warn!(%error, "what is over could not be tidied up");

@@ -18,6 +18,7 @@ pub mod oauth;
 pub mod page;
 pub mod principal;
 pub mod problem;
+pub mod review;
 pub mod service;
 pub mod session;
 pub mod time;
@@ -41,6 +42,7 @@ pub use oauth::{DeviceAuthorization, ExchangeAnswer, Introspection, OauthError, 
 pub use page::Page;
 pub use principal::Principal;
 pub use problem::{Problem, Remedy};
+pub use review::{NewDecision, Review, ReviewDecision, ReviewPolicy, ReviewRule, ReviewUse, StartReview};
 pub use service::{Access, Service, ServiceAction, ServiceHealth};
 pub use session::{Device, Revoke, Session, SessionState};
 pub use time::Time;

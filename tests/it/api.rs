@@ -45,6 +45,12 @@ const SURFACE: &[(&str, &str, [u16; 4])] = &[
     // Who may neither read the record nor bar sees none, and there is no such notice.
     ("GET", "/api/v1/notices", [401, 200, 200, 200]),
     ("POST", "/api/v1/notices/{id}/retry", [401, 404, 404, 404]),
+    // Who may not review sees none; the first review of ops-api is carol's.
+    ("GET", "/api/v1/reviews", [401, 200, 200, 200]),
+    ("POST", "/api/v1/reviews", [401, 403, 403, 200]),
+    ("GET", "/api/v1/reviews/{id}", [401, 404, 404, 404]),
+    ("POST", "/api/v1/reviews/{id}/items/{item}/decision", [401, 403, 403, 404]),
+    ("POST", "/api/v1/reviews/{id}/close", [401, 403, 403, 404]),
     ("GET", "/api/v1/breakglass", [401, 200, 200, 200]),
     // There is no emergency path in this house.
     ("GET", "/api/v1/breakglass/terms", [404, 404, 404, 404]),
@@ -100,10 +106,11 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
             Some("decisions") => bobs_decision.as_str(),
             Some("requests") => bobs_request.text("/id"),
             Some("grants") => "grt_06h01rs2cto0b2afh7rgi8mlb0",
+            Some("reviews") => "rev_06h01rs2cto0b2afh7rgi8mlb0",
             Some("credentials") => bobs_credential.as_str(),
             _ => bobs_session,
         };
-        let mut path = path.replace("{id}", id);
+        let mut path = path.replace("{id}", id).replace("{item}", "1");
         if path.contains("/inclusion") || path.contains("/consistency") {
             path = format!("{path}?log=installation&index=0&from=1");
         }
@@ -118,6 +125,13 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
                 _ if path.ends_with("/extend") => house.json(caller, &path, &json!({ "for": "1m" })).await,
                 _ if path.ends_with("/withdraw") || path.ends_with("/drop") => {
                     house.json(caller, &path, &json!({})).await
+                }
+                _ if path == "/api/v1/reviews" => house.json(caller, &path, &json!({ "service": "ops-api" })).await,
+                _ if path.starts_with("/api/v1/reviews/") && path.ends_with("/close") => {
+                    house.json(caller, &path, &json!({})).await
+                }
+                _ if path.starts_with("/api/v1/reviews/") => {
+                    house.json(caller, &path, &json!({ "decision": "keep", "reason": "a test" })).await
                 }
                 _ if path.ends_with("/retry") => house.json(caller, &path, &json!({})).await,
                 _ if path.ends_with("/reviews") => house.json(caller, &path, &json!({ "finding": "a test" })).await,

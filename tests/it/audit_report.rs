@@ -31,22 +31,22 @@ use sha2::{Digest, Sha256};
 use crate::leaf::sealing;
 use crate::support::{SeededEntropy, TestClock, sqlite_database, temporary_folder};
 
-const START: i64 = 1_795_341_600_000;
+pub const START: i64 = 1_795_341_600_000;
 const HOSTILE: &str = "=cmd|' /C calc'!A0<script>alert(1)</script>\"'&";
 
 /// Events of a made-up record, one a minute.
 #[derive(Default)]
-struct Script {
-    events: Vec<Event>,
+pub struct Script {
+    pub events: Vec<Event>,
 }
 
 impl Script {
-    fn add(&mut self, kind: EventType, outcome: Outcome) -> &mut Event {
+    pub fn add(&mut self, kind: EventType, outcome: Outcome) -> &mut Event {
         let minute = i64::try_from(self.events.len()).unwrap();
         self.at(Timestamp::from_millis(START + minute * 60_000), kind, outcome)
     }
 
-    fn at(&mut self, time: Timestamp, kind: EventType, outcome: Outcome) -> &mut Event {
+    pub fn at(&mut self, time: Timestamp, kind: EventType, outcome: Outcome) -> &mut Event {
         let number = u32::try_from(self.events.len()).unwrap();
         let mut bytes = [7; 16];
         bytes[12..].copy_from_slice(&number.to_be_bytes());
@@ -54,7 +54,7 @@ impl Script {
         self.events.last_mut().unwrap()
     }
 
-    fn data(&mut self, kind: EventType, data: &[(&str, Value)]) -> &mut Event {
+    pub fn data(&mut self, kind: EventType, data: &[(&str, Value)]) -> &mut Event {
         let event = self.add(kind, Outcome::Success);
         for (key, value) in data {
             event.data.insert((*key).to_owned(), value.clone());
@@ -62,14 +62,14 @@ impl Script {
         event
     }
 
-    fn by(&mut self, who: &str, kind: EventType, data: &[(&str, Value)]) -> &mut Event {
+    pub fn by(&mut self, who: &str, kind: EventType, data: &[(&str, Value)]) -> &mut Event {
         let event = self.data(kind, data);
         event.actor.principal = Principal::user("dev", who);
         event
     }
 
     /// A request with its approvers, and the grant that follows.
-    fn grant(&mut self, number: u8, needed: u64, approvers: &[&str], emergency: bool) -> GrantId {
+    pub fn grant(&mut self, number: u8, needed: u64, approvers: &[&str], emergency: bool) -> GrantId {
         let (grant, request) = (GrantId::from_bytes([number; 16]), format!("req_{number}"));
         let data = [
             ("request", request.as_str().into()),
@@ -87,14 +87,14 @@ impl Script {
         grant
     }
 
-    fn used(&mut self, grant: GrantId) {
+    pub fn used(&mut self, grant: GrantId) {
         let event = self.by("alice", EventType::DecisionAllow, &[]);
         event.grant = Some(grant);
         event.service = Some(ServiceName::parse("ops-api").unwrap());
     }
 
     /// The lines of an export, all of one log.
-    fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         let (sealing, log) = (sealing(1), NodeId::from_bytes([1; 16]));
         let line = |(seq, event): (i64, &Event)| {
             let sealed = sealing.seal(event);
@@ -104,12 +104,12 @@ impl Script {
         (0..).zip(&self.events).map(line).collect()
     }
 
-    fn report(&self, framework: FrameworkName) -> Report {
+    pub fn report(&self, framework: FrameworkName) -> Report {
         report(framework, &self.lines(), Period { from: None, to: None })
     }
 
     /// How many of each kind stand out, those that do.
-    fn found(&self) -> BTreeMap<&'static str, u64> {
+    pub fn found(&self) -> BTreeMap<&'static str, u64> {
         let report = self.report(FrameworkName::Soc2);
         let found = report.gathered.found.iter().filter(|(_, found)| found.count > 0);
         found.map(|(kind, found)| (kind.name(), found.count)).collect()
@@ -146,7 +146,7 @@ fn report(framework: FrameworkName, lines: &[String], period: Period) -> Report 
 }
 
 /// One event of each type and outcome.
-fn every_type() -> Script {
+pub fn every_type() -> Script {
     let mut script = Script::default();
     for kind in EventType::ALL {
         for outcome in [Outcome::Success, Outcome::Denied, Outcome::Failed] {
@@ -416,7 +416,7 @@ fn what_is_pruned_too_early_is_an_exception_and_what_is_pruned_in_time_is_not() 
 }
 
 /// A record with a hostile name wherever people have a say.
-fn hostile() -> Script {
+pub fn hostile() -> Script {
     let mut script = every_type();
     for event in &mut script.events {
         event.actor.principal = Principal::user("dev", "<script>alert(1)</script>");
@@ -601,7 +601,7 @@ pub async fn exported(filter: &Filter) -> (String, String) {
     (text, root.key().to_string())
 }
 
-fn run(folder: &Path, arguments: &[&str]) -> Output {
+pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_doorward"))
         .args(["audit", "report"])
         .args(arguments)
@@ -612,7 +612,7 @@ fn run(folder: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn told(output: &Output) -> String {
+pub fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

@@ -63,7 +63,7 @@ pub const fn class_of(kind: EventType) -> (Class, u32, &'static str) {
             (Class::Access, 2, "Revoke Privileges")
         }
         T::GrantScheduled | T::GrantExtended | T::BreakGlassRefused => (Class::Access, 99, other),
-        T::RequestCreated => (Class::Entity, 1, "Create"),
+        T::RequestCreated | T::ReviewStarted => (Class::Entity, 1, "Create"),
         T::RequestApproved
         | T::RequestDenied
         | T::RequestWithdrawn
@@ -74,12 +74,15 @@ pub const fn class_of(kind: EventType) -> (Class, u32, &'static str) {
         | T::PolicyLoaded
         | T::PolicyRefused
         | T::KeyChanged
-        | T::AccessReviewed => (Class::Entity, 3, "Update"),
+        | T::ReviewDecided
+        | T::ReviewClosed => (Class::Entity, 3, "Update"),
         T::BreakGlassDrilled
         | T::BreakGlassChannelsTested
         | T::BreakGlassDrillOverdue
         | T::NoticeDead
         | T::NoticeRetried
+        | T::ReviewOutstanding
+        | T::ReviewRemoved
         | T::ClockStepped => (Class::Entity, 99, other),
         T::AuditRead | T::DecisionDenyCounted | T::RecordLost | T::AuditSpoolMerged => (Class::Log, 99, other),
         T::AuditExported => (Class::Log, 3, "Export"),

@@ -11,6 +11,8 @@ pub const ROWS_MAX: usize = 50;
 pub const FAILURES_PER_HOUR: u64 = 10;
 /// How many people review an opening or an emergency grant.
 pub const REVIEWERS: usize = 2;
+/// Standing access that was not used for so many days stands out.
+pub const UNUSED_DAYS: u32 = 90;
 /// How old the last drill may be, in days.
 pub const DRILL_DAYS: u32 = 90;
 /// How long content must be kept, in days (PCI DSS 10.5.1: twelve months).
@@ -95,6 +97,30 @@ exceptions! {
     /// A grant that nobody used.
     UnusedGrants = "unused_grants", Exception, "Grants that nobody used",
         "A grant became active and no allowed request names it by the end of the period.";
+    /// Standing access that is not used.
+    UnusedStanding = "unused_standing_access", Exception, "Standing access that was not used for 90 days",
+        "A request to an action of a service was allowed without a grant, and the last such one lies 90 days \
+         or more before the end of the period: of an account that signed in since, is not barred and was not \
+         refused the same since; and, apart from that, of anybody. What was never used in the period is not \
+         in the record: access reviews list every rule. Whether today's policies and the provider's groups \
+         still allow it is theirs to say.";
+    /// Credentials that outlived what they rest on.
+    OrphanedCredentials = "orphaned_credentials", Exception, "Credentials that outlived what they rest on",
+        "A certificate or token was issued under a session that had ended, lasts longer than its session or \
+         than the grant that it names and was not withdrawn, or its holder is barred and the session was not \
+         ended. The end of a session on record ends what was issued before it at every node, so that is not \
+         listed: a service that checks tokens by itself may take one to its own end, 15 minutes at most. \
+         Sessions begun before the period are judged by what is in it.";
+    /// Rules that were to go.
+    RemovalsOpen = "removals_open", Exception, "Rules that a review decided to remove and that are still there",
+        "The latest event about a rule of an access review says that it is to be removed, and none since says \
+         that it is gone from the policies. Removing it is the work of those who own the policy files; the \
+         gateway notes when it is done, and reminds every week until then, so that a period of a week or \
+         longer shows it.";
+    /// Rules that nobody decided.
+    ReviewsUndecided = "reviews_undecided", Exception, "Rules that were not decided in time",
+        "An access review was due by the end of the period, or was closed, and rules of it have neither been \
+         kept nor removed.";
     /// No drill.
     DrillOverdue = "drill_overdue", Exception, "Drill of the emergency path overdue",
         "There are events of the emergency path, and no successful drill is on record in the last 90 days of \

@@ -1,5 +1,6 @@
 //! What has to be followed over several events: grants to their use, openings to their reviews, locks
-//! to their end, requests to their approvals, failures of one account within one hour.
+//! to their end, requests to their approvals, failures of one account within one hour; credentials
+//! (`orphan.rs`), standing access (`standing.rs`) and access reviews (`reviewed.rs`) to what became of them.
 //!
 //! INVARIANTS: logs come one after the other, so nothing here rests on the order of events of two
 //! logs. Every table has a bound; what did not fit is counted, and the report says so.
@@ -8,7 +9,10 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::exception::{Exception, FAILURES_PER_HOUR, Found, REVIEWERS};
+use super::orphan::Orphans;
+use super::reviewed::Reviewed;
 use super::seen::{Cited, Seen, short};
+use super::standing::Standing;
 use crate::audit::event::EventType;
 use crate::audit::leaf::PersonalField;
 use crate::model::{NodeId, Timestamp};
@@ -21,19 +25,28 @@ const PEOPLE_MAX: usize = 16;
 const FAILING_MAX: usize = 5_000;
 const HOUR_SECONDS: i64 = 3600;
 
+/// The time that is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// Its beginning: as asked for, else the first event.
+    pub begins: Timestamp,
+    /// Its end: as asked for, else when the record was taken.
+    pub until: Timestamp,
+}
+
 /// A table with a bound.
-struct Table<T> {
-    rows: BTreeMap<String, T>,
+pub(super) struct Table<T> {
+    pub(super) rows: BTreeMap<String, T>,
     /// How many did not fit.
-    left_out: u64,
+    pub(super) left_out: u64,
 }
 
 impl<T: Default> Table<T> {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { rows: BTreeMap::new(), left_out: 0 }
     }
 
-    fn of(&mut self, id: &str) -> Option<&mut T> {
+    pub(super) fn of(&mut self, id: &str) -> Option<&mut T> {
         if !self.rows.contains_key(id) && self.rows.len() >= FOLLOWED_MAX {
             self.left_out += 1;
             return None;
@@ -46,7 +59,7 @@ impl<T: Default> Table<T> {
 struct GrantTrack {
     active: Option<Box<Cited>>,
     used: bool,
-    ended: bool,
+    ended: Option<Timestamp>,
     emergency: bool,
     request: Option<String>,
     holder: Option<String>,
@@ -69,6 +82,7 @@ struct OpeningTrack {
 struct LockTrack {
     set: Option<Box<Cited>>,
     cleared: bool,
+    barred: Option<String>,
 }
 
 struct Failing {
@@ -88,6 +102,9 @@ pub struct Following {
     running: BTreeMap<NodeId, bool>,
     drilled: Option<Timestamp>,
     emergency_path: bool,
+    orphans: Orphans,
+    standing: Standing,
+    reviewed: Reviewed,
 }
 
 impl Following {
@@ -105,6 +122,9 @@ impl Following {
             running: BTreeMap::new(),
             drilled: None,
             emergency_path: false,
+            orphans: Orphans::new(),
+            standing: Standing::new(),
+            reviewed: Reviewed::new(),
         }
     }
 
@@ -131,6 +151,9 @@ impl Following {
                 | T::BreakGlassDrilled
                 | T::BreakGlassCustodiansChanged
         );
+        self.orphans.take(seen);
+        self.standing.take(seen);
+        self.reviewed.take(seen);
         match seen.leaf.kind {
             T::DecisionAllow => {
                 if let Some(grant) = seen.text("/grant").and_then(|id| self.grants.of(id)) {
@@ -142,7 +165,7 @@ impl Following {
             T::GrantActive => self.activated(seen),
             T::GrantExpired | T::GrantRevoked | T::GrantDropped => {
                 if let Some(grant) = seen.text("/grant").and_then(|id| self.grants.of(id)) {
-                    grant.ended = true;
+                    grant.ended = Some(grant.ended.map_or(seen.leaf.time, |ended| ended.min(seen.leaf.time)));
                 }
             }
             T::RequestCreated => {
@@ -178,6 +201,7 @@ impl Following {
             T::LockSet | T::LockCleared => {
                 if let Some(lock) = seen.text("/resource").and_then(|id| self.locks.of(id)) {
                     if seen.leaf.kind == T::LockSet {
+                        lock.barred = seen.text("/subject/id").map(str::to_owned);
                         lock.set = Some(Box::new(seen.cite()));
                     } else {
                         lock.cleared = true;
@@ -227,7 +251,11 @@ impl Following {
             | T::AuditSpoolMerged
             | T::AuditPruned
             | T::AuditErased
-            | T::AccessReviewed
+            | T::ReviewStarted
+            | T::ReviewDecided
+            | T::ReviewClosed
+            | T::ReviewOutstanding
+            | T::ReviewRemoved
             | T::ClockStepped => {}
         }
     }
@@ -295,18 +323,27 @@ impl Following {
     }
 
     /// What stands out at the end, and in words what could not be followed.
-    pub fn end(mut self, found: &mut BTreeMap<Exception, Found>) -> Vec<String> {
+    pub fn end(mut self, window: Window, found: &mut BTreeMap<Exception, Found>) -> Vec<String> {
         while let Some(((hour, who), failing)) = self.failing.pop_first() {
             judge(hour, &who, failing, found);
         }
         self.grants(found);
         self.openings(found);
+        let mut locked: BTreeMap<String, Timestamp> = BTreeMap::new();
         for (_, lock) in std::mem::take(&mut self.locks.rows) {
             if let (Some(set), false) = (lock.set, lock.cleared) {
+                if let Some(barred) = lock.barred {
+                    locked.entry(barred).or_insert(set.time);
+                }
                 found.entry(Exception::LocksStanding).or_default().add(1, Some(*set), "not lifted by the end");
             }
         }
-        self.limits()
+        let mut limits = self.limits();
+        let ended = |id: &str| self.grants.rows.get(id).and_then(|grant| grant.ended);
+        limits.extend(self.orphans.end(&locked, ended, found));
+        limits.extend(self.standing.end(window, &locked, found));
+        limits.extend(self.reviewed.end(window, found));
+        limits
     }
 
     fn grants(&self, found: &mut BTreeMap<Exception, Found>) {
@@ -316,7 +353,7 @@ impl Following {
         for (id, grant) in &self.grants.rows {
             let Some(active) = &grant.active else { continue };
             if !grant.used {
-                let end = if grant.ended { "it has ended" } else { "no end of it is on record yet" };
+                let end = if grant.ended.is_some() { "it has ended" } else { "no end of it is on record yet" };
                 add(Exception::UnusedGrants, active, format!("{id} was not used; {end}"));
             }
             if grant.emergency {

@@ -7,7 +7,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::exception::{DRILL_DAYS, Exception, Found, RETENTION_DAYS};
-use super::follow::Following;
+use super::follow::{Following, Window};
 use super::population::{Population, belongs};
 use super::seen::{Cited, Seen};
 use crate::audit::event::EventType;
@@ -314,7 +314,8 @@ impl Gatherer {
                 gone.add(count, None, format!("{count} events {what}"));
             }
         }
-        let mut limits = self.following.end(&mut self.found);
+        let window = Window { begins: self.period.from.or(self.first).unwrap_or(until), until };
+        let mut limits = self.following.end(window, &mut self.found);
         if self.totals.pruned > 0 {
             limits.push(format!(
                 "{} events were pruned: they are counted by their type, and what their content would have shown or \

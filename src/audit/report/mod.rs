@@ -4,7 +4,7 @@
 //! 1. `gather.rs` takes the events of a verified record: populations (`population.rs`), what stands out
 //!    (`exception.rs`), what must be followed over several events (`follow.rs`).
 //! 2. `mapping.toml` says which of that is evidence for which control (`mapping.rs`).
-//! 3. A [`Report`] puts both together; `html.rs`, `csv.rs` and `oscal.rs` write it.
+//! 3. A [`Report`] puts both together; `html.rs`, `csv.rs`, `xlsx.rs` and `oscal.rs` write it.
 //!
 //! INVARIANT: a report says nothing that can't be counted again from an evidence export.
 
@@ -14,9 +14,13 @@ mod follow;
 pub mod gather;
 pub mod html;
 mod mapping;
+mod orphan;
 pub mod oscal;
 pub mod population;
+mod reviewed;
 mod seen;
+mod standing;
+pub mod xlsx;
 
 use data_encoding::BASE64;
 

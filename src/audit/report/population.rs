@@ -125,7 +125,8 @@ populations! {
     AuditUpkeep = "audit_upkeep", "Pruning, erasure, merged spools and losses of the record",
         r#".type == "audit.pruned" or .type == "audit.erased" or .type == "audit.spool_merged" or .type == "record.lost""#;
     /// Access reviews.
-    AccessReviews = "access_reviews", "Access reviews recorded", r#".type == "review.recorded""#;
+    AccessReviews = "access_reviews", "Access reviews: begun, decided, closed, and what became of decisions",
+        r#".type == "review.started" or .type == "review.decided" or .type == "review.closed" or .type == "review.outstanding" or .type == "review.rule_removed""#;
     /// Starts and stops.
     NodeRuns = "node_runs", "Starts and stops of gateway nodes",
         r#".type == "node.started" or .type == "node.stopped""#;
@@ -206,7 +207,9 @@ pub fn belongs(seen: &Seen<'_>, mut each: impl FnMut(Population)) {
         T::KeyChanged | T::AuditLogOpened | T::BreakGlassCustodiansChanged => each(P::KeyChanges),
         T::AuditRead | T::AuditExported => each(P::AuditAccess),
         T::AuditPruned | T::AuditErased | T::AuditSpoolMerged | T::RecordLost => each(P::AuditUpkeep),
-        T::AccessReviewed => each(P::AccessReviews),
+        T::ReviewStarted | T::ReviewDecided | T::ReviewClosed | T::ReviewOutstanding | T::ReviewRemoved => {
+            each(P::AccessReviews);
+        }
         T::NodeStarted | T::NodeStopped => each(P::NodeRuns),
         T::ClockStepped => each(P::ClockSteps),
         T::NoticeDead => each(P::NoticesDead),

@@ -191,6 +191,8 @@ pub enum ReportFormat {
     Html,
     /// One table, safe to open in a spreadsheet
     Csv,
+    /// A workbook of five sheets, to a file
+    Xlsx,
     /// OSCAL 1.1 assessment results, JSON
     Oscal,
 }

@@ -14,7 +14,9 @@ use crate::audit::evidence::{Evidence, Head, StatementText, end_line, file};
 use crate::audit::filter::{Filter, FilterText};
 use crate::audit::format::ReadLine;
 use crate::audit::line::{LINE_BYTES_MAX, LineError, check_line};
-use crate::audit::report::{Framework, FrameworkName, Gathered, Gatherer, Period, Report, Source, csv, html, oscal};
+use crate::audit::report::{
+    Framework, FrameworkName, Gathered, Gatherer, Period, Report, Source, csv, html, oscal, xlsx,
+};
 use crate::audit::verify::{Anchor, Fault, Place, Verifier};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
@@ -66,6 +68,9 @@ pub async fn run(context: &Context, args: &ReportArgs) -> Result<(), Failure> {
         // Before the record is read, which takes its time and is put on record.
         return Err(Failure::usage(format!("`{}` can't be written: it is there already", out.display())));
     }
+    if args.format == ReportFormat::Xlsx && args.out.is_none() && context.printer.is_terminal() {
+        return Err(Failure::usage("a workbook is no text for a terminal: say where it goes with `--out report.xlsx`"));
+    }
     let anchor = anchor::read(context, args.key.as_deref(), args.checkpoint.as_deref())?;
     let anchor = anchor.map_err(|fault| untrue(&fault))?;
     let read = match &args.input {
@@ -80,12 +85,15 @@ pub async fn run(context: &Context, args: &ReportArgs) -> Result<(), Failure> {
         source: read.source,
         gathered: read.gathered,
     };
-    let text = match args.format {
+    let bytes = match args.format {
         ReportFormat::Html => {
-            html::write(&report).map_err(|error| Failure::failed(format!("writing the page: {error}")))?
+            html::write(&report).map_err(|error| Failure::failed(format!("writing the page: {error}")))?.into_bytes()
         }
-        ReportFormat::Csv => csv::write(&report),
-        ReportFormat::Oscal => oscal::write(&report),
+        ReportFormat::Csv => csv::write(&report).into_bytes(),
+        ReportFormat::Xlsx => {
+            xlsx::write(&report).map_err(|error| Failure::failed(format!("writing the workbook: {error}")))?
+        }
+        ReportFormat::Oscal => oscal::write(&report).into_bytes(),
     };
     if !report.source.anchored {
         context.printer.talk(
@@ -93,8 +101,8 @@ pub async fn run(context: &Context, args: &ReportArgs) -> Result<(), Failure> {
              checkpoints (--checkpoint)",
         );
     }
-    let Some(out) = &args.out else { return context.printer.data(&text) };
-    put(out, &text)?;
+    let Some(out) = &args.out else { return context.printer.bytes(&bytes) };
+    put(out, &bytes)?;
     let (controls, events) = (report.framework.control.len(), report.gathered.totals.events);
     context.printer.talk(&format!("{controls} controls over {events} events are in `{}`", out.display()));
     Ok(())
@@ -111,10 +119,10 @@ fn period(args: &ReportArgs) -> Result<Period, Failure> {
     Ok(Period { from, to })
 }
 
-fn put(path: &Path, text: &str) -> Result<(), Failure> {
+fn put(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let taken = |error: io::Error| Failure::usage(format!("`{}` can't be written: {error}", path.display()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(taken)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| {
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| {
         // Half a report is none; whether it can be removed changes nothing about the failure.
         let _ = fs::remove_file(path);
         Failure::failed(format!("writing the report to `{}`: {error}", path.display()))

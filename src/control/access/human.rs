@@ -14,7 +14,7 @@ const ACCOUNTS_MAX: usize = 100;
 
 /// The accounts and addresses of one human.
 #[derive(Debug, Clone)]
-pub(super) struct Human {
+pub(in crate::control) struct Human {
     accounts: BTreeSet<Principal>,
     emails: BTreeSet<String>,
 }
@@ -24,6 +24,11 @@ impl Human {
     pub fn is(&self, person: &Person) -> bool {
         self.has(&person.principal)
             || address(person.verified_email()).is_some_and(|email| self.emails.contains(&email))
+    }
+
+    /// Their accounts.
+    pub fn accounts(&self) -> impl Iterator<Item = &Principal> {
+        self.accounts.iter()
     }
 
     /// Whether that account is theirs.
@@ -37,7 +42,7 @@ fn address(email: Option<&str>) -> Option<String> {
 }
 
 /// Where links are looked up: within a transaction only by its own connection.
-pub(super) enum Shelf<'a> {
+pub(in crate::control) enum Shelf<'a> {
     Store(&'a Store),
     Tx(&'a mut Tx),
 }
@@ -59,7 +64,7 @@ impl Shelf<'_> {
 }
 
 /// Everyone who is the same human as `person`.
-pub(super) async fn human_of(
+pub(in crate::control) async fn human_of(
     mut shelf: Shelf<'_>,
     policies: &PolicySet,
     person: &Person,

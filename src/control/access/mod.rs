@@ -15,7 +15,7 @@ mod answer;
 mod approvers;
 mod create;
 mod grant;
-mod human;
+pub(super) mod human;
 mod idle;
 mod rest;
 pub mod sweep;
