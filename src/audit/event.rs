@@ -134,6 +134,12 @@ event_types! {
     AuditSpoolMerged = "audit.spool_merged",
     /// Old events were pruned; their hashes stay.
     AuditPruned = "audit.pruned",
+    /// A stream's receiver took nothing for too long.
+    AuditStreamStalled = "audit.stream_stalled",
+    /// A stream's receiver takes events again.
+    AuditStreamRecovered = "audit.stream_recovered",
+    /// Events were pruned before a stream had sent them.
+    AuditStreamGap = "audit.stream_gap",
     /// A person's values were erased from the record.
     AuditErased = "audit.erased",
     /// An access review was begun, decided in part, or closed.

@@ -273,7 +273,6 @@ fn values_of_the_wrong_kind_or_out_of_bounds_are_refused_where_they_stand() {
 #[test]
 fn what_is_not_built_yet_is_refused_rather_than_ignored() {
     for (section, line, key) in [
-        ("audit", "witnesses = [{ syslog = \"tls://log.example.com:6514\" }]", "audit.witnesses.0.syslog"),
         ("keys", "pkcs11 = \"pkcs11:token=x\"", "keys.pkcs11"),
         ("trust.client_ca", "pkcs11 = \"pkcs11:token=x\"", "trust.client_ca.pkcs11"),
     ] {

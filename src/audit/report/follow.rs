@@ -227,6 +227,9 @@ impl Following {
             | T::AuditSpoolMerged
             | T::AuditPruned
             | T::AuditErased
+            | T::AuditStreamStalled
+            | T::AuditStreamRecovered
+            | T::AuditStreamGap
             | T::AccessReviewed
             | T::ClockStepped => {}
         }
