@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 use crate::model::{DecisionId, EventId, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp};
 
 macro_rules! event_types {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
         /// What kind of thing happened. The dotted texts are the contract.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum EventType { $($(#[$doc])* $name,)* }
+        pub enum EventType { $($(#[doc = $doc])* $name,)* }
 
         impl EventType {
             /// Every type that exists.
@@ -24,6 +24,12 @@ macro_rules! event_types {
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
+            }
+
+            /// What it says, in a sentence.
+            #[must_use]
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),*).trim_ascii(),)* }
             }
 
             /// The type of that name.
@@ -146,7 +152,7 @@ event_types! {
     AccessReviewed = "review.recorded",
     /// The clock stepped.
     ClockStepped = "clock.stepped",
-    /// The gateway began or ended.
+    /// The gateway began.
     NodeStarted = "node.started",
     /// The gateway ended in good order.
     NodeStopped = "node.stopped",
@@ -164,6 +170,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome that there is.
+    pub const ALL: [Self; 3] = [Self::Success, Self::Denied, Self::Failed];
+
     /// As stored and shown.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -16,6 +16,7 @@ pub mod note;
 pub mod proof;
 pub mod pseudonym;
 pub mod report;
+pub mod schema;
 pub mod settings;
 pub mod spool;
 pub mod tile;

@@ -46,6 +46,8 @@ pub enum OutboundError {
     Connect { host: String, source: std::io::Error },
     /// The exchange broke off or was no HTTP.
     Http { host: String, source: hyper::Error },
+    /// The exchange of something else than HTTP broke off.
+    Broken { host: String, source: std::io::Error },
     /// The request could not be made.
     Request(http::Error),
     /// There was no answer in time.
@@ -64,6 +66,7 @@ impl fmt::Display for OutboundError {
             Self::Address { host, address, why } => write!(f, "`{host}` is `{address}` and is not asked: {why}"),
             Self::Connect { host, source } => write!(f, "no connection to `{host}`: {source}"),
             Self::Http { host, source } => write!(f, "the exchange with `{host}` broke off: {source}"),
+            Self::Broken { host, source } => write!(f, "the exchange with `{host}` broke off: {source}"),
             Self::Request(error) => write!(f, "the request could not be made: {error}"),
             Self::Timeout { host } => write!(f, "`{host}` did not answer within {} s", EXCHANGE_TIMEOUT.as_secs()),
             Self::TooLarge { host } => write!(f, "the answer of `{host}` was larger than 1 MiB"),
@@ -75,7 +78,7 @@ impl fmt::Display for OutboundError {
 impl std::error::Error for OutboundError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Resolve { source, .. } | Self::Connect { source, .. } => Some(source),
+            Self::Resolve { source, .. } | Self::Connect { source, .. } | Self::Broken { source, .. } => Some(source),
             Self::Http { source, .. } => Some(source),
             Self::Request(error) => Some(error),
             Self::Url { .. }

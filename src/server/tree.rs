@@ -188,6 +188,16 @@ impl Keeper {
         futures_util::future::join_all(each).await;
     }
 
+    /// Lets the tree grow, and brings each witness up to date, once.
+    pub async fn attend(&self, desk: &Desk) {
+        self.grow(desk).await;
+        for (place, witness) in self.witnesses.iter().enumerate() {
+            if let Err(error) = self.serve(desk, place, witness).await {
+                tracing::warn!(witness = name_of(witness), error, "a checkpoint did not reach its witness yet");
+            }
+        }
+    }
+
     /// Brings one witness up to date, as far as it takes it.
     async fn serve(&self, desk: &Desk, place: usize, witness: &Witness) -> Result<(), String> {
         if !self.kept.initialized() {

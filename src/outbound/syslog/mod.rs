@@ -8,6 +8,9 @@
 //!    a machine whose program ended its side with something unread resets the connection instead. A
 //!    write that succeeded has reached a buffer of our own machine and no more, and syslog has no answer.
 //!
+//! That a receiver's TLS has read something and its program crashed before it looked at it, nobody here can
+//! see.
+//!
 //! INVARIANT: a delivery has an end, whatever the receiver does; nothing that it says is kept.
 
 mod message;
@@ -20,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use url::Host;
 
 pub use message::{Message, Severity};
@@ -33,6 +37,8 @@ use crate::model::Clock;
 /// What a receiver may say before it is taken for something else, in bytes: syslog has no answers.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
+/// After a write that failed it is waited so long for the alert that says why.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked whether all was acknowledged; mostly it was before the first look.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -81,19 +87,41 @@ impl Syslog {
         let stream = stream.await.map_err(slow)??;
         let name = server_name(&self.host)?;
         let stream = timeout(CONNECT_TIMEOUT, self.tls.connect(name, stream)).await.map_err(slow)?.map_err(broken)?;
-        let (mut reading, mut writing) = tokio::io::split(stream);
+        write_whole(stream, frames).await.map_err(|source| OutboundError::Broken { host: host(), source })
+    }
+}
+
+/// Writes everything, ends our side, and waits until the receiver has ended its own after all of it.
+async fn write_whole(stream: TlsStream<TcpStream>, frames: &[u8]) -> std::io::Result<()> {
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    {
         let write = async {
             writing.write_all(frames).await?;
             writing.flush().await?;
             // Says `close_notify` and ends our side; the other one stays open.
             writing.shutdown().await
         };
-        // What the receiver says is read meanwhile: one that refuses our certificate says so in an alert.
-        let (wrote, ended) = tokio::join!(write, until_end(&mut reading));
-        ended.map_err(broken)?;
-        wrote.map_err(broken)?;
-        acknowledged(reading.unsplit(writing).get_ref().0).await.map_err(broken)
+        let ended = until_end(&mut reading);
+        tokio::pin!(write, ended);
+        let wrote = tokio::select! {
+            biased;
+            // One that refuses our certificate says so in an alert; one that ends first has not read all.
+            over = &mut ended => return Err(over.err().unwrap_or_else(ended_early)),
+            wrote = &mut write => wrote,
+        };
+        match wrote {
+            Ok(()) => ended.await?,
+            Err(error) => {
+                let said = timeout(LAST_WORDS_TIMEOUT, ended).await;
+                return Err(said.ok().and_then(Result::err).unwrap_or(error));
+            }
+        }
     }
+    acknowledged(reading.unsplit(writing).get_ref().0).await
+}
+
+fn ended_early() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "it ended the connection before everything was sent")
 }
 
 /// Waits until everything that was sent is acknowledged, after both sides have ended: the socket is then

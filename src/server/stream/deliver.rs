@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
-use super::sink::{From, Sink};
+use super::sink::{Sink, Source};
 use super::state::StreamState;
 use crate::config::Stream;
 use crate::control::Desk;
@@ -186,7 +186,7 @@ impl Sender {
         }
         let name = &self.stream.name;
         let count = u64::try_from(batch.items.len()).unwrap_or(0);
-        let from = From { stream: name, host: host_of(&desk.settings.origin), format: self.stream.format };
+        let from = Source { stream: name, host: host_of(&desk.settings.origin), format: self.stream.format };
         let sent = if count == 0 { Ok(()) } else { self.sink.send(&batch, from, desk.clock.now()).await };
         let now = desk.clock.now();
         let held = match &sent {
@@ -195,9 +195,10 @@ impl Sender {
                 taken(&desk, name, node, batch, now).await?
             }
             Err(error) => {
+                let error = error.to_string();
                 tracing::warn!(stream = name, error, "a batch of the record was not taken");
                 self.state.note_failure(name);
-                failed(&desk, name, node, error, self.stream.stalled_after, lag, now).await?
+                failed(&desk, name, node, &error, self.stream.stalled_after, lag, now).await?
             }
         };
         if held == Holding::No {

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 pub use batch::{Batch, Item};
 pub use deliver::{Round, Sender};
-pub use sink::Sink;
+pub use sink::{Refused, Sink};
 pub use state::StreamState;
 
 use crate::config::Stream;

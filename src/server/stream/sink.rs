@@ -3,6 +3,7 @@
 //! INVARIANT: what is told of an error is ours: neither an address that may be a secret nor the text of a
 //! receiver's answer is in it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, header};
@@ -12,7 +13,7 @@ use super::otlp;
 use crate::audit::Outcome;
 use crate::audit::settings::StreamFormat;
 use crate::config::{HttpReceiver, Receiver};
-use crate::model::{Clock, ServiceName, Timestamp};
+use crate::model::{Clock, NodeId, ServiceName, Timestamp};
 use crate::notify::signature;
 use crate::outbound::syslog::{Message, Severity, Syslog};
 use crate::outbound::{Client, ClientSettings, OutboundError};
@@ -28,9 +29,32 @@ pub enum Sink {
     Otlp(Post),
 }
 
+/// Why it is not certain that a receiver has a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// It answered with this status.
+    Status(u16),
+    /// It took some of the events and rejected so many of them.
+    Some { rejected: u64, of: usize },
+    /// There was no answer: the text says why.
+    Unanswered(String),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "the receiver answered {status}"),
+            Self::Some { rejected, of } => write!(f, "the receiver rejected {rejected} of {of} events"),
+            Self::Unanswered(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
 /// Who sends, as the receiver is told.
 #[derive(Debug, Clone, Copy)]
-pub struct From<'a> {
+pub struct Source<'a> {
     /// The stream's name.
     pub stream: &'a str,
     /// The door's name.
@@ -59,11 +83,20 @@ impl Sink {
         })
     }
 
-    /// Sends a batch, once. Of an empty one it is only tried whether it would be taken.
+    /// Tries whether a batch would be taken, by one without events.
     ///
     /// # Errors
-    /// In words, when it is not certain that the receiver has all of it.
-    pub async fn send(&self, batch: &Batch, from: From<'_>, now: Timestamp) -> Result<(), String> {
+    /// When it would not.
+    pub async fn probe(&self, from: Source<'_>, now: Timestamp) -> Result<(), Refused> {
+        let nothing = Batch { log: NodeId::from_bytes([0; 16]), items: Vec::new(), next: 0 };
+        self.send(&nothing, from, now).await
+    }
+
+    /// Sends a batch, once.
+    ///
+    /// # Errors
+    /// When it is not certain that the receiver has all of it.
+    pub async fn send(&self, batch: &Batch, from: Source<'_>, now: Timestamp) -> Result<(), Refused> {
         match self {
             Self::Syslog(syslog) => {
                 let mut frames = Vec::new();
@@ -113,7 +146,7 @@ impl Post {
 
     /// Lines, signed as Standard Webhooks 1.0 has it. The id says which events they are, so that a
     /// receiver knows a batch that it has already.
-    async fn lines(&self, batch: &Batch, from: From<'_>, now: Timestamp) -> Result<(), String> {
+    async fn lines(&self, batch: &Batch, from: Source<'_>, now: Timestamp) -> Result<(), Refused> {
         let mut body = Vec::new();
         for item in &batch.items {
             body.extend_from_slice(item.line.as_bytes());
@@ -138,37 +171,38 @@ impl Post {
     }
 
     /// An `ExportLogsServiceRequest` in protobuf (OTLP 1.x, "OTLP/HTTP").
-    async fn otlp(&self, batch: &Batch, from: From<'_>) -> Result<(), String> {
+    async fn otlp(&self, batch: &Batch, from: Source<'_>) -> Result<(), Refused> {
         let request = Request::post(self.receiver.url.expose()).header(header::CONTENT_TYPE, "application/x-protobuf");
         let answer = self.post(request, otlp::request(batch, from.host)).await?;
         // The receiver says so where it took only some; those that it has it knows by their ids.
         match otlp::rejected(&answer) {
             0 => Ok(()),
-            count => Err(format!("the receiver rejected {count} of {} events", batch.items.len())),
+            rejected => Err(Refused::Some { rejected, of: batch.items.len() }),
         }
     }
 
-    async fn post(&self, mut request: http::request::Builder, body: Vec<u8>) -> Result<Vec<u8>, String> {
+    async fn post(&self, mut request: http::request::Builder, body: Vec<u8>) -> Result<Vec<u8>, Refused> {
         if let Some(value) = &self.receiver.authorization {
             let mut value = HeaderValue::from_str(value.expose().trim())
-                .map_err(|_| "`authorization` is no value of a header field".to_owned())?;
+                .map_err(|_| Refused::Unanswered("`authorization` is no value of a header field".to_owned()))?;
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
-        let request = request.body(body).map_err(|_| "the address can't be posted to".to_owned())?;
+        let request =
+            request.body(body).map_err(|_| Refused::Unanswered("the address can't be posted to".to_owned()))?;
         let answer = self.client.send(request).await.map_err(|error| said(&error))?;
         let status = answer.status();
         if !status.is_success() {
-            return Err(format!("the receiver answered {}", status.as_u16()));
+            return Err(Refused::Status(status.as_u16()));
         }
         Ok(answer.into_body())
     }
 }
 
 /// What may be told of an error: never the path of an address.
-fn said(error: &OutboundError) -> String {
-    match error {
+fn said(error: &OutboundError) -> Refused {
+    Refused::Unanswered(match error {
         OutboundError::Url { why, .. } => format!("the address is not used: {why}"),
         other => other.to_string(),
-    }
+    })
 }
