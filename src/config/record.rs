@@ -243,14 +243,13 @@ fn read_spool(section: &mut Section<'_>, storage: Option<&Storage>) -> Spool {
 }
 
 fn read_witness(mut section: Section<'_>) -> Option<Witness> {
-    const KINDS: [&str; 3] = ["file", "webhook", "syslog"];
-    let given: Vec<_> = KINDS.into_iter().filter(|kind| section.has(kind)).collect();
+    /// The first three say which kind it is, the others go with one of them.
+    const KEYS: [&str; 7] = ["file", "webhook", "syslog", "ca", "certificate", "key", "allow_loopback"];
+    let given: Vec<_> = KEYS.into_iter().take(3).filter(|kind| section.has(kind)).collect();
     if let [first, _, ..] = given.as_slice() {
         let message = "a witness is a file, a webhook or a syslog receiver, and only one of them".to_owned();
         section.error(first, message, "write one witness for each");
-        for key in ["file", "webhook", "syslog", "ca", "certificate", "key", "allow_loopback"] {
-            section.skip(key);
-        }
+        KEYS.into_iter().for_each(|key| section.skip(key));
         return None;
     }
     match given.first() {
@@ -270,7 +269,7 @@ fn read_witness(mut section: Section<'_>) -> Option<Witness> {
         None => {
             let forms = "`{ file = \"…\" }`, `{ webhook = \"https://…\" }` or `{ syslog = \"host:6514\" }`";
             section.missing("file", &format!("a witness is {forms}"));
-            KINDS.into_iter().for_each(|key| section.skip(key));
+            KEYS.into_iter().for_each(|key| section.skip(key));
             None
         }
     }

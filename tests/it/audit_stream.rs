@@ -11,6 +11,7 @@ use doorward::audit::{Event, EventType, Outcome};
 use doorward::config::{Receiver, Stream, Witness};
 use doorward::control::audit::{retention, stream as streams};
 use doorward::model::{Clock, EventId, ServiceName, Ttl};
+use doorward::notify::{EventPattern, Notice};
 use doorward::outbound::syslog::{Message, Severity, Syslog};
 use doorward::server::stream::{Round, Sender, StreamState};
 use doorward::server::tree::Keeper;
@@ -267,6 +268,12 @@ async fn a_receiver_that_stands_still_is_told_of_once_and_that_it_takes_events_a
             house.clock.advance(Ttl::minutes(10));
         }
         assert_eq!(count(&house, EventType::AuditStreamStalled).await, 1);
+        let filter = EventFilter { kind: Some(EventType::AuditStreamStalled), ..EventFilter::default() };
+        let stalled = house.desk.store.event_list(&filter, 1).await.unwrap().remove(0);
+        let notice = Notice::of_event(&stalled);
+        assert!(EventPattern::parse("audit.stream_stalled").unwrap().wants(&notice.kind));
+        assert_eq!(notice.headline(), "Stream siem of the record stands still: its receiver takes nothing");
+        assert!(notice.data["error"].as_str().unwrap().contains("it answers") && notice.data["lag"].is_number());
         assert_eq!(count(&house, EventType::AuditStreamRecovered).await, 1);
         let kinds: Vec<_> = sink.got().into_iter().map(|received| received.kind).collect();
         assert_eq!(kinds, ["lock.set", "audit.stream_stalled", "audit.stream_recovered"]);
