@@ -30,10 +30,13 @@ use crate::support::databases;
 
 const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
+/// Head and body of a POST.
+type Posted = (HeaderMap, Vec<u8>);
+
 /// What came, and what is answered.
 #[derive(Clone)]
 struct Sink {
-    got: Arc<Mutex<Vec<(HeaderMap, Vec<u8>)>>>,
+    got: Arc<Mutex<Vec<Posted>>>,
     answer: Arc<Mutex<(u16, Vec<u8>)>>,
     url: String,
 }

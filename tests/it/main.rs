@@ -24,6 +24,7 @@ mod audit_report;
 mod audit_schema;
 mod audit_stream;
 mod audit_stream_http;
+mod audit_stream_killed;
 mod audit_tree;
 mod audit_verify;
 mod away;

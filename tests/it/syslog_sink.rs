@@ -96,6 +96,7 @@ pub struct SyslogSink {
     pub manner: Arc<Mutex<Manner>>,
     got: Arc<Mutex<Vec<String>>>,
     pub connections: Arc<AtomicUsize>,
+    pub authority_pem: String,
     authority: CertificateDer<'static>,
     client: Option<(String, String)>,
 }
@@ -146,6 +147,7 @@ impl SyslogSink {
             manner: Arc::new(Mutex::new(Manner::Good)),
             got: Arc::default(),
             connections: Arc::default(),
+            authority_pem: authority.pem().to_owned(),
             authority: authority.der().clone(),
             client,
         };
