@@ -6,6 +6,7 @@ use crate::cli::args::Format;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::renewal::signed_in;
+use crate::model::Ttl;
 use crate::wire::{AuditStream, Page};
 
 /// Lists streams.
@@ -31,13 +32,17 @@ pub async fn list(context: &Context) -> Result<(), Failure> {
             stream.format.clone(),
             stream.state.clone(),
             stream.positions.iter().map(position).collect::<Vec<_>>().join(" "),
-            format!("{} events, {} s", stream.lag_events, stream.lag_seconds),
+            format!("{} events, {}", stream.lag_events, length(stream.lag_seconds)),
             stream.sent_at.map_or_else(|| "never".to_owned(), |at| at.to_string()),
             stream.error.clone().unwrap_or_default(),
         ]
     };
     let rows: Vec<_> = page.items.iter().map(row).collect();
     context.printer.table(&["STREAM", "KIND", "FORMAT", "STATE", "POSITION", "LAG", "LAST TAKEN", "ERROR"], &rows)
+}
+
+fn length(seconds: u64) -> Ttl {
+    Ttl::seconds(u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
 /// Prints the schema of an event, as this program writes it; asks nobody.
