@@ -8,6 +8,7 @@
 mod access_request;
 mod answer;
 mod audit;
+mod audit_stream;
 mod breakglass;
 mod caller;
 mod convergence;
@@ -129,6 +130,8 @@ routes! {
     get "/api/v1/audit/checkpoint" Session => audit::checkpoint;
     get "/api/v1/audit/inclusion" Session => audit::inclusion;
     get "/api/v1/audit/consistency" Session => audit::consistency;
+    get "/api/v1/audit/streams" Session => audit_stream::list;
+    get "/api/v1/audit/schema" Session => audit_stream::event_schema;
     get "/api/v1/policies/convergence" Session => convergence::list;
     get "/api/v1/openapi.json" Nobody => openapi::document;
     get "/oauth2/authorize" Browser => oauth::authorize;

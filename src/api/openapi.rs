@@ -136,6 +136,12 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/audit/checkpoint" => ("The newest signed checkpoint of every log", page("AuditCheckpoint"), None),
         "/api/v1/audit/inclusion" => ("Proof that an event is in its log (RFC 9162 §2.1.3)", shape("AuditProof"), None),
         "/api/v1/audit/consistency" => ("Proof that a log only grew (RFC 9162 §2.1.4)", shape("AuditProof"), None),
+        "/api/v1/audit/streams" => {
+            ("Receivers outside that get the record as it grows, and how far each is", page("AuditStream"), None)
+        }
+        "/api/v1/audit/schema" => {
+            ("The schema of an event (JSON Schema 2020-12)", Some(json!({ "type": "object" })), None)
+        }
         "/api/v1/policies/convergence" => ("Which policies each node has in force", page("NodePolicies"), None),
         "/api/v1/openapi.json" => ("This document", Some(json!({ "type": "object" })), None),
         "/oauth2/authorize" => (

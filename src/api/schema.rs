@@ -137,11 +137,14 @@ fn people_and_services() -> Value {
         "DecisionHelp": object(&[
             ("entitlement", "string"), ("grant?", "string?"), ("state?", "string?"), ("request?", "string?"),
         ]),
-        "AuditEvent": object(&[
-            ("id", "id:evt_"), ("time", "time"), ("node", "string"), ("seq?", "integer?"), ("type", "string"),
-            ("service?", "string?"), ("outcome", "string"), ("reason?", "string?"), ("decision?", "string?"),
-            ("grant?", "string?"),
+        "AuditEvent": crate::audit::schema::event(),
+        "AuditStream": object(&[
+            ("name", "string"), ("kind", "one:syslog|webhook|otlp"), ("format", "one:jsonl|ocsf|cef"),
+            ("state", "one:sending|failing|stalled|unattended"), ("sent", "integer"), ("sent_at", "time?"),
+            ("lag_events", "integer"), ("lag_seconds", "integer"), ("failing_since", "time?"), ("failures", "integer"),
+            ("error", "string?"), ("positions", "AuditStreamPosition[]"),
         ]),
+        "AuditStreamPosition": object(&[("log", "id:nod_"), ("next", "integer"), ("size", "integer")]),
         "AuditLog": object(&[
             ("log", "string"), ("size", "integer"), ("opened_at", "time"), ("pruned_to", "integer"),
         ]),

@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 use crate::model::{DecisionId, EventId, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp};
 
 macro_rules! event_types {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
         /// What kind of thing happened. The dotted texts are the contract.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum EventType { $($(#[$doc])* $name,)* }
+        pub enum EventType { $($(#[doc = $doc])* $name,)* }
 
         impl EventType {
             /// Every type that exists.
@@ -24,6 +24,12 @@ macro_rules! event_types {
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
+            }
+
+            /// What it says, in a sentence.
+            #[must_use]
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),*).trim_ascii(),)* }
             }
 
             /// The type of that name.
@@ -134,6 +140,12 @@ event_types! {
     AuditSpoolMerged = "audit.spool_merged",
     /// Old events were pruned; their hashes stay.
     AuditPruned = "audit.pruned",
+    /// A stream's receiver took nothing for too long.
+    AuditStreamStalled = "audit.stream_stalled",
+    /// A stream's receiver takes events again.
+    AuditStreamRecovered = "audit.stream_recovered",
+    /// Events were pruned before a stream had sent them.
+    AuditStreamGap = "audit.stream_gap",
     /// A person's values were erased from the record.
     AuditErased = "audit.erased",
     /// An access review of a service was begun.
@@ -148,7 +160,7 @@ event_types! {
     ReviewRemoved = "review.rule_removed",
     /// The clock stepped.
     ClockStepped = "clock.stepped",
-    /// The gateway began or ended.
+    /// The gateway began.
     NodeStarted = "node.started",
     /// The gateway ended in good order.
     NodeStopped = "node.stopped",
@@ -166,6 +178,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome that there is.
+    pub const ALL: [Self; 3] = [Self::Success, Self::Denied, Self::Failed];
+
     /// As stored and shown.
     #[must_use]
     pub const fn name(self) -> &'static str {

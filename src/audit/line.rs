@@ -37,6 +37,9 @@ pub enum Withheld {
 }
 
 impl Withheld {
+    /// Every reason that there is.
+    pub const ALL: [Self; 2] = [Self::Filtered, Self::Pruned];
+
     /// As it is written.
     #[must_use]
     pub const fn name(self) -> &'static str {

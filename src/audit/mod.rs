@@ -16,6 +16,8 @@ pub mod note;
 pub mod proof;
 pub mod pseudonym;
 pub mod report;
+pub mod schema;
+pub mod settings;
 pub mod spool;
 pub mod tile;
 pub mod verify;

@@ -22,6 +22,7 @@ mod secret;
 mod section;
 mod server;
 mod session;
+mod stream;
 mod trust;
 
 use std::cell::RefCell;
@@ -37,6 +38,7 @@ pub use problem::{Problem, Severity};
 pub use record::{Audit, Durability, Keys, Policies, Spool, Storage, Telemetry, Witness};
 pub use server::{Limits, Server, ServerTls};
 pub use session::{SessionSettings, Tokens};
+pub use stream::{HttpReceiver, Receiver, Stream};
 pub use trust::{CertificateAndKey, SpiffeBundle, Trust};
 
 use crate::notify::settings::NotifySettings;

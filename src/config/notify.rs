@@ -86,7 +86,7 @@ fn read_webhook(mut section: Section<'_>, names: &mut BTreeSet<String>) -> Optio
     Some(webhook)
 }
 
-fn url_fault(text: &str, allow_loopback: bool) -> Option<&'static str> {
+pub(in crate::config) fn url_fault(text: &str, allow_loopback: bool) -> Option<&'static str> {
     let Ok(url) = url::Url::parse(text) else { return Some("is not a URL") };
     if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
         return Some("has a user or a fragment in it");
@@ -115,7 +115,9 @@ fn read_events(section: &mut Section<'_>) -> Vec<EventPattern> {
     events
 }
 
-fn read_authorities(section: &mut Section<'_>) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+pub(in crate::config) fn read_authorities(
+    section: &mut Section<'_>,
+) -> Vec<rustls::pki_types::CertificateDer<'static>> {
     let Some(file) = section.path("ca") else { return Vec::new() };
     authorities_of(&file).unwrap_or_else(|error| {
         section.error("ca", error.to_string(), error.help());

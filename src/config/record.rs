@@ -8,8 +8,10 @@ use data_encoding::BASE64;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use crate::model::{Secret, Ttl};
+use crate::outbound::settings::SyslogSettings;
 
 use super::section::Section;
+use super::stream::{Stream, read_streams, read_syslog};
 
 /// What seals the signing keys.
 #[derive(Debug, Clone)]
@@ -64,7 +66,7 @@ pub enum Durability {
 const RETENTION: Ttl = Ttl::hours(24 * 400);
 
 /// How the record is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Audit {
     /// `requests`: for services that say nothing of their own. Default `durable`.
     pub requests: Durability,
@@ -72,12 +74,14 @@ pub struct Audit {
     pub retention: Ttl,
     /// `witnesses`: where checkpoints go.
     pub witnesses: Vec<Witness>,
+    /// `[[audit.stream]]`: who gets the record as it grows.
+    pub streams: Vec<Stream>,
     /// `spool` and `spool_megabytes`.
     pub spool: Spool,
 }
 
 /// Somebody who keeps checkpoints, so that the end of the record can't be cut unseen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Witness {
     /// An append-only file.
     File(PathBuf),
@@ -88,6 +92,8 @@ pub enum Witness {
         /// Whether it may be on this machine.
         allow_loopback: bool,
     },
+    /// A syslog receiver that takes each checkpoint as a message.
+    Syslog(SyslogSettings),
 }
 
 /// Where decisions go while the database is away.
@@ -203,7 +209,8 @@ pub(in crate::config) fn read_audit(mut section: Section<'_>, storage: Option<&S
         _ => None,
     });
     let spool = read_spool(&mut section, storage);
-    Audit { requests: requests.unwrap_or_default(), retention, witnesses, spool }
+    let streams = read_streams(&mut section);
+    Audit { requests: requests.unwrap_or_default(), retention, witnesses, streams, spool }
 }
 
 fn read_spool(section: &mut Section<'_>, storage: Option<&Storage>) -> Spool {
@@ -224,24 +231,33 @@ fn read_spool(section: &mut Section<'_>, storage: Option<&Storage>) -> Spool {
 }
 
 fn read_witness(mut section: Section<'_>) -> Option<Witness> {
-    section.not_built("syslog");
-    let allow_loopback = section.flag("allow_loopback");
-    let file = section.path("file");
-    let url = section.parsed("webhook", "a URL `https://…`", |text| {
-        let url = url::Url::parse(text).ok()?;
-        (url.scheme() == "https" || (allow_loopback && url.scheme() == "http")).then(|| text.to_owned())
-    });
-    match (file, url) {
-        (Some(file), None) => Some(Witness::File(file)),
-        (None, Some(url)) => Some(Witness::Webhook { url, allow_loopback }),
-        (Some(_), Some(_)) => {
-            section.error("file", "a witness is a file or a webhook, not both".into(), "write two witnesses");
-            None
+    /// The first three say which kind it is, the others go with one of them.
+    const KEYS: [&str; 7] = ["file", "webhook", "syslog", "ca", "certificate", "key", "allow_loopback"];
+    let given: Vec<_> = KEYS.into_iter().take(3).filter(|kind| section.has(kind)).collect();
+    if let [first, _, ..] = given.as_slice() {
+        let message = "a witness is a file, a webhook or a syslog receiver, and only one of them".to_owned();
+        section.error(first, message, "write one witness for each");
+        KEYS.into_iter().for_each(|key| section.skip(key));
+        return None;
+    }
+    match given.first() {
+        Some(&"file") => {
+            section.skip("allow_loopback");
+            section.path("file").map(Witness::File)
         }
-        (None, None) => {
-            if !section.has("file") && !section.has("webhook") && !section.has("syslog") {
-                section.missing("file", "a witness is `{ file = \"…\" }` or `{ webhook = \"https://…\" }`");
-            }
+        Some(&"webhook") => {
+            let allow_loopback = section.flag("allow_loopback");
+            let url = section.parsed("webhook", "a URL `https://…`", |text| {
+                let url = url::Url::parse(text).ok()?;
+                (url.scheme() == "https" || (allow_loopback && url.scheme() == "http")).then(|| text.to_owned())
+            });
+            url.map(|url| Witness::Webhook { url, allow_loopback })
+        }
+        Some(_) => read_syslog(&mut section, "syslog").map(Witness::Syslog),
+        None => {
+            let forms = "`{ file = \"…\" }`, `{ webhook = \"https://…\" }` or `{ syslog = \"host:6514\" }`";
+            section.missing("file", &format!("a witness is {forms}"));
+            KEYS.into_iter().for_each(|key| section.skip(key));
             None
         }
     }

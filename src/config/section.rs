@@ -122,6 +122,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Counts a key as known without judging its value, where another error stands in the way of that.
+    pub(in crate::config) fn skip(&mut self, key: &'static str) {
+        self.known.push(key);
+    }
+
     pub(in crate::config) fn text(&mut self, key: &'static str) -> Option<String> {
         let node = self.node(key)?;
         match (&node.value, &node.raw) {

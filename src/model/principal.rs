@@ -15,6 +15,9 @@ pub enum PrincipalKind {
 }
 
 impl PrincipalKind {
+    /// Every kind that there is.
+    pub const ALL: [Self; 3] = [Self::User, Self::Workload, Self::BreakGlass];
+
     /// The Cedar entity type, which is also what people read.
     #[must_use]
     pub const fn name(self) -> &'static str {

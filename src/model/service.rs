@@ -36,6 +36,9 @@ fn checked(kind: &'static str, text: &str) -> Result<Arc<str>, NameError> {
     }
 }
 
+/// What [`checked`] takes, as a regular expression.
+const PATTERN: &str = "^[a-z][a-z0-9_-]{0,62}$";
+
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident, $kind:literal;)*) => {$(
         $(#[$doc])*
@@ -43,6 +46,9 @@ macro_rules! names {
         pub struct $name(Arc<str>);
 
         impl $name {
+            /// The same rule as a regular expression.
+            pub const PATTERN: &'static str = PATTERN;
+
             /// Takes the text if it is 1 to 63 characters of `a-z0-9-_`, a letter first.
             ///
             /// # Errors

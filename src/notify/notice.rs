@@ -51,6 +51,9 @@ const TOLD_DATA: &[&str] = &[
     "approvers_skipped",
     "params",
     "reason",
+    "stream",
+    "lag",
+    "failures",
 ];
 /// The longest text that is told, in characters.
 const TEXT_CHARS_MAX: usize = 500;
@@ -141,6 +144,10 @@ impl Notice {
         self
     }
 
+    fn stream(&self) -> &str {
+        self.text("stream").unwrap_or("")
+    }
+
     fn is_emergency(&self) -> bool {
         self.data.get("emergency") == Some(&Value::Bool(true))
     }
@@ -208,6 +215,13 @@ impl Notice {
             }
             "notice.dead" => {
                 format!("A notice to {} could not be delivered", self.text("channel").unwrap_or("somebody"))
+            }
+            "audit.stream_stalled" => {
+                format!("Stream {} of the record stands still: its receiver takes nothing", self.stream())
+            }
+            "audit.stream_recovered" => format!("Stream {} of the record goes on", self.stream()),
+            "audit.stream_gap" => {
+                format!("Events were pruned before stream {} of the record had sent them", self.stream())
             }
             other => format!("{other}{}", self.actor.as_deref().map(|who| format!(" by {who}")).unwrap_or_default()),
         }

@@ -10,20 +10,20 @@ use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::time_provider::TimeProvider;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use super::address::{self, Forbidden};
+use super::tls::{self, ClientCertificate, server_name};
 use crate::model::Clock;
 
 /// How long a connection may take, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(in crate::outbound) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the whole exchange may take.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(in crate::outbound) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Header fields of an answer at most.
@@ -46,6 +46,8 @@ pub enum OutboundError {
     Connect { host: String, source: std::io::Error },
     /// The exchange broke off or was no HTTP.
     Http { host: String, source: hyper::Error },
+    /// The exchange of something else than HTTP broke off.
+    Broken { host: String, source: std::io::Error },
     /// The request could not be made.
     Request(http::Error),
     /// There was no answer in time.
@@ -64,6 +66,7 @@ impl fmt::Display for OutboundError {
             Self::Address { host, address, why } => write!(f, "`{host}` is `{address}` and is not asked: {why}"),
             Self::Connect { host, source } => write!(f, "no connection to `{host}`: {source}"),
             Self::Http { host, source } => write!(f, "the exchange with `{host}` broke off: {source}"),
+            Self::Broken { host, source } => write!(f, "the exchange with `{host}` broke off: {source}"),
             Self::Request(error) => write!(f, "the request could not be made: {error}"),
             Self::Timeout { host } => write!(f, "`{host}` did not answer within {} s", EXCHANGE_TIMEOUT.as_secs()),
             Self::TooLarge { host } => write!(f, "the answer of `{host}` was larger than 1 MiB"),
@@ -75,7 +78,7 @@ impl fmt::Display for OutboundError {
 impl std::error::Error for OutboundError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Resolve { source, .. } | Self::Connect { source, .. } => Some(source),
+            Self::Resolve { source, .. } | Self::Connect { source, .. } | Self::Broken { source, .. } => Some(source),
             Self::Http { source, .. } => Some(source),
             Self::Request(error) => Some(error),
             Self::Url { .. }
@@ -109,22 +112,6 @@ impl fmt::Debug for Client {
     }
 }
 
-/// rustls asks our clock, so that a certificate's end is judged by the time that all else is.
-struct RustlsTime(Arc<dyn Clock>);
-
-impl fmt::Debug for RustlsTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RustlsTime")
-    }
-}
-
-impl TimeProvider for RustlsTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        let millis = u64::try_from(self.0.now().millis()).ok()?;
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(millis)))
-    }
-}
-
 /// Where a request goes, read from its URL.
 struct Target {
     host: Host<String>,
@@ -143,24 +130,20 @@ impl Client {
     /// # Errors
     /// When an additional authority's certificate can't be used.
     pub fn new(settings: ClientSettings, clock: Arc<dyn Clock>) -> Result<Self, OutboundError> {
-        let authority = |error: &dyn fmt::Display| OutboundError::Authority(error.to_string());
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in webpki_root_certs::TLS_SERVER_ROOT_CERTS {
-            roots.add(certificate.clone()).map_err(|e| authority(&e))?;
-        }
-        for certificate in settings.authorities {
-            roots.add(certificate).map_err(|e| authority(&e))?;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_details(provider, Arc::new(RustlsTime(clock)))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| authority(&e))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // A resumed handshake does not look at the certificate again: its end would go unseen.
-        config.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)), allow_loopback: settings.allow_loopback })
+        Self::showing(settings, None, clock)
+    }
+
+    /// As [`Client::new`], and shows `certificate` to servers that ask for one.
+    ///
+    /// # Errors
+    /// When an additional authority's certificate can't be used.
+    pub fn showing(
+        settings: ClientSettings,
+        certificate: Option<&ClientCertificate>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OutboundError> {
+        let tls = tls::connector(settings.authorities, certificate, &[b"http/1.1"], clock)?;
+        Ok(Self { tls, allow_loopback: settings.allow_loopback })
     }
 
     /// Asks once, and reads the whole answer. A redirect is an answer like any other.
@@ -223,17 +206,12 @@ impl Client {
 
     async fn exchange(&self, target: &Target, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, OutboundError> {
         let host = || target.name.clone();
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(target))
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect(&target.host, target.port, self.allow_loopback))
             .await
             .map_err(|_| OutboundError::Timeout { host: host() })??;
         let request = outgoing(target, request)?;
         if target.tls {
-            let name = match &target.host {
-                Host::Domain(name) => ServerName::try_from(name.clone())
-                    .map_err(|_| OutboundError::Url { url: host(), why: "its host is no name of a server" })?,
-                Host::Ipv4(v4) => ServerName::from(IpAddr::V4(*v4)),
-                Host::Ipv6(v6) => ServerName::from(IpAddr::V6(*v6)),
-            };
+            let name = server_name(&target.host)?;
             let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.tls.connect(name, stream))
                 .await
                 .map_err(|_| OutboundError::Timeout { host: host() })?
@@ -243,27 +221,23 @@ impl Client {
             speak(stream, request, target).await
         }
     }
+}
 
-    /// Resolves, judges every address, and connects to one of those that were judged: a name that
-    /// changes its answer between the two can't lead elsewhere.
-    async fn connect(&self, target: &Target) -> Result<TcpStream, OutboundError> {
-        let addresses = resolve(&target.host, target.port).await?;
-        for address in &addresses {
-            address::check(address.ip(), self.allow_loopback).map_err(|why| OutboundError::Address {
-                host: target.name.clone(),
-                address: address.ip(),
-                why,
-            })?;
+/// Resolves, judges every address, and connects to one of those that were judged: a name that
+/// changes its answer between the two can't lead elsewhere.
+pub(in crate::outbound) async fn connect(
+    host: &Host<String>,
+    port: u16,
+    allow_loopback: bool,
+) -> Result<TcpStream, OutboundError> {
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    for address in judged(host, port, allow_loopback).await? {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
         }
-        let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(OutboundError::Connect { host: target.name.clone(), source: last })
     }
+    Err(OutboundError::Connect { host: host.to_string(), source: last })
 }
 
 /// The addresses of `host`, each judged: for what speaks something else than HTTP to the outside.
@@ -273,10 +247,14 @@ impl Client {
 pub async fn judged_addresses(host: &str, port: u16, allow_loopback: bool) -> Result<Vec<SocketAddr>, OutboundError> {
     let parsed =
         Host::parse(host).map_err(|_| OutboundError::Url { url: host.to_owned(), why: "it is no name of a host" })?;
-    let addresses = resolve(&parsed, port).await?;
+    judged(&parsed, port, allow_loopback).await
+}
+
+async fn judged(host: &Host<String>, port: u16, allow_loopback: bool) -> Result<Vec<SocketAddr>, OutboundError> {
+    let addresses = resolve(host, port).await?;
     for address in &addresses {
         address::check(address.ip(), allow_loopback).map_err(|why| OutboundError::Address {
-            host: host.to_owned(),
+            host: host.to_string(),
             address: address.ip(),
             why,
         })?;

@@ -1,4 +1,5 @@
-//! The one HTTP client for the outside: providers, and later webhooks, witnesses and clouds.
+//! The one HTTP client for the outside (providers, webhooks, witnesses, streams), and beside it syslog,
+//! which knows nothing else than messages over TLS.
 //!
 //! INVARIANTS: every exchange has an end (connect 5 s, whole 10 s) and a largest answer (1 MiB);
 //! no redirect is followed; no proxy of the environment is used; a name is resolved once, each of
@@ -6,5 +7,9 @@
 
 pub mod address;
 mod client;
+pub mod settings;
+pub mod syslog;
+mod tls;
 
 pub use client::{Client, ClientSettings, OutboundError, judged_addresses};
+pub use tls::ClientCertificate;

@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
 use crate::config::doctor::{Finding, certificates, file_modes, upstreams};
+use crate::config::{Config, Witness};
+use crate::control::audit::stream::StreamSeen;
 use crate::gateway::probe::probe;
 use crate::gateway::snapshot::upstream_tls;
 use crate::identity::provider::Providers;
-use crate::model::Clock;
+use crate::model::{Clock, Timestamp};
+use crate::outbound::syslog::Syslog;
 use crate::store::Store;
 
 use super::material::Material;
 use super::settings::provider_settings;
+use super::stream::sink::Source;
+use super::stream::{Refused, Sink};
 
 /// How long one thing outside may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,6 +39,69 @@ pub async fn examine(config: &Config, material: &Material, clock: &Arc<dyn Clock
     findings.extend(upstreams(&targets).await);
     findings.extend(checks(material).await);
     findings.extend(providers(config, clock).await);
+    findings.extend(streams(config, clock).await);
+    findings.extend(witnesses(config, clock).await);
+    findings
+}
+
+/// Each stream's receiver is tried with nothing to send, and how far the stream is behind is read.
+async fn streams(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Finding> {
+    let tried = config.audit.streams.iter().map(|stream| async {
+        let name = format!("stream {}", stream.name);
+        let lag = tokio::time::timeout(ASK_TIMEOUT, lag(config, &stream.name, clock.now())).await;
+        let lag = lag.unwrap_or_else(|_| "how far it is can't be read".to_owned());
+        let fix = "see that the receiver is reachable from here, and that `[[audit.stream]]` says how";
+        let sink = match Sink::new(&stream.receiver, clock) {
+            Ok(sink) => sink,
+            Err(error) => return Finding::fail(&name, error.to_string(), "correct `ca`"),
+        };
+        let host = config.server.control_host.as_str();
+        match sink.probe(Source { stream: &stream.name, host, format: stream.format }, clock.now()).await {
+            Ok(()) => Finding::ok(&name, format!("the receiver takes events; {lag}")),
+            // Of nothing a receiver of lines may think what it likes.
+            Err(error @ Refused::Status(_)) if matches!(sink, Sink::Webhook(_)) => {
+                Finding::warn(&name, format!("{error} to a POST without events; {lag}"), fix)
+            }
+            Err(error) => Finding::fail(&name, format!("{error}; {lag}"), fix),
+        }
+    });
+    futures_util::future::join_all(tried).await
+}
+
+async fn lag(config: &Config, name: &str, now: Timestamp) -> String {
+    let read = async {
+        let store = Store::open(config.storage.url.expose())?;
+        match store.stream_fetch(name).await? {
+            Some(stream) => StreamSeen::of(&store, stream).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    match read.await {
+        Ok(Some(seen)) => {
+            let error = seen.stream.error.as_ref().map(|error| format!(", last error: {error}")).unwrap_or_default();
+            format!("{}, {} events behind, {}{error}", seen.state(now).name(), seen.lag_events(), seen.lag(now))
+        }
+        Ok(None) => "no door has begun it yet".to_owned(),
+        Err(_) => "how far it is can't be read".to_owned(),
+    }
+}
+
+/// Syslog receivers of checkpoints are tried with nothing to send.
+async fn witnesses(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for witness in &config.audit.witnesses {
+        let Witness::Syslog(settings) = witness else { continue };
+        let name = format!("witness {}", settings.address());
+        let fix = "see that the receiver is reachable from here, and that `[audit] witnesses` says how";
+        let tried = match Syslog::new(settings, Arc::clone(clock)) {
+            Ok(syslog) => syslog.deliver(&[]).await,
+            Err(error) => Err(error),
+        };
+        findings.push(match tried {
+            Ok(()) => Finding::ok(&name, "the receiver takes checkpoints".to_owned()),
+            Err(error) => Finding::fail(&name, error.to_string(), fix),
+        });
+    }
     findings
 }
 

@@ -160,8 +160,9 @@ impl Gauges {
     pub fn set(&self, shared: &Shared, tree: &TreeState) {
         self.tree_size.set(i64::try_from(tree.size.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
         self.tree_consistent.set(tree.consistent.load(Ordering::Relaxed));
-        self.witness_lag_events.set(tree.lag_events.load(Ordering::Relaxed));
-        self.witness_lag.set(tree.lag_seconds.load(Ordering::Relaxed));
+        let lag = tree.lag();
+        self.witness_lag_events.set(lag.events);
+        self.witness_lag.set(lag.seconds);
         let state = shared.recorder.state();
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.queued.set(i64::try_from(state.queued).unwrap_or(i64::MAX));

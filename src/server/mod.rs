@@ -18,6 +18,7 @@ mod probes;
 pub mod reload;
 pub mod run;
 pub mod settings;
+pub mod stream;
 pub mod tasks;
 pub mod telemetry;
 pub mod tree;

@@ -42,9 +42,10 @@ use super::material::{self, Material, MaterialError};
 use super::notices::Notices;
 use super::reload::{Reloader, watch, watched};
 use super::settings::{desk_settings, gateway_settings, provider_settings};
+use super::stream::StreamState;
 use super::telemetry::Telemetry;
 use super::tree::Keeper;
-use super::{clock, control_host, emergency, probes, tasks, telemetry};
+use super::{clock, control_host, emergency, probes, stream, tasks, telemetry};
 
 /// Connections to the control host that may wait to be taken.
 const CONTROL_QUEUE: usize = 256;
@@ -349,6 +350,9 @@ async fn build(
     let alerts = notices
         .start(&mut registry, &tasks, &shared.draining)
         .map_err(outside("reading the authorities of `[notify]`"))?;
+    let streams = StreamState::new(&mut registry);
+    stream::spawn(&config.audit.streams, &desk, &streams, &tasks, &shared.stopping)
+        .map_err(outside("reading the authorities of `[[audit.stream]]`"))?;
     clock::spawn(&tasks, &shared, &desk, &alerts, &mut registry);
     emergency::spawn(&tasks, &shared, &desk, &alerts, config.path.clone());
     let telemetry_address = telemetry_listener.as_ref().and_then(|listener| listener.local_addr().ok());

@@ -4,12 +4,13 @@
 //! INVARIANT: nothing waits for a tree or a witness. What does not agree with the last checkpoint is
 //! never built upon: the door goes on, the tree stands still, and metric, log and `doctor` say so.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +21,7 @@ use crate::control::audit::root::Root;
 use crate::control::audit::tree::{LogTree, TreeError};
 use crate::control::audit::{StoredCheckpoint, retention};
 use crate::model::{Clock, Timestamp, Ttl};
+use crate::outbound::syslog::{Message, Severity, Syslog};
 use crate::outbound::{Client, ClientSettings};
 
 /// How often the tree grows: a checkpoint at least each second while events come.
@@ -44,16 +46,37 @@ pub struct TreeState {
     pub size: AtomicU64,
     /// 1 while the tree agrees with its last checkpoint.
     pub consistent: AtomicI64,
-    /// Checkpoints' events that the slowest witness lacks.
-    pub lag_events: AtomicI64,
-    /// How old the oldest checkpoint is that a witness lacks, in seconds.
-    pub lag_seconds: AtomicI64,
+    /// What each witness lacks, by its place in the configuration.
+    lag: Mutex<BTreeMap<usize, WitnessLag>>,
+}
+
+/// What a witness lacks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WitnessLag {
+    /// Events under checkpoints.
+    pub events: i64,
+    /// The age of the oldest of those checkpoints, in seconds.
+    pub seconds: i64,
+}
+
+impl TreeState {
+    /// What the slowest witness lacks.
+    #[must_use]
+    pub fn lag(&self) -> WitnessLag {
+        let lag = self.lag.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = |of: fn(&WitnessLag) -> i64| lag.values().map(of).max().unwrap_or(0);
+        WitnessLag { events: most(|lag| lag.events), seconds: most(|lag| lag.seconds) }
+    }
+
+    fn note_lag(&self, place: usize, lag: WitnessLag) {
+        self.lag.lock().unwrap_or_else(PoisonError::into_inner).insert(place, lag);
+    }
 }
 
 /// What is there once the database is.
 struct Kept {
     root: Root,
-    tree: Option<Mutex<LogTree>>,
+    tree: Option<AsyncMutex<LogTree>>,
 }
 
 /// The tree of this node, and the root key. Before the database is there, there is neither.
@@ -83,7 +106,7 @@ impl Keeper {
     async fn opened(&self, desk: &Desk, now: Timestamp) -> Result<Kept, TreeOpenError> {
         let root = Root::ensure(&desk.store, &desk.sealer, now, &*desk.entropy).await.map_err(TreeOpenError::Root)?;
         let tree = match LogTree::open(&desk.store, &desk.sealer, &root, now, &*desk.entropy).await {
-            Ok(tree) => Some(Mutex::new(tree)),
+            Ok(tree) => Some(AsyncMutex::new(tree)),
             Err(error @ TreeError::Inconsistent { .. }) => {
                 tracing::error!(%error, "the record was altered: no checkpoint is signed over it");
                 None
@@ -142,9 +165,9 @@ impl Keeper {
         if !matches!(tokio::time::timeout(GROW_TIMEOUT, done).await, Ok(Ok(()))) {
             tracing::warn!("the end of this node's log is not in the installation log");
         }
-        for witness in &self.witnesses {
+        for (place, witness) in self.witnesses.iter().enumerate() {
             if let Witness::File(_) = witness {
-                let _ = self.serve(desk, witness).await;
+                let _ = self.serve(desk, place, witness).await;
             }
         }
     }
@@ -152,11 +175,11 @@ impl Keeper {
     /// Delivers checkpoints until `stopping`, each witness by itself, so that one that hangs holds up
     /// nobody.
     pub async fn deliver(self: Arc<Self>, desk: Arc<Desk>, stopping: CancellationToken) {
-        let each = self.witnesses.iter().map(|witness| {
+        let each = self.witnesses.iter().enumerate().map(|(place, witness)| {
             let (keeper, desk, stopping) = (Arc::clone(&self), Arc::clone(&desk), stopping.clone());
             async move {
                 while tokio::time::timeout(WITNESS_EVERY, stopping.cancelled()).await.is_err() {
-                    if let Err(error) = keeper.serve(&desk, witness).await {
+                    if let Err(error) = keeper.serve(&desk, place, witness).await {
                         tracing::warn!(witness = name_of(witness), error, "a checkpoint did not reach its witness yet");
                     }
                 }
@@ -165,14 +188,25 @@ impl Keeper {
         futures_util::future::join_all(each).await;
     }
 
+    /// Lets the tree grow, and brings each witness up to date, once.
+    pub async fn attend(&self, desk: &Desk) {
+        self.grow(desk).await;
+        for (place, witness) in self.witnesses.iter().enumerate() {
+            if let Err(error) = self.serve(desk, place, witness).await {
+                tracing::warn!(witness = name_of(witness), error, "a checkpoint did not reach its witness yet");
+            }
+        }
+    }
+
     /// Brings one witness up to date, as far as it takes it.
-    async fn serve(&self, desk: &Desk, witness: &Witness) -> Result<(), String> {
+    async fn serve(&self, desk: &Desk, place: usize, witness: &Witness) -> Result<(), String> {
         if !self.kept.initialized() {
             return Ok(());
         }
         let own = desk.store.own_log().map_err(|error| error.to_string())?;
         let node = *own.node();
         let name = name_of(witness);
+        let host = host_of(&desk.settings.origin);
         let (mut lag_events, mut lag_seconds) = (0, 0);
         let now = desk.clock.now();
         let mut outcome = Ok(());
@@ -185,7 +219,8 @@ impl Keeper {
                 lag_events += i64::try_from(last.size).unwrap_or(0) - reached;
             }
             let Some(last) = due.last().map(|checkpoint| checkpoint.size) else { continue };
-            let delivered = tokio::time::timeout(DELIVER_TIMEOUT, hand_over(witness, &due, &desk.clock)).await;
+            let delivered =
+                tokio::time::timeout(DELIVER_TIMEOUT, hand_over(witness, host, log, &due, &desk.clock)).await;
             match delivered {
                 Ok(Ok(())) => {
                     let noted = desk.store.witness_note(&node, &name, log, last, now).await;
@@ -196,8 +231,7 @@ impl Keeper {
             }
         }
         let left = |lag: i64| if outcome.is_ok() { 0 } else { lag };
-        self.state.lag_events.store(left(lag_events), Ordering::Relaxed);
-        self.state.lag_seconds.store(left(lag_seconds), Ordering::Relaxed);
+        self.state.note_lag(place, WitnessLag { events: left(lag_events), seconds: left(lag_seconds) });
         outcome
     }
 
@@ -241,15 +275,28 @@ impl std::fmt::Display for TreeOpenError {
 
 impl std::error::Error for TreeOpenError {}
 
+/// The name of the host in an origin.
+pub(in crate::server) fn host_of(origin: &str) -> &str {
+    let host = origin.split_once("://").map_or(origin, |(_, host)| host);
+    host.rsplit_once(':').map_or(host, |(host, _)| host)
+}
+
 /// A witness's name in the database.
 fn name_of(witness: &Witness) -> String {
     match witness {
         Witness::File(path) => format!("file:{}", path.display()),
         Witness::Webhook { url, .. } => format!("webhook:{url}"),
+        Witness::Syslog(settings) => format!("syslog:{}", settings.address()),
     }
 }
 
-async fn hand_over(witness: &Witness, due: &[StoredCheckpoint], clock: &Arc<dyn Clock>) -> Result<(), String> {
+async fn hand_over(
+    witness: &Witness,
+    host: &str,
+    log: LogName,
+    due: &[StoredCheckpoint],
+    clock: &Arc<dyn Clock>,
+) -> Result<(), String> {
     match witness {
         Witness::File(path) => {
             let (path, text) =
@@ -269,7 +316,34 @@ async fn hand_over(witness: &Witness, due: &[StoredCheckpoint], clock: &Arc<dyn 
             let answer = client.send(request).await.map_err(|error| error.to_string())?;
             if answer.status().is_success() { Ok(()) } else { Err(format!("it answered {}", answer.status())) }
         }
+        Witness::Syslog(settings) => {
+            let syslog = Syslog::new(settings, Arc::clone(clock)).map_err(|error| error.to_string())?;
+            let mut frames = Vec::new();
+            for checkpoint in due {
+                push_checkpoint(&mut frames, host, log, checkpoint);
+            }
+            syslog.deliver(&frames).await.map_err(|error| error.to_string())
+        }
     }
+}
+
+/// A checkpoint as a syslog message. A note has several lines, and a receiver may write line ends in some
+/// way of its own: so it stands in one line of JSON, from which it comes back byte by byte.
+fn push_checkpoint(frames: &mut Vec<u8>, host: &str, log: LogName, checkpoint: &StoredCheckpoint) {
+    let (log, size) = (log.to_string(), checkpoint.size.to_string());
+    let text = serde_json::json!({
+        "log": log, "size": checkpoint.size, "time": checkpoint.time.to_string(), "note": checkpoint.note,
+    });
+    let message = Message {
+        severity: Severity::Informational,
+        time: checkpoint.time,
+        host,
+        process: &log,
+        kind: "audit.checkpoint",
+        data: &[("log", Some(&log)), ("size", Some(&size))],
+        text: &text.to_string(),
+    };
+    message.push_frame(frames);
 }
 
 /// Appends notes to a witness file; what a crash left torn at its end is cut off first.

@@ -6,6 +6,7 @@
 //! change their meaning; times are RFC 3339 UTC with milliseconds.
 
 pub mod access_request;
+pub mod audit_stream;
 pub mod breakglass;
 pub mod convergence;
 pub mod credential;
@@ -27,6 +28,7 @@ pub mod whoami;
 pub use access_request::{
     AccessRequest, Answer, Approval, ApprovalContext, DryRun, NewAccessRequest, NewApproval, Nothing,
 };
+pub use audit_stream::{AuditStream, AuditStreamPosition};
 pub use breakglass::{
     BreakGlassChecked, BreakGlassClose, BreakGlassClosed, BreakGlassDrill, BreakGlassEvidence, BreakGlassTerms,
     DrillChannel, Emergency, EmergencyReview, NewReview,

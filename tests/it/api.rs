@@ -67,6 +67,8 @@ const SURFACE: &[(&str, &str, [u16; 4])] = &[
     ("GET", "/api/v1/audit/checkpoint", [401, 403, 403, 200]),
     ("GET", "/api/v1/audit/inclusion", [401, 403, 403, 200]),
     ("GET", "/api/v1/audit/consistency", [401, 403, 403, 200]),
+    ("GET", "/api/v1/audit/streams", [401, 403, 403, 200]),
+    ("GET", "/api/v1/audit/schema", [401, 200, 200, 200]),
     ("GET", "/api/v1/policies/convergence", [401, 403, 403, 200]),
     ("GET", "/api/v1/openapi.json", [200, 200, 200, 200]),
     ("GET", "/oauth2/authorize", [303, 303, 303, 303]),

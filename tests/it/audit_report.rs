@@ -318,6 +318,8 @@ fn openings_locks_losses_and_readings_stand_out() {
     script.by("bob", EventType::BreakGlassReviewed, &[("id", "brk_1".into())]);
     script.by("carol", EventType::LockSet, &[]).resource = Some("lck_1".into());
     script.data(EventType::RecordLost, &[("count", 17.into())]);
+    script.data(EventType::AuditStreamStalled, &[("stream", "siem".into()), ("error", "it hangs".into())]);
+    script.data(EventType::AuditStreamGap, &[("stream", "siem".into()), ("count", 3.into())]);
     script.by("carol", EventType::AuditExported, &[("lines", 5.into())]);
     script.by("carol", EventType::AuditRead, &[("what", "events".into())]);
     script.data(EventType::SessionEnd, &[("end", "logout".into())]);
@@ -332,10 +334,14 @@ fn openings_locks_losses_and_readings_stand_out() {
         ("locks_standing", 1),
         ("records_lost", 17),
         ("sessions_revoked", 1),
+        ("streams_behind", 2),
         ("unclean_stops", 1),
         ("unreviewed_break_glass", 1),
     ];
     assert_eq!(script.found(), BTreeMap::from(expected));
+    let report = script.report(FrameworkName::PciDss);
+    let notes: Vec<_> = report.found(Exception::StreamsBehind).rows.iter().map(|row| row.note.as_str()).collect();
+    assert_eq!(notes, ["siem: it hangs", "siem: 3 events were pruned before they were sent"]);
     assert_eq!(script.report(FrameworkName::Soc2).gathered.totals.lost, 17);
 }
 

@@ -273,7 +273,6 @@ fn values_of_the_wrong_kind_or_out_of_bounds_are_refused_where_they_stand() {
 #[test]
 fn what_is_not_built_yet_is_refused_rather_than_ignored() {
     for (section, line, key) in [
-        ("audit", "witnesses = [{ syslog = \"tls://log.example.com:6514\" }]", "audit.witnesses.0.syslog"),
         ("keys", "pkcs11 = \"pkcs11:token=x\"", "keys.pkcs11"),
         ("trust.client_ca", "pkcs11 = \"pkcs11:token=x\"", "trust.client_ca.pkcs11"),
     ] {
@@ -587,4 +586,93 @@ async fn doctor_says_whether_upstreams_listen() {
     assert_eq!(findings[0].health, doctor::Health::Ok);
     assert_eq!(findings[1].health, doctor::Health::Fail);
     assert!(findings[1].to_string().contains("fix: start the upstream"), "{}", findings[1]);
+}
+
+/// With a stream of these lines at the end of the file, and a webhook's secret beside it.
+fn streaming(lines: &str) -> Installation {
+    let new = Installation::with(|text| format!("{text}\n[[audit.stream]]\n{lines}\n"));
+    fs::write(new.dir.path().join("keys/stream.secret"), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
+    new
+}
+
+#[test]
+fn streams_of_the_record_are_read_each_with_what_its_kind_has() {
+    let new = streaming(
+        "name = \"siem\"\nkind = \"syslog\"\naddress = \"log.example.com\"\nformat = \"cef\"\ntypes = [\"decision.*\", \"lock.set\"]\n\
+         services = [\"ops-api\"]\nfrom = \"beginning\"\nca = \"keys/ca.crt\"\ncertificate = \"keys/server.crt\"\n\
+         key = \"keys/server.key\"\nbatch = 7\ninterval = \"5s\"\nstalled_after = \"1m\"\n\
+         [[audit.stream]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"https://hooks.example.com/x\"\nsecret = { file = \"keys/stream.secret\" }\n\
+         [[audit.stream]]\nname = \"otel\"\nkind = \"otlp\"\nurl = { file = \"keys/url\" }\nauthorization = { env = \"OTLP\" }",
+    );
+    fs::write(new.dir.path().join("keys/url"), "https://otlp.example.com/v1/logs").unwrap();
+    let config = new.load_with(&[("OTLP", "Bearer canary")]).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let streams = &config.audit.streams;
+    assert_eq!(streams.len(), 3);
+    let config::Receiver::Syslog(syslog) = &streams[0].receiver else { panic!("syslog") };
+    assert_eq!((syslog.address().as_str(), syslog.authorities.len()), ("log.example.com:6514", 1));
+    assert!(syslog.certificate.is_some() && streams[0].from_beginning);
+    assert_eq!((streams[0].format.name(), streams[0].batch, streams[0].selection.types.len()), ("cef", 7, 2));
+    let config::Receiver::Webhook(webhook) = &streams[1].receiver else { panic!("webhook") };
+    assert!(webhook.key.is_some() && webhook.authorization.is_none());
+    assert_eq!((streams[1].format.name(), streams[1].batch, streams[1].from_beginning), ("jsonl", 500, false));
+    assert_eq!((streams[1].interval, streams[1].stalled_after), (Ttl::seconds(1), Ttl::minutes(5)));
+    let config::Receiver::Otlp(otlp) = &streams[2].receiver else { panic!("otlp") };
+    assert_eq!(otlp.url.expose(), "https://otlp.example.com/v1/logs");
+    assert!(!format!("{config:?}").contains("canary"));
+    assert!(config.secret_files.iter().any(|(_, file)| file.ends_with("keys/server.key")), "doctor looks at its mode");
+}
+
+#[test]
+fn what_is_wrong_with_a_stream_is_told_once_and_where_it_stands() {
+    let syslog = "name = \"siem\"\nkind = \"syslog\"\naddress = \"log.example.com:6514\"\n";
+    for (lines, on, message) in [
+        ("kind = \"syslog\"\naddress = \"a:1\"", "[[audit.stream]]", "`audit.stream.0.name` is missing"),
+        ("name = \"siem\"\naddress = \"a:1\"", "[[audit.stream]]", "`audit.stream.0.kind` is missing"),
+        ("name = \"siem\"\nkind = \"kafka\"\nurl = \"x\"", "kind", "`kafka`"),
+        ("name = \"Siem\"\nkind = \"syslog\"\naddress = \"a:1\"", "name", "`Siem`"),
+        ("name = \"siem\"\nkind = \"syslog\"", "[[audit.stream]]", "`audit.stream.0.address` is missing"),
+        ("name = \"siem\"\nkind = \"syslog\"\naddress = \"a:b\"", "address", "`a:b`"),
+        ("name = \"siem\"\nkind = \"syslog\"\naddress = \"tls://a:1\"", "address", "`tls://a:1`"),
+        ("name = \"siem\"\nkind = \"otlp\"\nurl = \"http://a/v1/logs\"", "url", "is not https"),
+        ("name = \"siem\"\nkind = \"webhook\"\nurl = \"https://a/\"", "[[audit.stream]]", "secret` is missing"),
+        (
+            "name = \"siem\"\nkind = \"webhook\"\nurl = \"https://a/\"\nsecret = { file = \"keys/ca.crt\" }",
+            "secret",
+            "no key of Standard Webhooks",
+        ),
+        (
+            "name = \"siem\"\nkind = \"otlp\"\nurl = \"https://a/\"\nauthorization = \"Bearer x\"",
+            "authorization",
+            "stands in the file itself",
+        ),
+        (&format!("{syslog}format = \"leef\""), "format", "`leef`"),
+        (&format!("{syslog}from = \"yesterday\""), "from", "`yesterday`"),
+        (&format!("{syslog}types = [\"decision.maybe\"]"), "types", "`decision.maybe`"),
+        (&format!("{syslog}types = [\"nothing.*\"]"), "types", "`nothing.*`"),
+        (&format!("{syslog}services = [\"Ops\"]"), "services", "`Ops`"),
+        (&format!("{syslog}batch = 0"), "batch", "outside 1 to 1000"),
+        (&format!("{syslog}interval = \"1ms\""), "interval", "outside"),
+        (&format!("{syslog}certificate = \"keys/server.crt\""), "certificate", "go together"),
+        (
+            &format!("{syslog}certificate = \"keys/server.crt\"\nkey = \"keys/ca.key\""),
+            "certificate",
+            "does not belong to",
+        ),
+        (&format!("{syslog}ca = \"keys/server.crt\""), "ca", "not an authority's"),
+        (&format!("{syslog}url = \"https://a/\""), "url", "unknown key `url`"),
+        (&format!("{syslog}[[audit.stream]]\n{syslog}"), "name", "given twice"),
+    ] {
+        streaming(lines).refused(on, message);
+    }
+}
+
+#[test]
+fn a_witness_is_one_of_file_webhook_and_syslog_receiver() {
+    let with = |witness: &str| Installation::adding("audit", &format!("witnesses = [{witness}]"));
+    let config = with("{ syslog = \"[::1]:7000\", ca = \"keys/ca.crt\", allow_loopback = true }").load().unwrap();
+    let config::Witness::Syslog(settings) = &config.audit.witnesses[0] else { panic!("syslog") };
+    assert_eq!((settings.address().as_str(), settings.allow_loopback), ("[::1]:7000", true));
+    with("{ syslog = \"a:1\", file = \"w\" }").refused("witnesses", "only one of them");
+    with("{ syslog = \"a:0\" }").refused("witnesses", "`a:0`");
+    with("{ allow_loopback = true }").refused("witnesses", "is missing");
 }

@@ -84,7 +84,13 @@ pub const fn class_of(kind: EventType) -> (Class, u32, &'static str) {
         | T::ReviewOutstanding
         | T::ReviewRemoved
         | T::ClockStepped => (Class::Entity, 99, other),
-        T::AuditRead | T::DecisionDenyCounted | T::RecordLost | T::AuditSpoolMerged => (Class::Log, 99, other),
+        T::AuditRead
+        | T::DecisionDenyCounted
+        | T::RecordLost
+        | T::AuditSpoolMerged
+        | T::AuditStreamStalled
+        | T::AuditStreamRecovered
+        | T::AuditStreamGap => (Class::Log, 99, other),
         T::AuditExported => (Class::Log, 3, "Export"),
         T::AuditLogOpened => (Class::Log, 6, "Start"),
         T::AuditPruned | T::AuditErased => (Class::Log, 2, "Delete"),

@@ -137,6 +137,9 @@ exceptions! {
     /// A notice that nobody got.
     DeadNotices = "dead_notices", Exception, "Notices that nobody got",
         "A notice to people was given up after its retries.";
+    /// A receiver of the record that did not get it.
+    StreamsBehind = "streams_behind", Exception, "Streams of the record that stood still or have a gap",
+        "A stream's receiver took nothing for too long, or events were pruned before they were sent to it.";
     /// A clock that jumped.
     ClockStepped = "clock_stepped", Exception, "Clocks that stepped",
         "A node's clock stepped, so that times around it need care.";

@@ -256,6 +256,9 @@ impl Following {
             | T::ReviewClosed
             | T::ReviewOutstanding
             | T::ReviewRemoved
+            | T::AuditStreamStalled
+            | T::AuditStreamRecovered
+            | T::AuditStreamGap
             | T::ClockStepped => {}
         }
     }

@@ -279,6 +279,15 @@ impl Gatherer {
                 self.found(Exception::AuditLeft, seen, note);
                 return;
             }
+            EventType::AuditStreamStalled | EventType::AuditStreamGap => {
+                let stream = super::seen::short(seen.text("/data/stream").unwrap_or("a stream"));
+                let note = match seen.number("/data/count") {
+                    Some(count) => format!("{stream}: {count} events were pruned before they were sent"),
+                    None => format!("{stream}: {}", super::seen::short(seen.text("/data/error").unwrap_or("no error"))),
+                };
+                self.found(Exception::StreamsBehind, seen, note);
+                return;
+            }
             EventType::CredentialRevokeFailed => Exception::RevocationFailed,
             EventType::NoticeDead => Exception::DeadNotices,
             EventType::ClockStepped => Exception::ClockStepped,

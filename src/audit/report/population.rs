@@ -122,8 +122,8 @@ populations! {
     AuditAccess = "audit_access", "Readings and exports of the record",
         r#".type == "audit.read" or .type == "audit.exported""#;
     /// What became of the record itself.
-    AuditUpkeep = "audit_upkeep", "Pruning, erasure, merged spools and losses of the record",
-        r#".type == "audit.pruned" or .type == "audit.erased" or .type == "audit.spool_merged" or .type == "record.lost""#;
+    AuditUpkeep = "audit_upkeep", "Pruning, erasure, merged spools and losses of the record, and streams of it that stood still",
+        r#".type == "audit.pruned" or .type == "audit.erased" or .type == "audit.spool_merged" or .type == "record.lost" or .type == "audit.stream_stalled" or .type == "audit.stream_recovered" or .type == "audit.stream_gap""#;
     /// Access reviews.
     AccessReviews = "access_reviews", "Access reviews: begun, decided, closed, and what became of decisions",
         r#".type == "review.started" or .type == "review.decided" or .type == "review.closed" or .type == "review.outstanding" or .type == "review.rule_removed""#;
@@ -206,7 +206,13 @@ pub fn belongs(seen: &Seen<'_>, mut each: impl FnMut(Population)) {
         T::PolicyLoaded | T::PolicyRefused => each(P::PolicyChanges),
         T::KeyChanged | T::AuditLogOpened | T::BreakGlassCustodiansChanged => each(P::KeyChanges),
         T::AuditRead | T::AuditExported => each(P::AuditAccess),
-        T::AuditPruned | T::AuditErased | T::AuditSpoolMerged | T::RecordLost => each(P::AuditUpkeep),
+        T::AuditPruned
+        | T::AuditErased
+        | T::AuditSpoolMerged
+        | T::RecordLost
+        | T::AuditStreamStalled
+        | T::AuditStreamRecovered
+        | T::AuditStreamGap => each(P::AuditUpkeep),
         T::ReviewStarted | T::ReviewDecided | T::ReviewClosed | T::ReviewOutstanding | T::ReviewRemoved => {
             each(P::AccessReviews);
         }

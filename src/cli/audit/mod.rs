@@ -1,4 +1,4 @@
-//! `doorward audit`: the record exported, verified, reported on, followed and searched.
+//! `doorward audit`: the record exported, verified, reported on, followed and searched, and who gets it.
 
 mod anchor;
 mod export;
@@ -6,6 +6,7 @@ mod folder;
 mod follow;
 mod report;
 mod stream;
+mod streams;
 mod verify;
 
 use std::path::PathBuf;
@@ -52,6 +53,19 @@ Examples:
   doorward audit search --grant grt_…
   doorward audit search --from 2026-11-22T00:00:00Z --to 2026-11-23T00:00:00Z --type session.start -o json";
 
+const STREAMS_EXAMPLES: &str = "\
+Examples:
+  doorward audit streams
+  doorward audit streams -o json | jq '.items[] | select(.state != \"sending\")'
+
+They are configured as `[[audit.stream]]` in doorward.toml; `doorward doctor` tries each.";
+
+const SCHEMA_EXAMPLES: &str = "\
+Examples:
+  doorward audit schema > event.schema.json
+
+It is asked of this program, which need not be signed in; `GET /api/v1/audit/schema` gives a server's.";
+
 /// `doorward audit …`
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
@@ -70,6 +84,12 @@ pub enum AuditCommand {
     /// Events of the past, newest first
     #[command(before_help = SEARCH_EXAMPLES)]
     Search(SearchArgs),
+    /// Receivers outside that get the record as it grows: how far each is, and what went wrong last
+    #[command(before_help = STREAMS_EXAMPLES)]
+    Streams,
+    /// The JSON Schema (2020-12) of an event, as `export --format jsonl` and streams write it
+    #[command(before_help = SCHEMA_EXAMPLES)]
+    Schema,
 }
 
 /// Which events
@@ -262,5 +282,7 @@ pub fn run(context: &Context, command: AuditCommand) -> Result<(), Failure> {
         AuditCommand::Report(args) => super::wait_for(report::run(context, &args)),
         AuditCommand::Tail(args) => super::wait_for(follow::tail(context, &args)),
         AuditCommand::Search(args) => super::wait_for(follow::search(context, &args)),
+        AuditCommand::Streams => super::wait_for(streams::list(context)),
+        AuditCommand::Schema => streams::schema(context),
     }
 }

@@ -5,7 +5,8 @@ pub mod export;
 pub mod read;
 pub mod retention;
 pub mod root;
+pub mod stream;
 pub mod tree;
 
-pub use crate::store::{LogEntry, Recorded, StoredCheckpoint};
+pub use crate::store::{LogEntry, Recorded, StoredCheckpoint, StoredStream, StreamPosition, StreamStart};
 pub use root::{Root, RootError};

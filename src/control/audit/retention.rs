@@ -1,10 +1,13 @@
 //! Retention: events that are older than `[audit] retention` lose their content; their leaves stay,
-//! and with them every proof. What was pruned is itself an event.
+//! and with them every proof. What was pruned is itself an event, and so is what a stream had not sent by
+//! then.
 
 use crate::audit::{Event, EventType, Outcome};
 use crate::control::desk::Desk;
 use crate::model::{EventId, Timestamp, Ttl};
 use crate::store::StoreError;
+
+use super::stream;
 
 /// Places of a log that one transaction looks at.
 const BATCH: i64 = 500;
@@ -34,6 +37,7 @@ pub async fn prune(desk: &Desk, retention: Ttl, now: Timestamp) -> Result<u64, S
                     .with("count", count);
                 event.resource = Some(entry.log.node().to_string().into());
                 tx.event_append(&event).await?;
+                stream::note_gaps(&mut tx, desk, entry.log, (from, next), now).await?;
             }
             tx.commit().await?;
             pruned += count;

@@ -80,3 +80,33 @@ async fn an_answer_that_breaks_off_or_is_not_true_gives_no_report() {
         assert_eq!(person.out.text(), "", "half a report is none");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_listed_with_position_lag_and_error_and_a_schema_asks_nobody() {
+    let stream = serde_json::json!({
+        "name": "siem", "kind": "syslog", "format": "jsonl", "state": "stalled", "sent": 40,
+        "sent_at": "2026-11-22T09:00:00.000Z", "lag_events": 19, "lag_seconds": 3600, "failing_since": null,
+        "failures": 9, "error": "no connection to `log`", "positions": [{ "log": "nod_1", "next": 40, "size": 59 }],
+    });
+    let text = serde_json::json!({ "items": [stream], "next": null }).to_string();
+    let door = FakeDoor::open(move |_| Response::new(Full::new(Bytes::from(text.clone())))).await;
+    let person = Person::with(&door, Format::Table);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    let ran = tokio::task::spawn_blocking(move || {
+        let outcome = run(&person.context, AuditCommand::Streams);
+        (person, outcome)
+    });
+    let (person, outcome) = ran.await.unwrap();
+    assert!(outcome.is_ok(), "{outcome:?}");
+    insta::assert_snapshot!(person.out.text(), @r"
+    STREAM  KIND    FORMAT  STATE    POSITION  LAG            LAST TAKEN                ERROR
+    siem    syslog  jsonl   stalled  40/59     19 events, 1h  2026-11-22T09:00:00.000Z  no connection to `log`
+    ");
+    assert_eq!(door.seen().last().unwrap().path, "/api/v1/audit/streams");
+    let before = door.seen().len();
+    let person = Person::with(&door, Format::Table);
+    run(&person.context, AuditCommand::Schema).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&person.out.text()).unwrap();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert_eq!(door.seen().len(), before);
+}
