@@ -6,6 +6,7 @@ pub mod read;
 pub mod retention;
 pub mod root;
 pub mod tree;
+pub mod view;
 
 pub use crate::store::{LogEntry, Recorded, StoredCheckpoint};
 pub use root::{Root, RootError};
