@@ -23,6 +23,7 @@ mod audit_format;
 mod audit_report;
 mod audit_tree;
 mod audit_verify;
+mod audit_view;
 mod away;
 mod body_pace;
 mod canonical;

@@ -453,10 +453,8 @@ impl GrantView {
         }
         let holder = self.holder.as_ref().map(|holder| holder.id.as_str());
         let reviews = self.timeline.iter().filter(|step| step.kind == EventType::BreakGlassReviewed.name());
-        let reviewers: BTreeSet<&str> = reviews
-            .filter_map(|step| Some(step.by.as_ref()?.id.as_str()))
-            .filter(|by| Some(*by) != holder)
-            .collect();
+        let reviewers: BTreeSet<&str> =
+            reviews.filter_map(|step| Some(step.by.as_ref()?.id.as_str())).filter(|by| Some(*by) != holder).collect();
         let done = reviewers.len() >= REVIEWERS;
         self.review = match (self.emergency, done) {
             (false, _) => "none",

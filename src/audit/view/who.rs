@@ -274,8 +274,7 @@ impl WhoCollector {
 
     fn asked(&mut self, entry: &Entry<'_>) {
         let text = |pointer: &str| entry.text(pointer).map(str::to_owned);
-        let Some(request) =
-            entry.text("/data/request").and_then(|id| of(&mut self.requests, id, &mut self.left_out))
+        let Some(request) = entry.text("/data/request").and_then(|id| of(&mut self.requests, id, &mut self.left_out))
         else {
             return;
         };
@@ -285,8 +284,7 @@ impl WhoCollector {
 
     fn approved(&mut self, entry: &Entry<'_>) {
         let Some(by) = Somebody::actor(entry) else { return };
-        if let Some(request) =
-            entry.text("/data/request").and_then(|id| of(&mut self.requests, id, &mut self.left_out))
+        if let Some(request) = entry.text("/data/request").and_then(|id| of(&mut self.requests, id, &mut self.left_out))
             && request.approvals.iter().all(|approval| approval.by.id != by.id)
         {
             request.approvals.push(ApprovedBy { by, time: entry.clear().time.to_string() });
@@ -361,7 +359,10 @@ impl WhoCollector {
         }
         let filter = &self.filter;
         rows.retain(|row| {
-            filter.person.as_deref().is_none_or(|wanted| row.person.is(wanted) || row.opening.as_deref() == Some(wanted))
+            filter
+                .person
+                .as_deref()
+                .is_none_or(|wanted| row.person.is(wanted) || row.opening.as_deref() == Some(wanted))
                 && filter.service.as_deref().is_none_or(|wanted| row.is_of(wanted))
         });
         rows.sort_by_key(AccessRow::place);

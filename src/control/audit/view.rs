@@ -109,8 +109,7 @@ pub async fn who(desk: &Desk, caller: &Caller, asked: &Asked, now: Timestamp) ->
         "from": asked.from.to_string(), "to": asked.to.to_string(), "service": service, "person": named,
     });
     read::admit(desk, caller, &format!("who had access {what}"), now).await?;
-    let filter =
-        WhoFilter { from: Some(asked.from), to: Some(asked.to), service: service.map(str::to_owned), person };
+    let filter = WhoFilter { from: Some(asked.from), to: Some(asked.to), service: service.map(str::to_owned), person };
     let mut collector = WhoCollector::new(filter);
     let reach = desk.store.grant_reach(asked.from, asked.to).await?;
     let since = reach.map_or(asked.from, |oldest| oldest.min(asked.from)).min(asked.from.minus(OPENING_MAX));
