@@ -51,7 +51,12 @@ pub async fn grant(desk: &Desk, caller: &Caller, id: GrantId, now: Timestamp) ->
         && let Some(request) = desk.store.access_request_fetch(held.request).await?
     {
         let times = (request.created_at, held.created_at);
-        each_access(desk, times, |event| collector.take(&entry(event))).await?;
+        let mut unseen = |event: &Recorded| {
+            if event.clear().grant.is_none() {
+                collector.take(&entry(event));
+            }
+        };
+        each_access(desk, times, &mut unseen).await?;
     }
     collector.end(now).map_err(|_| ReadError::NotFound)
 }
