@@ -303,9 +303,9 @@ fn parameters(route: &Route) -> Vec<Value> {
                 .map(|name| query(name, "string"))
                 .to_vec()
         }
-        (_, "/api/v1/audit/export") => {
-            ["from", "to", "service", "actor", "type", "grant", "session"].map(|name| query(name, "string")).to_vec()
-        }
+        (_, "/api/v1/audit/export") => ["from", "to", "service", "actor", "type", "grant", "session", "rest"]
+            .map(|name| query(name, "string"))
+            .to_vec(),
         (_, "/api/v1/audit/who") => {
             let text = ["from", "to", "service", "person", "cursor"].map(|name| query(name, "string"));
             text.into_iter().chain([query("limit", "limit")]).collect()

@@ -8,6 +8,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::config::doctor::{Finding, certificates, file_modes, upstreams};
+use crate::control::audit::root::{Root, RootError};
+use crate::control::audit::tree_check::{self, Seen};
+use crate::credential::seal::Sealer;
 use crate::gateway::probe::probe;
 use crate::gateway::snapshot::upstream_tls;
 use crate::identity::provider::Providers;
@@ -16,15 +19,19 @@ use crate::store::Store;
 
 use super::material::Material;
 use super::settings::provider_settings;
+use super::tree::witnessed;
 
 /// How long one thing outside may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the look at the record may take; it does not grow with the record, but with the number of logs.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Looks at everything.
 pub async fn examine(config: &Config, material: &Material, clock: &Arc<dyn Clock>) -> Vec<Finding> {
     let mut findings = certificates(config, clock.now());
     findings.extend(file_modes(config));
     findings.push(database(config).await);
+    findings.extend(record(config).await);
     let targets: Vec<(String, String, u16)> = material
         .policies
         .services()
@@ -76,6 +83,57 @@ async fn database(config: &Config) -> Finding {
         Ok(Err(error)) => Finding::fail("database", format!("`{place}`: {error}"), fix),
         Err(_) => Finding::fail("database", format!("`{place}` does not answer"), fix),
     }
+}
+
+/// Whether the record is what its checkpoints, and those of its witnesses, say.
+async fn record(config: &Config) -> Vec<Finding> {
+    let fix = format!(
+        "stop, keep a copy of the database, and run `doorward audit verify` on it with `--key` and a witness's `--checkpoint`: \
+         it names the first event that is not what it was ({})",
+        config.storage.shown()
+    );
+    let asked = async {
+        let store = Store::open(config.storage.url.expose()).map_err(|error| error.to_string())?;
+        let sealer = Sealer::new(config.keys.key_encryption_key.expose()).map_err(|error| error.to_string())?;
+        let root = match Root::open(&store, &sealer).await {
+            Ok(root) => root,
+            Err(RootError::None) => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        let notes = witnessed(&config.audit.witnesses).await;
+        let found = tree_check::all(&store, root.key(), &notes).await.map_err(|error| error.to_string())?;
+        Ok(Some(found))
+    };
+    let found = match tokio::time::timeout(RECORD_TIMEOUT, asked).await {
+        Ok(Ok(Some(found))) => found,
+        Ok(Ok(None)) => return vec![Finding::ok("record", "nothing is on record yet".to_owned())],
+        // Whether the database is there is told beside this.
+        Ok(Err(error)) => return vec![Finding::fail("record", error, "see that the database answers and `[keys]` is right")],
+        Err(_) => return vec![Finding::fail("record", "it could not be read in time".to_owned(), "try again")],
+    };
+    found
+        .into_iter()
+        .map(|(log, seen)| {
+            let name = format!("record {log}");
+            match seen {
+                Ok(seen) => Finding::ok(&name, told(&seen)),
+                Err(fault) => Finding::fail(&name, fault.to_string(), &fix),
+            }
+        })
+        .collect()
+}
+
+fn told(seen: &Seen) -> String {
+    let Some(time) = seen.time else { return "no checkpoint of it yet".to_owned() };
+    let mut text = format!("{} events under the checkpoint of {time}", seen.size);
+    if seen.ahead > 0 {
+        text.push_str(&format!(", {} after it", seen.ahead));
+    }
+    text.push_str(&format!("; {} kept checkpoints and {} of witnesses agree", seen.checkpoints, seen.witnessed));
+    if seen.leaves > 0 {
+        text.push_str(&format!(", {} events compared", seen.leaves));
+    }
+    text
 }
 
 async fn providers(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Finding> {

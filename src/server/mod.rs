@@ -22,3 +22,4 @@ pub mod tasks;
 pub mod telemetry;
 pub mod tree;
 pub mod verify;
+pub mod witness_file;

@@ -30,6 +30,7 @@ mod sign_in;
 mod signing_key;
 mod spool;
 mod spool_file;
+mod spool_merge;
 mod token;
 
 pub use access_request::{ACCESS_REQUEST_PAGE_MAX, AccessRequestFilter};

@@ -6,6 +6,8 @@ use doorward::audit::format::ReadLine;
 use doorward::audit::line::line_of;
 use doorward::audit::view::{AccessRow, GrantCollector, GrantView, WhoCollector, WhoFilter};
 use doorward::audit::{EventType, Leaf, Outcome};
+use doorward::control::audit::root::Root;
+use doorward::control::audit::tree::LogTree;
 use doorward::model::{BreakGlassId, GrantId, Principal, ServiceName, Timestamp, Ttl};
 use doorward::store::{EVENT_PAGE_MAX, EventFilter};
 use serde_json::{Value, json};
@@ -325,4 +327,53 @@ async fn what_can_not_be_asked_is_told() {
     }
     let today = house.get(&carol, "/api/v1/audit/who").await;
     assert_eq!((today.status.as_u16(), &today.body["next"]), (200, &Value::Null));
+}
+
+#[tokio::test]
+async fn the_missing_events_of_an_export_are_those_that_it_would_have_had() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (alice, _, _) = house.command_line("alice").await;
+        let (carol, _, _) = house.command_line("carol").await;
+        for _ in 0..20 {
+            used(&house, "alice", None, None).await;
+        }
+        let desk = &house.desk;
+        let root = Root::open(&desk.store, &desk.sealer).await.unwrap();
+        let mut tree = LogTree::open(&desk.store, &desk.sealer, &root, house.now(), &*desk.entropy).await.unwrap();
+        let log = desk.store.own_log().unwrap();
+        while desk.store.number_pending(log, house.now()).await.unwrap() > 0 {}
+        tree.grow(&desk.store, house.now()).await.unwrap();
+        let text = |answer: &Answer| answer.body.as_str().unwrap().to_owned();
+        let whole = text(&house.get(&carol, "/api/v1/audit/export?service=ops-api").await);
+        let lines: Vec<&str> = whole.lines().collect();
+        let (events, node) = (lines.len() - 2, log.node());
+        // The record has grown since, and it changes nothing.
+        used(&house, "alice", None, None).await;
+        while desk.store.number_pending(log, house.now()).await.unwrap() > 0 {}
+        tree.grow(&desk.store, house.now()).await.unwrap();
+        for (from, to) in [(0, events), (7, events), (7, 9), (events, events)] {
+            let path = format!("/api/v1/audit/export?service=ops-api&rest={node}:{from}-{to}");
+            let rest = text(&house.get(&carol, &path).await);
+            let mut expected: Vec<String> = lines[1 + from..=to].iter().map(|line| (*line).to_owned()).collect();
+            expected.push(format!("{{\"end\":{{\"lines\":{}}}}}", to - from));
+            assert_eq!(rest.lines().collect::<Vec<_>>(), expected, "{from}-{to}");
+            assert_eq!(house.get(&alice, &path).await.status, 403);
+        }
+        let filter = EventFilter { kind: Some(EventType::AuditExported), ..EventFilter::default() };
+        let exports = desk.store.event_list(&filter, 10).await.unwrap();
+        assert_eq!(exports.len(), 5, "each is on record");
+        assert_eq!(exports[0].body.pointer("/data/resumed"), Some(&json!(true)));
+        let other = "nod_7777777777777777777777777s";
+        for (rest, part) in [
+            ("x".to_owned(), "`rest` names leaves of logs"),
+            (format!("{node}:9-7"), "`rest` names leaves of logs"),
+            (format!("{node}:0-100000"), "this installation does not have"),
+            (format!("{other}:0-1"), "this installation does not have"),
+        ] {
+            let answer = house.get(&carol, &format!("/api/v1/audit/export?rest={rest}")).await;
+            assert_eq!(answer.status, 400, "{rest}: {answer:?}");
+            assert!(answer.text("/detail").contains(part), "{rest}: {answer:?}");
+        }
+    }
 }

@@ -22,6 +22,7 @@ mod attacks;
 mod audit_format;
 mod audit_report;
 mod audit_tree;
+mod audit_tree_check;
 mod audit_verify;
 mod audit_view;
 mod away;

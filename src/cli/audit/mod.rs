@@ -4,6 +4,7 @@ mod anchor;
 mod export;
 mod folder;
 mod follow;
+mod partial;
 mod reading;
 mod report;
 mod stream;
@@ -189,6 +190,9 @@ pub struct ExportArgs {
     /// Where to; a folder that is not there yet for `evidence` [default: standard output]
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
+    /// Go on where an export to the same place broke off, or begin; the outcome is that of one that did not break off
+    #[arg(long, requires = "out")]
+    pub resume: bool,
 }
 
 /// `doorward audit verify`

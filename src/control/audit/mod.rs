@@ -6,6 +6,7 @@ pub mod read;
 pub mod retention;
 pub mod root;
 pub mod tree;
+pub mod tree_check;
 pub mod view;
 
 pub use crate::store::{LogEntry, Recorded, StoredCheckpoint};
