@@ -108,7 +108,9 @@ async fn record(config: &Config) -> Vec<Finding> {
         Ok(Ok(Some(found))) => found,
         Ok(Ok(None)) => return vec![Finding::ok("record", "nothing is on record yet".to_owned())],
         // Whether the database is there is told beside this.
-        Ok(Err(error)) => return vec![Finding::fail("record", error, "see that the database answers and `[keys]` is right")],
+        Ok(Err(error)) => {
+            return vec![Finding::fail("record", error, "see that the database answers and `[keys]` is right")];
+        }
         Err(_) => return vec![Finding::fail("record", "it could not be read in time".to_owned(), "try again")],
     };
     found

@@ -60,6 +60,11 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Makes a database on a server of PostgreSQL, and prints its URL.
+    Fresh {
+        #[arg(long)]
+        postgres: String,
+    },
     /// Appends events to a fresh database, lets its tree grow, and reads all of it as an export.
     Database {
         #[arg(long)]
@@ -103,7 +108,8 @@ impl Day {
         event.actor.address = Some(format!("10.20.{}.{}", person / 250, person % 250).parse().unwrap());
         event.actor.session = Some(SessionId::from_bytes([u8::try_from(person % 250).unwrap(); 16]));
         event.actor.certificate = Some(Thumbprint::from_bytes([3; 32]));
-        event.service = Some(ServiceName::parse(["ops-api", "billing", "deploy"][usize::try_from(number % 3).unwrap()]).unwrap());
+        event.service =
+            Some(ServiceName::parse(["ops-api", "billing", "deploy"][usize::try_from(number % 3).unwrap()]).unwrap());
         match kind {
             EventType::DecisionAllow | EventType::DecisionDeny => {
                 event.action = Some("deploy".into());
@@ -240,7 +246,7 @@ fn generate(events: u64, out: &Path) -> serde_json::Value {
 }
 
 async fn database(url: &str, events: u64, batch: u64) -> serde_json::Value {
-    let (clock, entropy) = (SystemClock::default(), SystemEntropy);
+    let (clock, entropy) = (SystemClock, SystemEntropy);
     let sealer = Sealer::new(&[9; 32]).unwrap();
     let store = Store::open(url).unwrap();
     store.migrate().await.unwrap();
@@ -280,13 +286,22 @@ async fn database(url: &str, events: u64, batch: u64) -> serde_json::Value {
     })
 }
 
+/// A database of its own, named after the time.
+async fn fresh(server: &str) -> serde_json::Value {
+    sqlx::any::install_default_drivers();
+    let name = format!("doorward_bench_{}", SystemClock.now().millis());
+    let pool = sqlx::AnyPool::connect(server).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("create database {name}"))).execute(&pool).await.unwrap();
+    let (place, _) = server.rsplit_once('/').unwrap();
+    json!({ "url": format!("{place}/{name}") })
+}
+
 fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let told = match Arguments::parse().command {
         Command::Generate { events, out } => generate(events, &out),
-        Command::Database { url, events, batch } => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-            runtime.block_on(database(&url, events, batch))
-        }
+        Command::Fresh { postgres } => runtime.block_on(fresh(&postgres)),
+        Command::Database { url, events, batch } => runtime.block_on(database(&url, events, batch)),
     };
     println!("{told}");
 }

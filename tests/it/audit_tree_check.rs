@@ -8,6 +8,7 @@ use doorward::model::NodeId;
 use doorward::server::witness_file;
 
 use crate::audit_verify::{Node, node};
+use crate::leaf::{decision, sealing};
 use crate::support::{databases, sqlite_database, temporary_folder};
 
 const LOG: LogName = LogName::Node(NodeId::from_bytes([1; 16]));
@@ -64,19 +65,45 @@ async fn a_record_that_is_what_it_was_is_told_as_such() {
 #[tokio::test]
 async fn what_was_altered_in_the_database_is_seen() {
     let cases: [(&[&str], &str); 9] = [
-        (&["update audit_event set leaf = (select leaf from audit_event where log = 1 and seq = 0) where log = 1 and seq = 999"],
-         "event 999 is not the one that was hashed"),
-        (&["update audit_event set leaf = (select leaf from audit_event where log = 1 and seq = 0) where log = 1 and seq = 300"],
-         "event 300 is not the one that was hashed"),
+        (
+            &[
+                "update audit_event set leaf = (select leaf from audit_event where log = 1 and seq = 0) where log = 1 and seq = 999",
+            ],
+            "event 999 is not the one that was hashed",
+        ),
+        (
+            &[
+                "update audit_event set leaf = (select leaf from audit_event where log = 1 and seq = 0) where log = 1 and seq = 300",
+            ],
+            "event 300 is not the one that was hashed",
+        ),
         (&["delete from audit_event where log = 1 and seq = 998"], "event 998 is missing"),
-        (&["update audit_tile set hashes = (select hashes from audit_tile where log = 1 and level = 0 and place = 0) where log = 1 and level = 0 and place = 1"],
-         "event 256 is not the one that was hashed"),
-        (&["delete from audit_tile where log = 1 and level = 0 and place = 1"], "the tile of events 256 and on is missing"),
-        (&["update audit_checkpoint set root = (select root from audit_checkpoint where log = 1 and size = 300) where log = 1 and size = 700"],
-         "the checkpoint of 700 events is not what its signed note says"),
-        (&["update audit_checkpoint set note = (select note from audit_checkpoint where log = 0 limit 1) where log = 1 and size = 700"],
-         "the checkpoint of 700 events is not signed by a key of the log"),
-        (&["update audit_log set next_seq = 900 where number = 1"], "it has 900 events, and its last checkpoint is of 1000"),
+        (
+            &[
+                "update audit_tile set hashes = (select hashes from audit_tile where log = 1 and level = 0 and place = 0) where log = 1 and level = 0 and place = 1",
+            ],
+            "event 256 is not the one that was hashed",
+        ),
+        (
+            &["delete from audit_tile where log = 1 and level = 0 and place = 1"],
+            "the tile of events 256 and on is missing",
+        ),
+        (
+            &[
+                "update audit_checkpoint set root = (select root from audit_checkpoint where log = 1 and size = 300) where log = 1 and size = 700",
+            ],
+            "the checkpoint of 700 events is not what its signed note says",
+        ),
+        (
+            &[
+                "update audit_checkpoint set note = (select note from audit_checkpoint where log = 0 limit 1) where log = 1 and size = 700",
+            ],
+            "the checkpoint of 700 events is not signed by a key of the log",
+        ),
+        (
+            &["update audit_log set next_seq = 900 where number = 1"],
+            "it has 900 events, and its last checkpoint is of 1000",
+        ),
         (&["update audit_log_signer set certificate = 'none' where log = 1"], "not certified by the root key"),
     ];
     for (statements, part) in cases {
@@ -118,14 +145,17 @@ async fn another_history_is_seen_by_the_witness_alone() {
     let (here, there) = (sqlite_database(), sqlite_database());
     let mut one = node(&here, 1).await;
     let mut two = node(&there, 1).await;
-    one.record(300).await;
-    two.written = 7;
-    two.record(300).await;
+    let events = |at: u8, path: &str| -> Vec<_> {
+        let sealing = sealing(1);
+        (0..200).map(|number| sealing.seal(&decision(number, if number == at { path } else { "/" }))).collect()
+    };
+    one.keep(&events(150, "/one")).await;
+    two.keep(&events(150, "/other")).await;
     let witnessed = one.export(&Filter::default()).await.evidence.checkpoints;
     assert_eq!(one.root().await.key(), two.root().await.key());
     assert!(looked(&two, &[]).await.is_ok(), "by itself it holds");
     let told = looked(&two, &witnessed[1..]).await.unwrap_err();
-    assert!(told.contains("against a witness: its first 300 events are not those"), "{told}");
+    assert!(told.contains("against a witness: its first 200 events are not those"), "{told}");
     // And one of another installation is none of this.
     let other = node(&sqlite_database(), 7).await;
     let told = looked(&other, &witnessed).await.unwrap_err();

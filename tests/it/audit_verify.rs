@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use doorward::audit::Sealed;
 use doorward::audit::evidence::{Evidence, Head, StatementText};
 use doorward::audit::filter::{Filter, FilterText};
 use doorward::audit::line::check_line;
@@ -45,7 +46,6 @@ pub async fn node(url: &str, number: u8) -> Node {
 impl Node {
     /// Records so many decisions and lets the tree grow.
     pub async fn record(&mut self, count: u16) {
-        let log = self.store.own_log().unwrap();
         let sealing = sealing(u64::from(self.number));
         let mut events = Vec::new();
         for number in self.written..self.written + count {
@@ -60,10 +60,16 @@ impl Node {
             events.push(sealing.seal(&event));
         }
         self.written += count;
+        assert_eq!(self.keep(&events).await, u64::from(self.written));
+    }
+
+    /// Records these events, lets the tree grow, and gives its size.
+    pub async fn keep(&mut self, events: &[Sealed]) -> u64 {
+        let log = self.store.own_log().unwrap();
         let mut tx = self.store.begin().await.unwrap();
-        tx.record_batch(log, &events).await.unwrap();
+        tx.record_batch(log, events).await.unwrap();
         tx.commit().await.unwrap();
-        assert_eq!(self.tree.grow(&self.store, self.clock.now()).await.unwrap().size, u64::from(self.written));
+        self.tree.grow(&self.store, self.clock.now()).await.unwrap().size
     }
 
     pub async fn root(&self) -> Root {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Verified;
 use super::fault::{Fault, Place};
 use super::told::Told;
-use super::Verified;
 use crate::audit::checkpoint::{Checkpoint, LogName};
 use crate::audit::evidence::{Extent, RangeProof};
 use crate::audit::merkle::{Frontier, Hash, cover};

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Verified;
 use super::fault::{Fault, Place};
 use super::log::LogState;
-use super::Verified;
 use crate::audit::checkpoint::{Checkpoint, LogName, origin};
 use crate::audit::installation::Statement;
 use crate::audit::merkle::{Frontier, Hash, leaf_hash};

@@ -133,7 +133,9 @@ pub async fn one(
     let numbered = entry.as_ref().map_or(0, |entry| u64::try_from(entry.size).unwrap_or(0));
     let Some(last) = store.checkpoint_last(log).await? else {
         if let Some(seen) = witnessed.iter().map(|checkpoint| checkpoint.size).max().filter(|size| *size > 0) {
-            return wrong(format!("a witness has a checkpoint of {seen} events, and there is none here: it was cut off"));
+            return wrong(format!(
+                "a witness has a checkpoint of {seen} events, and there is none here: it was cut off"
+            ));
         }
         return Ok(Seen { log, size: 0, time: None, ahead: numbered, checkpoints: 0, witnessed: 0, leaves: 0 });
     };
@@ -151,15 +153,14 @@ pub async fn one(
     }
     for checkpoint in &witnessed {
         if checkpoint.size > last.size {
-            let text = format!("a witness has seen {} events, and there are {}: it was cut off", checkpoint.size, last.size);
+            let text =
+                format!("a witness has seen {} events, and there are {}: it was cut off", checkpoint.size, last.size);
             return wrong(text);
         }
-        leads(store, log, (checkpoint.size, checkpoint.root), &last)
-            .await
-            .map_err(|fault| match fault {
-                Fault::Wrong(what) => Fault::Wrong(format!("against a witness: {what}")),
-                Fault::Store(_) => fault,
-            })?;
+        leads(store, log, (checkpoint.size, checkpoint.root), &last).await.map_err(|fault| match fault {
+            Fault::Wrong(what) => Fault::Wrong(format!("against a witness: {what}")),
+            Fault::Store(_) => fault,
+        })?;
     }
     if entry.is_some() && numbered < last.size {
         return wrong(format!("it has {numbered} events, and its last checkpoint is of {}", last.size));
@@ -180,12 +181,7 @@ pub async fn one(
 }
 
 /// The keys that may sign a log's checkpoints.
-async fn keys_of(
-    store: &Store,
-    root: &NoteKey,
-    log: LogName,
-    entry: Option<&LogEntry>,
-) -> Result<Vec<NoteKey>, Fault> {
+async fn keys_of(store: &Store, root: &NoteKey, log: LogName, entry: Option<&LogEntry>) -> Result<Vec<NoteKey>, Fault> {
     let named = origin(root.name(), log);
     let (LogName::Node(node), Some(entry)) = (log, entry) else {
         return Ok(NoteKey::new(&named, *root.public()).into_iter().collect());
@@ -218,7 +214,9 @@ fn witnessed_of(
         match checkpoint.log(installation) {
             Some(of) if of == log => {}
             Some(_) => continue,
-            None => return wrong(format!("a witness's checkpoint is of another installation, `{}`", checkpoint.origin)),
+            None => {
+                return wrong(format!("a witness's checkpoint is of another installation, `{}`", checkpoint.origin));
+            }
         }
         if !keys.iter().any(|key| note.verify(key).is_ok()) {
             return wrong("a witness's checkpoint is not signed by a key of this log");
@@ -272,7 +270,8 @@ async fn leaves(store: &Store, entry: &LogEntry, size: u64) -> Result<u64, Fault
     let log = LogName::Node(*entry.log.node());
     let full = size / WIDTH;
     let mut compared = 0;
-    let mut places: Vec<u64> = (0..TILES.min(full)).map(|at| at * full.saturating_sub(1) / TILES.min(full).saturating_sub(1).max(1)).collect();
+    let mut places: Vec<u64> =
+        (0..TILES.min(full)).map(|at| at * full.saturating_sub(1) / TILES.min(full).saturating_sub(1).max(1)).collect();
     places.extend((size % WIDTH > 0).then_some(full));
     places.dedup();
     for place in places {
@@ -302,11 +301,15 @@ async fn leaves(store: &Store, entry: &LogEntry, size: u64) -> Result<u64, Fault
 async fn above(store: &Store, log: LogName, tile: &Tile) -> Result<(), Fault> {
     let half = |side: u64| tile.node(Node { level: 7, index: tile.id.index * 2 + side });
     let place = TileId { level: 1, index: tile.id.index / WIDTH };
-    let hash = store.tile_fetch(log, place).await?.and_then(|above| {
-        above.hashes.get(usize::try_from(tile.id.index % WIDTH).unwrap_or(usize::MAX)).copied()
-    });
+    let hash = store
+        .tile_fetch(log, place)
+        .await?
+        .and_then(|above| above.hashes.get(usize::try_from(tile.id.index % WIDTH).unwrap_or(usize::MAX)).copied());
     match (half(0), half(1), hash) {
         (Some(left), Some(right), Some(hash)) if node_hash(&left, &right) == hash => Ok(()),
-        _ => wrong(format!("the tile of events {} and on is not the one that its log was built on", tile.id.index * WIDTH)),
+        _ => wrong(format!(
+            "the tile of events {} and on is not the one that its log was built on",
+            tile.id.index * WIDTH
+        )),
     }
 }
