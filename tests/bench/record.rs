@@ -115,7 +115,7 @@ impl Day {
                 event.action = Some("deploy".into());
                 event.resource = Some("Service::\"ops-api\"".into());
                 event.decision = Some(DecisionId::from_bytes(bytes));
-                event.grant = (number % 7 == 0).then(|| GrantId::from_bytes([5; 16]));
+                event.grant = number.is_multiple_of(7).then(|| GrantId::from_bytes([5; 16]));
                 event.request = Some(RequestFacts {
                     method: "POST".into(),
                     host: "ops-api.example.com".into(),
@@ -193,7 +193,7 @@ fn generate(events: u64, out: &Path) -> serde_json::Value {
         let text = line_of(std::str::from_utf8(&leaf).unwrap(), &Leaf::parse(&leaf).unwrap(), &sealed);
         lines.write(&text);
         lines.write("\n");
-        if (number + 1) % 10_000 == 0 {
+        if (number + 1).is_multiple_of(10_000) {
             state(StatementKind::Sized, &tree, None);
         }
     }

@@ -272,7 +272,7 @@ async fn leaves(store: &Store, entry: &LogEntry, size: u64) -> Result<u64, Fault
     let mut compared = 0;
     let mut places: Vec<u64> =
         (0..TILES.min(full)).map(|at| at * full.saturating_sub(1) / TILES.min(full).saturating_sub(1).max(1)).collect();
-    places.extend((size % WIDTH > 0).then_some(full));
+    places.extend((!size.is_multiple_of(WIDTH)).then_some(full));
     places.dedup();
     for place in places {
         let Some(tile) = store.tile_fetch(log, TileId { level: 0, index: place }).await? else {
