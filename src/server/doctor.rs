@@ -87,11 +87,8 @@ async fn database(config: &Config) -> Finding {
 
 /// Whether the record is what its checkpoints, and those of its witnesses, say.
 async fn record(config: &Config) -> Vec<Finding> {
-    let fix = format!(
-        "stop, keep a copy of the database, and run `doorward audit verify` on it with `--key` and a witness's `--checkpoint`: \
-         it names the first event that is not what it was ({})",
-        config.storage.shown()
-    );
+    let fix = "keep a copy of the database, and have `doorward audit verify DATABASE --key … --checkpoint …` name the first \
+               event that is not what it was";
     let asked = async {
         let store = Store::open(config.storage.url.expose()).map_err(|error| error.to_string())?;
         let sealer = Sealer::new(config.keys.key_encryption_key.expose()).map_err(|error| error.to_string())?;
@@ -119,7 +116,7 @@ async fn record(config: &Config) -> Vec<Finding> {
             let name = format!("record {log}");
             match seen {
                 Ok(seen) => Finding::ok(&name, told(&seen)),
-                Err(fault) => Finding::fail(&name, fault.to_string(), &fix),
+                Err(fault) => Finding::fail(&name, fault.to_string(), fix),
             }
         })
         .collect()
@@ -127,13 +124,15 @@ async fn record(config: &Config) -> Vec<Finding> {
 
 fn told(seen: &Seen) -> String {
     let Some(time) = seen.time else { return "no checkpoint of it yet".to_owned() };
-    let mut text = format!("{} events under the checkpoint of {time}", seen.size);
+    let many = |count: u64| format!("{count} event{}", if count == 1 { "" } else { "s" });
+    let mut text = format!("{} under the checkpoint of {time}", many(seen.size));
     if seen.ahead > 0 {
         text.push_str(&format!(", {} after it", seen.ahead));
     }
-    text.push_str(&format!("; {} kept checkpoints and {} of witnesses agree", seen.checkpoints, seen.witnessed));
+    let (kept, witnessed) = (seen.checkpoints, seen.witnessed);
+    text.push_str(&format!("; checkpoints agree: {kept} kept, {witnessed} of witnesses"));
     if seen.leaves > 0 {
-        text.push_str(&format!(", {} events compared", seen.leaves));
+        text.push_str(&format!("; {} compared", many(seen.leaves)));
     }
     text
 }

@@ -87,16 +87,16 @@ impl Keeper {
     async fn opened(&self, desk: &Desk, now: Timestamp) -> Result<Kept, TreeOpenError> {
         let root = Root::ensure(&desk.store, &desk.sealer, now, &*desk.entropy).await.map_err(TreeOpenError::Root)?;
         // ORDER: before anything is signed again.
-        let holds = match self.compare(desk, &root).await {
-            Ok(()) => true,
+        match self.compare(desk, &root).await {
+            Ok(()) => {}
             Err(Fault::Wrong(what)) => {
                 tracing::error!(what, "the record was altered: no checkpoint is signed over it; see `doorward doctor`");
-                false
+                return Ok(Kept { root, tree: None });
             }
             Err(Fault::Store(error)) => return Err(TreeOpenError::Tree(error.into())),
-        };
+        }
         let tree = match LogTree::open(&desk.store, &desk.sealer, &root, now, &*desk.entropy).await {
-            Ok(tree) => Some(Mutex::new(tree)).filter(|_| holds),
+            Ok(tree) => Some(Mutex::new(tree)),
             Err(error @ TreeError::Inconsistent { .. }) => {
                 tracing::error!(%error, "the record was altered: no checkpoint is signed over it");
                 None

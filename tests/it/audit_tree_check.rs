@@ -1,12 +1,19 @@
 //! What `doctor` and a start see of a record whose database was altered: the tree is held against the
 //! checkpoints that are kept and against those of a witness, in a look whose cost does not grow with it.
 
+use std::sync::atomic::Ordering;
+
 use doorward::audit::checkpoint::LogName;
 use doorward::audit::filter::Filter;
+use doorward::config::Witness;
+use doorward::control::audit::root::Root;
+use doorward::control::audit::tree::LogTree;
 use doorward::control::audit::tree_check::{self, Depth, Fault, Seen};
-use doorward::model::NodeId;
+use doorward::model::{NodeId, Ttl};
+use doorward::server::tree::Keeper;
 use doorward::server::witness_file;
 
+use crate::api_house::House;
 use crate::audit_verify::{Node, node};
 use crate::leaf::{decision, sealing};
 use crate::support::{databases, sqlite_database, temporary_folder};
@@ -192,4 +199,45 @@ async fn a_database_that_is_away_is_no_fault_of_the_record() {
     one.store.close().await;
     let seen = tree_check::one(&one.store, root.key(), LOG, &[], Depth::Leaves).await;
     assert!(matches!(seen, Err(Fault::Store(_))), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_start_holds_the_record_against_its_witness_and_signs_nothing_over_one_that_was_cut() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (desk, folder) = (&house.desk, temporary_folder());
+        let file = folder.path().join("witness.checkpoints");
+        let start = async || {
+            let keeper = Keeper::new(vec![Witness::File(file.clone())], Ttl::hours(24 * 400));
+            keeper.open(desk, house.now()).await.unwrap();
+            keeper.state.consistent.load(Ordering::Relaxed)
+        };
+        assert_eq!(start().await, 1, "there is no file yet");
+        let root = Root::open(&desk.store, &desk.sealer).await.unwrap();
+        let mut tree = LogTree::open(&desk.store, &desk.sealer, &root, house.now(), &*desk.entropy).await.unwrap();
+        let (alice, _, _) = house.command_line("alice").await;
+        assert_eq!(house.get(&alice, "/api/v1/whoami").await.status, 200);
+        let log = desk.store.own_log().unwrap();
+        while desk.store.number_pending(log, house.now()).await.unwrap() > 0 {}
+        let size = tree.grow(&desk.store, house.now()).await.unwrap().size;
+        assert!(size > 2, "{size}");
+        let name = LogName::Node(*log.node());
+        let newest = desk.store.checkpoint_last(name).await.unwrap().unwrap().note;
+        std::fs::write(&file, &newest).unwrap();
+        assert_eq!(start().await, 1);
+
+        let statements = async || desk.store.checkpoint_last(LogName::Installation).await.unwrap().unwrap().size;
+        let before = statements().await;
+        alter(
+            &url,
+            &[
+                "delete from audit_event where log = 1 and seq >= 1",
+                "delete from audit_checkpoint where log = 1 and size > 0",
+                "update audit_log set next_seq = 1 where number = 1",
+            ],
+        )
+        .await;
+        assert_eq!(start().await, 0);
+        assert_eq!(statements().await, before, "nothing is signed over it");
+    }
 }

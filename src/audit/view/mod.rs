@@ -9,30 +9,11 @@ pub mod who;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::EventType;
 use super::format::Entry;
 use super::leaf::PersonalField;
 
 pub use grant::{GrantCollector, GrantView};
 pub use who::{AccessRow, WhoCollector, WhoFilter};
-
-/// Types of events that tell of access without being a use of it: those of the index
-/// `audit_event_access`.
-pub const ACCESS_TYPES: [EventType; 13] = [
-    EventType::RequestCreated,
-    EventType::RequestApproved,
-    EventType::RequestDenied,
-    EventType::RequestVoided,
-    EventType::GrantScheduled,
-    EventType::GrantActive,
-    EventType::GrantExtended,
-    EventType::GrantExpired,
-    EventType::GrantRevoked,
-    EventType::GrantDropped,
-    EventType::BreakGlassOpened,
-    EventType::BreakGlassClosed,
-    EventType::BreakGlassExpired,
-];
 
 /// Somebody, as the record tells of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

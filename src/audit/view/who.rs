@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::Somebody;
 use crate::audit::event::EventType;
 use crate::audit::format::Entry;
-use crate::model::{Timestamp, Ttl};
+use crate::model::Timestamp;
 
 /// Grants, requests, openings and holders of standing permissions that are followed, of each at most.
 pub const FOLLOWED_MAX: usize = 20_000;
@@ -343,7 +343,8 @@ impl WhoCollector {
     /// After the last event of a record that was taken at `as_of`: every row, in order of people.
     #[must_use]
     pub fn end(mut self, as_of: Timestamp) -> Vec<AccessRow> {
-        let until = self.filter.to.map_or(as_of, |to| to.min(as_of.plus(Ttl::millis(1))));
+        // What is in force still is told until its planned end.
+        let until = self.filter.to.unwrap_or(as_of);
         let mut rows = self.grant_rows(until);
         rows.extend(self.opening_rows(until));
         rows.extend(self.standing_rows());
