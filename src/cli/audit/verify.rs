@@ -240,6 +240,7 @@ fn checked(chunk: &[u8]) -> CheckedChunk {
 
 /// What was read.
 struct WasRead {
+    /// Size and SHA-256 of all of it; the hash is empty where no manifest names one.
     sum: FileSum,
     /// Bytes behind the last line feed.
     torn: Option<usize>,
@@ -248,7 +249,9 @@ struct WasRead {
 }
 
 fn read_chunks(mut input: impl BufRead, jobs: Vec<SyncSender<Chunk>>, end: Option<&str>) -> io::Result<WasRead> {
-    let (mut hash, mut total, mut rest) = (Sha256::new(), 0u64, Vec::new());
+    // Where there is a last line there is no manifest, and the hash would be compared with nothing.
+    let mut hash = end.is_none().then(Sha256::new);
+    let (mut total, mut rest) = (0u64, Vec::new());
     let (mut torn, mut ended) = (None, false);
     let mut turn = jobs.iter().cycle();
     loop {
@@ -256,7 +259,9 @@ fn read_chunks(mut input: impl BufRead, jobs: Vec<SyncSender<Chunk>>, end: Optio
         let before = bytes.len();
         let want = u64::try_from(CHUNK_BYTES).unwrap_or(u64::MAX);
         let count = input.by_ref().take(want).read_to_end(&mut bytes)?;
-        hash.update(bytes.get(before..).unwrap_or_default());
+        if let Some(hash) = &mut hash {
+            hash.update(bytes.get(before..).unwrap_or_default());
+        }
         total += u64::try_from(count).unwrap_or(0);
         let last = count == 0;
         let lines_end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
@@ -287,7 +292,8 @@ fn read_chunks(mut input: impl BufRead, jobs: Vec<SyncSender<Chunk>>, end: Optio
             break;
         }
     }
-    let sum = FileSum { name: file::EVENTS.to_owned(), bytes: total, sha256: HEXLOWER.encode(&hash.finalize()) };
+    let sha256 = hash.map(|hash| HEXLOWER.encode(&hash.finalize())).unwrap_or_default();
+    let sum = FileSum { name: file::EVENTS.to_owned(), bytes: total, sha256 };
     Ok(WasRead { sum, torn, ended })
 }
 
