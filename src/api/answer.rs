@@ -188,6 +188,7 @@ impl From<ReadError> for ApiError {
         match error {
             ReadError::Denied(_) => Self::Denied(error.to_string()),
             ReadError::NotFound => Self::NotFound("there is no such thing in the record"),
+            ReadError::OtherLog => Self::Invalid(error.to_string()),
             ReadError::Store(_) | ReadError::Tree(_) | ReadError::Root(_) => Self::Unavailable(error.to_string()),
         }
     }

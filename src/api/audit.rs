@@ -17,7 +17,7 @@ use crate::audit::filter::{Filter, FilterText};
 use crate::audit::line::event_json;
 use crate::audit::proof::{consistency_ranges, inclusion_ranges};
 use crate::control::Desk;
-use crate::control::audit::export::{self, Export};
+use crate::control::audit::export::{self, Export, Missing};
 use crate::control::audit::read::{self, Positions};
 use crate::control::audit::tree::range_hashes;
 use crate::control::audit::{Recorded, StoredCheckpoint};
@@ -108,7 +108,19 @@ fn written(positions: &Positions) -> String {
     positions.iter().map(|(log, seq)| format!("{log}:{seq}")).collect::<Vec<_>>().join(",")
 }
 
-/// Lines of JSON: evidence, events, end.
+/// Reads `nod_…:7-9,nod_…:0-4`: leaves of logs that are missing of an export.
+fn extents(text: &str) -> Result<Vec<Missing>, ApiError> {
+    let one = |part: &str| {
+        let (log, range) = part.split_once(':')?;
+        let (from, to) = range.split_once('-')?;
+        Some(Missing { log: NodeId::parse(log).ok()?, from: from.parse().ok()?, to: to.parse().ok()? })
+    };
+    let read: Option<Vec<Missing>> = text.split(',').map(one).collect();
+    let read = read.filter(|missing| missing.iter().all(|missing| missing.from <= missing.to));
+    read.ok_or_else(|| ApiError::Invalid("`rest` names leaves of logs that are missing: `nod_…:7-9`".to_owned()))
+}
+
+/// Lines of JSON: evidence, events, end. With `rest` of an export that broke off: its missing events, end.
 pub async fn export(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
@@ -116,9 +128,14 @@ pub async fn export(
 ) -> Result<Response, ApiError> {
     let fields = fields(query.as_deref())?;
     let filter = filter(&desk, &fields)?;
-    let (evidence, export) = export::begin_for(&desk, &caller, &filter, "evidence", now).await?;
-    let head = Head { evidence }.line();
-    let stream = futures_util::stream::unfold(Lines::Head(head, export), |state| async {
+    let first = match fields.get("rest") {
+        Some(rest) => Lines::Events(export::go_on_for(&desk, &caller, &filter, &extents(rest)?, now).await?, 0),
+        None => {
+            let (evidence, export) = export::begin_for(&desk, &caller, &filter, "evidence", now).await?;
+            Lines::Head(Head { evidence }.line(), export)
+        }
+    };
+    let stream = futures_util::stream::unfold(first, |state| async {
         match state {
             Lines::Head(head, export) => Some((Ok(Bytes::from(format!("{head}\n"))), Lines::Events(export, 0))),
             Lines::Events(mut export, count) => match export.next().await {

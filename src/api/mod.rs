@@ -9,6 +9,7 @@ mod access_request;
 mod answer;
 mod audit;
 mod audit_stream;
+mod audit_view;
 mod breakglass;
 mod caller;
 mod convergence;
@@ -126,6 +127,8 @@ routes! {
     get "/api/v1/decisions/{id}" Session => decision::fetch;
     get "/api/v1/audit/events" Session => audit::events;
     get "/api/v1/audit/export" Session => audit::export;
+    get "/api/v1/audit/who" Session => audit_view::who;
+    get "/api/v1/audit/grants/{id}" Session => audit_view::grant;
     get "/api/v1/audit/logs" Session => audit::logs;
     get "/api/v1/audit/checkpoint" Session => audit::checkpoint;
     get "/api/v1/audit/inclusion" Session => audit::inclusion;

@@ -132,6 +132,10 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/audit/export" => {
             ("The record with everything that proves it, as lines of JSON", Some(json!({ "type": "string" })), None)
         }
+        "/api/v1/audit/who" => ("Who had access to what in a time, and how", page("AccessRow"), None),
+        "/api/v1/audit/grants/{id}" => {
+            ("Everything about one grant, from its request to its last use", shape("GrantView"), None)
+        }
         "/api/v1/audit/logs" => ("Every log and its size", page("AuditLog"), None),
         "/api/v1/audit/checkpoint" => ("The newest signed checkpoint of every log", page("AuditCheckpoint"), None),
         "/api/v1/audit/inclusion" => ("Proof that an event is in its log (RFC 9162 §2.1.3)", shape("AuditProof"), None),
@@ -326,8 +330,12 @@ fn parameters(route: &Route) -> Vec<Value> {
                 .map(|name| query(name, "string"))
                 .to_vec()
         }
-        (_, "/api/v1/audit/export") => {
-            ["from", "to", "service", "actor", "type", "grant", "session"].map(|name| query(name, "string")).to_vec()
+        (_, "/api/v1/audit/export") => ["from", "to", "service", "actor", "type", "grant", "session", "rest"]
+            .map(|name| query(name, "string"))
+            .to_vec(),
+        (_, "/api/v1/audit/who") => {
+            let text = ["from", "to", "service", "person", "cursor"].map(|name| query(name, "string"));
+            text.into_iter().chain([query("limit", "limit")]).collect()
         }
         (_, "/api/v1/audit/inclusion") => {
             vec![
@@ -355,6 +363,7 @@ fn parameters(route: &Route) -> Vec<Value> {
             Some("notices") => "id:evt_",
             Some("reviews") => "id:rev_",
             Some("breakglass") if route.path.ends_with("/close") => "id:brk_",
+            Some("audit") => "id:grt_",
             Some("breakglass") => "id:(brk|grt)_",
             _ => "string",
         };

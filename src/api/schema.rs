@@ -145,6 +145,37 @@ fn people_and_services() -> Value {
             ("error", "string?"), ("positions", "AuditStreamPosition[]"),
         ]),
         "AuditStreamPosition": object(&[("log", "id:nod_"), ("next", "integer"), ("size", "integer")]),
+        "Somebody": object(&[
+            ("id", "string"), ("kind", "string"), ("principal?", "string?"), ("email?", "string?"),
+        ]),
+        "ApprovedBy": object(&[("by", "Somebody"), ("time", "time")]),
+        "Uses": object(&[("count", "integer"), ("first?", "time?"), ("last?", "time?")]),
+        "AccessRow": object(&[
+            ("person", "Somebody"), ("service?", "string?"), ("entitlement?", "string?"),
+            ("how", "one:standing|grant|break_glass"), ("grant?", "string?"), ("opening?", "string?"),
+            ("from?", "time?"), ("to?", "time?"), ("approved_by", "ApprovedBy[]"), ("custodians", "strings"),
+            ("reason?", "string?"), ("ticket?", "string?"), ("uses", "Uses"),
+        ]),
+        "AskedFor": object(&[
+            ("id", "id:req_"), ("time", "time"), ("reason", "string"), ("ticket?", "string?"), ("for", "string"),
+            ("hash", "string"), ("approvals_needed", "integer"),
+        ]),
+        "GrantStep": object(&[
+            ("time", "time"), ("type", "string"), ("text", "string"), ("by?", "Somebody?"), ("outcome", "string"),
+            ("event", "id:evt_"), ("log", "string"), ("seq?", "integer?"), ("data", "object"),
+        ]),
+        "GrantUse": object(&[
+            ("method?", "string?"), ("path?", "string?"), ("action?", "string?"), ("outcome", "string"),
+            ("reason?", "string?"), ("count", "integer"), ("first", "time"), ("last", "time"),
+        ]),
+        "GrantView": object(&[
+            ("id", "id:grt_"), ("entitlement", "string"), ("holder?", "Somebody?"), ("state", "string"),
+            ("emergency", "boolean"), ("request?", "AskedFor?"), ("approved_by", "Somebody[]"),
+            ("active_at?", "time?"), ("expires_at?", "time?"), ("ended_at?", "time?"), ("end_reason?", "string?"),
+            ("review", "one:none|open|done"), ("allowed", "integer"), ("denied", "integer"), ("first_use?", "time?"),
+            ("last_use?", "time?"), ("uses", "GrantUse[]"), ("timeline", "GrantStep[]"),
+            ("without_content", "integer"), ("left_out", "integer"),
+        ]),
         "AuditLog": object(&[
             ("log", "string"), ("size", "integer"), ("opened_at", "time"), ("pruned_to", "integer"),
         ]),

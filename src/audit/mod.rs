@@ -21,6 +21,7 @@ pub mod settings;
 pub mod spool;
 pub mod tile;
 pub mod verify;
+pub mod view;
 
 pub use event::{Actor, Event, EventType, Outcome, RequestFacts};
 pub use leaf::{Clear, Leaf, LeafError, PersonalField, Sealed, Sealing};

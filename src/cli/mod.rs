@@ -34,6 +34,7 @@ pub mod pages;
 pub mod policy;
 pub mod printer;
 pub mod profile;
+pub mod progress;
 pub mod proxy;
 pub mod renewal;
 pub mod request;

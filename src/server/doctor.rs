@@ -8,7 +8,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::doctor::{Finding, certificates, file_modes, upstreams};
 use crate::config::{Config, Witness};
+use crate::control::audit::root::{Root, RootError};
 use crate::control::audit::stream::StreamSeen;
+use crate::control::audit::tree_check::{self, Seen};
+use crate::credential::seal::Sealer;
 use crate::gateway::probe::probe;
 use crate::gateway::snapshot::upstream_tls;
 use crate::identity::provider::Providers;
@@ -20,15 +23,19 @@ use super::material::Material;
 use super::settings::provider_settings;
 use super::stream::sink::Source;
 use super::stream::{Refused, Sink};
+use super::tree::witnessed;
 
 /// How long one thing outside may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the look at the record may take; it does not grow with the record, but with the number of logs.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Looks at everything.
 pub async fn examine(config: &Config, material: &Material, clock: &Arc<dyn Clock>) -> Vec<Finding> {
     let mut findings = certificates(config, clock.now());
     findings.extend(file_modes(config));
     findings.push(database(config).await);
+    findings.extend(record(config).await);
     let targets: Vec<(String, String, u16)> = material
         .policies
         .services()
@@ -143,6 +150,58 @@ async fn database(config: &Config) -> Finding {
         Ok(Err(error)) => Finding::fail("database", format!("`{place}`: {error}"), fix),
         Err(_) => Finding::fail("database", format!("`{place}` does not answer"), fix),
     }
+}
+
+/// Whether the record is what its checkpoints, and those of its witnesses, say.
+async fn record(config: &Config) -> Vec<Finding> {
+    let fix = "keep a copy of the database, and have `doorward audit verify DATABASE --key … --checkpoint …` name the first \
+               event that is not what it was";
+    let asked = async {
+        let store = Store::open(config.storage.url.expose()).map_err(|error| error.to_string())?;
+        let sealer = Sealer::new(config.keys.key_encryption_key.expose()).map_err(|error| error.to_string())?;
+        let root = match Root::open(&store, &sealer).await {
+            Ok(root) => root,
+            Err(RootError::None) => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        let notes = witnessed(&config.audit.witnesses).await;
+        let found = tree_check::all(&store, root.key(), &notes).await.map_err(|error| error.to_string())?;
+        Ok(Some(found))
+    };
+    let found = match tokio::time::timeout(RECORD_TIMEOUT, asked).await {
+        Ok(Ok(Some(found))) => found,
+        Ok(Ok(None)) => return vec![Finding::ok("record", "nothing is on record yet".to_owned())],
+        // Whether the database is there is told beside this.
+        Ok(Err(error)) => {
+            return vec![Finding::fail("record", error, "see that the database answers and `[keys]` is right")];
+        }
+        Err(_) => return vec![Finding::fail("record", "it could not be read in time".to_owned(), "try again")],
+    };
+    found
+        .into_iter()
+        .map(|(log, seen)| {
+            let name = format!("record {log}");
+            match seen {
+                Ok(seen) => Finding::ok(&name, told(&seen)),
+                Err(fault) => Finding::fail(&name, fault.to_string(), fix),
+            }
+        })
+        .collect()
+}
+
+fn told(seen: &Seen) -> String {
+    let Some(time) = seen.time else { return "no checkpoint of it yet".to_owned() };
+    let many = |count: u64| format!("{count} event{}", if count == 1 { "" } else { "s" });
+    let mut text = format!("{} under the checkpoint of {time}", many(seen.size));
+    if seen.ahead > 0 {
+        text.push_str(&format!(", {} after it", seen.ahead));
+    }
+    let (kept, witnessed) = (seen.checkpoints, seen.witnessed);
+    text.push_str(&format!("; checkpoints agree: {kept} kept, {witnessed} of witnesses"));
+    if seen.leaves > 0 {
+        text.push_str(&format!("; {} compared", many(seen.leaves)));
+    }
+    text
 }
 
 async fn providers(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Finding> {

@@ -23,3 +23,4 @@ pub mod tasks;
 pub mod telemetry;
 pub mod tree;
 pub mod verify;
+pub mod witness_file;

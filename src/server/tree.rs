@@ -14,15 +14,19 @@ use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::audit::checkpoint::LogName;
+use crate::audit::checkpoint::{Checkpoint, LogName, installation_name};
+use crate::audit::note::Note;
 use crate::config::Witness;
 use crate::control::Desk;
 use crate::control::audit::root::Root;
 use crate::control::audit::tree::{LogTree, TreeError};
+use crate::control::audit::tree_check::{self, Depth, Fault};
 use crate::control::audit::{StoredCheckpoint, retention};
 use crate::model::{Clock, Timestamp, Ttl};
 use crate::outbound::syslog::{Message, Severity, Syslog};
 use crate::outbound::{Client, ClientSettings};
+
+use super::witness_file;
 
 /// How often the tree grows: a checkpoint at least each second while events come.
 const GROW_EVERY: Duration = Duration::from_millis(500);
@@ -105,6 +109,15 @@ impl Keeper {
 
     async fn opened(&self, desk: &Desk, now: Timestamp) -> Result<Kept, TreeOpenError> {
         let root = Root::ensure(&desk.store, &desk.sealer, now, &*desk.entropy).await.map_err(TreeOpenError::Root)?;
+        // ORDER: before anything is signed again.
+        match self.compare(desk, &root).await {
+            Ok(()) => {}
+            Err(Fault::Wrong(what)) => {
+                tracing::error!(what, "the record was altered: no checkpoint is signed over it; see `doorward doctor`");
+                return Ok(Kept { root, tree: None });
+            }
+            Err(Fault::Store(error)) => return Err(TreeOpenError::Tree(error.into())),
+        }
         let tree = match LogTree::open(&desk.store, &desk.sealer, &root, now, &*desk.entropy).await {
             Ok(tree) => Some(AsyncMutex::new(tree)),
             Err(error @ TreeError::Inconsistent { .. }) => {
@@ -115,6 +128,25 @@ impl Keeper {
         };
         self.state.consistent.store(i64::from(tree.is_some()), Ordering::Relaxed);
         Ok(Kept { root, tree })
+    }
+
+    /// Holds this node's log and the installation log against the checkpoints that are kept, and against
+    /// those that a witness's file has.
+    async fn compare(&self, desk: &Desk, root: &Root) -> Result<(), Fault> {
+        let notes = witnessed(&self.witnesses).await;
+        let installation = installation_name(root.key().public());
+        // Notes of another installation say nothing of this one; `doctor` tells of them.
+        let of_here = |note: &String| {
+            let checkpoint = Note::parse(note).and_then(|note| Checkpoint::parse(&note.text));
+            checkpoint.is_ok_and(|checkpoint| checkpoint.log(&installation).is_some())
+        };
+        let notes: Vec<String> = notes.into_iter().filter(of_here).collect();
+        let own = LogName::Node(*desk.store.own_log()?.node());
+        for log in [LogName::Installation, own] {
+            let seen = tree_check::one(&desk.store, root.key(), log, &notes, Depth::Checkpoints).await?;
+            tracing::debug!(%log, size = seen.size, checkpoints = seen.checkpoints, witnessed = seen.witnessed, "agrees");
+        }
+        Ok(())
     }
 
     /// The root key, as auditors hold it; none before the database is there.
@@ -253,6 +285,22 @@ impl Keeper {
             }
         }
     }
+}
+
+/// The newest checkpoints that witnesses' files have. A file that is not there yet, or can't be read, has none.
+pub async fn witnessed(witnesses: &[Witness]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for witness in witnesses {
+        let Witness::File(path) = witness else { continue };
+        let from = path.clone();
+        match tokio::task::spawn_blocking(move || witness_file::newest(&from)).await {
+            Ok(Ok(found)) => notes.extend(found),
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Ok(Err(error)) => tracing::warn!(path = %path.display(), %error, "a witness's file can't be read"),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "a witness's file can't be read"),
+        }
+    }
+    notes
 }
 
 /// Why there is no keeper of the tree.

@@ -12,7 +12,7 @@ use crate::model::{EventId, ServiceName, Timestamp, Ttl};
 
 /// Events are looked for by id, which begins with their time; an id and its event differ by less than
 /// this: an opening of the emergency path has its challenge's id and may be used an hour later.
-const ID_SLACK: Ttl = Ttl::minutes(75);
+pub(super) const ID_SLACK: Ttl = Ttl::minutes(75);
 
 const FORWARD: &str = "\
     select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \
@@ -53,7 +53,7 @@ fn signed(number: u64) -> i64 {
 }
 
 /// The least id of that time.
-fn id_at(time: Timestamp) -> EventId {
+pub(super) fn id_at(time: Timestamp) -> EventId {
     let millis = u64::try_from(time.millis()).unwrap_or(0).to_be_bytes();
     let mut bytes = [0; 16];
     for (target, source) in bytes.iter_mut().zip(millis.iter().skip(2)) {

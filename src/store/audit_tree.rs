@@ -24,6 +24,8 @@ const CHECKPOINT_LAST: &str =
     "select log, size, root, time, note from audit_checkpoint where log = $1 order by size desc limit 1";
 const CHECKPOINTS_AFTER: &str =
     "select log, size, root, time, note from audit_checkpoint where log = $1 and size > $2 order by size limit $3";
+const CHECKPOINTS_BEFORE: &str = "\
+    select log, size, root, time, note from audit_checkpoint where log = $1 and size < $2 order by size desc limit $3";
 const CHECKPOINT_INSERT: &str = "\
     insert into audit_checkpoint (log, size, root, time, note) values ($1, $2, $3, $4, $5) \
     on conflict (log, size) do nothing";
@@ -210,6 +212,22 @@ impl Store {
     #[must_use]
     pub fn fresh_leaves(&self, from: u64, most: usize) -> Vec<Hash> {
         self.desk().get().map(|desk| desk.fresh.take(signed(from), most)).unwrap_or_default()
+    }
+
+    /// The newest checkpoints of a log for fewer than `size` leaves, the largest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn checkpoints_before(
+        &self,
+        log: LogName,
+        size: u64,
+        limit: i64,
+    ) -> Result<Vec<StoredCheckpoint>, StoreError> {
+        let Some(number) = self.number_of(log).await? else { return Ok(Vec::new()) };
+        let query = sqlx::query_as(CHECKPOINTS_BEFORE).bind(number).bind(signed(size)).bind(limit);
+        let rows: Vec<CheckpointRow> = query.fetch_all(self.pool()).await?;
+        rows.into_iter().map(StoredCheckpoint::try_from).collect()
     }
 
     /// The exact leaves of a log from place `from` on, with their places.

@@ -1,10 +1,5 @@
 //! The recorder's task: batches into the database, into the spool while that is away, and from the
-//! spool into the database when it is back.
-//!
-//! Merging, step by step: the database takes an empty batch again → the spool is read page by page
-//! from its beginning and each page is written like any batch, while new decisions still go behind
-//! it → when no more than a page is left, new ones wait that moment → `audit.spool_merged` tells of
-//! count, first and last id, and chain → the spool is emptied → events go to the database again.
+//! spool (`spool_merge.rs`) into the database when it is back.
 //!
 //! INVARIANT: events reach the log in the order of their decisions, each once: an id that is there
 //! already is left as it is, so a merge that broke off begins anew.
@@ -13,16 +8,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{Store, StoreError};
 use super::log::Log;
 use super::recorder::{Entry, Keeping, Shared, Unrecorded};
-use super::spool::{Page, Spool};
-use super::spool_file::{Room, SpoolError};
-use crate::audit::spool::Chain;
+use super::spool_file::Room;
 use crate::audit::{Event, EventType, Outcome, Sealed, Sealing};
 use crate::model::{Clock, EventId, PrincipalKind};
 
@@ -31,8 +23,6 @@ const RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(80), Duration::from_millis(200), Duration::from_millis(400)];
 /// How often a spool that gave an error is tried again while it is not needed.
 const SPOOL_LOOK: Duration = Duration::from_secs(5);
-/// Events of the spool that are merged in one transaction.
-const MERGE_PAGE: usize = 256;
 
 /// The task's side.
 pub(in crate::store) struct Writer {
@@ -40,17 +30,6 @@ pub(in crate::store) struct Writer {
     pub store: Store,
     pub sealing: Arc<Sealing>,
     pub clock: Arc<dyn Clock>,
-}
-
-/// What was merged so far.
-#[derive(Default)]
-struct Merged {
-    count: u64,
-    added: usize,
-    first: Option<EventId>,
-    last: Option<EventId>,
-    start: Chain,
-    chain: Chain,
 }
 
 impl Writer {
@@ -94,11 +73,11 @@ impl Writer {
         self.end().await;
     }
 
-    fn keeping(&self) -> Keeping {
+    pub(super) fn keeping(&self) -> Keeping {
         self.shared.lock().state.keeping
     }
 
-    fn keep(&self, keeping: Keeping) {
+    pub(super) fn keep(&self, keeping: Keeping) {
         let state = &mut self.shared.lock().state;
         state.keeping = keeping;
         state.away = keeping != Keeping::Database;
@@ -197,7 +176,7 @@ impl Writer {
         false
     }
 
-    fn note(&self, error: impl Into<Arc<str>>) {
+    pub(super) fn note(&self, error: impl Into<Arc<str>>) {
         self.shared.lock().state.last_error = Some(error.into());
     }
 
@@ -214,7 +193,7 @@ impl Writer {
         }
     }
 
-    async fn write_once(&self, events: &[Sealed]) -> Result<usize, StoreError> {
+    pub(super) async fn write_once(&self, events: &[Sealed]) -> Result<usize, StoreError> {
         let log = self.log()?;
         let mut tx = self.store.begin().await?;
         let added = tx.record_batch(log, events).await?;
@@ -272,7 +251,7 @@ impl Writer {
     }
 
     /// Writes batches into the spool. One that gave an error is asked for a sign of life first.
-    async fn spool_due(&self, all: bool) {
+    pub(super) async fn spool_due(&self, all: bool) {
         let Some(spool) = &self.shared.spool else {
             return;
         };
@@ -338,117 +317,6 @@ impl Writer {
                 false
             }
         }
-    }
-
-    /// Writes all of the spool into the database. Says whether events may go there again.
-    async fn merge(&self, cancel: &CancellationToken) -> bool {
-        let Some(spool) = &self.shared.spool else {
-            return true;
-        };
-        let (mut merged, mut from) = (Merged::default(), None);
-        loop {
-            let page = match spool.read(from, MERGE_PAGE).await {
-                Ok(page) => page,
-                Err(SpoolError::Altered { at }) => return self.give_up(spool, &merged, at).await,
-                Err(error) => {
-                    // The database is back and must not wait for a disk: `look_after_spool` comes back.
-                    tracing::error!(%error, "the spool can't be merged yet");
-                    self.note(error.to_string());
-                    return true;
-                }
-            };
-            from = Some(page.next);
-            let last = page.last;
-            if !self.merge_page(page, &mut merged).await {
-                return false;
-            }
-            if last {
-                break;
-            }
-            if cancel.is_cancelled() {
-                return false;
-            }
-        }
-        if merged.count > 0 {
-            let event = self.sealing.seal(&self.merged_event(&merged));
-            if self.merge_write(std::slice::from_ref(&event), true).await.is_none() {
-                return false;
-            }
-            tracing::warn!(events = merged.count, added = merged.added, "the spool was merged into the record");
-        }
-        if let Err(error) = spool.clear().await {
-            // It is emptied before it is used again; a second merge of the same would add nothing.
-            tracing::error!(%error, "the spool was merged but could not be emptied yet");
-        }
-        true
-    }
-
-    async fn merge_page(&self, page: Page, merged: &mut Merged) -> bool {
-        let Some(added) = self.merge_write(&page.events, page.last).await else {
-            return false;
-        };
-        merged.start = page.start;
-        merged.chain = page.next.chain;
-        merged.count = page.next.count;
-        merged.added += added;
-        let id = |event: Option<&Sealed>| event.map(|event| event.clear().id);
-        merged.first = merged.first.or(id(page.events.first()));
-        merged.last = id(page.events.last()).or(merged.last);
-        self.shared.lock().state.merged += u64::try_from(added).unwrap_or(0);
-        true
-    }
-
-    /// While it writes, new decisions go to the spool, but for the last page: behind that there must
-    /// be nothing.
-    async fn merge_write(&self, events: &[Sealed], last: bool) -> Option<usize> {
-        if events.is_empty() {
-            return Some(0);
-        }
-        let settings = self.shared.settings;
-        let limit = if last { settings.spool_after } else { settings.write_timeout };
-        let mut write = pin!(timeout(limit, self.write_once(events)));
-        let done = loop {
-            tokio::select! {
-                done = &mut write => break done,
-                () = self.shared.wake.notified(), if !last => self.spool_due(false).await,
-            }
-        };
-        let error = match done {
-            Ok(Ok(added)) => return Some(added),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "the database did not answer in time".to_owned(),
-        };
-        tracing::warn!(error, "the spool could not be merged yet");
-        self.note(error);
-        None
-    }
-
-    /// The rest of the spool can't be read: it is kept aside and told of as lost.
-    async fn give_up(&self, spool: &Spool, merged: &Merged, at: u64) -> bool {
-        let lost = spool.state().events.saturating_sub(merged.count);
-        match spool.set_aside().await {
-            Ok(kept) => tracing::error!(at, lost, kept = %kept.display(), "the spool can't be read back; it was kept"),
-            Err(error) => tracing::error!(at, lost, %error, "the spool can't be read back, nor kept"),
-        }
-        self.shared.lock().lose(lost);
-        true
-    }
-
-    fn merged_event(&self, merged: &Merged) -> Event {
-        let text = |id: Option<EventId>| id.map(|id| id.to_string()).unwrap_or_default();
-        // The same spool has the same event, however often it is merged: time of the last event,
-        // then the chain.
-        let mut bytes = *merged.last.unwrap_or(EventId::from_bytes([0; 16])).bytes();
-        for (byte, of_chain) in bytes.iter_mut().skip(6).zip(merged.chain) {
-            *byte = of_chain;
-        }
-        Event::new(EventId::from_bytes(bytes), self.clock.now(), EventType::AuditSpoolMerged, Outcome::Success)
-            .with("count", merged.count)
-            .with("added", merged.added)
-            .with("first", text(merged.first))
-            .with("last", text(merged.last))
-            .with("start", HEXLOWER.encode(&merged.start))
-            .with("chain", HEXLOWER.encode(&merged.chain))
     }
 
     async fn number(&self) {

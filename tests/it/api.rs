@@ -63,6 +63,8 @@ const SURFACE: &[(&str, &str, [u16; 4])] = &[
     ("GET", "/api/v1/decisions/{id}", [401, 404, 404, 200]),
     ("GET", "/api/v1/audit/events", [401, 403, 403, 200]),
     ("GET", "/api/v1/audit/export", [401, 403, 403, 200]),
+    ("GET", "/api/v1/audit/who", [401, 403, 403, 200]),
+    ("GET", "/api/v1/audit/grants/{id}", [401, 403, 403, 404]),
     ("GET", "/api/v1/audit/logs", [401, 403, 403, 200]),
     ("GET", "/api/v1/audit/checkpoint", [401, 403, 403, 200]),
     ("GET", "/api/v1/audit/inclusion", [401, 403, 403, 200]),
@@ -107,7 +109,7 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
         let id = match path.split('/').nth(3) {
             Some("decisions") => bobs_decision.as_str(),
             Some("requests") => bobs_request.text("/id"),
-            Some("grants") => "grt_06h01rs2cto0b2afh7rgi8mlb0",
+            Some("grants" | "audit") => "grt_06h01rs2cto0b2afh7rgi8mlb0",
             Some("reviews") => "rev_06h01rs2cto0b2afh7rgi8mlb0",
             Some("credentials") => bobs_credential.as_str(),
             _ => bobs_session,

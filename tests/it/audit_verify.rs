@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use doorward::audit::Sealed;
 use doorward::audit::evidence::{Evidence, Head, StatementText};
 use doorward::audit::filter::{Filter, FilterText};
 use doorward::audit::line::check_line;
@@ -19,17 +20,17 @@ use crate::leaf::{decision, sealing};
 use crate::support::{SeededEntropy, TestClock, databases, sqlite_database};
 
 /// A node: its store, its tree, and what opens its keys.
-struct Node {
-    store: Store,
+pub struct Node {
+    pub store: Store,
     tree: LogTree,
     sealer: Arc<Sealer>,
     entropy: Arc<SeededEntropy>,
     clock: TestClock,
     number: u8,
-    written: u16,
+    pub written: u16,
 }
 
-async fn node(url: &str, number: u8) -> Node {
+pub async fn node(url: &str, number: u8) -> Node {
     let clock = TestClock::new();
     let now = clock.now();
     let entropy = Arc::new(SeededEntropy::new(u64::from(number)));
@@ -44,7 +45,7 @@ async fn node(url: &str, number: u8) -> Node {
 
 impl Node {
     /// Records so many decisions and lets the tree grow.
-    async fn record(&mut self, count: u16) {
+    pub async fn record(&mut self, count: u16) {
         self.commit(count, true).await;
         assert_eq!(self.tree.grow(&self.store, self.clock.now()).await.unwrap().size, u64::from(self.written));
     }
@@ -81,11 +82,20 @@ impl Node {
         }
     }
 
-    async fn root(&self) -> Root {
+    /// Records these events, lets the tree grow, and gives its size.
+    pub async fn keep(&mut self, events: &[Sealed]) -> u64 {
+        let log = self.store.own_log().unwrap();
+        let mut tx = self.store.begin().await.unwrap();
+        tx.record_batch(log, events).await.unwrap();
+        tx.commit().await.unwrap();
+        self.tree.grow(&self.store, self.clock.now()).await.unwrap().size
+    }
+
+    pub async fn root(&self) -> Root {
         Root::open(&self.store, &self.sealer).await.unwrap()
     }
 
-    async fn export(&self, filter: &Filter) -> Exported {
+    pub async fn export(&self, filter: &Filter) -> Exported {
         let root = self.root().await;
         let Begun { statement, mut evidence, mut export } =
             begin(&self.store, root.key(), filter, self.clock.now()).await.unwrap();
@@ -100,14 +110,14 @@ impl Node {
 }
 
 #[derive(Clone)]
-struct Exported {
-    evidence: Evidence,
-    lines: Vec<String>,
-    anchor: Anchor,
+pub struct Exported {
+    pub evidence: Evidence,
+    pub lines: Vec<String>,
+    pub anchor: Anchor,
 }
 
 impl Exported {
-    fn verify(&self) -> Result<Verified, Fault> {
+    pub fn verify(&self) -> Result<Verified, Fault> {
         verify(&self.evidence, &self.lines, &self.anchor)
     }
 }

@@ -1,9 +1,9 @@
 //! An export as a folder: written once, read as a whole.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
@@ -15,84 +15,38 @@ use crate::audit::verify::Fault;
 /// The largest file beside the events that is read.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// A file that is written and summed at once.
-struct Summed {
-    out: BufWriter<File>,
-    hash: Sha256,
-    bytes: u64,
+/// Writes everything of a folder beside its events, which are there already; the manifest last.
+///
+/// # Errors
+/// When something can't be written.
+pub fn finish_folder(dir: &Path, events: FileSum, evidence: &Evidence) -> io::Result<()> {
+    let mut files = vec![events];
+    let installation: String = evidence.installation.iter().flat_map(|leaf| [leaf.as_str(), "\n"]).collect();
+    let texts = [
+        (file::CHECKPOINTS, evidence.checkpoints.concat()),
+        (file::INSTALLATION, installation),
+        (file::PROOFS, proofs_text(&evidence.proofs)),
+        (file::README, README.to_owned()),
+    ];
+    for (name, text) in texts {
+        files.push(put(dir, name, &text)?);
+    }
+    let manifest = Manifest { v: 1, statement: evidence.statement.clone(), files };
+    put(dir, file::MANIFEST, &manifest.text())?;
+    Ok(())
 }
 
-impl Summed {
-    fn create(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        Ok(Self { out: BufWriter::new(file), hash: Sha256::new(), bytes: 0 })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hash.update(bytes);
-        self.bytes += u64::try_from(bytes.len()).unwrap_or(0);
-        self.out.write_all(bytes)
-    }
-
-    fn finish(mut self, name: &str) -> io::Result<FileSum> {
-        self.out.flush()?;
-        self.out.get_ref().sync_all()?;
-        Ok(FileSum { name: name.to_owned(), bytes: self.bytes, sha256: HEXLOWER.encode(&self.hash.finalize()) })
-    }
-}
-
-/// A folder that is being written.
-pub struct FolderWriter {
-    dir: PathBuf,
-    events: Summed,
-}
-
-impl FolderWriter {
-    /// Makes the folder, which must not be there with anything in it.
-    ///
-    /// # Errors
-    /// When it can't be made, or has something in it.
-    pub fn create(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
-        if fs::read_dir(dir)?.next().is_some() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the folder is not empty"));
-        }
-        Ok(Self { dir: dir.to_owned(), events: Summed::create(&dir.join(file::EVENTS))? })
-    }
-
-    /// Appends an event's line.
-    ///
-    /// # Errors
-    /// When it can't be written.
-    pub fn event(&mut self, line: &[u8]) -> io::Result<()> {
-        self.events.write(line)?;
-        self.events.write(b"\n")
-    }
-
-    /// Writes everything beside the events; the manifest last.
-    ///
-    /// # Errors
-    /// When something can't be written.
-    pub fn finish(self, evidence: &Evidence) -> io::Result<()> {
-        let mut files = vec![self.events.finish(file::EVENTS)?];
-        let installation: String = evidence.installation.iter().flat_map(|leaf| [leaf.as_str(), "\n"]).collect();
-        let texts = [
-            (file::CHECKPOINTS, evidence.checkpoints.concat()),
-            (file::INSTALLATION, installation),
-            (file::PROOFS, proofs_text(&evidence.proofs)),
-            (file::README, README.to_owned()),
-        ];
-        for (name, text) in texts {
-            let mut out = Summed::create(&self.dir.join(name))?;
-            out.write(text.as_bytes())?;
-            files.push(out.finish(name)?);
-        }
-        let manifest = Manifest { v: 1, statement: evidence.statement.clone(), files };
-        let mut out = Summed::create(&self.dir.join(file::MANIFEST))?;
-        out.write(manifest.text().as_bytes())?;
-        out.finish(file::MANIFEST)?;
-        Ok(())
-    }
+/// Writes a file; one that an earlier try left is written over.
+fn put(dir: &Path, name: &str, text: &str) -> io::Result<FileSum> {
+    let path = dir.join(name);
+    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    out.write_all(text.as_bytes())?;
+    out.sync_all()?;
+    Ok(FileSum {
+        name: name.to_owned(),
+        bytes: u64::try_from(text.len()).unwrap_or(0),
+        sha256: HEXLOWER.encode(&Sha256::digest(text.as_bytes())),
+    })
 }
 
 /// A folder that was read, but for its events.

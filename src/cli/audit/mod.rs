@@ -1,13 +1,16 @@
-//! `doorward audit`: the record exported, verified, reported on, followed and searched, and who gets it.
+//! `doorward audit`: the record exported, verified, reported on, asked, followed and searched, and who gets it.
 
 mod anchor;
 mod export;
 mod folder;
 mod follow;
+mod partial;
+mod reading;
 mod report;
 mod stream;
 mod streams;
 mod verify;
+mod view;
 
 use std::path::PathBuf;
 
@@ -66,6 +69,20 @@ Examples:
 
 It is asked of this program, which need not be signed in; `GET /api/v1/audit/schema` gives a server's.";
 
+const GRANT_EXAMPLES: &str = "\
+Examples:
+  doorward audit grant grt_06cf…
+  doorward audit grant grt_06cf… --in ./evidence --key root.key -o json";
+
+const WHO_EXAMPLES: &str = "\
+Examples:
+  doorward audit who --on 2026-11-20
+  doorward audit who --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z --service ops-api
+  doorward audit who --on 2026-11-20 --person alice@example.com --in ./evidence
+
+Grants and openings of the emergency path are told whether they were used or not, standing permissions of policies
+where they were used. Days are days of UTC.";
+
 /// `doorward audit …`
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
@@ -78,6 +95,12 @@ pub enum AuditCommand {
     /// What the record shows for the controls of a framework, for an auditor
     #[command(before_help = REPORT_EXAMPLES)]
     Report(ReportArgs),
+    /// Who had access to what on a day, how, and how often it was used
+    #[command(before_help = WHO_EXAMPLES)]
+    Who(WhoArgs),
+    /// Everything about one grant: asked for, approved, used, ended, reviewed
+    #[command(before_help = GRANT_EXAMPLES)]
+    Grant(GrantArgs),
     /// The newest events, and with -f those that come
     #[command(before_help = TAIL_EXAMPLES)]
     Tail(TailArgs),
@@ -187,6 +210,9 @@ pub struct ExportArgs {
     /// Where to; a folder that is not there yet for `evidence` [default: standard output]
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
+    /// Go on where an export to the same place broke off, or begin; the outcome is that of one that did not break off
+    #[arg(long, requires = "out")]
+    pub resume: bool,
 }
 
 /// `doorward audit verify`
@@ -246,6 +272,54 @@ pub struct ReportArgs {
     pub checkpoint: Option<PathBuf>,
 }
 
+/// From where, if not from the server
+#[derive(Debug, Clone, Args)]
+pub struct FromArgs {
+    /// From an export with proofs (folder or .jsonl file) instead of the server
+    #[arg(long = "in", value_name = "PATH")]
+    pub input: Option<PathBuf>,
+    /// The installation's root key, or a file that holds it [env: DOORWARD_AUDIT_KEY; else as learned at sign-in]
+    #[arg(long, value_name = "KEY|FILE", requires = "input")]
+    pub key: Option<String>,
+    /// Checkpoints that a witness kept
+    #[arg(long, value_name = "FILE", requires = "input")]
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// `doorward audit who`
+#[derive(Debug, Clone, Args)]
+pub struct WhoArgs {
+    /// On this day of UTC, 2026-11-20 [default: today]
+    #[arg(long, value_name = "DAY", conflicts_with_all = ["from", "to"])]
+    pub on: Option<String>,
+    /// Not before this time, 2026-11-22T10:15:00Z
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Before this time
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// To this service
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// This person: e-mail, `usr_…`, `<provider>|<subject>` or `brk_…`
+    #[arg(long, value_name = "PERSON")]
+    pub person: Option<String>,
+    /// From where
+    #[command(flatten)]
+    pub source: FromArgs,
+}
+
+/// `doorward audit grant`
+#[derive(Debug, Clone, Args)]
+pub struct GrantArgs {
+    /// The grant, `grt_…`, or how its id begins
+    #[arg(value_name = "GRANT")]
+    pub grant: String,
+    /// From where
+    #[command(flatten)]
+    pub from: FromArgs,
+}
+
 /// `doorward audit tail`
 #[derive(Debug, Clone, Args)]
 pub struct TailArgs {
@@ -280,6 +354,8 @@ pub fn run(context: &Context, command: AuditCommand) -> Result<(), Failure> {
         AuditCommand::Export(args) => super::wait_for(export::run(context, &args)),
         AuditCommand::Verify(args) => verify::run(context, &args),
         AuditCommand::Report(args) => super::wait_for(report::run(context, &args)),
+        AuditCommand::Who(args) => super::wait_for(view::who(context, &args)),
+        AuditCommand::Grant(args) => super::wait_for(view::grant(context, &args)),
         AuditCommand::Tail(args) => super::wait_for(follow::tail(context, &args)),
         AuditCommand::Search(args) => super::wait_for(follow::search(context, &args)),
         AuditCommand::Streams => super::wait_for(streams::list(context)),

@@ -2,34 +2,30 @@
 //!
 //! INVARIANT: no report of a record that does not hold, or of one that leaves events out.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use crate::audit::evidence::{Evidence, Head, StatementText, end_line, file};
+use crate::audit::evidence::Head;
 use crate::audit::filter::{Filter, FilterText};
 use crate::audit::format::ReadLine;
-use crate::audit::line::{LINE_BYTES_MAX, LineError, check_line};
+use crate::audit::line::CheckedLine;
 use crate::audit::report::{
     Framework, FrameworkName, Gathered, Gatherer, Period, Report, Source, csv, html, oscal, xlsx,
 };
-use crate::audit::verify::{Anchor, Fault, Place, Verifier};
+use crate::audit::verify::Anchor;
 use crate::cli::context::Context;
-use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::renewal::signed_in;
 use crate::model::Timestamp;
 
-use super::folder::read_folder;
+use super::reading::{self, Reading, Statement, Takes, Whole, untrue};
 use super::stream::lines;
 use super::{ReportArgs, ReportFormat, anchor};
-
-/// The longest first line of an export in one file.
-const HEAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 impl ValueEnum for FrameworkName {
     fn value_variants<'a>() -> &'a [Self] {
@@ -46,12 +42,6 @@ impl ValueEnum for FrameworkName {
         };
         Some(PossibleValue::new(self.name()).help(about))
     }
-}
-
-/// What went wrong with a record.
-fn untrue(fault: &Fault) -> Failure {
-    let detail = format!("no report is made of a record that does not hold: {fault}");
-    Failure::new(Exit::Passed(fault.code()), fault.word(), detail)
 }
 
 /// Makes a report.
@@ -73,10 +63,10 @@ pub async fn run(context: &Context, args: &ReportArgs) -> Result<(), Failure> {
     }
     let anchor = anchor::read(context, args.key.as_deref(), args.checkpoint.as_deref())?;
     let anchor = anchor.map_err(|fault| untrue(&fault))?;
+    let begin = |of: &Statement| Ok(Counting::new(within(period, &of.filter)?, of.made_at));
     let read = match &args.input {
-        Some(path) if path.is_dir() => of_folder(path, anchor, period)?,
-        Some(path) => of_file(path, anchor, period)?,
-        None => of_server(context, anchor, period).await?,
+        Some(path) => WasRead::of(reading::of_path(path, &anchor, begin)?, None)?,
+        None => of_server(context, &anchor, period).await?,
     };
     let report = Report {
         framework,
@@ -129,6 +119,24 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
+/// What is counted while a record is read.
+struct Counting {
+    period: Period,
+    gatherer: Gatherer,
+}
+
+impl Counting {
+    fn new(period: Period, as_of: Timestamp) -> Self {
+        Self { period, gatherer: Gatherer::new(period, as_of) }
+    }
+}
+
+impl Takes for Counting {
+    fn take(&mut self, checked: &CheckedLine, read: Option<&ReadLine>) {
+        self.gatherer.take(checked, read);
+    }
+}
+
 /// A record that was read to its end and holds.
 struct WasRead {
     period: Period,
@@ -136,54 +144,12 @@ struct WasRead {
     gathered: Gathered,
 }
 
-/// A record while it is read.
-struct Reading {
-    statement: StatementText,
-    evidence: Evidence,
-    verifier: Verifier,
-    gatherer: Gatherer,
-    period: Period,
-    count: u64,
-}
-
-impl Reading {
-    fn begin(evidence: Evidence, anchor: &Anchor, period: Period) -> Result<Self, Failure> {
-        let part = "the statement of the export";
-        let wrong = |what: String| untrue(&Fault::altered(part, what));
-        let verifier = Verifier::new(&evidence, anchor).map_err(|fault| untrue(&fault))?;
-        let statement = StatementText::open(&evidence.statement).map_err(|error| wrong(error.to_string()))?;
-        let filter = Filter::parse(&statement.filter).map_err(|what| wrong(what.to_owned()))?;
-        let period = within(period, &filter)?;
-        let as_of = Timestamp::parse(&statement.made_at).ok_or_else(|| wrong("its time can't be read".to_owned()))?;
-        Ok(Self { statement, evidence, verifier, gatherer: Gatherer::new(period, as_of), period, count: 0 })
-    }
-
-    fn take(&mut self, line: &[u8]) -> Result<(), Failure> {
-        self.count += 1;
-        let checked = std::str::from_utf8(line).map_err(|_| LineError::Form).and_then(check_line);
-        self.verifier.take(checked.clone()).map_err(|fault| untrue(&fault))?;
-        if let Ok(checked) = checked {
-            let read = if checked.withheld.is_none() { ReadLine::parse(line) } else { None };
-            if checked.withheld.is_none() && read.is_none() {
-                let text = format!("event {} of {} can't be read", checked.leaf.seq, checked.leaf.log);
-                return Err(Failure::failed(format!(
-                    "{text}, though it is proven; this program may be too old for it"
-                )));
-            }
-            self.gatherer.take(&checked, read.as_ref());
-        }
-        Ok(())
-    }
-
-    fn is_end(&self, line: &[u8]) -> bool {
-        line == end_line(self.count).as_bytes()
-    }
-
-    fn end(self, server: Option<String>) -> Result<WasRead, Failure> {
-        let verified = self.verifier.end().map_err(|fault| untrue(&fault))?;
-        let source = Source::of(&self.statement, &self.evidence, &verified, server);
+impl WasRead {
+    fn of(whole: Whole<Counting>, server: Option<String>) -> Result<Self, Failure> {
+        let Whole { statement, evidence, verified, taken } = whole;
+        let source = Source::of(&statement.text, &evidence, &verified, server);
         let source = source.ok_or_else(|| Failure::failed("the export's logs can't be read"))?;
-        Ok(WasRead { period: self.period, source, gathered: self.gatherer.end() })
+        Ok(Self { period: taken.period, source, gathered: taken.gatherer.end() })
     }
 }
 
@@ -210,7 +176,7 @@ fn within(period: Period, filter: &Filter) -> Result<Period, Failure> {
     }
 }
 
-async fn of_server(context: &Context, anchor: Anchor, period: Period) -> Result<WasRead, Failure> {
+async fn of_server(context: &Context, anchor: &Anchor, period: Period) -> Result<WasRead, Failure> {
     let here = signed_in(context).await?;
     let mut query = form_urlencoded::Serializer::new(String::new());
     for (name, time) in [("from", period.from), ("to", period.to)] {
@@ -219,14 +185,15 @@ async fn of_server(context: &Context, anchor: Anchor, period: Period) -> Result<
         }
     }
     let broken = || Failure::failed("the server sent something else than an export");
-    let (mut reading, mut ended) = (None::<Reading>, false);
+    let (mut reading, mut ended) = (None::<Reading<Counting>>, false);
     lines(&here.client, &format!("/api/v1/audit/export?{}", query.finish()), |line| {
         if ended {
             return Err(broken());
         }
         let Some(reading) = &mut reading else {
             let head = std::str::from_utf8(line).ok().and_then(Head::parse).ok_or_else(broken)?;
-            reading = Some(Reading::begin(head.evidence, &anchor, period)?);
+            let begin = |of: &Statement| Ok(Counting::new(within(period, &of.filter)?, of.made_at));
+            reading = Some(Reading::begin(head.evidence, anchor, begin)?);
             return Ok(());
         };
         if reading.is_end(line) {
@@ -237,64 +204,7 @@ async fn of_server(context: &Context, anchor: Anchor, period: Period) -> Result<
     })
     .await?;
     match reading {
-        Some(reading) if ended => reading.end(Some(here.origin.to_string())),
+        Some(reading) if ended => WasRead::of(reading.end()?, Some(here.origin.to_string())),
         _ => Err(Failure::failed("the server's answer broke off before its end; no report is made of a part")),
-    }
-}
-
-fn of_folder(dir: &Path, anchor: Anchor, period: Period) -> Result<WasRead, Failure> {
-    let read = read_folder(dir).map_err(|fault| untrue(&fault))?;
-    if let Some(fault) = &read.late {
-        return Err(untrue(fault));
-    }
-    let mut reading = Reading::begin(read.evidence, &anchor, period)?;
-    let path = dir.join(file::EVENTS);
-    let wrong = |error: io::Error| Failure::usage(format!("`{}` can't be read: {error}", path.display()));
-    let mut input = BufReader::new(File::open(&path).map_err(wrong)?);
-    while let Some(line) = next_line(&mut input, line_bytes_max()).map_err(wrong)? {
-        reading.take(&line)?;
-    }
-    reading.end(None)
-}
-
-fn of_file(path: &Path, anchor: Anchor, period: Period) -> Result<WasRead, Failure> {
-    let wrong = |error: io::Error| Failure::usage(format!("`{}` can't be read: {error}", path.display()));
-    let mut input = BufReader::new(File::open(path).map_err(wrong)?);
-    let head = next_line(&mut input, HEAD_BYTES_MAX).map_err(wrong)?;
-    let head = head.and_then(|line| String::from_utf8(line).ok()).and_then(|text| Head::parse(&text));
-    let head = head.ok_or_else(|| {
-        Failure::usage(format!(
-            "`{}` is no export with proofs: make one with `doorward audit export --format evidence` or `jsonl`",
-            path.display()
-        ))
-    })?;
-    let mut reading = Reading::begin(head.evidence, &anchor, period)?;
-    while let Some(line) = next_line(&mut input, line_bytes_max()).map_err(wrong)? {
-        if !reading.is_end(&line) {
-            reading.take(&line)?;
-            continue;
-        }
-        return match next_line(&mut input, 1).map_err(wrong)? {
-            None => reading.end(None),
-            Some(_) => Err(untrue(&Fault::altered("the file", "there is something behind its last line"))),
-        };
-    }
-    let at = Place::Part("the file".to_owned());
-    Err(untrue(&Fault::Truncated { at, what: "its last line is missing".to_owned() }))
-}
-
-fn line_bytes_max() -> u64 {
-    u64::try_from(LINE_BYTES_MAX.saturating_mul(2)).unwrap_or(u64::MAX)
-}
-
-/// The next line without its line feed; none at the end.
-fn next_line(input: &mut impl BufRead, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
-    if input.by_ref().take(bytes_max).read_until(b'\n', &mut line)? == 0 {
-        return Ok(None);
-    }
-    match line.pop() {
-        Some(b'\n') => Ok(Some(line)),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a line has no end")),
     }
 }

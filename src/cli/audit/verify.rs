@@ -18,6 +18,8 @@ use crate::cli::args::Format;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
+use crate::cli::policy::counted;
+use crate::cli::progress::Progress;
 use crate::cli::renewal::signed_in;
 use crate::server::verify as database;
 
@@ -53,7 +55,7 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
     let path = Path::new(target);
     let nothing = |error: io::Error| Failure::usage(format!("`{target}` can't be read: {error}"));
     if path.is_dir() {
-        return told(context, folder(path, &anchor));
+        return told(context, folder(context, path, &anchor));
     }
     let mut begins = Vec::new();
     File::open(path).and_then(|file| file.take(16).read_to_end(&mut begins)).map_err(nothing)?;
@@ -61,7 +63,7 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
         let url = format!("sqlite://{target}?mode=ro");
         return super::super::wait_for(of_database(context, &url, &anchor));
     }
-    told(context, one_file(path, &anchor))
+    told(context, one_file(context, path, &anchor))
 }
 
 /// Tells how it came out.
@@ -90,7 +92,11 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
             "erased": verified.erased, "witnessed": verified.witnessed, "unreached": verified.unreached,
         }))?;
     } else {
-        let mut text = format!("{word}: {} events in {} logs", verified.lines, verified.logs);
+        let mut text = format!(
+            "{word}: {} in {}",
+            counted(usize::try_from(verified.lines).unwrap_or(usize::MAX), "event"),
+            counted(verified.logs, "log")
+        );
         let parts = [
             (verified.filtered, "left out by the filter"),
             (verified.pruned, "pruned"),
@@ -113,12 +119,16 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
     Err(Failure::new(Exit::Passed(UNANCHORED), "unanchored", detail))
 }
 
-fn folder(dir: &Path, anchor: &Anchor) -> Result<Verified, Fault> {
+/// Verifies an export in a folder.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn folder(context: &Context, dir: &Path, anchor: &Anchor) -> Result<Verified, Fault> {
     let read = read_folder(dir)?;
     let mut verifier = Verifier::new(&read.evidence, anchor)?;
     let wrong = |error: io::Error| Fault::altered(file::EVENTS, error.to_string());
     let events = File::open(dir.join(file::EVENTS)).map_err(wrong)?;
-    let seen = check_lines(&mut verifier, BufReader::new(events), None)?;
+    let seen = check_lines(context, &mut verifier, BufReader::new(events), None)?;
     let verified = verifier.end()?;
     if let Some(fault) = read.late {
         return Err(fault);
@@ -129,7 +139,11 @@ fn folder(dir: &Path, anchor: &Anchor) -> Result<Verified, Fault> {
     Ok(verified)
 }
 
-fn one_file(path: &Path, anchor: &Anchor) -> Result<Verified, Fault> {
+/// Verifies an export in one file.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn one_file(context: &Context, path: &Path, anchor: &Anchor) -> Result<Verified, Fault> {
     let part = "the file";
     let wrong = |error: io::Error| Fault::altered(part, error.to_string());
     let mut input = BufReader::new(File::open(path).map_err(wrong)?);
@@ -140,7 +154,7 @@ fn one_file(path: &Path, anchor: &Anchor) -> Result<Verified, Fault> {
     let head = head.ok_or_else(|| Fault::altered(part, "its first line is not the evidence of an export"))?;
     let mut verifier = Verifier::new(&head.evidence, anchor)?;
     let end = end_line(verifier.lines_total());
-    check_lines(&mut verifier, input, Some(&end))?;
+    check_lines(context, &mut verifier, input, Some(&end))?;
     verifier.end()
 }
 
@@ -154,7 +168,12 @@ type CheckedChunk = Vec<Result<CheckedLine, LineError>>;
 
 /// Reads all lines, checks each, and gives them to the verifier in their order. `end` is the line that must
 /// be the last. Gives size and SHA-256 of what was read.
-fn check_lines(verifier: &mut Verifier, input: impl BufRead + Send, end: Option<&str>) -> Result<FileSum, Fault> {
+fn check_lines(
+    context: &Context,
+    verifier: &mut Verifier,
+    input: impl BufRead + Send,
+    end: Option<&str>,
+) -> Result<FileSum, Fault> {
     let workers = std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(1, 16);
     std::thread::scope(|scope| {
         let (mut jobs, mut results): (Vec<SyncSender<Chunk>>, Vec<Receiver<CheckedChunk>>) = (Vec::new(), Vec::new());
@@ -173,7 +192,9 @@ fn check_lines(verifier: &mut Verifier, input: impl BufRead + Send, end: Option<
             results.push(result);
         }
         let reader = scope.spawn(move || read_chunks(input, jobs, end));
-        let outcome = gather(verifier, &results);
+        let mut progress = Progress::new(context, "verifying", verifier.lines_total());
+        let outcome = gather(verifier, &results, &mut progress);
+        drop(progress);
         drop(results);
         let read = reader.join().map_err(|_| Fault::altered("the events", "reading them failed"))?;
         outcome?;
@@ -195,13 +216,16 @@ fn check_lines(verifier: &mut Verifier, input: impl BufRead + Send, end: Option<
 }
 
 /// Takes results in the order of the chunks until there are no more.
-fn gather(verifier: &mut Verifier, results: &[Receiver<CheckedChunk>]) -> Result<(), Fault> {
+fn gather(verifier: &mut Verifier, results: &[Receiver<CheckedChunk>], progress: &mut Progress) -> Result<(), Fault> {
+    let mut done = 0;
     loop {
         for result in results {
             let Ok(lines) = result.recv() else { return Ok(()) };
+            done += u64::try_from(lines.len()).unwrap_or(0);
             for line in lines {
                 verifier.take(line)?;
             }
+            progress.at(done);
         }
     }
 }
@@ -216,6 +240,7 @@ fn checked(chunk: &[u8]) -> CheckedChunk {
 
 /// What was read.
 struct WasRead {
+    /// Size and SHA-256 of all of it; the hash is empty where no manifest names one.
     sum: FileSum,
     /// Bytes behind the last line feed.
     torn: Option<usize>,
@@ -224,7 +249,9 @@ struct WasRead {
 }
 
 fn read_chunks(mut input: impl BufRead, jobs: Vec<SyncSender<Chunk>>, end: Option<&str>) -> io::Result<WasRead> {
-    let (mut hash, mut total, mut rest) = (Sha256::new(), 0u64, Vec::new());
+    // Where there is a last line there is no manifest, and the hash would be compared with nothing.
+    let mut hash = end.is_none().then(Sha256::new);
+    let (mut total, mut rest) = (0u64, Vec::new());
     let (mut torn, mut ended) = (None, false);
     let mut turn = jobs.iter().cycle();
     loop {
@@ -232,7 +259,9 @@ fn read_chunks(mut input: impl BufRead, jobs: Vec<SyncSender<Chunk>>, end: Optio
         let before = bytes.len();
         let want = u64::try_from(CHUNK_BYTES).unwrap_or(u64::MAX);
         let count = input.by_ref().take(want).read_to_end(&mut bytes)?;
-        hash.update(bytes.get(before..).unwrap_or_default());
+        if let Some(hash) = &mut hash {
+            hash.update(bytes.get(before..).unwrap_or_default());
+        }
         total += u64::try_from(count).unwrap_or(0);
         let last = count == 0;
         let lines_end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
@@ -263,7 +292,8 @@ fn read_chunks(mut input: impl BufRead, jobs: Vec<SyncSender<Chunk>>, end: Optio
             break;
         }
     }
-    let sum = FileSum { name: file::EVENTS.to_owned(), bytes: total, sha256: HEXLOWER.encode(&hash.finalize()) };
+    let sha256 = hash.map(|hash| HEXLOWER.encode(&hash.finalize())).unwrap_or_default();
+    let sum = FileSum { name: file::EVENTS.to_owned(), bytes: total, sha256 };
     Ok(WasRead { sum, torn, ended })
 }
 

@@ -20,7 +20,7 @@ use crate::audit::note::NoteKey;
 use crate::audit::{Event, EventType, Outcome};
 use crate::control::caller::Caller;
 use crate::control::desk::Desk;
-use crate::model::Timestamp;
+use crate::model::{NodeId, Timestamp};
 use crate::policy::InstallationAction;
 use crate::store::{Log, Recorded, Store, StoreError};
 
@@ -68,10 +68,7 @@ pub async fn begin_for(
     let root = Root::open(&desk.store, &desk.sealer).await?;
     let Begun { statement, mut evidence, export } = begin(&desk.store, root.key(), filter, now).await?;
     evidence.statement = statement.sign(root.signer());
-    let mut event = Event::new(desk.event_id(now), now, EventType::AuditExported, Outcome::Success);
-    event.actor = caller.actor();
-    event.action = Some(action.name().into());
-    event.resource = Some("Installation::\"doorward\"".into());
+    let event = exported(desk, caller, now);
     let lines: u64 = statement.logs.iter().map(|extent| extent.to - extent.from).sum();
     let filter = serde_json::to_value(&statement.filter).unwrap_or_default();
     let event = event.with("filter", filter).with("format", format).with("lines", lines);
@@ -79,6 +76,58 @@ pub async fn begin_for(
     tx.event_append(&event).await?;
     tx.commit().await?;
     Ok((evidence, export))
+}
+
+/// Leaves of a log that are missing of an export that broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// The log.
+    pub log: NodeId,
+    /// The first one.
+    pub from: u64,
+    /// The first that is not missing any more.
+    pub to: u64,
+}
+
+/// Goes on with an export that broke off, for the caller, and puts that on record. What it is of, its first
+/// line said; the checkpoints that it has lead to the same leaves for ever.
+///
+/// # Errors
+/// When no policy lets them, a log or leaf is not here, or the database is away.
+pub async fn go_on_for(
+    desk: &Desk,
+    caller: &Caller,
+    filter: &Filter,
+    missing: &[Missing],
+    now: Timestamp,
+) -> Result<Export, ReadError> {
+    let action = InstallationAction::ExportAudit;
+    if !caller.may(desk, action, now) {
+        return Err(ReadError::Denied(action));
+    }
+    let known = desk.store.log_list().await?;
+    let mut logs = VecDeque::with_capacity(missing.len());
+    for part in missing {
+        let entry = known.iter().find(|entry| *entry.log.node() == part.log);
+        let entry = entry.filter(|entry| u64::try_from(entry.size).is_ok_and(|size| part.to <= size));
+        logs.push_back((entry.ok_or(ReadError::OtherLog)?.log, part.from, part.to));
+    }
+    let lines: u64 = missing.iter().map(|part| part.to - part.from).sum();
+    let filter_text = serde_json::to_value(filter.text()).unwrap_or_default();
+    let event = exported(desk, caller, now).with("filter", filter_text).with("lines", lines).with("resumed", true);
+    let mut tx = desk.store.begin().await?;
+    tx.event_append(&event).await?;
+    tx.commit().await?;
+    Ok(Export { store: desk.store.clone(), filter: filter.clone(), logs, columns: false })
+}
+
+/// The event of an export.
+fn exported(desk: &Desk, caller: &Caller, now: Timestamp) -> Event {
+    let mut event = Event::new(desk.event_id(now), now, EventType::AuditExported, Outcome::Success);
+    event.actor = caller.actor();
+    event.action = Some(InstallationAction::ExportAudit.name().into());
+    event.resource = Some("Installation::\"doorward\"".into());
+    event
 }
 
 /// Begins an export of what the newest checkpoints are over.

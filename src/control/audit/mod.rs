@@ -7,6 +7,8 @@ pub mod retention;
 pub mod root;
 pub mod stream;
 pub mod tree;
+pub mod tree_check;
+pub mod view;
 
 pub use crate::store::{LogEntry, Recorded, StoredCheckpoint, StoredStream, StreamPosition, StreamStart};
 pub use root::{Root, RootError};

@@ -20,6 +20,8 @@ pub enum ReadError {
     Denied(InstallationAction),
     /// There is no such log or event.
     NotFound,
+    /// An export that broke off is of a log, or of leaves, that are not here.
+    OtherLog,
     /// The database did not do it.
     Store(StoreError),
     /// The tree of the record is not as it must be.
@@ -33,6 +35,9 @@ impl fmt::Display for ReadError {
         match self {
             Self::Denied(action) => write!(f, "no policy lets you `{}` here", action.name()),
             Self::NotFound => f.write_str("there is no such thing in the record"),
+            Self::OtherLog => f.write_str(
+                "the export that broke off is of a log, or of events, that this installation does not have: begin anew",
+            ),
             Self::Store(error) => write!(f, "the record could not be read: {error}"),
             Self::Tree(error) => error.fmt(f),
             Self::Root(error) => error.fmt(f),

@@ -3,6 +3,7 @@
 mod access;
 mod args;
 mod audit;
+mod audit_export;
 mod breakglass;
 mod client;
 mod fake_door;

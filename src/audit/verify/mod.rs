@@ -1,0 +1,228 @@
+//! Whether a record is what it was: events against their leaves, leaves against the trees, trees
+//! against checkpoints, checkpoints against keys, and the whole against what is anchored outside: the
+//! root key and the checkpoints that a witness kept.
+//!
+//! 1. The statement names the root key; the installation log's checkpoint is signed by it and its leaves
+//!    lead to that checkpoint. They name every log and its keys.
+//! 2. Every log's checkpoint is signed by a key that the root key certified.
+//! 3. The events of each log come in their order. Their leaves, with the hashes of what lies before and
+//!    after, lead to that checkpoint, and on the way to every root that the installation log or a
+//!    witness has for a size that is passed.
+//!
+//! INVARIANT: nothing that can't be read is skipped; the first thing that is wrong ends it and is named.
+//! Memory does not grow with the number of events.
+
+mod fault;
+mod log;
+mod told;
+
+use super::checkpoint::{LogName, installation_name};
+use super::evidence::{Evidence, StatementText};
+use super::filter::Filter;
+use super::line::{CheckedLine, LineError, Withheld};
+use super::note::NoteKey;
+use crate::model::Timestamp;
+
+use log::LogState;
+use told::{Told, heads, witness};
+
+pub use fault::{Fault, Place};
+
+/// What the auditor has from elsewhere.
+#[derive(Debug, Clone, Default)]
+pub struct Anchor {
+    /// The installation's root key.
+    pub key: Option<NoteKey>,
+    /// Checkpoints that a witness kept, each a signed note.
+    pub witnessed: Vec<String>,
+}
+
+/// What was found of a record that is whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Logs of nodes.
+    pub logs: usize,
+    /// Lines that were checked.
+    pub lines: u64,
+    /// Of them left out by the filter.
+    pub filtered: u64,
+    /// Of them pruned.
+    pub pruned: u64,
+    /// Personal values that were erased.
+    pub erased: u64,
+    /// Witnessed checkpoints that agree.
+    pub witnessed: usize,
+    /// Witnessed checkpoints of sizes outside what is here.
+    pub unreached: usize,
+    /// Whether a key or a witnessed checkpoint from elsewhere holds it.
+    pub anchored: bool,
+}
+
+/// Checks a record while its lines come.
+pub struct Verifier {
+    filter: Filter,
+    logs: Vec<LogState>,
+    current: usize,
+    verified: Verified,
+    pruned_latest: Option<Timestamp>,
+    pruned_before: Option<Timestamp>,
+}
+
+impl Verifier {
+    /// Checks everything that goes with the events.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn new(evidence: &Evidence, anchor: &Anchor) -> Result<Self, Fault> {
+        let statement = StatementText::open(&evidence.statement)
+            .map_err(|error| Fault::altered("the statement of the export", error.to_string()))?;
+        Self::of_statement(&statement, evidence, anchor)
+    }
+
+    /// The same for a record whose statement needs no signature, since it was made just now by whoever
+    /// verifies.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn of_statement(statement: &StatementText, evidence: &Evidence, anchor: &Anchor) -> Result<Self, Fault> {
+        let part = "the statement of the export";
+        let root = NoteKey::parse(&statement.root_key).map_err(|error| Fault::altered(part, error.to_string()))?;
+        if let Some(expected) = &anchor.key
+            && *expected != root
+        {
+            let what = format!("it is signed by the root key `{root}`, not by the one that was given, `{expected}`");
+            return Err(Fault::altered(part, what));
+        }
+        let filter = Filter::parse(&statement.filter).map_err(|what| Fault::altered(part, what))?;
+        let installation = installation_name(root.public());
+        if root.name() != installation {
+            return Err(Fault::altered(part, "the root key has another name than it must have"));
+        }
+        let mut heads = heads(&evidence.checkpoints, &installation)?;
+        let told = Told::read(&evidence.installation, &root, heads.remove(&LogName::Installation))?;
+        let mut logs = Vec::new();
+        let mut proofs = evidence.proofs.iter();
+        for extent in &statement.logs {
+            let node = extent.node().ok_or_else(|| Fault::altered(part, "a log in it has no name"))?;
+            logs.push(LogState::new(node, extent, proofs.next(), heads.remove(&LogName::Node(node)), &told)?);
+        }
+        if proofs.next().is_some() || !heads.is_empty() {
+            return Err(Fault::altered(
+                "the proofs or checkpoints",
+                "there are some of logs that are not in the export",
+            ));
+        }
+        for node in told.logs.keys() {
+            if !logs.iter().any(|log| log.node == *node) {
+                let what = "the installation log names it, and it is not here".to_owned();
+                return Err(Fault::Gap { at: Place::Log(LogName::Node(*node)), what });
+            }
+        }
+        let mut verified = Verified { logs: logs.len(), anchored: anchor.key.is_some(), ..Verified::default() };
+        for note in &anchor.witnessed {
+            witness(note, &installation, &root, &told, &mut logs, &mut verified)?;
+        }
+        for log in &mut logs {
+            log.thin();
+        }
+        let mut verifier = Self { filter, logs, current: 0, verified, pruned_latest: None, pruned_before: None };
+        verifier.skip_ended()?;
+        Ok(verifier)
+    }
+
+    /// Which event has to come next.
+    #[must_use]
+    pub fn next(&self) -> Option<Place> {
+        let log = self.logs.get(self.current)?;
+        Some(Place::Event { log: log.node, index: log.frontier.size() })
+    }
+
+    /// How many lines there are to be.
+    #[must_use]
+    pub fn lines_total(&self) -> u64 {
+        self.logs.iter().map(|log| log.extent.to.saturating_sub(log.extent.from)).sum()
+    }
+
+    /// Takes the next line, checked by itself.
+    ///
+    /// # Errors
+    /// What is wrong, if it is.
+    pub fn take(&mut self, line: Result<CheckedLine, LineError>) -> Result<(), Fault> {
+        let Some(log) = self.logs.get_mut(self.current) else {
+            return Err(Fault::altered("the events", "there are more lines than the export says"));
+        };
+        let index = log.frontier.size();
+        let at = Place::Event { log: log.node, index };
+        let line = line.map_err(|error| Fault::Altered { at: at.clone(), what: error.to_string() })?;
+        let seq = u64::try_from(line.leaf.seq).unwrap_or(u64::MAX);
+        if line.leaf.log != log.node || seq > index {
+            return Err(Fault::Gap { at, what: format!("event {seq} of {} stands in its place", line.leaf.log) });
+        }
+        if seq < index {
+            return Err(Fault::Altered {
+                at,
+                what: format!("event {seq} stands in its place, which was there before"),
+            });
+        }
+        let wanted = self.filter.surely_wants(&line.leaf);
+        match line.withheld {
+            Some(Withheld::Filtered) if wanted => {
+                return Err(Fault::Altered {
+                    at,
+                    what: "its content was left out against the export's own filter".into(),
+                });
+            }
+            Some(Withheld::Filtered) => self.verified.filtered += 1,
+            Some(Withheld::Pruned) => {
+                self.verified.pruned += 1;
+                self.pruned_latest = self.pruned_latest.max(Some(line.leaf.time));
+            }
+            None => {}
+        }
+        self.pruned_before = self.pruned_before.max(line.pruned_before.as_deref().and_then(Timestamp::parse));
+        self.verified.lines += 1;
+        self.verified.erased += u64::try_from(line.erased).unwrap_or(0);
+        log.frontier.push(line.hash);
+        log.look()?;
+        self.skip_ended()
+    }
+
+    /// Goes on to the next log when one has all its lines.
+    fn skip_ended(&mut self) -> Result<(), Fault> {
+        while let Some(log) = self.logs.get_mut(self.current)
+            && log.frontier.size() == log.extent.to
+        {
+            log.close(&mut self.verified)?;
+            self.current += 1;
+        }
+        Ok(())
+    }
+
+    /// After the last line.
+    ///
+    /// # Errors
+    /// When there should have been more, or old events are missing their content without a reason.
+    pub fn end(self) -> Result<Verified, Fault> {
+        if let Some(at) = self.next() {
+            let what = "the record ends before it".to_owned();
+            return Err(match self.current + 1 == self.logs.len() || self.rest_is_empty() {
+                true => Fault::Truncated { at, what },
+                false => Fault::Gap { at, what: "it and all that follow it, of other logs too, are missing".into() },
+            });
+        }
+        if self.filter.is_all()
+            && let Some(latest) = self.pruned_latest
+            && self.pruned_before.is_none_or(|before| latest >= before)
+        {
+            let what = format!("an event of {latest} has no content, and no pruning that reaches it is on record");
+            return Err(Fault::altered("the events", what));
+        }
+        let mut verified = self.verified;
+        verified.anchored |= verified.witnessed > 0;
+        Ok(verified)
+    }
+
+    fn rest_is_empty(&self) -> bool {
+        self.logs.iter().skip(self.current + 1).all(|log| log.extent.from == log.extent.to)
+    }
+}
