@@ -158,6 +158,7 @@ async fn decisions_give_way_until_the_review_is_closed_and_each_is_on_record_wit
             (200, "keep", "all need it"),
             "{first:?}"
         );
+        house.clock.advance(Ttl::seconds(1));
         let second = decide(&house, &carol, id, look, "remove", " too wide ").await;
         assert_eq!((second.text("/state"), second.text("/decision/reason")), ("remove", "too wide"));
         let told = events(&house, EventType::ReviewDecided).await;
@@ -332,6 +333,18 @@ async fn what_is_undecided_when_it_is_due_is_put_on_record_each_week() {
         let (carol, _, _) = house.command_line("carol").await;
         let listed = house.get(&carol, "/api/v1/reviews?state=open&service=ops-api").await;
         assert_eq!(listed.body["items"][0]["overdue"], true);
+        // Closing it makes nothing decided; another review takes its place.
+        let path = format!("/api/v1/reviews/{}/close", review.text("/id"));
+        assert_eq!(house.json(&carol, &path, &json!({})).await.status, 200);
+        house.clock.advance(Ttl::hours(24 * 7));
+        sweep(&house).await;
+        let told = events(&house, EventType::ReviewOutstanding).await;
+        assert_eq!((told.len(), told[2].text("/data/state")), (3, Some("closed")));
+        let (carol, _, _) = house.command_line("carol").await;
+        start(&house, &carol, &json!({ "service": "ops-api" })).await;
+        house.clock.advance(Ttl::hours(24 * 7));
+        sweep(&house).await;
+        assert_eq!(events(&house, EventType::ReviewOutstanding).await.len(), 3);
     }
 }
 

@@ -230,6 +230,7 @@ fn event(
 ) -> Event {
     let mut event = Event::new(desk.event_id(now), now, kind, outcome)
         .with("review", review.stored.id.to_string())
+        .with("state", review.stored.state.name())
         .with("due_at", review.stored.due_at.to_string())
         .with("undecided", review.undecided());
     event.action = Some(InstallationAction::Review.name().into());
