@@ -28,6 +28,10 @@ pub struct Wish {
 /// When the caller may not, there is nothing to review, or one is open.
 pub async fn start(desk: &Desk, caller: &Caller, wish: Wish, now: Timestamp) -> Result<Review, ReviewError> {
     may(desk, caller, now)?;
+    let policies = desk.policies.load_full();
+    if policies.service(&wish.service).is_none() {
+        return Err(ReviewError::NoService(wish.service));
+    }
     if wish.due < DUE.0 || wish.due > DUE.1 {
         return Err(ReviewError::Due);
     }
@@ -36,10 +40,6 @@ pub async fn start(desk: &Desk, caller: &Caller, wish: Wish, now: Timestamp) -> 
     };
     if wish.reviewers.len() > REVIEWERS_MAX || !wish.reviewers.iter().all(is_name) {
         return Err(ReviewError::Reviewers);
-    }
-    let policies = desk.policies.load_full();
-    if policies.service(&wish.service).is_none() {
-        return Err(ReviewError::NoService(wish.service));
     }
     let rules = policies.rules(&wish.service);
     if rules.is_empty() {
