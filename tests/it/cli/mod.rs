@@ -12,6 +12,7 @@ mod printer;
 mod profile;
 mod proxy;
 mod renewal;
+mod review;
 mod token;
 
 use std::io::Write;
