@@ -140,8 +140,37 @@ async fn a_review_takes_down_every_rule_with_who_may_ask_approve_and_come_in_wit
         let told = events(&house, EventType::ReviewStarted).await;
         assert_eq!(told.len(), 1);
         assert_eq!((told[0].text("/data/review"), told[0].text("/data/after/state")), (Some(id), Some("open")));
-        assert_eq!(told[0].body["data"]["rules"].as_array().map(Vec::len), Some(5));
+        assert_eq!(told[0].body["data"]["rule_list"].as_array().map(Vec::len), Some(5));
+        assert_eq!(told[0].body["data"]["rules"], 5);
         assert_eq!(told[0].clear().service.as_ref().map(ServiceName::as_str), Some("ops-api"));
+    }
+}
+
+#[tokio::test]
+async fn a_service_of_many_rules_is_reviewed_as_any_other() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let many = |text: &str| {
+            let permit = |number: u32| {
+                format!(
+                    "@id(\"one-of-many-{number}\")\npermit (principal in Group::\"g{number}\", action == Action::\"echo\", resource);\n"
+                )
+            };
+            text.to_owned() + &(0..400).map(permit).collect::<String>()
+        };
+        house.desk.policies.store(Arc::new(policies(many)));
+        let review = start(&house, &carol, &json!({ "service": "ops-api" })).await;
+        assert_eq!(review.body["items"].as_array().map(Vec::len), Some(405), "{review:?}");
+        // What reports count by is in the event, and a hash of all the rest.
+        let told = events(&house, EventType::ReviewStarted).await;
+        assert_eq!(
+            (told[0].text("/data/review"), told[0].body["data"]["undecided"].as_u64()),
+            (Some(review.text("/id")), Some(405))
+        );
+        assert!(told[0].text("/data/rules_sha256").is_some() && told[0].body["data"]["rule_list"].is_null());
+        let last = decide(&house, &carol, review.text("/id"), 405, "remove", &"x".repeat(1000)).await;
+        assert_eq!((last.status.as_u16(), last.text("/name")), (200, "one-of-many-399"), "{last:?}");
     }
 }
 
@@ -270,6 +299,29 @@ async fn a_decision_on_a_rule_that_was_changed_or_went_meanwhile_is_refused() {
         // Nobody has to decide about what is gone: two that changed and one that did not are left.
         let left = house.get(&carol, &format!("/api/v1/reviews/{id}")).await;
         assert_eq!(left.body["undecided"], 3, "{left:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_permit_without_an_id_is_known_by_what_it_means_wherever_it_stands() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let own = "permit (principal in Group::\"security\", action == Action::\"echo\", resource);\n";
+        let other = "permit (principal in Group::\"engineering\", action == Action::\"admin\", resource);\n";
+        house.desk.policies.store(Arc::new(policies(|text| format!("{text}{own}"))));
+        let review = start(&house, &carol, &json!({ "service": "ops-api" })).await;
+        let (id, number) = (review.text("/id"), 6);
+        let name = review.text("/items/5/name").to_owned();
+        assert!(name.starts_with("ops-api/access.cedar:"), "{review:?}");
+        // Another stands on its line now, and it is further down.
+        house.desk.policies.store(Arc::new(policies(|text| format!("{text}{other}{own}"))));
+        assert_eq!(rule(&house, &carol, id, number).await["now"], "same");
+        assert_eq!(decide(&house, &carol, id, number, "remove", "security looks elsewhere").await.status, 200);
+        house.desk.policies.store(Arc::new(policies(|text| format!("{text}{other}"))));
+        sweep(&house).await;
+        assert_eq!(rule(&house, &carol, id, number).await["state"], "removed");
+        assert_eq!(events(&house, EventType::ReviewRemoved).await[0].text("/data/name"), Some(&*name));
     }
 }
 
