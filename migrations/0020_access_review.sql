@@ -18,7 +18,7 @@ create table access_review (
     closed_by_kind text,
     closed_by_id text,
     closed_by_email text,
-    -- When it was last put on record that rules are undecided though it is due.
+    -- When it was last looked at, since it is due or closed, and put on record what is undecided.
     reminded_at bigint,
     constraint access_review_key primary key (id),
     constraint access_review_state check (state in ('open', 'closed')),

@@ -285,6 +285,13 @@ async fn whole(here: &SignedIn, text: &str) -> Result<ReviewId, Failure> {
     if let Ok(id) = ReviewId::parse(text) {
         return Ok(id);
     }
+    let tail = text.strip_prefix(ReviewId::PREFIX).unwrap_or_default();
+    if tail.is_empty() || !tail.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
+        return Err(Failure::usage(format!(
+            "`{}` is no id of an access review: write `rev_…`, or its beginning",
+            text.escape_debug()
+        )));
+    }
     let page = here.client.list("/api/v1/reviews").await?;
     let mut found = Vec::new();
     for item in &page.items {

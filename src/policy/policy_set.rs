@@ -31,7 +31,7 @@ pub enum InstallationAction {
     ReadAudit,
     /// Take the record out.
     ExportAudit,
-    /// Review break-glass openings, run reports.
+    /// Review break-glass openings and who may do what; run reports.
     Review,
     /// Change the installation.
     Administer,

@@ -40,6 +40,8 @@ pub struct RulePolicy {
     pub text: String,
     /// Whom it names, where its head names one principal alone.
     principal: Option<String>,
+    /// Whether it has an `@id`.
+    named: bool,
     meaning: Value,
 }
 
@@ -58,20 +60,23 @@ pub struct Rule {
     pub policies: Vec<RulePolicy>,
     /// SHA-256 of what it means, hexadecimal.
     pub sha256: String,
+    /// Whether its name is its own, not that of its line.
+    named: bool,
 }
 
 impl Rule {
     fn new(kind: RuleKind, name: String, summary: String, actions: Vec<String>, policies: Vec<RulePolicy>) -> Self {
         // A permit is what it says, under whatever name; an entitlement is asked for by its name.
-        let named = (kind == RuleKind::Entitlement).then(|| json!({ "name": name, "definition": summary }));
+        let defined = (kind == RuleKind::Entitlement).then(|| json!({ "name": name, "definition": summary }));
         let mut meanings: Vec<String> = policies
             .iter()
             .map(|policy| json!({ "roles": policy.roles, "policy": policy.meaning }).to_string())
             .collect();
         meanings.sort_unstable();
-        let meaning = json!({ "kind": kind.name(), "entitlement": named, "actions": actions, "policies": meanings });
+        let meaning = json!({ "kind": kind.name(), "entitlement": defined, "actions": actions, "policies": meanings });
         let sha256 = HEXLOWER.encode(&Sha256::digest(meaning.to_string().as_bytes()));
-        Self { kind, name, summary, actions, policies, sha256 }
+        let named = kind == RuleKind::Entitlement || policies.iter().all(|policy| policy.named);
+        Self { kind, name, summary, actions, policies, sha256, named }
     }
 
     /// Whether that principal is the only one whom the rule names in one of its roles: nobody else may ask,
@@ -93,16 +98,18 @@ impl PolicySet {
         self.rules.get(service).map_or(&[], Vec::as_slice)
     }
 
-    /// The rule of that kind and name.
+    /// The rule that means this.
     #[must_use]
-    pub fn rule(&self, service: &ServiceName, kind: RuleKind, name: &str) -> Option<&Rule> {
-        self.rules(service).iter().find(|rule| rule.kind == kind && rule.name == name)
+    pub fn rule(&self, service: &ServiceName, kind: RuleKind, sha256: &str) -> Option<&Rule> {
+        self.rules(service).iter().find(|rule| rule.kind == kind && rule.sha256 == sha256)
     }
 
-    /// Whether a rule is still there: under its name, or the same under another.
+    /// Whether a rule is still there: the same under any name, or another under its name. A permit without an
+    /// `@id` is called by its line, which is no name: it is known by what it means alone.
     #[must_use]
     pub fn has_rule(&self, service: &ServiceName, kind: RuleKind, name: &str, sha256: &str) -> bool {
-        self.rules(service).iter().any(|rule| rule.kind == kind && (rule.name == name || rule.sha256 == sha256))
+        let is_it = |rule: &Rule| rule.sha256 == sha256 || (rule.named && rule.name == name);
+        self.rules(service).iter().any(|rule| rule.kind == kind && is_it(rule))
     }
 }
 
@@ -151,11 +158,12 @@ fn part(file: &CedarFile, statement: &Statement, roles: Vec<&'static str>) -> Ru
     if let Some(meaning) = meaning.as_object_mut() {
         meaning.remove("annotations");
     }
+    let named = statement.policy.annotation("id").is_some_and(|id| !id.is_empty());
     let principal = match statement.policy.principal_constraint() {
         PrincipalConstraint::Eq(uid) => Some(uid.to_string()),
         _ => None,
     };
-    RulePolicy { name: statement.name.to_string(), roles, text: plain(text), principal, meaning }
+    RulePolicy { name: statement.name.to_string(), roles, text: plain(text), principal, named, meaning }
 }
 
 /// Whether its head lets only holders of an entitlement through.

@@ -43,11 +43,12 @@ const CLOSE: &str = concat!(
 const LIST_DUE: &str = concat!(
     "select ",
     columns!(),
-    " from access_review where state = 'open' and due_at <= $1 and (reminded_at is null or reminded_at <= $2) \
-     order by due_at limit $3"
+    " from access_review where ((state = 'open' and due_at <= $1) or (state = 'closed' and not exists \
+     (select 1 from access_review l where l.service = access_review.service and l.id > access_review.id))) \
+     and (reminded_at is null or reminded_at <= $2) order by due_at limit $3"
 );
 const REMIND: &str = "\
-    update access_review set reminded_at = $2 where id = $1 and state = 'open' \
+    update access_review set reminded_at = $2 where id = $1 \
     and (reminded_at is null or reminded_at <= $3)";
 
 /// Somebody who did something, with the address that the provider told of them.
@@ -164,7 +165,8 @@ impl Store {
         rows.into_iter().map(StoredReview::try_from).collect()
     }
 
-    /// Open reviews that are due and of which nobody was reminded since `reminded`.
+    /// Reviews that may have something undecided though they are over or due, and of which nobody was reminded
+    /// since `reminded`. One that is closed counts until another of its service begins.
     ///
     /// # Errors
     /// When the database is away or a row can't be.
@@ -232,7 +234,8 @@ impl Tx {
         row.map(StoredReview::try_from).transpose()
     }
 
-    /// Notes that it was put on record that the review is not done. `false`: somebody else did.
+    /// Notes that the review was looked at and, where something is undecided, that was put on record. `false`:
+    /// somebody else did.
     ///
     /// # Errors
     /// When the database refuses.

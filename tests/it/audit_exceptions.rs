@@ -3,11 +3,13 @@
 
 use doorward::audit::EventType;
 use doorward::audit::Outcome;
+use doorward::audit::filter::Filter;
 use doorward::audit::report::{Exception, FrameworkName};
 use doorward::model::{GrantId, Principal, Timestamp, Ttl};
 use serde_json::{Value, json};
 
-use crate::audit_report::{START, Script};
+use crate::audit_report::{START, Script, exported_of, run, told};
+use crate::support::temporary_folder;
 
 fn days(ago: u32) -> Timestamp {
     Timestamp::from_millis(START).minus(Ttl::hours(24 * ago))
@@ -79,6 +81,22 @@ fn a_period_shorter_than_90_days_says_that_it_can_not_tell_what_is_unused() {
     let report = script.report(FrameworkName::Soc2);
     assert_eq!(report.found(Exception::UnusedStanding).count, 0);
     assert!(report.gathered.limits.iter().any(|limit| limit.contains("for 90 days can't be told")), "{report:?}");
+}
+
+#[tokio::test]
+async fn an_export_shows_unused_standing_access_without_a_server() {
+    let mut script = Script::default();
+    judged(&mut script, EventType::DecisionAllow, "alice", "status", days(120));
+    judged(&mut script, EventType::DecisionAllow, "bob", "status", days(3));
+    session(&mut script, "alice", "ses_1", days(10));
+    let (text, key) = exported_of(&script, &Filter::default()).await;
+    let folder = temporary_folder();
+    std::fs::write(folder.path().join("record.jsonl"), text).unwrap();
+    let output = run(folder.path(), &["--framework", "soc2", "--in", "record.jsonl", "--key", &key, "--format", "csv"]);
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    let table = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<_> = table.lines().filter(|row| row.starts_with("exception,CC6.3,unused_standing_access")).collect();
+    assert!(rows.len() == 1 && rows[0].contains("dev|alice") && rows[0].contains("`status` of `ops-api`"), "{rows:?}");
 }
 
 fn credential(script: &mut Script, session: &str, name: &str, at: Timestamp, lasts: Ttl, grant: Option<GrantId>) {

@@ -583,6 +583,11 @@ fn no_empty_and_one_line(value: &Value) {
 
 /// A record that a store holds, exported with its proofs, and its root key.
 pub async fn exported(filter: &Filter) -> (String, String) {
+    exported_of(&every_type(), filter).await
+}
+
+/// The same of these events.
+pub async fn exported_of(script: &Script, filter: &Filter) -> (String, String) {
     let (clock, entropy) = (TestClock::new(), SeededEntropy::new(1));
     let sealer = Arc::new(Sealer::new(&[9; 32]).unwrap());
     let store = Store::open(&sqlite_database()).unwrap();
@@ -590,7 +595,7 @@ pub async fn exported(filter: &Filter) -> (String, String) {
     store.log_open(NodeId::from_bytes([1; 16]), sealing(1), clock.now()).await.unwrap();
     let root = Root::ensure(&store, &sealer, clock.now(), &entropy).await.unwrap();
     let mut tree = LogTree::open(&store, &sealer, &root, clock.now(), &entropy).await.unwrap();
-    let sealed: Vec<_> = every_type().events.iter().map(|event| sealing(1).seal(event)).collect();
+    let sealed: Vec<_> = script.events.iter().map(|event| sealing(1).seal(event)).collect();
     let mut tx = store.begin().await.unwrap();
     tx.record_batch(store.own_log().unwrap(), &sealed).await.unwrap();
     tx.commit().await.unwrap();

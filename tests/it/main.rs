@@ -83,6 +83,7 @@ mod provider;
 mod recorder;
 mod return_to;
 mod review_api;
+mod review_state;
 mod revocation;
 mod serve_refusals;
 mod session;

@@ -140,8 +140,37 @@ async fn a_review_takes_down_every_rule_with_who_may_ask_approve_and_come_in_wit
         let told = events(&house, EventType::ReviewStarted).await;
         assert_eq!(told.len(), 1);
         assert_eq!((told[0].text("/data/review"), told[0].text("/data/after/state")), (Some(id), Some("open")));
-        assert_eq!(told[0].body["data"]["rules"].as_array().map(Vec::len), Some(5));
+        assert_eq!(told[0].body["data"]["rule_list"].as_array().map(Vec::len), Some(5));
+        assert_eq!(told[0].body["data"]["rules"], 5);
         assert_eq!(told[0].clear().service.as_ref().map(ServiceName::as_str), Some("ops-api"));
+    }
+}
+
+#[tokio::test]
+async fn a_service_of_many_rules_is_reviewed_as_any_other() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let many = |text: &str| {
+            let permit = |number: u32| {
+                format!(
+                    "@id(\"one-of-many-{number}\")\npermit (principal in Group::\"g{number}\", action == Action::\"echo\", resource);\n"
+                )
+            };
+            text.to_owned() + &(0..400).map(permit).collect::<String>()
+        };
+        house.desk.policies.store(Arc::new(policies(many)));
+        let review = start(&house, &carol, &json!({ "service": "ops-api" })).await;
+        assert_eq!(review.body["items"].as_array().map(Vec::len), Some(405), "{review:?}");
+        // What reports count by is in the event, and a hash of all the rest.
+        let told = events(&house, EventType::ReviewStarted).await;
+        assert_eq!(
+            (told[0].text("/data/review"), told[0].body["data"]["undecided"].as_u64()),
+            (Some(review.text("/id")), Some(405))
+        );
+        assert!(told[0].text("/data/rules_sha256").is_some() && told[0].body["data"]["rule_list"].is_null());
+        let last = decide(&house, &carol, review.text("/id"), 405, "remove", &"x".repeat(1000)).await;
+        assert_eq!((last.status.as_u16(), last.text("/name")), (200, "one-of-many-399"), "{last:?}");
     }
 }
 
@@ -158,6 +187,7 @@ async fn decisions_give_way_until_the_review_is_closed_and_each_is_on_record_wit
             (200, "keep", "all need it"),
             "{first:?}"
         );
+        house.clock.advance(Ttl::seconds(1));
         let second = decide(&house, &carol, id, look, "remove", " too wide ").await;
         assert_eq!((second.text("/state"), second.text("/decision/reason")), ("remove", "too wide"));
         let told = events(&house, EventType::ReviewDecided).await;
@@ -200,8 +230,8 @@ async fn bad_input_is_told_what_is_wrong_with_it() {
         assert_eq!(house.get(&alice, &format!("/api/v1/reviews/{id}")).await.status, 404);
         assert_eq!(house.get(&alice, "/api/v1/reviews").await.body["items"], json!([]));
         assert_eq!(house.get(&Caller::default(), "/api/v1/reviews").await.status, 401);
+        assert_eq!(start(&house, &carol, &json!({ "service": "nowhere" })).await.status, 404);
         for body in [
-            json!({ "service": "nowhere" }),
             json!({ "service": "../etc" }),
             json!({ "service": "ops-api", "due": "59m" }),
             json!({ "service": "ops-api", "due": "400d" }),
@@ -273,6 +303,29 @@ async fn a_decision_on_a_rule_that_was_changed_or_went_meanwhile_is_refused() {
 }
 
 #[tokio::test]
+async fn a_permit_without_an_id_is_known_by_what_it_means_wherever_it_stands() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let own = "permit (principal in Group::\"security\", action == Action::\"echo\", resource);\n";
+        let other = "permit (principal in Group::\"engineering\", action == Action::\"admin\", resource);\n";
+        house.desk.policies.store(Arc::new(policies(|text| format!("{text}{own}"))));
+        let review = start(&house, &carol, &json!({ "service": "ops-api" })).await;
+        let (id, number) = (review.text("/id"), 6);
+        let name = review.text("/items/5/name").to_owned();
+        assert!(name.starts_with("ops-api/access.cedar:"), "{review:?}");
+        // Another stands on its line now, and it is further down.
+        house.desk.policies.store(Arc::new(policies(|text| format!("{text}{other}{own}"))));
+        assert_eq!(rule(&house, &carol, id, number).await["now"], "same");
+        assert_eq!(decide(&house, &carol, id, number, "remove", "security looks elsewhere").await.status, 200);
+        house.desk.policies.store(Arc::new(policies(|text| format!("{text}{other}"))));
+        sweep(&house).await;
+        assert_eq!(rule(&house, &carol, id, number).await["state"], "removed");
+        assert_eq!(events(&house, EventType::ReviewRemoved).await[0].text("/data/name"), Some(&*name));
+    }
+}
+
+#[tokio::test]
 async fn what_is_to_go_is_a_finding_until_it_is_gone_and_again_when_it_comes_back_under_another_name() {
     for url in databases() {
         let house = House::new(&url).await;
@@ -332,6 +385,18 @@ async fn what_is_undecided_when_it_is_due_is_put_on_record_each_week() {
         let (carol, _, _) = house.command_line("carol").await;
         let listed = house.get(&carol, "/api/v1/reviews?state=open&service=ops-api").await;
         assert_eq!(listed.body["items"][0]["overdue"], true);
+        // Closing it makes nothing decided; another review takes its place.
+        let path = format!("/api/v1/reviews/{}/close", review.text("/id"));
+        assert_eq!(house.json(&carol, &path, &json!({})).await.status, 200);
+        house.clock.advance(Ttl::hours(24 * 7));
+        sweep(&house).await;
+        let told = events(&house, EventType::ReviewOutstanding).await;
+        assert_eq!((told.len(), told[2].text("/data/state")), (3, Some("closed")));
+        let (carol, _, _) = house.command_line("carol").await;
+        start(&house, &carol, &json!({ "service": "ops-api" })).await;
+        house.clock.advance(Ttl::hours(24 * 7));
+        sweep(&house).await;
+        assert_eq!(events(&house, EventType::ReviewOutstanding).await.len(), 3);
     }
 }
 

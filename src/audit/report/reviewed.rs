@@ -1,7 +1,7 @@
 //! Access reviews: rules that were decided to go and are still there, and rules that nobody decided in time.
 //!
-//! INVARIANT: of each thing its latest event counts, by time and then by kind, so the order of logs changes
-//! nothing.
+//! INVARIANT: of each thing its latest event counts, by time, then by kind, then by its place in its log, so the
+//! order of logs changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::audit::event::EventType;
 use crate::model::Timestamp;
 
 /// When, and of two at once which counts.
-type Moment = (Timestamp, u8);
+type Moment = (Timestamp, u8, u64);
 
 /// A rule of a review that was decided.
 #[derive(Default)]
@@ -56,13 +56,13 @@ impl Reviewed {
             _ => return,
         };
         let Some(review) = seen.text("/data/review") else { return };
-        let moment = (seen.leaf.time, rank);
+        let moment = (seen.leaf.time, rank, seen.index());
         if let Some(item) = seen.number("/data/item") {
             self.rule(seen, &format!("{review} {item}"), moment);
         }
         let Some(undecided) = seen.number("/data/undecided") else { return };
         let Some(track) = self.reviews.of(review) else { return };
-        track.closed |= seen.leaf.kind == EventType::ReviewClosed;
+        track.closed |= seen.leaf.kind == EventType::ReviewClosed || seen.text("/data/state") == Some("closed");
         track.due = track.due.or_else(|| seen.text("/data/due_at").and_then(Timestamp::parse));
         if track.at < Some(moment) {
             track.at = Some(moment);

@@ -132,6 +132,9 @@ impl<'a> Seen<'a> {
             add(self.leaf.service.as_ref().map(crate::model::ServiceName::as_str).or_else(|| self.text("/resource")));
         }
         add(self.text("/reason").or_else(|| self.text("/data/reason")));
+        for what in ["/data/name", "/data/after/decision", "/data/after/reason"] {
+            add(self.text(what));
+        }
         for what in ["/data/scope", "/data/end", "/data/change", "/data/kind", "/data/what", "/data/version"] {
             add(self.text(what));
         }

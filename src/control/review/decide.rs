@@ -87,7 +87,7 @@ async fn own_access(
     rule: &StoredRule,
     now: Timestamp,
 ) -> Result<Option<&'static str>, ReviewError> {
-    let defined = policies.rule(&rule.service, rule.kind, &rule.name);
+    let defined = policies.rule(&rule.service, rule.kind, &rule.sha256);
     if defined.is_some_and(|rule| human.accounts().any(|account| rule.is_only_for(&account.to_string()))) {
         return Ok(Some("whom it names"));
     }

@@ -42,9 +42,9 @@ pub const REVIEWER_BYTES_MAX: usize = 320;
 /// What became of a rule in the policies since its review began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuleNow {
-    /// It means the same.
+    /// It means the same, whatever it is called.
     Same,
-    /// It is called the same and means something else, or the other way round.
+    /// What is called so means something else.
     Changed,
     /// It is not there any more.
     Gone,
@@ -62,12 +62,11 @@ impl RuleNow {
     }
 
     fn of(policies: &PolicySet, rule: &StoredRule) -> Self {
-        match policies.rule(&rule.service, rule.kind, &rule.name) {
-            Some(now) if now.sha256 == rule.sha256 => Self::Same,
-            Some(_) => Self::Changed,
-            None if policies.has_rule(&rule.service, rule.kind, &rule.name, &rule.sha256) => Self::Changed,
-            None => Self::Gone,
+        if policies.rule(&rule.service, rule.kind, &rule.sha256).is_some() {
+            return Self::Same;
         }
+        let is_there = policies.has_rule(&rule.service, rule.kind, &rule.name, &rule.sha256);
+        if is_there { Self::Changed } else { Self::Gone }
     }
 }
 
@@ -230,6 +229,7 @@ fn event(
 ) -> Event {
     let mut event = Event::new(desk.event_id(now), now, kind, outcome)
         .with("review", review.stored.id.to_string())
+        .with("state", review.stored.state.name())
         .with("due_at", review.stored.due_at.to_string())
         .with("undecided", review.undecided());
     event.action = Some(InstallationAction::Review.name().into());

@@ -1,6 +1,8 @@
 //! A review begins: the rules of the service are taken down as they are.
 
-use serde_json::json;
+use data_encoding::HEXLOWER;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::audit::{EventType, Outcome};
 use crate::model::{ReviewId, ReviewState, RuleState, ServiceName, Timestamp, Ttl};
@@ -10,6 +12,10 @@ use crate::store::{RULES_MAX, StoredReview, StoredRule};
 use super::super::caller::Caller;
 use super::super::desk::Desk;
 use super::{DUE, REVIEWER_BYTES_MAX, REVIEWERS_MAX, Review, ReviewError, doer, event, may};
+
+/// The longest list of rules that stands in the event itself, in bytes: of data that is too long an event keeps only
+/// a hash. Each rule's own hash is on record again with each decision about it.
+const LISTED_BYTES_MAX: usize = 8 * 1024;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -28,6 +34,10 @@ pub struct Wish {
 /// When the caller may not, there is nothing to review, or one is open.
 pub async fn start(desk: &Desk, caller: &Caller, wish: Wish, now: Timestamp) -> Result<Review, ReviewError> {
     may(desk, caller, now)?;
+    let policies = desk.policies.load_full();
+    if policies.service(&wish.service).is_none() {
+        return Err(ReviewError::NoService(wish.service));
+    }
     if wish.due < DUE.0 || wish.due > DUE.1 {
         return Err(ReviewError::Due);
     }
@@ -36,10 +46,6 @@ pub async fn start(desk: &Desk, caller: &Caller, wish: Wish, now: Timestamp) -> 
     };
     if wish.reviewers.len() > REVIEWERS_MAX || !wish.reviewers.iter().all(is_name) {
         return Err(ReviewError::Reviewers);
-    }
-    let policies = desk.policies.load_full();
-    if policies.service(&wish.service).is_none() {
-        return Err(ReviewError::NoService(wish.service));
     }
     let rules = policies.rules(&wish.service);
     if rules.is_empty() {
@@ -82,12 +88,18 @@ pub async fn start(desk: &Desk, caller: &Caller, wish: Wish, now: Timestamp) -> 
         tx.review_rule_insert(rule).await?;
     }
     let review = Review::of(&policies, stored, rules);
-    let told: Vec<_> = review.rules.iter().map(|rule| told(&rule.stored)).collect();
+    let list: Vec<_> = review.rules.iter().map(|rule| told(&rule.stored)).collect();
+    let list = Value::from(list);
+    let text = list.to_string();
     let mut event = event(desk, EventType::ReviewStarted, Outcome::Success, &review, &policies, now)
-        .with("before", serde_json::Value::Null)
+        .with("before", Value::Null)
         .with("after", json!({ "state": review.stored.state.name() }))
         .with("reviewers", review.stored.reviewers.len())
-        .with("rules", told);
+        .with("rules", review.rules.len())
+        .with("rules_sha256", HEXLOWER.encode(&Sha256::digest(text.as_bytes())));
+    if text.len() <= LISTED_BYTES_MAX {
+        event = event.with("rule_list", list);
+    }
     event.actor = caller.actor();
     tx.event_append(&event).await?;
     tx.commit().await?;
@@ -102,6 +114,6 @@ fn definition(rule: &Rule) -> String {
     json!({ "summary": rule.summary, "actions": rule.actions, "policies": policies }).to_string()
 }
 
-fn told(rule: &StoredRule) -> serde_json::Value {
+fn told(rule: &StoredRule) -> Value {
     json!({ "item": rule.number, "kind": rule.kind.name(), "name": rule.name, "sha256": rule.sha256 })
 }

@@ -53,18 +53,16 @@ pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), Stor
     Ok(())
 }
 
-/// A review that is due: puts on record what is undecided.
+/// A review that is due or closed: puts on record how much is undecided.
 async fn remind(desk: &Desk, policies: &PolicySet, stored: StoredReview, now: Timestamp) -> Result<(), StoreError> {
     let rules = desk.store.review_rules(stored.id).await?;
     let review = Review::of(policies, stored, rules);
-    let undecided = review.undecided();
-    if undecided == 0 {
-        return Ok(());
-    }
     let mut tx = desk.store.begin().await?;
     if tx.review_remind(review.stored.id, now, now.minus(REMIND_EVERY)).await? {
-        let event = event(desk, EventType::ReviewOutstanding, Outcome::Failed, &review, policies, now);
-        tx.event_append(&event.with("what", "undecided")).await?;
+        if review.undecided() > 0 {
+            let event = event(desk, EventType::ReviewOutstanding, Outcome::Failed, &review, policies, now);
+            tx.event_append(&event.with("what", "undecided")).await?;
+        }
         tx.commit().await?;
     }
     Ok(())

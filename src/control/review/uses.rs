@@ -1,19 +1,24 @@
 //! Who uses a rule: holders of an entitlement, and those whom a permit let through.
 //!
-//! What passed the door is looked for in the newest decisions about the service, as many as one page after
-//! the other allows; back to when that reached is told with it.
+//! What passed the door is looked for in the newest decisions about the service, back to 90 days where that is
+//! not too much; back to when it reached is told with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::audit::filter::Filter;
 use crate::audit::{EventType, PersonalField};
 use crate::model::{EntitlementName, GrantId, Principal, RuleKind, ServiceName, Timestamp, Ttl};
-use crate::store::{EVENT_PAGE_MAX, EventFilter, Recorded, StoreError, StoredRule};
+use crate::store::{EVENT_PAGE_MAX, Recorded, StoreError, StoredRule};
 
 use super::super::desk::Desk;
 use super::Review;
 
 /// How far back.
 const SINCE: Ttl = Ttl::hours(24 * 90);
+/// By which steps, in days; the last is [`SINCE`].
+const STEPS_DAYS: [u32; 7] = [1, 3, 7, 14, 30, 60, 90];
+/// After how long no further step is made.
+const PATIENCE: Ttl = Ttl::seconds(5);
 /// Pages of decisions that are read at most.
 const PAGES_MAX: usize = 20;
 /// Grants whose approvers are asked for at most, the latest.
@@ -53,25 +58,34 @@ struct Passed {
     since: Option<Timestamp>,
 }
 
+/// Reads back, in steps that grow, until it is far enough, enough was read, or it took too long.
 async fn passed(desk: &Desk, service: &ServiceName, now: Timestamp) -> Result<Passed, StoreError> {
-    let from = now.minus(SINCE);
-    let mut passed = Passed { since: Some(from), ..Passed::default() };
-    let mut before = None;
-    for page in 1..=PAGES_MAX {
-        let filter = EventFilter {
+    let (mut passed, mut to, mut pages) = (Passed::default(), now.plus(Ttl::seconds(1)), 0);
+    let began = desk.clock.now();
+    for days in STEPS_DAYS {
+        let from = now.minus(Ttl::hours(24 * days));
+        let filter = Filter {
             kind: Some(EventType::DecisionAllow),
-            service: Some(service),
+            service: Some(service.clone()),
             from: Some(from),
-            before,
-            ..EventFilter::default()
+            to: Some(to),
+            ..Filter::default()
         };
-        let events = desk.store.event_list(&filter, EVENT_PAGE_MAX).await?;
-        events.iter().for_each(|event| passed.take(event));
-        let whole = events.len() >= usize::try_from(EVENT_PAGE_MAX).unwrap_or(usize::MAX);
-        let Some(last) = events.last().filter(|_| whole) else { break };
-        before = Some(last.clear().id);
-        if page == PAGES_MAX {
-            passed.since = Some(last.clear().time);
+        let mut before = None;
+        loop {
+            let events = desk.store.event_search(&filter, before, EVENT_PAGE_MAX).await?;
+            events.iter().for_each(|event| passed.take(event));
+            let whole = events.len() >= usize::try_from(EVENT_PAGE_MAX).unwrap_or(usize::MAX);
+            let Some(last) = events.last().filter(|_| whole) else { break };
+            (before, pages) = (Some(last.clear().id), pages + 1);
+            if pages >= PAGES_MAX {
+                passed.since = Some(last.clear().time);
+                return Ok(passed);
+            }
+        }
+        (passed.since, to) = (Some(from), from);
+        if desk.clock.now().since(began) > PATIENCE {
+            break;
         }
     }
     Ok(passed)

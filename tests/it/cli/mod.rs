@@ -13,6 +13,7 @@ mod printer;
 mod profile;
 mod proxy;
 mod renewal;
+mod review;
 mod token;
 
 use std::io::Write;
