@@ -15,6 +15,7 @@ mod credential;
 mod decided;
 mod decision;
 mod discovery;
+mod erasure;
 mod fields;
 mod grant;
 mod idempotent;
@@ -122,6 +123,9 @@ routes! {
     get "/api/v1/audit/checkpoint" Session => audit::checkpoint;
     get "/api/v1/audit/inclusion" Session => audit::inclusion;
     get "/api/v1/audit/consistency" Session => audit::consistency;
+    get "/api/v1/audit/erasures" Session => erasure::list;
+    post "/api/v1/audit/erasures" Session => erasure::create;
+    get "/api/v1/audit/erasures/{id}" Session => erasure::fetch;
     get "/api/v1/policies/convergence" Session => convergence::list;
     get "/api/v1/openapi.json" Nobody => openapi::document;
     get "/oauth2/authorize" Browser => oauth::authorize;

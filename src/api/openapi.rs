@@ -123,6 +123,15 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/audit/checkpoint" => ("The newest signed checkpoint of every log", page("AuditCheckpoint"), None),
         "/api/v1/audit/inclusion" => ("Proof that an event is in its log (RFC 9162 §2.1.3)", shape("AuditProof"), None),
         "/api/v1/audit/consistency" => ("Proof that a log only grew (RFC 9162 §2.1.4)", shape("AuditProof"), None),
+        "/api/v1/audit/erasures" if method == "GET" => {
+            ("People who were erased from the record, newest first, by pseudonym", page("Erasure"), None)
+        }
+        "/api/v1/audit/erasures" => (
+            "Erases a person: their values and salts go, leaves and proofs stay; with `dry_run` tells what would go",
+            Some(json!({ "anyOf": [shape("Erasure"), shape("ErasureDryRun")] })),
+            body("NewErasure"),
+        ),
+        "/api/v1/audit/erasures/{id}" => ("An erasure, and what rules hold back of it", shape("Erasure"), None),
         "/api/v1/policies/convergence" => ("Which policies each node has in force", page("NodePolicies"), None),
         "/api/v1/openapi.json" => ("This document", Some(json!({ "type": "object" })), None),
         "/oauth2/authorize" => (
@@ -288,6 +297,7 @@ fn parameters(route: &Route) -> Vec<Value> {
             let state = query("state", "one:waiting|delivered|dead");
             vec![state, query("cursor", "notice_place"), query("limit", "limit")]
         }
+        ("GET", "/api/v1/audit/erasures") => vec![query("cursor", "id:ers_"), query("limit", "limit")],
         (_, "/oauth2/authorize") => {
             let required = ["response_type", "client_id", "redirect_uri", "code_challenge", "code_challenge_method"];
             let optional = ["state", "login_hint", "provider"];
@@ -326,6 +336,7 @@ fn parameters(route: &Route) -> Vec<Value> {
             Some("credentials") => "id:crd_",
             Some("decisions") => "id:dec_",
             Some("notices") => "id:evt_",
+            Some("audit") => "id:ers_",
             Some("breakglass") if route.path.ends_with("/close") => "id:brk_",
             Some("breakglass") => "id:(brk|grt)_",
             _ => "string",

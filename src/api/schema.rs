@@ -141,6 +141,16 @@ fn people_and_services() -> Value {
         "AuditCheckpoint": object(&[
             ("log", "string"), ("size", "integer"), ("root", "string"), ("time", "time"), ("note", "string"),
         ]),
+        "KeptByRule": object(&[("rule", "string"), ("reason", "string"), ("events", "integer"), ("until", "time")]),
+        "Erasure": object(&[
+            ("id", "id:ers_"), ("pseudonym", "id:usr_"), ("state", "one:running|kept|done"), ("reason", "string"),
+            ("requested_by", "id:usr_"), ("requested_at", "time"), ("events", "integer"), ("fields", "integer"),
+            ("kept", "KeptByRule[]"), ("finished_at", "time?"),
+        ]),
+        "ErasureDryRun": object(&[
+            ("pseudonym", "id:usr_"), ("events", "integer"), ("fields", "integer"), ("kept", "KeptByRule[]"),
+        ]),
+        "NewErasure": body(&[("person", "words"), ("reason", "words"), ("dry_run?", "boolean")]),
         "NodePolicies": object(&[
             ("node", "string"), ("policy_version", "string?"), ("since", "time?"), ("refused_at", "time?"),
             ("agrees", "boolean"),

@@ -134,8 +134,10 @@ event_types! {
     AuditSpoolMerged = "audit.spool_merged",
     /// Old events were pruned; their hashes stay.
     AuditPruned = "audit.pruned",
-    /// A person's values were erased from the record.
+    /// Personal values and their salts were erased: one batch of an erasure.
     AuditErased = "audit.erased",
+    /// A person was erased from the record: whose pseudonym, why, how much, what is kept by which rule.
+    AuditPersonErased = "audit.person_erased",
     /// An access review was begun, decided in part, or closed.
     AccessReviewed = "review.recorded",
     /// The clock stepped.

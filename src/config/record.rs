@@ -7,6 +7,7 @@ use std::sync::Arc;
 use data_encoding::BASE64;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use crate::audit::keep::KeepRule;
 use crate::model::{Secret, Ttl};
 
 use super::section::Section;
@@ -74,6 +75,8 @@ pub struct Audit {
     pub witnesses: Vec<Witness>,
     /// `spool` and `spool_megabytes`.
     pub spool: Spool,
+    /// `[[audit.keep]]`: what an erasure of a person must leave.
+    pub keep: Vec<KeepRule>,
 }
 
 impl Audit {
@@ -215,7 +218,8 @@ pub(in crate::config) fn read_audit(mut section: Section<'_>, storage: Option<&S
         _ => None,
     });
     let spool = read_spool(&mut section, storage);
-    Audit { requests: requests.unwrap_or_default(), retention, witnesses, spool }
+    let keep = super::keep::read(section.sections("keep"), retention);
+    Audit { requests: requests.unwrap_or_default(), retention, witnesses, spool, keep }
 }
 
 fn read_spool(section: &mut Section<'_>, storage: Option<&Storage>) -> Spool {

@@ -154,9 +154,10 @@ impl Writer {
     }
 
     fn sealed(&self, batch: &[Entry], told: u64) -> Vec<Sealed> {
-        let mut events: Vec<Sealed> = batch.iter().map(|entry| self.sealing.seal(&entry.event)).collect();
+        let sealing = self.sealing();
+        let mut events: Vec<Sealed> = batch.iter().map(|entry| sealing.seal(&entry.event)).collect();
         if told > 0 {
-            events.push(self.sealing.seal(&self.lost_event(told)));
+            events.push(sealing.seal(&self.lost_event(told)));
         }
         events
     }
@@ -218,6 +219,19 @@ impl Writer {
         let log = self.log()?;
         let mut tx = self.store.begin().await?;
         let added = tx.record_batch(log, events).await?;
+        tx.commit().await?;
+        Ok(added)
+    }
+
+    /// The sealing of the store's log once that is open: it hears of pseudonyms that are retired.
+    fn sealing(&self) -> Arc<Sealing> {
+        self.store.sealing().unwrap_or_else(|_| Arc::clone(&self.sealing))
+    }
+
+    async fn merge_once(&self, events: &[Sealed]) -> Result<usize, StoreError> {
+        let log = self.log()?;
+        let mut tx = self.store.begin().await?;
+        let added = tx.record_merge(log, events, self.clock.now()).await?;
         tx.commit().await?;
         Ok(added)
     }
@@ -370,7 +384,7 @@ impl Writer {
             }
         }
         if merged.count > 0 {
-            let event = self.sealing.seal(&self.merged_event(&merged));
+            let event = self.sealing().seal(&self.merged_event(&merged));
             if self.merge_write(std::slice::from_ref(&event), true).await.is_none() {
                 return false;
             }
@@ -406,7 +420,7 @@ impl Writer {
         }
         let settings = self.shared.settings;
         let limit = if last { settings.spool_after } else { settings.write_timeout };
-        let mut write = pin!(timeout(limit, self.write_once(events)));
+        let mut write = pin!(timeout(limit, self.merge_once(events)));
         let done = loop {
             tokio::select! {
                 done = &mut write => break done,

@@ -227,6 +227,7 @@ impl Following {
             | T::AuditSpoolMerged
             | T::AuditPruned
             | T::AuditErased
+            | T::AuditPersonErased
             | T::AccessReviewed
             | T::ClockStepped => {}
         }

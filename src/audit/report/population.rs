@@ -124,6 +124,8 @@ populations! {
     /// What became of the record itself.
     AuditUpkeep = "audit_upkeep", "Pruning, erasure, merged spools and losses of the record",
         r#".type == "audit.pruned" or .type == "audit.erased" or .type == "audit.spool_merged" or .type == "record.lost""#;
+    /// People who were erased.
+    Erasures = "erasures", "People erased from the record", r#".type == "audit.person_erased""#;
     /// Access reviews.
     AccessReviews = "access_reviews", "Access reviews recorded", r#".type == "review.recorded""#;
     /// Starts and stops.
@@ -206,6 +208,7 @@ pub fn belongs(seen: &Seen<'_>, mut each: impl FnMut(Population)) {
         T::KeyChanged | T::AuditLogOpened | T::BreakGlassCustodiansChanged => each(P::KeyChanges),
         T::AuditRead | T::AuditExported => each(P::AuditAccess),
         T::AuditPruned | T::AuditErased | T::AuditSpoolMerged | T::RecordLost => each(P::AuditUpkeep),
+        T::AuditPersonErased => each(P::Erasures),
         T::AccessReviewed => each(P::AccessReviews),
         T::NodeStarted | T::NodeStopped => each(P::NodeRuns),
         T::ClockStepped => each(P::ClockSteps),

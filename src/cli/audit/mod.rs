@@ -1,6 +1,7 @@
 //! `doorward audit`: the record exported, verified, reported on, followed and searched.
 
 mod anchor;
+mod erase;
 mod export;
 mod folder;
 mod follow;
@@ -52,6 +53,14 @@ Examples:
   doorward audit search --grant grt_…
   doorward audit search --from 2026-11-22T00:00:00Z --to 2026-11-23T00:00:00Z --type session.start -o json";
 
+const ERASE_EXAMPLES: &str = "\
+Examples:
+  doorward audit erase 'company|8f14e45f' --reason 'request DSR-118' --dry-run
+  doorward audit erase alice@example.com --reason 'request DSR-118'
+
+Values and salts go, from the record and from every other table; leaves, proofs and the pseudonym stay. What
+`[[audit.keep]]` holds back goes by itself when the rule's time is over. For those who may `administer`.";
+
 /// `doorward audit …`
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
@@ -70,6 +79,11 @@ pub enum AuditCommand {
     /// Events of the past, newest first
     #[command(before_help = SEARCH_EXAMPLES)]
     Search(SearchArgs),
+    /// Erase a person from the record, without breaking a proof
+    #[command(before_help = ERASE_EXAMPLES)]
+    Erase(EraseArgs),
+    /// Who was erased, by pseudonym, and what rules keep
+    Erasures(ErasuresArgs),
 }
 
 /// Which events
@@ -249,6 +263,34 @@ pub struct SearchArgs {
     pub limit: u32,
 }
 
+/// `doorward audit erase`
+#[derive(Debug, Clone, Args)]
+pub struct EraseArgs {
+    /// Whom: `<provider>|<subject>`, `usr_…`, or an e-mail address that one account has had
+    #[arg(value_name = "PERSON")]
+    pub person: String,
+    /// Why, without naming them: it stays on record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Only tell how much would go, and what rules keep
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Don't ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `doorward audit erasures`
+#[derive(Debug, Clone, Args)]
+pub struct ErasuresArgs {
+    /// How many at most, the newest first
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub limit: u32,
+    /// Go on after a page: its `next`
+    #[arg(long, value_name = "CURSOR")]
+    pub cursor: Option<String>,
+}
+
 /// Runs one of them.
 ///
 /// # Errors
@@ -260,5 +302,7 @@ pub fn run(context: &Context, command: AuditCommand) -> Result<(), Failure> {
         AuditCommand::Report(args) => super::wait_for(report::run(context, &args)),
         AuditCommand::Tail(args) => super::wait_for(follow::tail(context, &args)),
         AuditCommand::Search(args) => super::wait_for(follow::search(context, &args)),
+        AuditCommand::Erase(args) => super::wait_for(erase::erase(context, &args)),
+        AuditCommand::Erasures(args) => super::wait_for(erase::list(context, &args)),
     }
 }

@@ -1,0 +1,496 @@
+//! Erasures of people from the record: what is asked for, how far it is, and what a rule holds back.
+//!
+//! INVARIANTS: only events that have their leaf lose values, so that the leaf commits to what went;
+//! whoever works on an erasure holds its row until the transaction ends, and how far it looked commits
+//! with what it erased, so that a crash repeats nothing and leaves nothing out.
+
+use sqlx::{AnyConnection, FromRow};
+
+use super::audit_event::{Recorded, Row as EventRow};
+use super::engine::{Store, StoreError, Tx};
+use super::log::Log;
+use crate::audit::Sealed;
+use crate::model::{ErasureId, EventId, Timestamp, UserRef};
+
+/// The most that one page of erasures has.
+pub const ERASURE_PAGE_MAX: u32 = 200;
+/// Places of a log that one look goes through.
+pub const ERASURE_LOOK: i64 = 5_000;
+/// Events that one look gives at most.
+pub const ERASURE_BATCH: i64 = 500;
+
+macro_rules! columns {
+    () => {
+        "id, pseudonym, requested_at, requested_by, reason, state, events, fields, finished_at"
+    };
+}
+
+const INSERT: &str = concat!(
+    "insert into audit_erasure (",
+    columns!(),
+    ", look_again_at) values ($1, $2, $3, $4, $5, 'running', 0, 0, null, $6)"
+);
+const FETCH: &str = concat!("select ", columns!(), " from audit_erasure where id = $1");
+const OF: &str = concat!("select ", columns!(), " from audit_erasure where pseudonym = $1");
+const LIST: &str = concat!("select ", columns!(), " from audit_erasure where id < $1 order by id desc limit $2");
+const DUE: &str = concat!(
+    "select ",
+    columns!(),
+    " from audit_erasure where state = 'running' or look_again_at <= $1 order by id limit $2"
+);
+/// An update that changes nothing: it waits for who works on the row, and makes others wait.
+const HOLD: &str = concat!(
+    "update audit_erasure set events = events where id = $1 and (state = 'running' or look_again_at <= $2) returning ",
+    columns!()
+);
+const COUNT: &str = "update audit_erasure set events = events + $2, fields = fields + $3 where id = $1";
+macro_rules! finish {
+    ($states:literal) => {
+        concat!(
+            "update audit_erasure set state = case when exists \
+             (select 1 from audit_erasure_kept k where k.erasure = audit_erasure.id) then 'kept' else 'done' end, \
+             finished_at = case when exists \
+             (select 1 from audit_erasure_kept k where k.erasure = audit_erasure.id) then null \
+             else coalesce(finished_at, $2) end, \
+             look_again_at = case when look_again_at <= $2 then null else look_again_at end \
+             where id = $1 and ",
+            $states
+        )
+    };
+}
+const FINISH: &str = finish!("state in ('running', 'kept', 'done')");
+/// One whose batches are under way is not over, whatever rules let go.
+const FINISH_KEPT: &str = finish!("state = 'kept' and look_again_at is null");
+const LOOK_AGAIN: &str = "\
+    update audit_erasure set look_again_at = $1 where pseudonym in \
+    (select actor from audit_event where log = $2 and seq >= $3 and actor is not null)";
+const SIZE: &str = "select next_seq from audit_log where number = $1";
+const RETIRED: &str = "select pseudonym from audit_erasure";
+
+const REACHED: &str = "select next_seq from audit_erasure_log where erasure = $1 and log = $2";
+const REACH: &str = "\
+    insert into audit_erasure_log (erasure, log, next_seq) values ($1, $2, $3) \
+    on conflict (erasure, log) do update set next_seq = excluded.next_seq";
+
+const MATCHING: &str = "\
+    select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \
+    e.body, e.personal, e.salts, e.leaf \
+    from audit_event e join audit_log l on l.number = e.log \
+    where e.log = $1 and e.seq >= $2 and e.seq < $3 and e.body <> '' and e.personal <> '{}' \
+    and (e.actor = $4 or e.body like $5) order by e.seq limit $6";
+/// Not one that was pruned meanwhile: nothing of it may come back.
+const ERASE: &str =
+    "update audit_event set personal = $2, salts = $3 where id = $1 and body <> '' and leaf is not null";
+
+const KEEP: &str = "\
+    insert into audit_erasure_kept (erasure, event, rule, until) values ($1, $2, $3, $4) \
+    on conflict (erasure, event) do update set rule = excluded.rule, until = excluded.until";
+const KEPT: &str = "\
+    select rule, count(*) as events, max(until) as until from audit_erasure_kept where erasure = $1 \
+    group by rule order by rule";
+const KEPT_DUE: &str = "\
+    select k.erasure, k.event, k.rule, e.pseudonym from audit_erasure_kept k join audit_erasure e on e.id = k.erasure \
+    where k.until <= $1 order by k.until, k.event limit $2";
+const KEPT_DONE: &str = "delete from audit_erasure_kept where erasure = $1 and event = $2";
+
+/// How far an erasure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErasureState {
+    /// Batches are under way.
+    Running,
+    /// All is erased but what a rule holds back.
+    Kept,
+    /// All is erased.
+    Done,
+}
+
+impl ErasureState {
+    /// As stored and shown.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Kept => "kept",
+            Self::Done => "done",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Running, Self::Kept, Self::Done].into_iter().find(|state| state.name() == text)
+    }
+}
+
+/// An erasure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Erasure {
+    /// Its id.
+    pub id: ErasureId,
+    /// Whose trail: a pseudonym that is nobody's any more.
+    pub pseudonym: UserRef,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// By whom, by pseudonym.
+    pub requested_by: UserRef,
+    /// Why.
+    pub reason: String,
+    /// How far it is.
+    pub state: ErasureState,
+    /// Events that lost values.
+    pub events: i64,
+    /// Values that went, each with its salt.
+    pub fields: i64,
+    /// When all was erased.
+    pub finished_at: Option<Timestamp>,
+}
+
+#[derive(FromRow)]
+struct Row {
+    id: String,
+    pseudonym: String,
+    requested_at: i64,
+    requested_by: String,
+    reason: String,
+    state: String,
+    events: i64,
+    fields: i64,
+    finished_at: Option<i64>,
+}
+
+impl TryFrom<Row> for Erasure {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let wrong = |column| StoreError::Inconsistent { table: "audit_erasure", column, row: row.id.clone() };
+        Ok(Self {
+            id: ErasureId::parse(&row.id).map_err(|_| wrong("id"))?,
+            pseudonym: UserRef::parse(&row.pseudonym).map_err(|_| wrong("pseudonym"))?,
+            requested_at: Timestamp::from_millis(row.requested_at),
+            requested_by: UserRef::parse(&row.requested_by).map_err(|_| wrong("requested_by"))?,
+            state: ErasureState::parse(&row.state).ok_or_else(|| wrong("state"))?,
+            events: row.events,
+            fields: row.fields,
+            finished_at: row.finished_at.map(Timestamp::from_millis),
+            reason: row.reason,
+        })
+    }
+}
+
+/// What one rule holds back of an erasure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptByRule {
+    /// The rule's name.
+    pub rule: String,
+    /// How many events.
+    pub events: i64,
+    /// When the last of them goes.
+    pub until: Timestamp,
+}
+
+#[derive(FromRow)]
+struct KeptRow {
+    rule: String,
+    events: i64,
+    until: i64,
+}
+
+/// An event that a rule held back until now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldBack {
+    /// Of which erasure.
+    pub erasure: ErasureId,
+    /// The event.
+    pub event: EventId,
+    /// Whose.
+    pub pseudonym: UserRef,
+    /// Which rule.
+    pub rule: String,
+}
+
+#[derive(FromRow)]
+struct HeldRow {
+    erasure: String,
+    event: String,
+    rule: String,
+    pseudonym: String,
+}
+
+impl TryFrom<HeldRow> for HeldBack {
+    type Error = StoreError;
+
+    fn try_from(row: HeldRow) -> Result<Self, StoreError> {
+        let wrong = |column| StoreError::Inconsistent { table: "audit_erasure_kept", column, row: row.event.clone() };
+        Ok(Self {
+            erasure: ErasureId::parse(&row.erasure).map_err(|_| wrong("erasure"))?,
+            event: EventId::parse(&row.event).map_err(|_| wrong("event"))?,
+            pseudonym: UserRef::parse(&row.pseudonym).map_err(|_| wrong("erasure"))?,
+            rule: row.rule,
+        })
+    }
+}
+
+async fn kept(connection: &mut AnyConnection, id: ErasureId) -> Result<Vec<KeptByRule>, StoreError> {
+    let rows: Vec<KeptRow> = sqlx::query_as(KEPT).bind(id.to_string()).fetch_all(connection).await?;
+    let read =
+        |row: KeptRow| KeptByRule { rule: row.rule, events: row.events, until: Timestamp::from_millis(row.until) };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+async fn matching(
+    connection: &mut AnyConnection,
+    log: Log,
+    (from, to): (i64, i64),
+    pseudonym: UserRef,
+    limit: i64,
+) -> Result<Vec<Recorded>, StoreError> {
+    let rows: Vec<EventRow> = sqlx::query_as(MATCHING)
+        .bind(log.number)
+        .bind(from)
+        .bind(to)
+        .bind(pseudonym.to_string())
+        // Who was meant stands in the body; the columns tell who acted. A blank can't be in it, and what
+        // the `_` of the pseudonym lets in beside it is looked at again by whoever asks.
+        .bind(format!("%\"subject\":{{\"id\":\"{pseudonym}\"%"))
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
+    rows.into_iter().map(Recorded::try_from).collect()
+}
+
+impl Store {
+    /// Erasures, newest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn erasure_list(&self, before: Option<ErasureId>, limit: u32) -> Result<Vec<Erasure>, StoreError> {
+        let before = before.unwrap_or(ErasureId::from_bytes([0xff; 16]));
+        let query = sqlx::query_as(LIST).bind(before.to_string()).bind(i64::from(limit.min(ERASURE_PAGE_MAX)));
+        let rows: Vec<Row> = query.fetch_all(self.pool()).await?;
+        rows.into_iter().map(Erasure::try_from).collect()
+    }
+
+    /// The erasure of that id.
+    ///
+    /// # Errors
+    /// When the database is away or the row can't be.
+    pub async fn erasure_fetch(&self, id: ErasureId) -> Result<Option<Erasure>, StoreError> {
+        let row: Option<Row> = sqlx::query_as(FETCH).bind(id.to_string()).fetch_optional(self.pool()).await?;
+        row.map(Erasure::try_from).transpose()
+    }
+
+    /// The erasure of that pseudonym.
+    ///
+    /// # Errors
+    /// When the database is away or the row can't be.
+    pub async fn erasure_of(&self, pseudonym: UserRef) -> Result<Option<Erasure>, StoreError> {
+        let row: Option<Row> = sqlx::query_as(OF).bind(pseudonym.to_string()).fetch_optional(self.pool()).await?;
+        row.map(Erasure::try_from).transpose()
+    }
+
+    /// What rules hold back of an erasure.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn erasure_kept(&self, id: ErasureId) -> Result<Vec<KeptByRule>, StoreError> {
+        kept(&mut *self.pool().acquire().await?, id).await
+    }
+
+    /// Erasures that there is work on, the oldest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn erasure_due(&self, now: Timestamp, limit: u32) -> Result<Vec<Erasure>, StoreError> {
+        let query = sqlx::query_as(DUE).bind(now.millis()).bind(i64::from(limit));
+        let rows: Vec<Row> = query.fetch_all(self.pool()).await?;
+        rows.into_iter().map(Erasure::try_from).collect()
+    }
+
+    /// Whether a rule's time is over for anything.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn erasure_held_due(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let query = sqlx::query_as(KEPT_DUE).bind(now.millis()).bind(1_i64);
+        Ok(query.fetch_optional(self.pool()).await?.map(|row: HeldRow| row.event).is_some())
+    }
+
+    /// Reads the pseudonyms that are given to nobody any more; a node does so before it seals anything.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn pseudonyms_retired(&self) -> Result<Vec<UserRef>, StoreError> {
+        let texts: Vec<String> = sqlx::query_scalar(RETIRED).fetch_all(self.pool()).await?;
+        let wrong = |row| StoreError::Inconsistent { table: "audit_erasure", column: "pseudonym", row };
+        texts.into_iter().map(|text| UserRef::parse(&text).map_err(|_| wrong(text))).collect()
+    }
+
+    /// From now on this node gives this pseudonym to nobody.
+    ///
+    /// # Errors
+    /// When this node's log is not open.
+    pub fn pseudonym_retire(&self, pseudonym: UserRef) -> Result<(), StoreError> {
+        let desk = self.desk().get().ok_or(StoreError::NoLog)?;
+        desk.sealing.pseudonyms().retire([pseudonym]);
+        Ok(())
+    }
+
+    /// The events of `log` at `from..to` in which this pseudonym acts or is meant, in their order.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn erasure_matching(
+        &self,
+        log: Log,
+        places: (i64, i64),
+        pseudonym: UserRef,
+        limit: i64,
+    ) -> Result<Vec<Recorded>, StoreError> {
+        matching(&mut *self.pool().acquire().await?, log, places, pseudonym, limit).await
+    }
+}
+
+impl Tx {
+    /// Enters an erasure; `look_again_at` is when the logs are looked through once more.
+    ///
+    /// # Errors
+    /// When the database refuses, or the pseudonym was erased before.
+    pub async fn erasure_insert(&mut self, erasure: &Erasure, look_again_at: Timestamp) -> Result<(), StoreError> {
+        sqlx::query(INSERT)
+            .bind(erasure.id.to_string())
+            .bind(erasure.pseudonym.to_string())
+            .bind(erasure.requested_at.millis())
+            .bind(erasure.requested_by.to_string())
+            .bind(erasure.reason.clone())
+            .bind(look_again_at.millis())
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
+    /// Holds an erasure that there is work on until this transaction ends.
+    ///
+    /// # Errors
+    /// When the database refuses or the row can't be.
+    pub async fn erasure_hold(&mut self, id: ErasureId, now: Timestamp) -> Result<Option<Erasure>, StoreError> {
+        let query = sqlx::query_as(HOLD).bind(id.to_string()).bind(now.millis());
+        let row: Option<Row> = query.fetch_optional(self.connection()).await?;
+        row.map(Erasure::try_from).transpose()
+    }
+
+    /// How far an erasure has looked through a log: the next place.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn erasure_reached(&mut self, id: ErasureId, log: Log) -> Result<i64, StoreError> {
+        let query = sqlx::query_scalar(REACHED).bind(id.to_string()).bind(log.number);
+        Ok(query.fetch_optional(self.connection()).await?.unwrap_or(0))
+    }
+
+    /// Notes how far it has.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn erasure_reach(&mut self, id: ErasureId, log: Log, next: i64) -> Result<(), StoreError> {
+        let query = sqlx::query(REACH).bind(id.to_string()).bind(log.number).bind(next);
+        query.execute(self.connection()).await?;
+        Ok(())
+    }
+
+    /// As [`Store::erasure_matching`].
+    ///
+    /// # Errors
+    /// When the database refuses or a row can't be.
+    pub async fn erasure_matching(
+        &mut self,
+        log: Log,
+        places: (i64, i64),
+        pseudonym: UserRef,
+        limit: i64,
+    ) -> Result<Vec<Recorded>, StoreError> {
+        matching(self.connection(), log, places, pseudonym, limit).await
+    }
+
+    /// Leaves an event with these personal values and salts. `false` where its content is gone already.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn event_erase(&mut self, id: EventId, personal: String, salts: Vec<u8>) -> Result<bool, StoreError> {
+        let query = sqlx::query(ERASE).bind(id.to_string()).bind(personal).bind(salts);
+        Ok(query.execute(self.connection()).await?.rows_affected() == 1)
+    }
+
+    /// Adds to what an erasure has taken.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn erasure_count(&mut self, id: ErasureId, events: i64, fields: i64) -> Result<(), StoreError> {
+        sqlx::query(COUNT).bind(id.to_string()).bind(events).bind(fields).execute(self.connection()).await?;
+        Ok(())
+    }
+
+    /// All logs are looked through: says how far it is.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn erasure_finish(&mut self, id: ErasureId, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query(FINISH).bind(id.to_string()).bind(now.millis()).execute(self.connection()).await?;
+        Ok(())
+    }
+
+    /// What a rule held back was erased: says how far it is, unless the logs are still looked through.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn erasure_finish_kept(&mut self, id: ErasureId, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query(FINISH_KEPT).bind(id.to_string()).bind(now.millis()).execute(self.connection()).await?;
+        Ok(())
+    }
+
+    /// Notes that a rule holds an event back.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn erasure_keep(
+        &mut self,
+        id: ErasureId,
+        event: EventId,
+        rule: &str,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        let query = sqlx::query(KEEP).bind(id.to_string()).bind(event.to_string()).bind(rule.to_owned());
+        query.bind(until.millis()).execute(self.connection()).await?;
+        Ok(())
+    }
+
+    /// Events whose rule's time is over, the earliest first.
+    ///
+    /// # Errors
+    /// When the database refuses or a row can't be.
+    pub async fn erasure_held(&mut self, now: Timestamp, limit: i64) -> Result<Vec<HeldBack>, StoreError> {
+        let query = sqlx::query_as(KEPT_DUE).bind(now.millis()).bind(limit);
+        let rows: Vec<HeldRow> = query.fetch_all(self.connection()).await?;
+        rows.into_iter().map(HeldBack::try_from).collect()
+    }
+
+    /// Nothing holds this event back any more.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn erasure_let_go(&mut self, id: ErasureId, event: EventId) -> Result<(), StoreError> {
+        sqlx::query(KEPT_DONE).bind(id.to_string()).bind(event.to_string()).execute(self.connection()).await?;
+        Ok(())
+    }
+
+    /// As [`Tx::record_batch`], of a spool: it may have lain on its node since before an erasure, so the
+    /// logs are looked through once more for whoever acts in it and was erased.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn record_merge(&mut self, log: Log, events: &[Sealed], now: Timestamp) -> Result<usize, StoreError> {
+        let added = self.record_batch(log, events).await?;
+        let size: i64 = sqlx::query_scalar(SIZE).bind(log.number).fetch_one(self.connection()).await?;
+        let first = size - i64::try_from(added).unwrap_or(size);
+        let query = sqlx::query(LOOK_AGAIN).bind(now.millis()).bind(log.number).bind(first);
+        query.execute(self.connection()).await?;
+        Ok(added)
+    }
+}
