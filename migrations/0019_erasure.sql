@@ -14,6 +14,10 @@ create table audit_erasure (
     -- Events that lost values, and values that went with their salts, so far.
     events bigint not null,
     fields bigint not null,
+    -- Events that lost all their content, since a text in them named the person; and those that were
+    -- found and left, since nobody asked for them.
+    texts bigint not null,
+    texts_left bigint not null,
     -- Where the logs are looked through once more, for what came late; null when that is done.
     look_again_at bigint,
     finished_at bigint,
@@ -35,12 +39,16 @@ create table audit_erasure_log (
     constraint audit_erasure_log_log foreign key (log) references audit_log (number)
 );
 
--- Events that a rule of `[[audit.keep]]` holds back, and until when.
+-- Events that are still to be erased: held back by a rule of `[[audit.keep]]` until its time is over, or
+-- (`rule` is empty) as soon as somebody comes to it.
 create table audit_erasure_kept (
     erasure text not null,
     event text not null,
     rule text not null,
     until bigint not null,
+    -- 1: all of its content goes, 0: what is the person's.
+    whole bigint not null,
+    constraint audit_erasure_kept_whole check (whole in (0, 1)),
     constraint audit_erasure_kept_key primary key (erasure, event),
     constraint audit_erasure_kept_of foreign key (erasure) references audit_erasure (id)
 );

@@ -8,9 +8,9 @@ use axum::response::Response;
 
 use crate::control::Desk;
 use crate::control::audit::KeptByRule;
-use crate::control::audit::erase::{self, EraseError, Told};
+use crate::control::audit::erase::{self, Asked, EraseError, Texts, Told};
 use crate::model::ErasureId;
-use crate::wire::{self, ErasureDryRun, NewErasure, Page};
+use crate::wire::{self, ErasureDryRun, NewErasure, Page, TextsChoice};
 
 use super::access_request::limit;
 use super::answer::ApiError;
@@ -35,6 +35,8 @@ impl From<EraseError> for ApiError {
             EraseError::Ambiguous(_) => Self::Conflict("ambiguous_person", told),
             EraseError::Unfinished(_) | EraseError::Opening(_) => Self::Conflict("still_open", told),
             EraseError::Kept(_) => Self::Conflict("kept_by_rule", told),
+            EraseError::Texts(_) => Self::Conflict("named_in_texts", told),
+            EraseError::TooManyTexts => Self::Conflict("too_many_texts", told),
             EraseError::Already(_) => Self::Conflict("already_erased", told),
             EraseError::Clock(_) => Self::Clock(told),
             EraseError::Store(error) => Self::Unavailable(error.to_string()),
@@ -63,6 +65,8 @@ fn shape(told: &Told) -> wire::Erasure {
         requested_at: erasure.requested_at.into(),
         events: erasure.events,
         fields: erasure.fields,
+        texts: erasure.texts,
+        texts_left: erasure.texts_left,
         kept: kept(&told.kept),
         finished_at: erasure.finished_at.map(Into::into),
     }
@@ -106,10 +110,16 @@ pub async fn create(
             pseudonym: plan.pseudonym().to_string(),
             events: plan.events,
             fields: plan.fields,
+            texts: plan.texts(),
             kept: kept(&plan.kept),
         };
         return Ok(json(StatusCode::OK, JSON, &told));
     }
-    let told = erase::erase(&desk, &caller, &body.person, &body.reason, now).await?;
+    let texts = body.texts.map(|choice| match choice {
+        TextsChoice::Erase => Texts::Erase,
+        TextsChoice::Keep => Texts::Keep,
+    });
+    let asked = Asked { person: &body.person, reason: &body.reason, texts };
+    let told = erase::erase(&desk, &caller, &asked, now).await?;
     Ok(json(StatusCode::OK, JSON, &shape(&told)))
 }

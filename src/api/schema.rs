@@ -121,7 +121,7 @@ fn people_and_services() -> Value {
         "DecisionRequest": object(&[("method", "string"), ("host", "string"), ("path", "string")]),
         "Decision": object(&[
             ("id", "id:dec_"), ("time", "time"), ("outcome", "one:allow|deny"), ("reason?", "string?"),
-            ("principal?", "Principal?"), ("action?", "string?"), ("service?", "string?"),
+            ("principal?", "Principal?"), ("erased?", "id:usr_"), ("action?", "string?"), ("service?", "string?"),
             ("request?", "DecisionRequest?"), ("act?", "strings"), ("policy_version?", "string?"), ("policies", "strings"),
             ("errors", "strings"), ("remedy?", "Remedy?"), ("note?", "string?"), ("grant?", "string?"),
             ("grants", "DecisionGrant[]"), ("helps", "DecisionHelp[]"), ("log?", "string?"), ("seq?", "integer?"),
@@ -133,7 +133,7 @@ fn people_and_services() -> Value {
         "AuditEvent": object(&[
             ("id", "id:evt_"), ("time", "time"), ("node", "string"), ("seq?", "integer?"), ("type", "string"),
             ("service?", "string?"), ("outcome", "string"), ("reason?", "string?"), ("decision?", "string?"),
-            ("grant?", "string?"),
+            ("grant?", "string?"), ("erased?", "strings"),
         ]),
         "AuditLog": object(&[
             ("log", "string"), ("size", "integer"), ("opened_at", "time"), ("pruned_to", "integer"),
@@ -145,12 +145,13 @@ fn people_and_services() -> Value {
         "Erasure": object(&[
             ("id", "id:ers_"), ("pseudonym", "id:usr_"), ("state", "one:running|kept|done"), ("reason", "string"),
             ("requested_by", "id:usr_"), ("requested_at", "time"), ("events", "integer"), ("fields", "integer"),
-            ("kept", "KeptByRule[]"), ("finished_at", "time?"),
+            ("texts", "integer"), ("texts_left", "integer"), ("kept", "KeptByRule[]"), ("finished_at", "time?"),
         ]),
         "ErasureDryRun": object(&[
-            ("pseudonym", "id:usr_"), ("events", "integer"), ("fields", "integer"), ("kept", "KeptByRule[]"),
+            ("pseudonym", "id:usr_"), ("events", "integer"), ("fields", "integer"), ("texts", "integer"),
+            ("kept", "KeptByRule[]"),
         ]),
-        "NewErasure": body(&[("person", "words"), ("reason", "words"), ("dry_run?", "boolean")]),
+        "NewErasure": body(&[("person", "words"), ("reason", "words"), ("texts?", "one:erase|keep?"), ("dry_run?", "boolean")]),
         "NodePolicies": object(&[
             ("node", "string"), ("policy_version", "string?"), ("since", "time?"), ("refused_at", "time?"),
             ("agrees", "boolean"),

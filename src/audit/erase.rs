@@ -49,3 +49,18 @@ pub fn without(sealed: &Sealed, gone: &[PersonalField]) -> (String, Vec<u8>) {
     object.close();
     (personal, salts)
 }
+
+/// The personal values that a leaf commits to and that are not there any more. The leaf is looked at and
+/// not read: every event that is fetched comes through here.
+pub(super) fn erased_beside(leaf: &[u8], personal: &[(PersonalField, String)]) -> Vec<PersonalField> {
+    const COMMITMENTS: &str = "\"personal\":{";
+    let Ok(text) = std::str::from_utf8(leaf) else { return Vec::new() };
+    let Some(at) = text.rfind(COMMITMENTS) else { return Vec::new() };
+    // Behind it there are names and base64url alone.
+    let commitments = text.get(at + COMMITMENTS.len()..).unwrap_or_default();
+    if commitments.matches(':').count() == personal.len() {
+        return Vec::new();
+    }
+    let names = commitments.split(',').filter_map(|pair| pair.split('"').nth(1)).filter_map(PersonalField::parse);
+    names.filter(|name| !personal.iter().any(|(field, _)| field == name)).collect()
+}

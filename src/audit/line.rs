@@ -6,8 +6,12 @@
 //!  "leaf":"…","body":"…","personal":{…},"salts":{"body":"…", …}}
 //! ```
 //!
-//! A line whose content is not there says why (`withheld`): the filter of the export left it out, or
-//! it was pruned when its time was over. It has the clear part and the leaf.
+//! Personal values that were erased are listed by name (`erased`), and are in neither `personal` nor
+//! `salts`; the leaf still commits to them.
+//!
+//! A line whose content is not there says why (`withheld`): the filter of the export left it out, it was
+//! pruned when its time was over, or erased since a text in it named a person who was. It has the clear
+//! part and the leaf.
 //!
 //! INVARIANT: one leaf, body, personal fields and salts give one line. Who checks a line writes it
 //! anew from them and compares bytes, so that even a space that was added is found.
@@ -19,6 +23,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::erase::ERASED;
 use super::event::EventType;
 use super::json::Object;
 use super::leaf::{Leaf, PersonalField, SALT_BYTES, Sealed};
@@ -34,6 +39,8 @@ pub enum Withheld {
     Filtered,
     /// Its time was over.
     Pruned,
+    /// A text in it named a person who was erased.
+    Erased,
 }
 
 impl Withheld {
@@ -43,11 +50,12 @@ impl Withheld {
         match self {
             Self::Filtered => "filtered",
             Self::Pruned => "pruned",
+            Self::Erased => ERASED,
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Filtered, Self::Pruned].into_iter().find(|why| why.name() == text)
+        [Self::Filtered, Self::Pruned, Self::Erased].into_iter().find(|why| why.name() == text)
     }
 }
 
@@ -146,8 +154,8 @@ struct RequestBody<'a> {
 #[must_use]
 pub fn line_of(leaf_text: &str, leaf: &Leaf, sealed: &Sealed) -> String {
     match Content::of(sealed) {
-        Some(content) if !sealed.is_pruned() => write(leaf_text, leaf, &content).unwrap_or_default(),
-        _ => withheld_line(leaf_text, leaf, Withheld::Pruned),
+        Some(content) if !sealed.is_gone() => write(leaf_text, leaf, &content).unwrap_or_default(),
+        _ => withheld_line(leaf_text, leaf, sealed.withheld().unwrap_or(Withheld::Pruned)),
     }
 }
 
@@ -169,13 +177,14 @@ pub fn withheld_line(leaf_text: &str, leaf: &Leaf, why: Withheld) -> String {
 #[must_use]
 pub fn event_json(node: &crate::model::NodeId, seq: Option<i64>, sealed: &Sealed) -> String {
     let leaf = Leaf::parse(&sealed.leaf(node, seq.unwrap_or(0)));
-    let content = Content::of(sealed).filter(|_| !sealed.is_pruned());
+    let content = Content::of(sealed).filter(|_| !sealed.is_gone());
     let mut out = String::with_capacity(1024);
     let mut line = Object::open(&mut out);
     match (leaf, content) {
         (Ok(leaf), Some(content)) => {
             // A body that can't be read is none of ours; what is clear is shown all the same.
             let _ = shown(&mut line, &leaf, &content, seq.is_some());
+            push_erased(&mut line, sealed.erased());
         }
         _ => {
             let clear = sealed.clear();
@@ -188,7 +197,7 @@ pub fn event_json(node: &crate::model::NodeId, seq: Option<i64>, sealed: &Sealed
             line.text("type", clear.kind.name());
             line.text_if("service", clear.service.as_ref().map(crate::model::ServiceName::as_str));
             line.text("outcome", clear.outcome.name());
-            line.text("withheld", Withheld::Pruned.name());
+            line.text("withheld", sealed.withheld().unwrap_or(Withheld::Pruned).name());
         }
     }
     line.close();
@@ -268,10 +277,28 @@ fn shown(line: &mut Object<'_>, leaf: &Leaf, content: &Content<'_>, numbered: bo
     Some(())
 }
 
+/// The names of personal values that were erased, where any was.
+fn push_erased(line: &mut Object<'_>, erased: &[PersonalField]) {
+    if erased.is_empty() {
+        return;
+    }
+    let names: Vec<&str> = erased.iter().map(|field| field.name()).collect();
+    let list = line.key(ERASED);
+    list.push('[');
+    for (position, name) in names.iter().enumerate() {
+        list.push_str(if position == 0 { "\"" } else { ",\"" });
+        list.push_str(name);
+        list.push('"');
+    }
+    list.push(']');
+}
+
 fn write(leaf_text: &str, leaf: &Leaf, content: &Content<'_>) -> Option<String> {
     let mut out = String::with_capacity(3072);
     let mut line = Object::open(&mut out);
     shown(&mut line, leaf, content, true)?;
+    let there = |field: &PersonalField| content.personal.iter().any(|(name, _)| name == field);
+    push_erased(&mut line, &leaf.personal().filter(|field| !there(field)).collect::<Vec<_>>());
     line.whole("leaf", leaf_text);
     line.whole("body", &content.body.value);
     let mut personal = Object::open(line.key("personal"));

@@ -141,6 +141,8 @@ pub struct Verified {
     pub pruned: u64,
     /// Personal values that were erased.
     pub erased: u64,
+    /// Events that were erased as a whole.
+    pub erased_events: u64,
     /// Witnessed checkpoints that agree.
     pub witnessed: usize,
     /// Witnessed checkpoints of sizes outside what is here.
@@ -284,6 +286,7 @@ impl Verifier {
                 self.verified.pruned += 1;
                 self.pruned_latest = self.pruned_latest.max(Some(line.leaf.time));
             }
+            Some(Withheld::Erased) => self.verified.erased_events += 1,
             None => {}
         }
         self.pruned_before = self.pruned_before.max(line.pruned_before.as_deref().and_then(Timestamp::parse));

@@ -8,8 +8,9 @@ use sqlx::{AnyConnection, FromRow};
 
 use super::audit_event::{Recorded, Row as EventRow};
 use super::engine::{Store, StoreError, Tx};
+use super::erasure_person::{anywhere, in_json};
 use super::log::Log;
-use crate::audit::Sealed;
+use crate::audit::{EventType, Sealed};
 use crate::model::{ErasureId, EventId, Timestamp, UserRef};
 
 /// The most that one page of erasures has.
@@ -21,14 +22,14 @@ pub const ERASURE_BATCH: i64 = 500;
 
 macro_rules! columns {
     () => {
-        "id, pseudonym, requested_at, requested_by, reason, state, events, fields, finished_at"
+        "id, pseudonym, requested_at, requested_by, reason, state, events, fields, texts, texts_left, finished_at"
     };
 }
 
 const INSERT: &str = concat!(
     "insert into audit_erasure (",
     columns!(),
-    ", look_again_at) values ($1, $2, $3, $4, $5, 'running', 0, 0, null, $6)"
+    ", look_again_at) values ($1, $2, $3, $4, $5, 'running', 0, 0, 0, $6, null, $7)"
 );
 const FETCH: &str = concat!("select ", columns!(), " from audit_erasure where id = $1");
 const OF: &str = concat!("select ", columns!(), " from audit_erasure where pseudonym = $1");
@@ -43,24 +44,21 @@ const HOLD: &str = concat!(
     "update audit_erasure set events = events where id = $1 and (state = 'running' or look_again_at <= $2) returning ",
     columns!()
 );
-const COUNT: &str = "update audit_erasure set events = events + $2, fields = fields + $3 where id = $1";
-macro_rules! finish {
-    ($states:literal) => {
-        concat!(
-            "update audit_erasure set state = case when exists \
-             (select 1 from audit_erasure_kept k where k.erasure = audit_erasure.id) then 'kept' else 'done' end, \
-             finished_at = case when exists \
-             (select 1 from audit_erasure_kept k where k.erasure = audit_erasure.id) then null \
-             else coalesce(finished_at, $2) end, \
-             look_again_at = case when look_again_at <= $2 then null else look_again_at end \
-             where id = $1 and ",
-            $states
-        )
+const COUNT: &str =
+    "update audit_erasure set events = events + $2, fields = fields + $3, texts = texts + $4 where id = $1";
+macro_rules! state {
+    () => {
+        "update audit_erasure set state = case when exists \
+         (select 1 from audit_erasure_kept k where k.erasure = audit_erasure.id) then 'kept' else 'done' end, \
+         finished_at = case when exists \
+         (select 1 from audit_erasure_kept k where k.erasure = audit_erasure.id) then null \
+         else coalesce(finished_at, $2) end"
     };
 }
-const FINISH: &str = finish!("state in ('running', 'kept', 'done')");
+const FINISH: &str =
+    concat!(state!(), ", look_again_at = case when look_again_at <= $2 then null else look_again_at end where id = $1");
 /// One whose batches are under way is not over, whatever rules let go.
-const FINISH_KEPT: &str = finish!("state = 'kept' and look_again_at is null");
+const FINISH_KEPT: &str = concat!(state!(), " where id = $1 and state = 'kept'");
 const LOOK_AGAIN: &str = "\
     update audit_erasure set look_again_at = $1 where pseudonym in \
     (select actor from audit_event where log = $2 and seq >= $3 and actor is not null)";
@@ -82,14 +80,23 @@ const MATCHING: &str = "\
 const ERASE: &str =
     "update audit_event set personal = $2, salts = $3 where id = $1 and body <> '' and leaf is not null";
 
+const ERASE_WHOLE: &str = "\
+    update audit_event set body = '{}', personal = '{}', salts = $2, actor = null, session = null, grant_id = null \
+    where id = $1 and body <> '' and body <> '{}' and leaf is not null";
+const NAMED: &str = "\
+    select id, type, time, seq, body from audit_event \
+    where log = $1 and seq >= $2 and seq < $3 and body <> '' and (lower(body) like $4 escape '~' \
+    or body like $5 escape '~') order by seq limit $6";
+
 const KEEP: &str = "\
-    insert into audit_erasure_kept (erasure, event, rule, until) values ($1, $2, $3, $4) \
-    on conflict (erasure, event) do update set rule = excluded.rule, until = excluded.until";
+    insert into audit_erasure_kept (erasure, event, rule, until, whole) values ($1, $2, $3, $4, $5) \
+    on conflict (erasure, event) do update set rule = excluded.rule, until = excluded.until, \
+    whole = case when audit_erasure_kept.whole = 1 then 1 else excluded.whole end";
 const KEPT: &str = "\
-    select rule, count(*) as events, max(until) as until from audit_erasure_kept where erasure = $1 \
+    select rule, count(*) as events, max(until) as until from audit_erasure_kept where erasure = $1 and rule <> '' \
     group by rule order by rule";
 const KEPT_DUE: &str = "\
-    select k.erasure, k.event, k.rule, e.pseudonym from audit_erasure_kept k join audit_erasure e on e.id = k.erasure \
+    select k.erasure, k.event, k.rule, k.whole, e.pseudonym from audit_erasure_kept k join audit_erasure e on e.id = k.erasure \
     where k.until <= $1 order by k.until, k.event limit $2";
 const KEPT_DONE: &str = "delete from audit_erasure_kept where erasure = $1 and event = $2";
 
@@ -139,6 +146,10 @@ pub struct Erasure {
     pub events: i64,
     /// Values that went, each with its salt.
     pub fields: i64,
+    /// Events that lost all their content, since a text in them named the person.
+    pub texts: i64,
+    /// Events in whose text the person was found and left.
+    pub texts_left: i64,
     /// When all was erased.
     pub finished_at: Option<Timestamp>,
 }
@@ -153,6 +164,8 @@ struct Row {
     state: String,
     events: i64,
     fields: i64,
+    texts: i64,
+    texts_left: i64,
     finished_at: Option<i64>,
 }
 
@@ -169,8 +182,70 @@ impl TryFrom<Row> for Erasure {
             state: ErasureState::parse(&row.state).ok_or_else(|| wrong("state"))?,
             events: row.events,
             fields: row.fields,
+            texts: row.texts,
+            texts_left: row.texts_left,
             finished_at: row.finished_at.map(Timestamp::from_millis),
             reason: row.reason,
+        })
+    }
+}
+
+/// What went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Events that lost values.
+    pub events: i64,
+    /// Values that went, each with its salt.
+    pub fields: i64,
+    /// Events that lost all their content.
+    pub texts: i64,
+}
+
+impl Taken {
+    /// Counts more.
+    pub const fn add(&mut self, more: Self) {
+        self.events += more.events;
+        self.fields += more.fields;
+        self.texts += more.texts;
+    }
+}
+
+/// An event in whose body a text was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Naming {
+    /// The event.
+    pub event: EventId,
+    /// Its type.
+    pub kind: EventType,
+    /// Its time.
+    pub time: Timestamp,
+    /// Its place.
+    pub seq: i64,
+    /// Its body.
+    pub body: String,
+}
+
+#[derive(FromRow)]
+struct NamingRow {
+    id: String,
+    #[sqlx(rename = "type")]
+    kind: String,
+    time: i64,
+    seq: i64,
+    body: String,
+}
+
+impl TryFrom<NamingRow> for Naming {
+    type Error = StoreError;
+
+    fn try_from(row: NamingRow) -> Result<Self, StoreError> {
+        let wrong = |column| StoreError::Inconsistent { table: "audit_event", column, row: row.id.clone() };
+        Ok(Self {
+            event: EventId::parse(&row.id).map_err(|_| wrong("id"))?,
+            kind: EventType::parse(&row.kind).ok_or_else(|| wrong("type"))?,
+            time: Timestamp::from_millis(row.time),
+            seq: row.seq,
+            body: row.body,
         })
     }
 }
@@ -193,6 +268,15 @@ struct KeptRow {
     until: i64,
 }
 
+/// What of an event goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goes {
+    /// The person's values.
+    Values,
+    /// All of its content.
+    Whole,
+}
+
 /// An event that a rule held back until now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldBack {
@@ -202,8 +286,10 @@ pub struct HeldBack {
     pub event: EventId,
     /// Whose.
     pub pseudonym: UserRef,
-    /// Which rule.
+    /// Which rule; empty where none did.
     pub rule: String,
+    /// What goes.
+    pub what: Goes,
 }
 
 #[derive(FromRow)]
@@ -211,6 +297,7 @@ struct HeldRow {
     erasure: String,
     event: String,
     rule: String,
+    whole: i64,
     pseudonym: String,
 }
 
@@ -224,6 +311,7 @@ impl TryFrom<HeldRow> for HeldBack {
             event: EventId::parse(&row.event).map_err(|_| wrong("event"))?,
             pseudonym: UserRef::parse(&row.pseudonym).map_err(|_| wrong("erasure"))?,
             rule: row.rule,
+            what: if row.whole == 1 { Goes::Whole } else { Goes::Values },
         })
     }
 }
@@ -346,6 +434,23 @@ impl Store {
     ) -> Result<Vec<Recorded>, StoreError> {
         matching(&mut *self.pool().acquire().await?, log, places, pseudonym, limit).await
     }
+
+    /// The events of `log` at `from..to` whose body may have this text in it, in any case of letters.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn erasure_naming(
+        &self,
+        log: Log,
+        (from, to): (i64, i64),
+        text: &str,
+        limit: i64,
+    ) -> Result<Vec<Naming>, StoreError> {
+        let written = in_json(text);
+        let query = sqlx::query_as(NAMED).bind(log.number).bind(from).bind(to).bind(anywhere(&written.to_lowercase()));
+        let rows: Vec<NamingRow> = query.bind(anywhere(&written)).bind(limit).fetch_all(self.pool()).await?;
+        rows.into_iter().map(Naming::try_from).collect()
+    }
 }
 
 impl Tx {
@@ -360,6 +465,7 @@ impl Tx {
             .bind(erasure.requested_at.millis())
             .bind(erasure.requested_by.to_string())
             .bind(erasure.reason.clone())
+            .bind(erasure.texts_left)
             .bind(look_again_at.millis())
             .execute(self.connection())
             .await?;
@@ -422,8 +528,9 @@ impl Tx {
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn erasure_count(&mut self, id: ErasureId, events: i64, fields: i64) -> Result<(), StoreError> {
-        sqlx::query(COUNT).bind(id.to_string()).bind(events).bind(fields).execute(self.connection()).await?;
+    pub async fn erasure_count(&mut self, id: ErasureId, taken: Taken) -> Result<(), StoreError> {
+        let query = sqlx::query(COUNT).bind(id.to_string()).bind(taken.events).bind(taken.fields).bind(taken.texts);
+        query.execute(self.connection()).await?;
         Ok(())
     }
 
@@ -445,7 +552,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Notes that a rule holds an event back.
+    /// Notes that a rule holds an event back, or (an empty name) that it is to be erased at once.
     ///
     /// # Errors
     /// When the database refuses.
@@ -453,11 +560,11 @@ impl Tx {
         &mut self,
         id: ErasureId,
         event: EventId,
-        rule: &str,
-        until: Timestamp,
+        (rule, until): (&str, Timestamp),
+        what: Goes,
     ) -> Result<(), StoreError> {
         let query = sqlx::query(KEEP).bind(id.to_string()).bind(event.to_string()).bind(rule.to_owned());
-        query.bind(until.millis()).execute(self.connection()).await?;
+        query.bind(until.millis()).bind(i64::from(what == Goes::Whole)).execute(self.connection()).await?;
         Ok(())
     }
 
@@ -471,13 +578,22 @@ impl Tx {
         rows.into_iter().map(HeldBack::try_from).collect()
     }
 
-    /// Nothing holds this event back any more.
+    /// Nothing holds this event back any more. `false`: somebody else was first.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn erasure_let_go(&mut self, id: ErasureId, event: EventId) -> Result<(), StoreError> {
-        sqlx::query(KEPT_DONE).bind(id.to_string()).bind(event.to_string()).execute(self.connection()).await?;
-        Ok(())
+    pub async fn erasure_let_go(&mut self, id: ErasureId, event: EventId) -> Result<bool, StoreError> {
+        let query = sqlx::query(KEPT_DONE).bind(id.to_string()).bind(event.to_string());
+        Ok(query.execute(self.connection()).await?.rows_affected() == 1)
+    }
+
+    /// Leaves an event with its leaf alone. `false` where its content is gone already.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn event_erase_whole(&mut self, id: EventId) -> Result<bool, StoreError> {
+        let query = sqlx::query(ERASE_WHOLE).bind(id.to_string()).bind(Vec::<u8>::new());
+        Ok(query.execute(self.connection()).await?.rows_affected() == 1)
     }
 
     /// As [`Tx::record_batch`], of a spool: it may have lain on its node since before an erasure, so the

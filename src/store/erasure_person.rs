@@ -13,8 +13,10 @@ use crate::model::{EventId, Principal, PrincipalKind, Timestamp, UserRef};
 
 /// Accounts, addresses and names that are looked at at most.
 const FOUND_MAX: i64 = 10_000;
-/// The shortest name that is looked for in others' texts: a shorter one is in many words.
+/// The shortest name that a reason is looked through for: a shorter one is many words.
 const NAME_CHARS_MIN: usize = 3;
+/// The shortest address that is looked for in texts.
+const EMAIL_BYTES_MIN: usize = 5;
 /// The address that stands where one was erased.
 const NO_ADDRESS: &str = "0.0.0.0";
 
@@ -162,21 +164,44 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Texts that name the person wherever they stand.
+    /// Texts that name the person and nobody else: their account and their addresses.
+    ///
+    /// Names are none of them: a provider may call somebody `the`, and who erases that person must not
+    /// take every text with that word.
     #[must_use]
     pub fn telling(&self) -> Vec<String> {
-        let names = self.names.iter().filter(|name| name.chars().count() >= NAME_CHARS_MIN);
-        let mut all: Vec<String> = self.emails.iter().chain(names).cloned().collect();
-        all.push(self.principal.id().to_owned());
-        all
+        let addresses = self.emails.iter().filter(|email| {
+            email.len() >= EMAIL_BYTES_MIN
+                && email.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty())
+        });
+        addresses.cloned().chain([self.principal.id().to_owned()]).collect()
     }
 
-    /// Whether a text names the person.
+    /// Whether a text has one of them in it, standing by itself.
     #[must_use]
     pub fn are_in(&self, text: &str) -> bool {
         let text = text.to_lowercase();
-        self.telling().iter().any(|telling| text.contains(&telling.to_lowercase()))
+        self.telling().iter().any(|telling| stands_in(&text, &telling.to_lowercase()))
     }
+
+    /// Whether a text has one of them, or a name of theirs, in it.
+    #[must_use]
+    pub fn or_names_are_in(&self, text: &str) -> bool {
+        let lower = text.to_lowercase();
+        let names = self.names.iter().filter(|name| name.chars().count() >= NAME_CHARS_MIN);
+        self.are_in(text) || names.into_iter().any(|name| stands_in(&lower, &name.to_lowercase()))
+    }
+}
+
+/// Whether `part` is in `text` and no letter or digit goes on with it: `a@b.example` is not in
+/// `a@b.example2`, and `dev|al` not in `dev|alice`.
+fn stands_in(text: &str, part: &str) -> bool {
+    let free = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
+    text.match_indices(part).any(|(at, found)| {
+        let before = text.get(..at).and_then(|before| before.chars().next_back());
+        let after = text.get(at + found.len()..).and_then(|after| after.chars().next());
+        free(before) && free(after)
+    })
 }
 
 #[derive(FromRow)]
@@ -197,12 +222,12 @@ fn literally(text: &str) -> String {
     text.replace('~', "~~").replace('%', "~%").replace('_', "~_")
 }
 
-fn anywhere(text: &str) -> String {
+pub(super) fn anywhere(text: &str) -> String {
     format!("%{}%", literally(text))
 }
 
 /// A text as it stands within a JSON string.
-fn in_json(text: &str) -> String {
+pub(super) fn in_json(text: &str) -> String {
     let quoted = serde_json::Value::from(text).to_string();
     quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(&quoted).to_owned()
 }

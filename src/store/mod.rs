@@ -39,7 +39,9 @@ pub use audit_scan::Position;
 pub use audit_tree::{Grown, LogEntry, SealedLogKey, StoredCheckpoint};
 pub use credential::{CREDENTIAL_PAGE_MAX, HeldCredential};
 pub use engine::{Store, StoreError, Tx};
-pub use erasure::{ERASURE_BATCH, ERASURE_LOOK, ERASURE_PAGE_MAX, Erasure, ErasureState, HeldBack, KeptByRule};
+pub use erasure::{
+    ERASURE_BATCH, ERASURE_LOOK, ERASURE_PAGE_MAX, Erasure, ErasureState, Goes, HeldBack, KeptByRule, Naming, Taken,
+};
 pub use erasure_person::{Traces, Unfinished, erased_principal};
 pub use grant::GRANT_PAGE_MAX;
 pub use grant_use::GrantMoment;

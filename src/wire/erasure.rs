@@ -36,6 +36,10 @@ pub struct Erasure {
     pub events: i64,
     /// Values that went so far, each with its salt.
     pub fields: i64,
+    /// Events that lost all their content, since a text in them named the person.
+    pub texts: i64,
+    /// Events in whose text the person was found and left.
+    pub texts_left: i64,
     /// What is held back, and goes by itself.
     pub kept: Vec<KeptByRule>,
     /// When all was erased.
@@ -51,6 +55,8 @@ pub struct ErasureDryRun {
     pub events: i64,
     /// Values that would go.
     pub fields: i64,
+    /// Events in whose text the person is named: `texts` says what becomes of them.
+    pub texts: i64,
     /// What would be held back.
     pub kept: Vec<KeptByRule>,
 }
@@ -63,7 +69,20 @@ pub struct NewErasure {
     pub person: String,
     /// Why, without naming them: it stays on record.
     pub reason: String,
+    /// What becomes of events in whose text the person is named; to be said where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts: Option<TextsChoice>,
     /// Whether only to tell what would go.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+}
+
+/// What becomes of events in whose text a person is named by account or address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextsChoice {
+    /// They lose all their content.
+    Erase,
+    /// They stay as they are.
+    Keep,
 }

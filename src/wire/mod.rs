@@ -35,7 +35,7 @@ pub use convergence::NodePolicies;
 pub use credential::{Credential, Lease};
 pub use decision::{Decision, DecisionGrant, DecisionHelp, DecisionRequest};
 pub use entitlement::Entitlement;
-pub use erasure::{Erasure, ErasureDryRun, KeptByRule, NewErasure};
+pub use erasure::{Erasure, ErasureDryRun, KeptByRule, NewErasure, TextsChoice};
 pub use grant::{Extend, Grant};
 pub use lock::{Lock, NewLock};
 pub use notice::{Notice, RetryNotice};

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use crate::audit::erase::ERASED;
 use crate::audit::event::{EventType, Outcome};
 use crate::audit::format::{Entry, ReadLine};
 use crate::audit::leaf::{Leaf, PersonalField};
-use crate::audit::line::CheckedLine;
+use crate::audit::line::{CheckedLine, Withheld};
 use crate::audit::merkle::Hash;
 use crate::model::{NodeId, Timestamp};
 
@@ -21,6 +22,8 @@ pub struct Seen<'a> {
     pub hash: Hash,
     /// Personal values that were erased.
     pub erased: usize,
+    /// Whether it was erased as a whole, and not pruned.
+    pub erased_whole: bool,
     entry: Option<Entry<'a>>,
 }
 
@@ -29,7 +32,8 @@ impl<'a> Seen<'a> {
     #[must_use]
     pub fn of(checked: &'a CheckedLine, read: Option<&'a ReadLine>) -> Self {
         let entry = read.filter(|_| checked.withheld.is_none()).map(ReadLine::entry);
-        Self { leaf: &checked.leaf, hash: checked.hash, erased: checked.erased, entry }
+        let erased_whole = checked.withheld == Some(Withheld::Erased);
+        Self { leaf: &checked.leaf, hash: checked.hash, erased: checked.erased, erased_whole, entry }
     }
 
     /// Whether its content is here.
@@ -60,6 +64,10 @@ impl<'a> Seen<'a> {
     #[must_use]
     pub fn personal(&self, field: PersonalField) -> Option<&'a str> {
         self.entry.and_then(|entry| entry.personal(field))
+    }
+
+    fn is_erased(&self, field: PersonalField) -> bool {
+        self.entry.is_some_and(|entry| entry.sealed.erased().contains(&field))
     }
 
     fn flag(&self, pointer: &str) -> bool {
@@ -104,6 +112,7 @@ impl<'a> Seen<'a> {
         let name = |field, pointer| match (self.personal(field).map(bare), self.text(pointer)) {
             (Some(name), Some(id)) => Some(format!("{name} ({id})")),
             (Some(name), None) => Some(name),
+            (None, Some(id)) if self.is_erased(field) => Some(format!("{ERASED} ({id})")),
             (None, Some(id)) => Some(id.to_owned()),
             (None, None) => None,
         };
@@ -139,7 +148,7 @@ impl<'a> Seen<'a> {
             add(self.text("/policy_version"));
         }
         if !self.has_content() {
-            add(Some("content pruned"));
+            add(Some(if self.erased_whole { "content erased" } else { "content pruned" }));
         }
         text
     }

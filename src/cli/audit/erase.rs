@@ -47,7 +47,7 @@ pub async fn erase(context: &Context, args: &EraseArgs) -> Result<(), Failure> {
 }
 
 fn body(args: &EraseArgs, dry_run: bool) -> NewErasure {
-    NewErasure { person: args.person.clone(), reason: args.reason.clone(), dry_run }
+    NewErasure { person: args.person.clone(), reason: args.reason.clone(), texts: args.texts.map(Into::into), dry_run }
 }
 
 async fn plan(context: &Context, args: &EraseArgs, here: &SignedIn) -> Result<String, Failure> {
@@ -83,6 +83,7 @@ fn planned(plan: &ErasureDryRun) -> Vec<(&'static str, String)> {
     vec![
         ("pseudonym", plan.pseudonym.clone()),
         ("would go", format!("{} values of {} events, each with its salt", plan.fields, plan.events)),
+        ("named in", format!("the text of {} events: --texts erase or --texts keep", plan.texts)),
         ("would stay", held(&plan.kept)),
     ]
 }
@@ -97,6 +98,7 @@ fn pairs(erasure: &Erasure) -> Vec<(&'static str, String)> {
         ("pseudonym", erasure.pseudonym.clone()),
         ("state", erasure.state.clone()),
         ("erased", format!("{} values of {} events, each with its salt", erasure.fields, erasure.events)),
+        ("texts", format!("{} events erased as a whole, {} left", erasure.texts, erasure.texts_left)),
         ("kept", held(&erasure.kept)),
     ]
 }

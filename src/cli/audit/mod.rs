@@ -16,6 +16,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::audit::filter::{Filter, FilterText};
 use crate::audit::report::FrameworkName;
 
+use crate::wire::TextsChoice;
+
 use super::context::Context;
 use super::failure::Failure;
 
@@ -263,6 +265,24 @@ pub struct SearchArgs {
     pub limit: u32,
 }
 
+/// What becomes of events in whose text a person is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TextsArg {
+    /// They lose all their content, also what they tell of others
+    Erase,
+    /// They stay as they are
+    Keep,
+}
+
+impl From<TextsArg> for TextsChoice {
+    fn from(texts: TextsArg) -> Self {
+        match texts {
+            TextsArg::Erase => Self::Erase,
+            TextsArg::Keep => Self::Keep,
+        }
+    }
+}
+
 /// `doorward audit erase`
 #[derive(Debug, Clone, Args)]
 pub struct EraseArgs {
@@ -272,6 +292,9 @@ pub struct EraseArgs {
     /// Why, without naming them: it stays on record
     #[arg(long, value_name = "TEXT")]
     pub reason: String,
+    /// What becomes of events in whose text they are named by account or address; asked for where there are any
+    #[arg(long, value_name = "WHAT")]
+    pub texts: Option<TextsArg>,
     /// Only tell how much would go, and what rules keep
     #[arg(long)]
     pub dry_run: bool,

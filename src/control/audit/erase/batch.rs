@@ -5,23 +5,9 @@ use crate::audit::keep::kept_by;
 use crate::audit::{Event, EventType, Outcome};
 use crate::control::desk::Desk;
 use crate::model::{ErasureId, Timestamp, UserRef};
-use crate::store::{ERASURE_BATCH, ERASURE_LOOK, Erasure, LogEntry, Recorded, StoreError, Tx};
+use crate::store::{ERASURE_BATCH, ERASURE_LOOK, Erasure, Goes, LogEntry, Recorded, StoreError, Taken, Tx};
 
 use super::plan::next_place;
-
-/// What went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Taken {
-    pub events: i64,
-    pub fields: i64,
-}
-
-impl Taken {
-    pub(super) const fn add(&mut self, more: Self) {
-        self.events += more.events;
-        self.fields += more.fields;
-    }
-}
 
 /// Goes on with an erasure, `most` batches at most. Says whether all logs are looked through.
 pub(super) async fn some(desk: &Desk, id: ErasureId, most: usize, now: Timestamp) -> Result<bool, StoreError> {
@@ -73,7 +59,7 @@ async fn look(
         let mut told = told.with("from", from).with("to", next);
         told.resource = Some(entry.log.node().to_string().into());
         tx.event_append(&told).await?;
-        tx.erasure_count(erasure.id, taken.events, taken.fields).await?;
+        tx.erasure_count(erasure.id, taken).await?;
     }
     Ok(())
 }
@@ -84,6 +70,7 @@ pub(super) fn told(desk: &Desk, id: ErasureId, taken: Taken, now: Timestamp) -> 
         .with("erasure", id.to_string())
         .with("count", taken.events)
         .with("fields", taken.fields)
+        .with("whole", taken.texts)
 }
 
 /// Takes what is the person's from one event, unless a rule keeps it: that is written down.
@@ -102,12 +89,29 @@ pub(super) async fn take(
         return Ok(Taken::default());
     }
     if let Some((rule, until)) = kept_by(&desk.settings.keep, clear.kind, clear.time, now) {
-        tx.erasure_keep(id, clear.id, &rule.name, until).await?;
+        tx.erasure_keep(id, clear.id, (&rule.name, until), Goes::Values).await?;
         return Ok(Taken::default());
     }
     let (personal, salts) = without(&event.sealed, &fields);
     if !tx.event_erase(clear.id, personal, salts).await? {
         return Ok(Taken::default());
     }
-    Ok(Taken { events: 1, fields: i64::try_from(fields.len()).unwrap_or(i64::MAX) })
+    Ok(Taken { events: 1, fields: i64::try_from(fields.len()).unwrap_or(i64::MAX), texts: 0 })
+}
+
+/// Takes all of an event's content, unless a rule keeps it.
+pub(super) async fn take_whole(
+    desk: &Desk,
+    tx: &mut Tx,
+    id: ErasureId,
+    event: &Recorded,
+    now: Timestamp,
+) -> Result<Taken, StoreError> {
+    let clear = event.clear();
+    if let Some((rule, until)) = kept_by(&desk.settings.keep, clear.kind, clear.time, now) {
+        tx.erasure_keep(id, clear.id, (&rule.name, until), Goes::Whole).await?;
+        return Ok(Taken::default());
+    }
+    let gone = tx.event_erase_whole(clear.id).await?;
+    Ok(Taken { texts: i64::from(gone), ..Taken::default() })
 }

@@ -29,7 +29,7 @@ use crate::control::desk::Desk;
 use crate::model::{ClockDoubt, ErasureId, Timestamp, Ttl, UserRef};
 use crate::notify::audience::mark_of;
 use crate::policy::InstallationAction;
-use crate::store::{Erasure, KeptByRule, RevocationKind, StoreError, Unfinished};
+use crate::store::{Erasure, Goes, KeptByRule, RevocationKind, StoreError, Unfinished};
 
 pub use plan::Plan;
 
@@ -40,6 +40,27 @@ pub const REASON_CHARS_MAX: usize = 1000;
 const LOOK_AGAIN: Ttl = Ttl::minutes(5);
 /// Batches that an erasure does before it answers; the sweep does the rest.
 const BATCHES_AT_ONCE: usize = 20;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Whom: an account, a pseudonym, or an address.
+    pub person: &'a str,
+    /// Why.
+    pub reason: &'a str,
+    /// What becomes of events whose text names the person; to be said where there are any.
+    pub texts: Option<Texts>,
+}
+
+/// What becomes of events in whose text a person is named by account or address: a body has one
+/// commitment, so it goes as a whole or stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Texts {
+    /// They lose all their content.
+    Erase,
+    /// They stay as they are.
+    Keep,
+}
 
 /// Why nobody is erased.
 #[derive(Debug)]
@@ -60,6 +81,10 @@ pub enum EraseError {
     Reason,
     /// The reason names who is to be forgotten.
     ReasonNames,
+    /// They are named in so many texts that no one meant to.
+    TooManyTexts,
+    /// Texts name them, and it was not said what becomes of those.
+    Texts(i64),
     /// Something of theirs is still open.
     Unfinished(Unfinished),
     /// They opened the emergency path, and it is open.
@@ -92,6 +117,15 @@ impl fmt::Display for EraseError {
             Self::Reason => write!(f, "give a reason of 1 to {REASON_CHARS_MAX} characters"),
             Self::ReasonNames => f.write_str(
                 "the reason names the person, and it stays on record: refer to the request instead, such as its ticket",
+            ),
+            Self::TooManyTexts => f.write_str(
+                "their account or address stands in the text of more than 10,000 events: a program writes it there, \
+                 and erasing all of these is not an erasure of a person",
+            ),
+            Self::Texts(count) => write!(
+                f,
+                "the text of {count} events names this person, as somebody typed it: say whether these events are \
+                 erased as a whole (`--texts erase`), with all that they tell of others, or stay (`--texts keep`)"
             ),
             Self::Unfinished(open) => unfinished(f, open),
             Self::Opening(id) => write!(
@@ -242,24 +276,23 @@ async fn judge(desk: &Desk, plan: &Plan, open: Unfinished, now: Timestamp) -> Re
 ///
 /// # Errors
 /// When the caller may not, nobody is meant, they can't be erased, or the database is away.
-pub async fn erase(
-    desk: &Desk,
-    caller: &Caller,
-    person: &str,
-    reason: &str,
-    now: Timestamp,
-) -> Result<Told, EraseError> {
+pub async fn erase(desk: &Desk, caller: &Caller, asked: &Asked<'_>, now: Timestamp) -> Result<Told, EraseError> {
     admit(desk, caller, now)?;
-    let reason = reason.trim();
+    let reason = asked.reason.trim();
     if reason.is_empty() || reason.chars().count() > REASON_CHARS_MAX {
         return Err(EraseError::Reason);
     }
     // What is kept is kept until a time: a clock that is not believed must not say that it is over.
     desk.clock_guard.check().map_err(EraseError::Clock)?;
-    let plan = plan::of(desk, target::find(desk, person).await?, now).await?;
-    if plan.target.traces.are_in(reason) {
+    let plan = plan::of(desk, target::find(desk, asked.person).await?, now).await?;
+    if plan.target.traces.or_names_are_in(reason) {
         return Err(EraseError::ReasonNames);
     }
+    let texts_left = match asked.texts {
+        None if plan.texts() > 0 => return Err(EraseError::Texts(plan.texts())),
+        None | Some(Texts::Erase) => 0,
+        Some(Texts::Keep) => plan.texts(),
+    };
     let pseudonym = plan.target.pseudonym;
     let erasure = Erasure {
         id: ErasureId::fresh(now, &*desk.entropy),
@@ -270,17 +303,31 @@ pub async fn erase(
         state: crate::store::ErasureState::Running,
         events: 0,
         fields: 0,
+        texts: 0,
+        texts_left,
         finished_at: None,
     };
     begin(desk, caller, &plan, &erasure, now).await?;
     // ORDER: after the commit and before the answer, as the directory obeys.
     desk.store.pseudonym_retire(pseudonym)?;
     tracing::warn!(erasure = %erasure.id, events = plan.events, fields = plan.fields, "a person is erased from the record");
-    if let Err(error) = batch::some(desk, erasure.id, BATCHES_AT_ONCE, now).await {
-        tracing::warn!(%error, erasure = %erasure.id, "an erasure was begun and goes on later");
+    let done = async {
+        batch::some(desk, erasure.id, BATCHES_AT_ONCE, now).await?;
+        sweep::held(desk, now).await
+    };
+    match done.await {
+        Ok(_) => let_go(desk).await,
+        Err(error) => tracing::warn!(%error, erasure = %erasure.id, "an erasure was begun and goes on later"),
     }
     let erasure = desk.store.erasure_fetch(erasure.id).await?.ok_or(EraseError::NoErasure)?;
     Ok(told(desk, erasure).await?)
+}
+
+/// Has the database let go of what was deleted. Where it can't now, the sweep asks it again.
+async fn let_go(desk: &Desk) {
+    if let Err(error) = desk.store.let_go().await {
+        tracing::warn!(%error, "the database could not be told to let go of what was erased");
+    }
 }
 
 /// Writes it down, and clears the tables beside the record.
@@ -295,6 +342,10 @@ async fn begin(desk: &Desk, caller: &Caller, plan: &Plan, erasure: &Erasure, now
         return Err(before.map_or(EraseError::Store(error), |before| EraseError::Already(before.id)));
     }
     tx.person_erase(traces, erasure.pseudonym, mark_of, now).await?;
+    for naming in plan.naming.iter().filter(|_| erasure.texts_left == 0) {
+        // Nothing that names them is kept to find these again, so they are listed.
+        tx.erasure_keep(erasure.id, naming.event, ("", now), Goes::Whole).await?;
+    }
     let kept = |(kept, reason): &(KeptByRule, String)| json!({ "rule": kept.rule, "reason": reason, "events": kept.events, "until": kept.until.to_string() });
     let mut event = Event::new(desk.event_id(now), now, EventType::AuditPersonErased, Outcome::Success)
         .with("erasure", erasure.id.to_string())
@@ -302,6 +353,8 @@ async fn begin(desk: &Desk, caller: &Caller, plan: &Plan, erasure: &Erasure, now
         .with("reason", erasure.reason.as_str())
         .with("events", plan.events)
         .with("fields", plan.fields)
+        .with("texts", plan.texts())
+        .with("texts_left", erasure.texts_left)
         .with("kept", plan.kept.iter().map(kept).collect::<Vec<_>>());
     event.actor = caller.actor();
     event.action = Some(InstallationAction::Administer.name().into());

@@ -7,10 +7,13 @@ use crate::audit::erase::fields_of;
 use crate::audit::keep::kept_by;
 use crate::control::desk::Desk;
 use crate::model::{Timestamp, UserRef};
-use crate::store::{ERASURE_BATCH, ERASURE_LOOK, KeptByRule, Log, Recorded, StoreError};
+use crate::store::{ERASURE_BATCH, ERASURE_LOOK, KeptByRule, Log, Naming, Recorded, StoreError};
 
 use super::target::Target;
 use super::{EraseError, explained};
+
+/// Events in whose text one person is named at most: more is a program that writes them everywhere.
+const NAMING_MAX: usize = 10_000;
 
 /// What would go and what would stay.
 #[derive(Debug, Clone)]
@@ -21,6 +24,8 @@ pub struct Plan {
     pub events: i64,
     /// Values that would go, each with its salt.
     pub fields: i64,
+    /// Events in whose text the person is named: they could only go as a whole.
+    pub(super) naming: Vec<Naming>,
     /// What rules keep, with the law or rule behind each.
     pub kept: Vec<(KeptByRule, String)>,
 }
@@ -30,6 +35,12 @@ impl Plan {
     #[must_use]
     pub const fn pseudonym(&self) -> UserRef {
         self.target.pseudonym
+    }
+
+    /// In how many events a text names the person.
+    #[must_use]
+    pub fn texts(&self) -> i64 {
+        i64::try_from(self.naming.len()).unwrap_or(i64::MAX)
     }
 }
 
@@ -49,7 +60,32 @@ pub(super) async fn of(desk: &Desk, mut target: Target, now: Timestamp) -> Resul
         return Err(EraseError::Unknown);
     }
     let kept = counted.kept.into_iter().map(|(rule, (events, until))| KeptByRule { rule, events, until }).collect();
-    Ok(Plan { target, events: counted.events, fields: counted.fields, kept: explained(desk, kept) })
+    let naming = naming(desk, &target).await?;
+    Ok(Plan { target, events: counted.events, fields: counted.fields, naming, kept: explained(desk, kept) })
+}
+
+/// Events in whose body a text names the person: somebody typed it, into a reason or a finding.
+async fn naming(desk: &Desk, target: &Target) -> Result<Vec<Naming>, EraseError> {
+    let mut found: Vec<Naming> = Vec::new();
+    for telling in target.traces.telling() {
+        for entry in desk.store.log_list().await? {
+            let mut from = 0;
+            while from < entry.size {
+                let places = (from, entry.size.min(from + ERASURE_LOOK));
+                let mut page = desk.store.erasure_naming(entry.log, places, &telling, ERASURE_BATCH).await?;
+                let full = page.len() >= usize::try_from(ERASURE_BATCH).unwrap_or(usize::MAX);
+                from = page.last().filter(|_| full).map_or(places.1, |last| last.seq + 1);
+                page.retain(|event| target.traces.are_in(&event.body));
+                found.extend(page.into_iter().map(|event| Naming { body: String::new(), ..event }));
+                if found.len() > NAMING_MAX {
+                    return Err(EraseError::TooManyTexts);
+                }
+            }
+        }
+    }
+    found.sort_by_key(|event| event.event);
+    found.dedup_by_key(|event| event.event);
+    Ok(found)
 }
 
 #[derive(Default)]

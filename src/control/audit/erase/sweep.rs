@@ -3,9 +3,9 @@
 
 use crate::control::desk::Desk;
 use crate::model::{ErasureId, NodeId, Timestamp, Ttl};
-use crate::store::{ERASURE_BATCH, HeldBack, StoreError, Tx};
+use crate::store::{ERASURE_BATCH, Goes, HeldBack, StoreError, Taken, Tx};
 
-use super::batch::{self, Taken};
+use super::batch;
 
 /// Erasures that one round looks at.
 const DUE: u32 = 20;
@@ -50,11 +50,12 @@ pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), Stor
             break;
         }
     }
+    super::let_go(desk).await;
     Ok(())
 }
 
-/// Takes a batch of what rules held back until now. Says whether there may be more.
-async fn held(desk: &Desk, now: Timestamp) -> Result<bool, StoreError> {
+/// Takes a batch of what nothing holds back any more. Says whether there may be more.
+pub(super) async fn held(desk: &Desk, now: Timestamp) -> Result<bool, StoreError> {
     let mut tx = desk.store.begin().await?;
     let found = tx.erasure_held(now, ERASURE_BATCH).await?;
     if found.is_empty() {
@@ -78,21 +79,26 @@ async fn let_go(desk: &Desk, tx: &mut Tx, id: ErasureId, held: &[&HeldBack], now
     let Some(first) = held.first() else { return Ok(()) };
     for one in held {
         // ORDER: first let go, since a rule that is longer by now holds it back again.
-        tx.erasure_let_go(id, one.event).await?;
-        if let Some(event) = desk.store.event_fetch(&one.event).await? {
-            taken.add(batch::take(desk, tx, (id, first.pseudonym), &event, now).await?);
+        if !tx.erasure_let_go(id, one.event).await? {
+            continue;
         }
-        if !rules.contains(&one.rule.as_str()) {
+        if let Some(event) = tx.event_fetch(&one.event).await? {
+            taken.add(match one.what {
+                Goes::Whole => batch::take_whole(desk, tx, id, &event, now).await?,
+                Goes::Values => batch::take(desk, tx, (id, first.pseudonym), &event, now).await?,
+            });
+        }
+        if !one.rule.is_empty() && !rules.contains(&one.rule.as_str()) {
             rules.push(&one.rule);
         }
     }
-    if taken.events > 0 {
+    if taken != Taken::default() {
         let mut event = batch::told(desk, id, taken, now)
             .with("pseudonym", first.pseudonym.to_string())
             .with("rules", rules.into_iter().map(str::to_owned).collect::<Vec<_>>());
         event.resource = Some(first.pseudonym.to_string().into());
         tx.event_append(&event).await?;
-        tx.erasure_count(id, taken.events, taken.fields).await?;
+        tx.erasure_count(id, taken).await?;
     }
     tx.erasure_finish_kept(id, now).await
 }
