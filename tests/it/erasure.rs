@@ -7,18 +7,19 @@ use std::sync::{Arc, OnceLock};
 
 use doorward::audit::evidence::Evidence;
 use doorward::audit::filter::Filter;
+use doorward::audit::format::{ReadLine, cef, csv, ocsf};
 use doorward::audit::keep::{KeepRule, TypePattern};
 use doorward::audit::line::check_line;
 use doorward::audit::merkle::leaf_hash;
 use doorward::audit::proof::root_by_inclusion;
+use doorward::audit::report::{Exception, Gatherer, Period, Population};
 use doorward::audit::verify::{Anchor, Verified, Verifier};
-use doorward::audit::{Event, EventType, Outcome};
 use doorward::control::audit::erase::sweep;
 use doorward::control::audit::export::{Begun, begin};
 use doorward::control::audit::root::Root;
 use doorward::control::audit::tree::LogTree;
 use doorward::control::session;
-use doorward::model::{EventId, NodeId, Principal, Timestamp, Ttl, UserRef};
+use doorward::model::{EventId, Principal, Ttl, UserRef};
 use doorward::policy::{PolicySet, load};
 use serde_json::{Value, json};
 use sqlx::Row;
@@ -106,7 +107,7 @@ async fn life(house: &House, carol: &Caller) {
     let (bob, _, _) = house.command_line("bob").await;
     acts(house, 0, 5).await;
     let asked =
-        json!({ "entitlement": "ops-api/deploy-prod", "reason": "alice must deploy", "ticket": "OPS-1", "for": "2m" });
+        json!({ "entitlement": "ops-api/deploy-prod", "reason": "it must go out", "ticket": "OPS-1", "for": "2m" });
     let request = house.json(&alice, "/api/v1/requests", &asked).await;
     assert_eq!(request.status, 201, "{request:?}");
     let approvals = format!("/api/v1/requests/{}/approvals", request.text("/id"));
@@ -223,11 +224,12 @@ async fn a_person_is_erased_from_everywhere_and_every_proof_stays() {
         assert!(mentions(&dump(&url).await, "alice").len() > 20);
         let old = pseudonym(&house);
 
-        let plan = json!({ "person": "alice@example.com", "reason": "request DSR-118", "dry_run": true });
+        let mut plan = asked("alice@example.com");
+        plan["dry_run"] = json!(true);
         let plan = house.json(&carol, PATH, &plan).await;
         assert_eq!(plan.status, 200, "{plan:?}");
         assert_eq!(plan.text("/pseudonym"), old.to_string());
-        let told = erase(&house, &carol, "alice@example.com").await;
+        let told = house.json(&carol, PATH, &asked("alice@example.com")).await;
         assert_eq!(told.status, 200, "{told:?}");
         for count in ["events", "fields"] {
             assert_eq!(told.body[count], plan.body[count], "{count}");
@@ -279,8 +281,387 @@ async fn a_person_is_erased_from_everywhere_and_every_proof_stays() {
         let node = house.desk.store.node().unwrap();
         sweep::round(&house.desk, node, house.now()).await.unwrap();
         let dump = dump(&url).await;
-        for what in ["alice@example.com", "dev|alice", ADDRESS, "alice's laptop", "/users/alice"] {
+        for what in ["alice", ADDRESS] {
             assert_eq!(mentions(&dump, what), Vec::<String>::new(), "{what} in {url}");
         }
+    }
+}
+
+/// What a person is erased with here, and how the texts that name them are dealt with.
+fn asked(person: &str) -> Value {
+    json!({ "person": person, "reason": "request DSR-118", "texts": "erase" })
+}
+
+async fn swept(house: &House) {
+    number(house).await;
+    let node = house.desk.store.node().unwrap();
+    sweep::round(&house.desk, node, house.now()).await.unwrap();
+}
+
+/// Lines of the record in which this pseudonym acts.
+async fn trail(house: &House, of: UserRef) -> Vec<Value> {
+    let lines = verified(house).await.1;
+    let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["actor"]["id"] == of.to_string()).collect()
+}
+
+#[tokio::test]
+async fn what_a_rule_keeps_stays_until_its_time_is_over_and_then_goes_by_itself() {
+    for url in databases() {
+        let keep =
+            vec![rule("sign-ins", &["session.*"], Ttl::hours(48)), rule("short", &["session.start"], Ttl::hours(1))];
+        let house = house(&url, keep).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        life(&house, &carol).await;
+        let old = pseudonym(&house);
+        let told = house.json(&carol, PATH, &asked("dev|alice")).await;
+        assert_eq!((told.status.as_u16(), told.text("/state")), (200, "kept"), "{told:?}");
+        // The longer of two rules counts.
+        assert_eq!(told.body["kept"].as_array().unwrap().len(), 1, "{told:?}");
+        assert_eq!((told.text("/kept/0/rule"), told.text("/kept/0/reason")), ("sign-ins", "the law of sign-ins"));
+        let kept = told.body["kept"][0]["events"].as_i64().unwrap();
+        assert!(kept >= 3, "{told:?}");
+        let whole = |line: &Value| line["actor"].get("email").is_some();
+        let lines = trail(&house, old).await;
+        assert!(lines.iter().all(|line| whole(line) == (line["type"] == "session.start")), "{lines:#?}");
+        // One day later nothing has gone, after two days all has, and nobody had to ask.
+        house.clock.advance(Ttl::hours(24));
+        swept(&house).await;
+        assert!(trail(&house, old).await.iter().any(whole));
+        house.clock.advance(Ttl::hours(25));
+        swept(&house).await;
+        assert!(!trail(&house, old).await.iter().any(whole));
+        let (carol, _, _) = house.command_line("carol").await;
+        let now = house.get(&carol, &format!("{PATH}/{}", told.text("/id"))).await;
+        assert_eq!((now.text("/state"), now.body["kept"].as_array().unwrap().len()), ("done", 0), "{now:?}");
+        assert_eq!(now.body["events"].as_i64().unwrap(), told.body["events"].as_i64().unwrap() + kept);
+        let lines = verified(&house).await.1;
+        let rules = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let rules: Vec<Value> =
+            rules.filter(|line| line["type"] == "audit.erased").map(|line| line["data"]["rules"].clone()).collect();
+        assert!(rules.contains(&json!(["sign-ins"])), "{rules:?}");
+    }
+}
+
+#[tokio::test]
+async fn where_a_rule_keeps_everything_the_erasure_is_refused_with_its_name() {
+    for url in databases() {
+        let house = house(&url, vec![rule("all-of-it", &["*"], Ttl::hours(1000))]).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        life(&house, &carol).await;
+        for dry_run in [false, true] {
+            let mut body = asked("alice@example.com");
+            body["dry_run"] = json!(dry_run);
+            let told = house.json(&carol, PATH, &body).await;
+            assert_eq!((told.status.as_u16(), told.text("/reason")), (409, "kept_by_rule"), "{told:?}");
+            assert!(told.text("/detail").contains("`all-of-it` (the law of all-of-it)"), "{told:?}");
+        }
+        assert_eq!(house.get(&carol, PATH).await.body["items"], json!([]));
+        assert_eq!(verified(&house).await.0.erased, 0);
+        assert_eq!(house.desk.store.account_list_of_email("alice@example.com").await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn texts_that_name_the_person_go_as_a_whole_or_stay_as_is_said() {
+    for url in databases() {
+        let house = house(&url, Vec::new()).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        life(&house, &carol).await;
+        // Bob wrote her address when he said yes.
+        let told = erase(&house, &carol, "dev|alice").await;
+        assert_eq!((told.status.as_u16(), told.text("/reason")), (409, "named_in_texts"), "{told:?}");
+        let mut body = asked("dev|alice");
+        body["texts"] = json!("keep");
+        let told = house.json(&carol, PATH, &body).await;
+        assert_eq!((&told.body["texts"], &told.body["texts_left"]), (&json!(0), &json!(1)), "{told:?}");
+        let text = |line: &&String| line.contains("for alice@example.com");
+        assert_eq!(verified(&house).await.1.iter().filter(text).count(), 1);
+    }
+    for url in databases() {
+        let house = house(&url, Vec::new()).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        life(&house, &carol).await;
+        let told = house.json(&carol, PATH, &asked("dev|alice")).await;
+        assert_eq!((&told.body["texts"], &told.body["texts_left"]), (&json!(1), &json!(0)), "{told:?}");
+        let (verified, lines, _) = verified(&house).await;
+        assert_eq!(verified.erased_events, 1);
+        let withheld: Vec<&String> = lines.iter().filter(|line| line.contains("\"withheld\":\"erased\"")).collect();
+        assert_eq!(withheld.len(), 1);
+        assert!(withheld[0].contains("request.approved") && !withheld[0].contains("alice"), "{withheld:?}");
+        let found = house.get(&carol, "/api/v1/audit/events?type=request.approved").await;
+        assert_eq!(found.text("/items/0/withheld"), "erased", "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_comes_again_gets_a_new_trail_that_nothing_ties_to_the_old_one() {
+    for url in databases() {
+        let house = house(&url, Vec::new()).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        life(&house, &carol).await;
+        let first = pseudonym(&house);
+        let mut other = crate::access_world::Node::start(&url, &house.clock, 2, 7).await;
+        assert_eq!(house.json(&carol, PATH, &asked("dev|alice")).await.status, 200);
+        let second = pseudonym(&house);
+        assert_ne!(first, second);
+        // A node that runs hears of it, one that starts reads it.
+        assert_eq!(other.desk().store.pseudonym(&alice_herself()).unwrap(), first);
+        other.follow().await;
+        assert_eq!(other.desk().store.pseudonym(&alice_herself()).unwrap(), second);
+        let third = House::node(&url, house.clock.clone(), 3, 9, |_| ()).await;
+        assert_eq!(third.desk.store.pseudonym(&alice_herself()).unwrap(), second);
+
+        let (_, answer, _) = house.command_line("alice").await;
+        assert_eq!(answer["session"]["principal"]["id"], "dev|alice");
+        house.clock.advance(Ttl::minutes(10));
+        swept(&house).await;
+        let lines = trail(&house, second).await;
+        assert!(
+            lines.len() >= 2 && lines.iter().all(|line| line["actor"]["email"] == "alice@example.com"),
+            "{lines:#?}"
+        );
+        assert!(trail(&house, first).await.iter().all(|line| line["actor"].get("email").is_none()));
+        let found = house.get(&carol, "/api/v1/audit/events?actor=dev%7Calice&limit=1000").await;
+        assert!(found.body["items"].as_array().unwrap().iter().all(|event| event["actor"]["id"] == second.to_string()));
+        // Nothing that is kept has both pseudonyms in it.
+        for line in verified(&house).await.1 {
+            assert!(!(line.contains(&first.to_string()) && line.contains(&second.to_string())), "{line}");
+        }
+        // The new trail is erased as the old one was.
+        session::end_by_principal(&house.desk, &alice_herself(), house.now()).await.unwrap();
+        number(&house).await;
+        let again = house.json(&carol, PATH, &asked("dev|alice")).await;
+        assert_eq!((again.status.as_u16(), again.text("/pseudonym")), (200, second.to_string().as_str()), "{again:?}");
+        assert!(![first, second].contains(&pseudonym(&house)));
+    }
+}
+
+#[tokio::test]
+async fn what_lay_in_a_spool_is_erased_when_it_is_merged() {
+    for url in databases() {
+        let house = house(&url, Vec::new()).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        life(&house, &carol).await;
+        let (store, sealing) = (&house.desk.store, house.desk.store.sealing().unwrap());
+        let mut late = decision(9, "/users/alice/late");
+        late.id = EventId::fresh(house.now(), &*house.desk.entropy);
+        late.time = house.now();
+        let late = sealing.seal(&late);
+        let old = pseudonym(&house);
+        assert_eq!(house.json(&carol, PATH, &asked("dev|alice")).await.status, 200);
+        house.clock.advance(Ttl::minutes(10));
+        swept(&house).await;
+        // A node that was away comes back a week later.
+        house.clock.advance(Ttl::hours(24 * 7));
+        let mut tx = store.begin().await.unwrap();
+        tx.record_merge(store.own_log().unwrap(), &[late], house.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        assert!(trail(&house, old).await.iter().any(|line| line["actor"].get("email").is_some()));
+        swept(&house).await;
+        let lines = trail(&house, old).await;
+        assert!(lines.iter().all(|line| line["actor"].get("email").is_none()), "{lines:#?}");
+    }
+}
+
+#[tokio::test]
+async fn an_erasure_that_a_crash_breaks_off_anywhere_is_gone_on_with_and_loses_nothing() {
+    for url in databases() {
+        let house = house(&url, Vec::new()).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        // Three logs, with hundreds of events of each person.
+        let mut nodes = Vec::new();
+        for node in 2..=3u8 {
+            nodes.push(House::node(&url, house.clock.clone(), node, u64::from(node) + 50, |_| ()).await);
+        }
+        let people: Vec<String> = (0..8).map(|number| format!("crash{number}")).collect();
+        for (position, person) in people.iter().enumerate() {
+            for (log, of) in std::iter::once(&house).chain(&nodes).enumerate() {
+                let (store, sealing) = (&of.desk.store, of.desk.store.sealing().unwrap());
+                let made = |number: u16| {
+                    let mut event = decision(1, "/private");
+                    let mut bytes = *event.id.bytes();
+                    (bytes[10], bytes[11], bytes[13]) = (position as u8, log as u8, 1);
+                    bytes[14..].copy_from_slice(&number.to_be_bytes());
+                    event.id = EventId::from_bytes(bytes);
+                    event.actor.principal = Principal::user("dev", person);
+                    event.actor.email = Some(format!("{person}@example.com").into());
+                    sealing.seal(&event)
+                };
+                let mut tx = store.begin().await.unwrap();
+                let events: Vec<_> = (0..220u16).map(made).collect();
+                tx.record_batch(store.own_log().unwrap(), &events).await.unwrap();
+                tx.commit().await.unwrap();
+            }
+        }
+        let mut begun = 0;
+        for (position, person) in people.iter().enumerate() {
+            let of = house.desk.store.pseudonym(&Principal::user("dev", person).unwrap()).unwrap();
+            // Postponed to the sweep of another node: with an engine that answers later, a cut comes earlier.
+            let name = format!("dev|{person}");
+            let _ = crate::access_world::cut(20 + position * 60, erase(&house, &carol, &name)).await;
+            let erasure = house.desk.store.erasure_of(of).await.unwrap();
+            let mut gone = 0;
+            if erasure.is_some() {
+                begun += 1;
+                house.clock.advance(Ttl::minutes(2));
+                sweep::round(&nodes[0].desk, nodes[0].desk.store.node().unwrap(), house.now()).await.unwrap();
+                let erasure = house.desk.store.erasure_of(of).await.unwrap().unwrap();
+                assert_eq!((erasure.state.name(), erasure.events, erasure.fields), ("done", 660, 3300), "{person}");
+                gone = 660;
+            }
+            let lines = trail(&house, of).await;
+            assert_eq!(lines.len(), 660, "{person}");
+            let erased = lines.iter().filter(|line| line["actor"].get("email").is_none()).count();
+            assert_eq!(erased, gone, "{person}: all or nothing");
+            house.clock.advance(Ttl::minutes(6));
+            swept(&house).await;
+        }
+        assert!(begun > 0 && begun < people.len(), "{begun} of {} were begun", people.len());
+        // What was erased, batch by batch, is on record once.
+        let lines = verified(&house).await.1;
+        let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let batches: Vec<Value> = lines.filter(|line| line["type"] == "audit.erased").collect();
+        let sum: i64 = batches.iter().map(|line| line["data"]["count"].as_i64().unwrap()).sum();
+        assert_eq!(sum, i64::try_from(begun).unwrap() * 660);
+        assert!(batches.len() >= 3 * begun);
+    }
+}
+
+#[tokio::test]
+async fn who_can_t_be_erased_is_refused_and_told_why() {
+    for url in databases() {
+        let house = house(&url, Vec::new()).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let refused = async |caller: &Caller, body: Value, status: u16, reason: &str, detail: &str| {
+            let told = house.json(caller, PATH, &body).await;
+            assert_eq!((told.status.as_u16(), told.text("/reason")), (status, reason), "{body}: {told:?}");
+            assert!(told.text("/detail").contains(detail), "{body}: {told:?}");
+        };
+        let of = |person: &str| json!({ "person": person, "reason": "DSR-118" });
+        // Somebody signed in, with something asked for; and barred.
+        let (alice, _, _) = house.command_line("alice").await;
+        let ask = json!({ "entitlement": "ops-api/deploy-prod", "reason": "a test", "ticket": "OPS-1" });
+        let request = house.json(&alice, "/api/v1/requests", &ask).await;
+        refused(&carol, of("dev|alice"), 409, "still_open", "2 live sessions").await;
+        session::end_by_principal(&house.desk, &alice_herself(), house.now()).await.unwrap();
+        refused(&carol, of("dev|alice"), 409, "still_open", "1 pending requests").await;
+        let withdrawn = format!("/api/v1/requests/{}/approvals", request.text("/id"));
+        assert_eq!(house.json(&bob, &withdrawn, &json!({ "answer": "deny" })).await.status, 200);
+        house.json(&carol, "/api/v1/locks", &json!({ "principal": "dev|alice", "reason": "x" })).await;
+        refused(&carol, of("dev|alice"), 409, "still_open", "1 locks, which an erasure would lift").await;
+        house.json(&carol, "/api/v1/locks/clear", &json!({ "principal": "dev|alice", "reason": "x" })).await;
+        number(&house).await;
+        // Nobody, by its form or in fact; not a person; not allowed.
+        refused(&carol, of("dev|nobody"), 404, "not_found", "nobody of that name").await;
+        refused(&carol, of("nobody@example.com"), 404, "not_found", "nobody of that name").await;
+        refused(&carol, of("usr_06h01rs2cto0b2afh7rgi8mlb0"), 404, "not_found", "nobody of that name").await;
+        refused(&carol, of("alice"), 400, "invalid_request", "name the person as").await;
+        refused(&carol, of("Workload::\"ci|build\""), 400, "invalid_request", "not a person").await;
+        refused(&carol, json!({ "person": "dev|alice", "reason": "  " }), 400, "invalid_request", "give a reason")
+            .await;
+        for reason in ["as alice@example.com asked", "Alice asked", "account dev|alice"] {
+            let body = json!({ "person": "dev|alice", "reason": reason });
+            refused(&carol, body, 400, "invalid_request", "the reason names the person").await;
+        }
+        refused(&bob, of("dev|alice"), 403, "forbidden_by_policy", "administer").await;
+        assert_eq!(house.get(&bob, PATH).await.status, 403);
+        assert_eq!(house.json(&carol, PATH, &json!({ "person": "dev|alice" })).await.status, 400);
+        // Two accounts of one address.
+        let now = house.now();
+        let twin = session::NewSession {
+            kind: doorward::model::SessionKind::Browser,
+            principal: Principal::user("other", "a-1").unwrap(),
+            email: Some("Alice@example.com".to_owned()),
+            email_verified: false,
+            name: None,
+            groups: Vec::new(),
+            authenticated_at: now,
+            amr: Vec::new(),
+            device: None,
+            link: None,
+            ends_by: None,
+            claims: std::collections::BTreeMap::new(),
+            cookie: None,
+        };
+        let started = session::start(&house.desk, twin, None, &crate::api_house::facts(None), now).await.unwrap();
+        refused(&carol, of("alice@example.com"), 409, "ambiguous_person", "2 accounts have had that address").await;
+        house.end_elsewhere(started.stored.session.id).await;
+        // An opening of the emergency path whose opener calls themselves as she is called.
+        let id = crate::emergency_review::opened(&house, "Alice").await;
+        refused(&carol, of("dev|alice"), 409, "still_open", &format!("breakglass close {id}")).await;
+        house.clock.advance(Ttl::minutes(11));
+        // Done once, with one answer under one key, and not a second time.
+        let mut keyed = carol.clone();
+        keyed.headers.push(("idempotency-key", "once".to_owned()));
+        let old = pseudonym(&house);
+        let told = house.json(&keyed, PATH, &of("dev|alice")).await;
+        assert_eq!(told.status, 200, "{told:?}");
+        assert_eq!(house.json(&keyed, PATH, &of("dev|alice")).await.body, told.body);
+        refused(&carol, of("dev|alice"), 404, "not_found", "nobody of that name").await;
+        refused(&carol, of(&old.to_string()), 409, "already_erased", told.text("/id")).await;
+        let listed = house.get(&carol, &format!("{PATH}?limit=1")).await;
+        assert_eq!(listed.text("/items/0/id"), told.text("/id"), "{listed:?}");
+        assert_eq!(house.get(&carol, &format!("{PATH}/{}", told.text("/id"))).await.status, 200);
+        assert_eq!(house.get(&carol, &format!("{PATH}/ers_x")).await.status, 404);
+        assert_eq!(house.get(&carol, &format!("{PATH}?cursor=x")).await.status, 400);
+    }
+}
+
+#[tokio::test]
+async fn erased_values_are_shown_as_erased_in_every_form() {
+    let url = crate::support::sqlite_database();
+    let house = house(&url, Vec::new()).await;
+    let (carol, _, _) = house.command_line("carol").await;
+    life(&house, &carol).await;
+    let old = pseudonym(&house);
+    assert_eq!(house.json(&carol, PATH, &asked("dev|alice")).await.status, 200);
+    let lines = verified(&house).await.1;
+    let of = |kind: &str| {
+        let found =
+            lines.iter().find(|line| line.contains(&old.to_string()) && line.contains(&format!("\"type\":\"{kind}\"")));
+        ReadLine::parse(found.unwrap().as_bytes()).unwrap()
+    };
+    let decision = of("decision.allow");
+    let row = csv::row(&decision.entry());
+    assert_eq!(row.matches("erased").count(), 5, "{row}");
+    let row = cef::line(&decision.entry());
+    assert!(row.contains("suser=erased") && row.contains("request=erased") && !row.contains("src="), "{row}");
+    let object: Value = serde_json::from_str(&ocsf::line(&of("session.start").entry())).unwrap();
+    assert_eq!(object["actor"]["user"]["name"], "erased", "{object}");
+    assert!(
+        object["unmapped"]["erased"].as_array().unwrap().contains(&json!("address"))
+            && object.get("src_endpoint").is_none()
+    );
+    let barred = of("lock.set");
+    let object: Value = serde_json::from_str(&ocsf::line(&barred.entry())).unwrap();
+    assert_eq!(object["actor"]["user"]["email_addr"], "carol@example.com", "the other one stays: {object}");
+    assert!(csv::row(&barred.entry()).contains("erased"));
+    // A decision of hers is explained as that of a person who was erased.
+    let id = decision.entry().text("/decision").unwrap().to_owned();
+    let why = house.get(&carol, &format!("/api/v1/decisions/{id}")).await;
+    assert_eq!((why.text("/erased"), why.body["principal"].is_null()), (old.to_string().as_str(), true), "{why:?}");
+    // Reports list the erasure and count what is gone.
+    let mut gatherer = Gatherer::new(Period { from: None, to: None }, house.now());
+    for line in &lines {
+        gatherer.take(&check_line(line).unwrap(), ReadLine::parse(line.as_bytes()).as_ref());
+    }
+    let gathered = gatherer.end();
+    assert_eq!(gathered.populations[&Population::Erasures].count, 1);
+    assert!(gathered.totals.erased >= 10 && gathered.totals.pruned == 0, "{:?}", gathered.totals);
+    assert_eq!(gathered.found[&Exception::PrunedEarly].count, 0);
+    let row = &gathered.found[&Exception::PeopleErased].rows[0];
+    assert!(row.note.contains("1 events as a whole"), "{row:?}");
+    assert!(row.event.as_ref().unwrap().who.as_ref().unwrap().contains("dev|carol"), "{row:?}");
+}
+
+#[test]
+fn a_rule_that_keeps_nothing_is_none() {
+    for good in ["*", "breakglass.*", "session.start", "audit.*"] {
+        assert!(TypePattern::parse(good).is_some(), "{good}");
+    }
+    for bad in ["", "session", "session.", ".*", "sess.*", "session.st*", "session.started", "*.*"] {
+        assert!(TypePattern::parse(bad).is_none(), "{bad}");
     }
 }

@@ -279,6 +279,11 @@ impl Gatherer {
                 self.found(Exception::AuditLeft, seen, note);
                 return;
             }
+            EventType::AuditPersonErased => {
+                let note = super::seen::erasure(seen);
+                self.found(Exception::PeopleErased, seen, note);
+                return;
+            }
             EventType::CredentialRevokeFailed => Exception::RevocationFailed,
             EventType::NoticeDead => Exception::DeadNotices,
             EventType::ClockStepped => Exception::ClockStepped,

@@ -66,6 +66,11 @@ impl<'a> Seen<'a> {
         self.entry.and_then(|entry| entry.personal(field))
     }
 
+    fn list(&self, pointer: &str) -> &'a [serde_json::Value] {
+        let found = self.entry.and_then(|entry| entry.body.pointer(pointer)).and_then(serde_json::Value::as_array);
+        found.map(Vec::as_slice).unwrap_or_default()
+    }
+
     fn is_erased(&self, field: PersonalField) -> bool {
         self.entry.is_some_and(|entry| entry.sealed.erased().contains(&field))
     }
@@ -152,6 +157,27 @@ impl<'a> Seen<'a> {
         }
         text
     }
+}
+
+/// What an erasure of a person took and left, in words.
+#[must_use]
+pub fn erasure(seen: &Seen<'_>) -> String {
+    let number = |pointer: &str| seen.number(pointer).unwrap_or(0);
+    let (fields, events, texts) = (number("/data/fields"), number("/data/events"), number("/data/texts"));
+    let mut note = format!("{fields} values of {events} events");
+    let left = number("/data/texts_left");
+    if texts > left {
+        let _ = write!(note, ", {} events as a whole", texts - left);
+    }
+    if left > 0 {
+        let _ = write!(note, "; the text of {left} events still names them");
+    }
+    for kept in seen.list("/data/kept") {
+        let text = |key: &str| kept.get(key).and_then(serde_json::Value::as_str).map(short).unwrap_or_default();
+        let events = kept.get("events").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let _ = write!(note, "; {events} events kept by `{}` until {}", text("rule"), text("until"));
+    }
+    note
 }
 
 /// A principal as it is cited: people by their id alone.
