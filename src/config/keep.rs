@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::audit::EventType;
-use crate::audit::keep::{KeepRule, TypePattern};
+use crate::audit::keep::settings::{KeepRule, TypePattern};
 use crate::model::Ttl;
 
 use super::identity::provider_name;
@@ -66,8 +65,9 @@ fn read_types(section: &mut Section<'_>) -> Option<Vec<TypePattern>> {
         match TypePattern::parse(&text) {
             Some(pattern) => types.push(pattern),
             None => {
-                let known: Vec<&str> = EventType::ALL.iter().map(|kind| kind.name()).collect();
-                let near = nearest(&text, &known).map(|near| format!("; `{near}` is one")).unwrap_or_default();
+                let near = TypePattern::nearest(|known| nearest(&text, known))
+                    .map(|near| format!("; `{near}` is one"))
+                    .unwrap_or_default();
                 let message = format!("no event is of the type `{}`", text.escape_debug());
                 let help = format!("write `*`, `breakglass.*` or `session.start`{near}");
                 section.ledger().error(&place, message, Some(help));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use data_encoding::BASE64;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-use crate::audit::keep::KeepRule;
+use crate::audit::keep::settings::KeepRule;
 use crate::model::{Secret, Ttl};
 
 use super::section::Section;

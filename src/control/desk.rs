@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 
-use crate::audit::keep::KeepRule;
+use crate::audit::keep::settings::KeepRule;
 use crate::credential::authority::Authority;
 use crate::credential::seal::Sealer;
 use crate::credential::token::SigningKey;

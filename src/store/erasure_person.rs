@@ -101,25 +101,29 @@ const REPLACE_REQUEST: &str = "\
     where principal_kind = 'User' and principal_id = $1";
 
 macro_rules! mention {
-    ($table:literal, $column:literal) => {
+    ($table:literal, $column:literal $(, $and:literal)?) => {
         concat!(
-            "update ",
-            $table,
-            " set ",
-            $column,
-            " = $1 where lower(",
-            $column,
-            ") like $2 escape '~' or ",
-            $column,
-            " like $3 escape '~'"
+            "update ", $table, " set ", $column, " = $1 where (lower(", $column, ") like $2 escape '~' or ",
+            $column, " like $3 escape '~')" $(, " and ", $and)?
         )
     };
 }
 
-/// Texts of others that name the person.
+/// Texts of others that name the person. A request that is open keeps its words: its approvals are bound to
+/// them.
 const MENTIONS: [&str; 8] = [
-    mention!("access_request", "reason"),
-    mention!("access_request", "ticket"),
+    mention!(
+        "access_request",
+        "reason",
+        "state <> 'pending' and not exists (select 1 from access_grant g where g.request = access_request.id \
+         and g.ended_at is null)"
+    ),
+    mention!(
+        "access_request",
+        "ticket",
+        "state <> 'pending' and not exists (select 1 from access_grant g where g.request = access_request.id \
+         and g.ended_at is null)"
+    ),
     mention!("access_approval", "reason"),
     mention!("access_grant", "end_reason"),
     mention!("principal_lock", "reason"),

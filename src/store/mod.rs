@@ -11,6 +11,7 @@ mod emergency;
 mod engine;
 mod erasure;
 mod erasure_person;
+mod erasure_record;
 mod grant;
 mod grant_use;
 mod human;
@@ -39,10 +40,9 @@ pub use audit_scan::Position;
 pub use audit_tree::{Grown, LogEntry, SealedLogKey, StoredCheckpoint};
 pub use credential::{CREDENTIAL_PAGE_MAX, HeldCredential};
 pub use engine::{Store, StoreError, Tx};
-pub use erasure::{
-    ERASURE_BATCH, ERASURE_LOOK, ERASURE_PAGE_MAX, Erasure, ErasureState, Goes, HeldBack, KeptByRule, Naming, Taken,
-};
+pub use erasure::{ERASURE_PAGE_MAX, Erasure, ErasureState, Goes, HeldBack, KeptByRule, Taken};
 pub use erasure_person::{Traces, Unfinished, erased_principal};
+pub use erasure_record::{ERASURE_BATCH, ERASURE_LOOK, Naming};
 pub use grant::GRANT_PAGE_MAX;
 pub use grant_use::GrantMoment;
 pub use idempotency::{KeptAnswer, TakenKey};

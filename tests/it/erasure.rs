@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use doorward::audit::evidence::Evidence;
 use doorward::audit::filter::Filter;
 use doorward::audit::format::{ReadLine, cef, csv, ocsf};
-use doorward::audit::keep::{KeepRule, TypePattern};
+use doorward::audit::keep::settings::{KeepRule, TypePattern};
 use doorward::audit::line::check_line;
 use doorward::audit::merkle::leaf_hash;
 use doorward::audit::proof::root_by_inclusion;
@@ -41,7 +41,7 @@ fn policies() -> Arc<PolicySet> {
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"), folder.path());
         let global = folder.path().join("global.cedar");
         let text = std::fs::read_to_string(&global).unwrap();
-        let more = "\n@id(\"security-administers\")\npermit (principal in Group::\"security\", \
+        let more = "\n@id(\"security-erases\")\npermit (principal in Group::\"security\", \
                     action == Action::\"administer\", resource == Installation::\"doorward\");\n";
         std::fs::write(&global, text + more).unwrap();
         Arc::new(load(folder.path(), &settings()).unwrap_or_else(|found| panic!("{}", shown(&found))))
@@ -664,4 +664,24 @@ fn a_rule_that_keeps_nothing_is_none() {
     for bad in ["", "session", "session.", ".*", "sess.*", "session.st*", "session.started", "*.*"] {
         assert!(TypePattern::parse(bad).is_none(), "{bad}");
     }
+}
+
+/// A table that nobody thought of would keep people who were erased.
+#[test]
+fn every_table_stands_in_the_runbook_of_erasure() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let runbook = std::fs::read_to_string(root.join("deploy/runbooks/erasure.md")).unwrap();
+    let mut tables = 0;
+    for file in std::fs::read_dir(root.join("migrations")).unwrap().flatten() {
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        for line in text.lines().filter_map(|line| line.strip_prefix("create table ")) {
+            let table = line.split(' ').next().unwrap();
+            assert!(
+                runbook.contains(&format!("`{table}`")),
+                "say in deploy/runbooks/erasure.md what is erased in `{table}`, what stays and why; and erase it in `store/erasure_person.rs`"
+            );
+            tables += 1;
+        }
+    }
+    assert!(tables > 30, "{tables}");
 }

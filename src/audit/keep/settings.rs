@@ -1,6 +1,6 @@
-//! What an erasure must not take: events that a law or rule wants kept whole for some time.
+//! The rules of `[[audit.keep]]`, as the configuration gives them.
 
-use super::event::EventType;
+use crate::audit::event::EventType;
 use crate::model::{Timestamp, Ttl};
 
 /// Which types of events a rule is about: `*`, `breakglass.*` or `session.start`.
@@ -13,6 +13,13 @@ impl TypePattern {
     pub fn parse(text: &str) -> Option<Self> {
         let pattern = Self(text.to_owned());
         EventType::ALL.iter().any(|kind| pattern.holds(*kind)).then_some(pattern)
+    }
+
+    /// The type whose name is likest to what was meant, by `nearest` of all that there are.
+    #[must_use]
+    pub fn nearest(nearest: impl Fn(&[&'static str]) -> Option<&'static str>) -> Option<&'static str> {
+        let known: Vec<&'static str> = EventType::ALL.iter().map(|kind| kind.name()).collect();
+        nearest(&known)
     }
 
     /// Whether events of this type are of it.
@@ -44,11 +51,4 @@ impl KeepRule {
     pub fn until(&self, kind: EventType, time: Timestamp) -> Option<Timestamp> {
         self.types.iter().any(|pattern| pattern.holds(kind)).then(|| time.plus(self.length))
     }
-}
-
-/// The rule that keeps such an event the longest at `now`, and until when; `None`: it may be erased.
-#[must_use]
-pub fn kept_by(rules: &[KeepRule], kind: EventType, time: Timestamp, now: Timestamp) -> Option<(&KeepRule, Timestamp)> {
-    let all = rules.iter().filter_map(|rule| Some((rule, rule.until(kind, time)?)));
-    all.filter(|(_, until)| !until.is_over(now)).max_by_key(|(_, until)| *until)
 }
