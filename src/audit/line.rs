@@ -375,6 +375,31 @@ pub struct CheckedLine {
     pub erased: usize,
     /// Until when old events were pruned, if the event says that.
     pub pruned_before: Option<String>,
+    /// What was erased, if the event says that.
+    pub erased_told: ErasedTold,
+}
+
+/// What an event tells of an erasure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ErasedTold {
+    /// Personal values that were erased (`audit.erased`).
+    pub values: u64,
+    /// Events that are erased as a whole (`audit.person_erased`, before any of them is).
+    pub events: u64,
+}
+
+impl ErasedTold {
+    fn of(kind: EventType, body: &str) -> Self {
+        if !matches!(kind, EventType::AuditErased | EventType::AuditPersonErased) {
+            return Self::default();
+        }
+        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        let number = |pointer: &str| body.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or(0);
+        match kind {
+            EventType::AuditErased => Self { values: number("/data/fields"), events: 0 },
+            _ => Self { values: 0, events: number("/data/texts").saturating_sub(number("/data/texts_left")) },
+        }
+    }
 }
 
 /// Checks everything about a line (without its line feed) that can be checked by itself.
@@ -385,14 +410,21 @@ pub fn check_line(line: &str) -> Result<CheckedLine, LineError> {
     let outer: Outer<'_> = serde_json::from_str(line).map_err(|_| LineError::Form)?;
     let leaf = Leaf::parse(outer.leaf.as_bytes()).map_err(|_| LineError::Leaf)?;
     let hash = leaf_hash(outer.leaf.as_bytes());
-    let done = |leaf, withheld, erased, pruned_before| CheckedLine { leaf, hash, withheld, erased, pruned_before };
+    let done = |leaf, withheld, erased, pruned_before, erased_told| CheckedLine {
+        leaf,
+        hash,
+        withheld,
+        erased,
+        pruned_before,
+        erased_told,
+    };
     let withheld = match &outer.withheld {
         Some(why) => Some(Withheld::parse(why).ok_or(LineError::Form)?),
         None => None,
     };
     if let Some(why) = withheld {
         let same = withheld_line(&outer.leaf, &leaf, why) == line;
-        return if same { Ok(done(leaf, withheld, 0, None)) } else { Err(LineError::Shown) };
+        return if same { Ok(done(leaf, withheld, 0, None, ErasedTold::default())) } else { Err(LineError::Shown) };
     }
     let content = opened(outer.body, outer.personal, outer.salts).ok_or(LineError::Form)?;
     if !leaf.holds_body(&content.body.salt, &content.body.value) {
@@ -411,7 +443,8 @@ pub fn check_line(line: &str) -> Result<CheckedLine, LineError> {
         .then(|| serde_json::from_str::<serde_json::Value>(&content.body.value).ok())
         .flatten()
         .and_then(|body| body.pointer("/data/before")?.as_str().map(str::to_owned));
-    Ok(done(leaf, None, erased, pruned_before))
+    let told = ErasedTold::of(leaf.kind, &content.body.value);
+    Ok(done(leaf, None, erased, pruned_before, told))
 }
 
 fn opened<'a>(

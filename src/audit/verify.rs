@@ -19,7 +19,7 @@ use super::checkpoint::{Checkpoint, LogName, installation_name, origin};
 use super::evidence::{Evidence, Extent, RangeProof, StatementText};
 use super::filter::Filter;
 use super::installation::Statement;
-use super::line::{CheckedLine, LineError, Withheld};
+use super::line::{CheckedLine, ErasedTold, LineError, Withheld};
 use super::merkle::{Frontier, Hash, cover, leaf_hash};
 use super::note::{Note, NoteKey};
 use crate::model::{NodeId, Timestamp};
@@ -143,6 +143,8 @@ pub struct Verified {
     pub erased: u64,
     /// Events that were erased as a whole.
     pub erased_events: u64,
+    /// Personal values that are gone and that no erasure on record tells of, so far as all of it is here.
+    pub erased_untold: u64,
     /// Witnessed checkpoints that agree.
     pub witnessed: usize,
     /// Witnessed checkpoints of sizes outside what is here.
@@ -175,6 +177,7 @@ pub struct Verifier {
     verified: Verified,
     pruned_latest: Option<Timestamp>,
     pruned_before: Option<Timestamp>,
+    erased_told: ErasedTold,
 }
 
 impl Verifier {
@@ -234,7 +237,9 @@ impl Verifier {
         for log in &mut logs {
             log.thin();
         }
-        let mut verifier = Self { filter, logs, current: 0, verified, pruned_latest: None, pruned_before: None };
+        let erased_told = ErasedTold::default();
+        let mut verifier =
+            Self { filter, logs, current: 0, verified, pruned_latest: None, pruned_before: None, erased_told };
         verifier.skip_ended()?;
         Ok(verifier)
     }
@@ -292,6 +297,8 @@ impl Verifier {
         self.pruned_before = self.pruned_before.max(line.pruned_before.as_deref().and_then(Timestamp::parse));
         self.verified.lines += 1;
         self.verified.erased += u64::try_from(line.erased).unwrap_or(0);
+        self.erased_told.values += line.erased_told.values;
+        self.erased_told.events += line.erased_told.events;
         log.frontier.push(line.hash);
         log.look()?;
         self.skip_ended()
@@ -327,7 +334,16 @@ impl Verifier {
             let what = format!("an event of {latest} has no content, and no pruning that reaches it is on record");
             return Err(Fault::altered("the events", what));
         }
+        if self.filter.is_all() && self.verified.erased_events > self.erased_told.events {
+            let (gone, told) = (self.verified.erased_events, self.erased_told.events);
+            let what =
+                format!("{gone} events have no content since they were erased, and erasures on record tell of {told}");
+            return Err(Fault::altered("the events", what));
+        }
         let mut verified = self.verified;
+        if self.filter.is_all() {
+            verified.erased_untold = verified.erased.saturating_sub(self.erased_told.values);
+        }
         verified.anchored |= verified.witnessed > 0;
         Ok(verified)
     }

@@ -39,8 +39,9 @@ const COUNT: &str =
     "update audit_erasure set events = events + $2, fields = fields + $3, texts = texts + $4 where id = $1";
 macro_rules! state {
     () => {
-        "update audit_erasure set state = case when exists \
-         (select 1 from audit_erasure_kept k where k.erasure = audit_erasure.id) then 'kept' else 'done' end, \
+        "update audit_erasure set state = case \
+         when exists (select 1 from audit_erasure_kept k where k.erasure = audit_erasure.id and k.rule = '') then 'running' \
+         when exists (select 1 from audit_erasure_kept k where k.erasure = audit_erasure.id) then 'kept' else 'done' end, \
          finished_at = case when exists \
          (select 1 from audit_erasure_kept k where k.erasure = audit_erasure.id) then null \
          else coalesce(finished_at, $2) end"

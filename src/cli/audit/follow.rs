@@ -109,6 +109,7 @@ fn columns(event: &Value) -> Vec<String> {
     let gone = format!("{ERASED} ({who})");
     let who = if erased("principal") { &gone } else { who };
     let what = match (text(event, "/request/method"), text(event, "/request/path")) {
+        _ if !text(event, "/withheld").is_empty() => format!("content {}", text(event, "/withheld")),
         (method, "") if erased("path") => format!("{method} {ERASED}"),
         ("", _) => format!("{} {}", text(event, "/action"), text(event, "/resource")),
         (method, path) => format!("{method} {path}"),

@@ -38,6 +38,9 @@ pub const REASON_CHARS_MAX: usize = 1000;
 /// When the logs are looked through once more after an erasure: by then every event of before has its
 /// number, and every node knows that the pseudonym is nobody's.
 const LOOK_AGAIN: Ttl = Ttl::minutes(5);
+/// When events that name the person go: by then `audit.person_erased`, which tells of them, is under a
+/// checkpoint, and nobody who verifies finds them gone without a word.
+const TEXTS_AFTER: Ttl = Ttl::seconds(10);
 /// Batches that an erasure does before it answers; the sweep does the rest.
 const BATCHES_AT_ONCE: usize = 20;
 
@@ -151,7 +154,7 @@ impl fmt::Display for EraseError {
 
 fn unfinished(f: &mut fmt::Formatter<'_>, open: &Unfinished) -> fmt::Result {
     let parts = [
-        (open.sessions, "live sessions", "`doorward revoke SESSION`"),
+        (open.sessions, "live sessions", "`doorward sessions --all`, `doorward revoke SESSION`"),
         (open.requests, "pending requests", "`doorward deny REQUEST`"),
         (open.grants, "grants that are not over", "`doorward revoke GRANT`"),
         (open.unreviewed, "emergency grants without their reviews", "`doorward breakglass review GRANT`"),
@@ -288,6 +291,10 @@ pub async fn erase(desk: &Desk, caller: &Caller, asked: &Asked<'_>, now: Timesta
     if plan.target.traces.or_names_are_in(reason) {
         return Err(EraseError::ReasonNames);
     }
+    let mut tx = desk.store.begin().await?;
+    let open = tx.person_unfinished(&plan.target.traces.principal, REVIEWERS, now).await?;
+    drop(tx);
+    judge(desk, &plan, open, now).await?;
     let texts_left = match asked.texts {
         None if plan.texts() > 0 => return Err(EraseError::Texts(plan.texts())),
         None | Some(Texts::Erase) => 0,
@@ -311,11 +318,7 @@ pub async fn erase(desk: &Desk, caller: &Caller, asked: &Asked<'_>, now: Timesta
     // ORDER: after the commit and before the answer, as the directory obeys.
     desk.store.pseudonym_retire(pseudonym)?;
     tracing::warn!(erasure = %erasure.id, events = plan.events, fields = plan.fields, "a person is erased from the record");
-    let done = async {
-        batch::some(desk, erasure.id, BATCHES_AT_ONCE, now).await?;
-        sweep::held(desk, now).await
-    };
-    match done.await {
+    match batch::some(desk, erasure.id, BATCHES_AT_ONCE, now).await {
         Ok(_) => let_go(desk).await,
         Err(error) => tracing::warn!(%error, erasure = %erasure.id, "an erasure was begun and goes on later"),
     }
@@ -344,7 +347,7 @@ async fn begin(desk: &Desk, caller: &Caller, plan: &Plan, erasure: &Erasure, now
     tx.person_erase(traces, erasure.pseudonym, mark_of, now).await?;
     for naming in plan.naming.iter().filter(|_| erasure.texts_left == 0) {
         // Nothing that names them is kept to find these again, so they are listed.
-        tx.erasure_keep(erasure.id, naming.event, ("", now), Goes::Whole).await?;
+        tx.erasure_keep(erasure.id, naming.event, ("", now.plus(TEXTS_AFTER)), Goes::Whole).await?;
     }
     let kept = |(kept, reason): &(KeptByRule, String)| json!({ "rule": kept.rule, "reason": reason, "events": kept.events, "until": kept.until.to_string() });
     let mut event = Event::new(desk.event_id(now), now, EventType::AuditPersonErased, Outcome::Success)

@@ -37,6 +37,11 @@ pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), Stor
     if !ours {
         return Ok(());
     }
+    for _ in 0..HELD_BATCHES {
+        if !held(desk, now).await? {
+            break;
+        }
+    }
     for erasure in due {
         // One that can't be gone on with keeps none of the others waiting.
         match batch::some(desk, erasure.id, BATCHES, now).await {
@@ -45,17 +50,12 @@ pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), Stor
             Err(error) => tracing::warn!(%error, erasure = %erasure.id, "an erasure could not go on"),
         }
     }
-    for _ in 0..HELD_BATCHES {
-        if !held(desk, now).await? {
-            break;
-        }
-    }
     super::let_go(desk).await;
     Ok(())
 }
 
 /// Takes a batch of what nothing holds back any more. Says whether there may be more.
-pub(super) async fn held(desk: &Desk, now: Timestamp) -> Result<bool, StoreError> {
+async fn held(desk: &Desk, now: Timestamp) -> Result<bool, StoreError> {
     let mut tx = desk.store.begin().await?;
     let found = tx.erasure_held(now, ERASURE_BATCH).await?;
     if found.is_empty() {
