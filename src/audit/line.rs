@@ -389,6 +389,21 @@ pub struct ErasedTold {
 }
 
 impl ErasedTold {
+    /// Counts what another event tells.
+    pub const fn add(&mut self, more: Self) {
+        self.values += more.values;
+        self.events += more.events;
+    }
+
+    /// What is wrong where so many events are gone as a whole; nothing where as many were told of.
+    #[must_use]
+    pub fn missing(&self, gone: u64) -> Option<String> {
+        let told = self.events;
+        (gone > told).then(|| {
+            format!("{gone} events have no content since they were erased, and erasures on record tell of {told}")
+        })
+    }
+
     fn of(kind: EventType, body: &str) -> Self {
         if !matches!(kind, EventType::AuditErased | EventType::AuditPersonErased) {
             return Self::default();

@@ -297,8 +297,7 @@ impl Verifier {
         self.pruned_before = self.pruned_before.max(line.pruned_before.as_deref().and_then(Timestamp::parse));
         self.verified.lines += 1;
         self.verified.erased += u64::try_from(line.erased).unwrap_or(0);
-        self.erased_told.values += line.erased_told.values;
-        self.erased_told.events += line.erased_told.events;
+        self.erased_told.add(line.erased_told);
         log.frontier.push(line.hash);
         log.look()?;
         self.skip_ended()
@@ -334,10 +333,9 @@ impl Verifier {
             let what = format!("an event of {latest} has no content, and no pruning that reaches it is on record");
             return Err(Fault::altered("the events", what));
         }
-        if self.filter.is_all() && self.verified.erased_events > self.erased_told.events {
-            let (gone, told) = (self.verified.erased_events, self.erased_told.events);
-            let what =
-                format!("{gone} events have no content since they were erased, and erasures on record tell of {told}");
+        if self.filter.is_all()
+            && let Some(what) = self.erased_told.missing(self.verified.erased_events)
+        {
             return Err(Fault::altered("the events", what));
         }
         let mut verified = self.verified;

@@ -111,7 +111,7 @@ macro_rules! mention {
 
 /// Texts of others that name the person. A request that is open keeps its words: its approvals are bound to
 /// them.
-const MENTIONS: [&str; 8] = [
+const MENTIONS: [&str; 7] = [
     mention!(
         "access_request",
         "reason",
@@ -127,7 +127,6 @@ const MENTIONS: [&str; 8] = [
     mention!("access_approval", "reason"),
     mention!("access_grant", "end_reason"),
     mention!("principal_lock", "reason"),
-    mention!("session", "end_reason"),
     mention!("notice", "error"),
     mention!("audit_erasure", "reason"),
 ];

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::audit::PersonalField;
 use crate::audit::erase::fields_of;
 use crate::audit::keep::kept_by;
+use crate::audit::{EventType, PersonalField};
 use crate::control::desk::Desk;
 use crate::model::{Timestamp, UserRef};
 use crate::store::{ERASURE_BATCH, ERASURE_LOOK, KeptByRule, Log, Naming, Recorded, StoreError};
@@ -64,6 +64,11 @@ pub(super) async fn of(desk: &Desk, mut target: Target, now: Timestamp) -> Resul
     Ok(Plan { target, events: counted.events, fields: counted.fields, naming, kept: explained(desk, kept) })
 }
 
+/// What tells that events lost content: `audit verify` holds a record to it, so it never goes as a whole.
+const fn is_account(kind: EventType) -> bool {
+    matches!(kind, EventType::AuditErased | EventType::AuditPersonErased | EventType::AuditPruned)
+}
+
 /// Events in whose body a text names the person: somebody typed it, into a reason or a finding.
 async fn naming(desk: &Desk, target: &Target) -> Result<Vec<Naming>, EraseError> {
     let mut found: Vec<Naming> = Vec::new();
@@ -75,7 +80,7 @@ async fn naming(desk: &Desk, target: &Target) -> Result<Vec<Naming>, EraseError>
                 let mut page = desk.store.erasure_naming(entry.log, places, &telling, ERASURE_BATCH).await?;
                 let full = page.len() >= usize::try_from(ERASURE_BATCH).unwrap_or(usize::MAX);
                 from = page.last().filter(|_| full).map_or(places.1, |last| last.seq + 1);
-                page.retain(|event| target.traces.are_in(&event.body));
+                page.retain(|event| !is_account(event.kind) && target.traces.are_in(&event.body));
                 found.extend(page.into_iter().map(|event| Naming { body: String::new(), ..event }));
                 if found.len() > NAMING_MAX {
                     return Err(EraseError::TooManyTexts);
