@@ -17,6 +17,7 @@ mod credential;
 mod decided;
 mod decision;
 mod discovery;
+mod erasure;
 mod fields;
 mod grant;
 mod idempotent;
@@ -135,6 +136,9 @@ routes! {
     get "/api/v1/audit/consistency" Session => audit::consistency;
     get "/api/v1/audit/streams" Session => audit_stream::list;
     get "/api/v1/audit/schema" Session => audit_stream::event_schema;
+    get "/api/v1/audit/erasures" Session => erasure::list;
+    post "/api/v1/audit/erasures" Session => erasure::create;
+    get "/api/v1/audit/erasures/{id}" Session => erasure::fetch;
     get "/api/v1/policies/convergence" Session => convergence::list;
     get "/api/v1/openapi.json" Nobody => openapi::document;
     get "/oauth2/authorize" Browser => oauth::authorize;

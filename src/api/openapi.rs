@@ -146,6 +146,15 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         "/api/v1/audit/schema" => {
             ("The schema of an event (JSON Schema 2020-12)", Some(json!({ "type": "object" })), None)
         }
+        "/api/v1/audit/erasures" if method == "GET" => {
+            ("People who were erased from the record, newest first, by pseudonym", page("Erasure"), None)
+        }
+        "/api/v1/audit/erasures" => (
+            "Erases a person: their values and salts go, leaves and proofs stay; with `dry_run` tells what would go",
+            Some(json!({ "anyOf": [shape("Erasure"), shape("ErasureDryRun")] })),
+            body("NewErasure"),
+        ),
+        "/api/v1/audit/erasures/{id}" => ("An erasure, and what rules hold back of it", shape("Erasure"), None),
         "/api/v1/policies/convergence" => ("Which policies each node has in force", page("NodePolicies"), None),
         "/api/v1/openapi.json" => ("This document", Some(json!({ "type": "object" })), None),
         "/oauth2/authorize" => (
@@ -319,6 +328,7 @@ fn parameters(route: &Route) -> Vec<Value> {
             let state = query("state", "one:open|closed");
             vec![state, query("service", "service"), query("cursor", "id:rev_"), query("limit", "limit")]
         }
+        ("GET", "/api/v1/audit/erasures") => vec![query("cursor", "id:ers_"), query("limit", "limit")],
         (_, "/oauth2/authorize") => {
             let required = ["response_type", "client_id", "redirect_uri", "code_challenge", "code_challenge_method"];
             let optional = ["state", "login_hint", "provider"];
@@ -362,6 +372,7 @@ fn parameters(route: &Route) -> Vec<Value> {
             Some("decisions") => "id:dec_",
             Some("notices") => "id:evt_",
             Some("reviews") => "id:rev_",
+            Some("audit") if route.path.contains("/erasures/") => "id:ers_",
             Some("breakglass") if route.path.ends_with("/close") => "id:brk_",
             Some("audit") => "id:grt_",
             Some("breakglass") => "id:(brk|grt)_",

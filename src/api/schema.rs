@@ -128,7 +128,7 @@ fn people_and_services() -> Value {
         "DecisionRequest": object(&[("method", "string"), ("host", "string"), ("path", "string")]),
         "Decision": object(&[
             ("id", "id:dec_"), ("time", "time"), ("outcome", "one:allow|deny"), ("reason?", "string?"),
-            ("principal?", "Principal?"), ("action?", "string?"), ("service?", "string?"),
+            ("principal?", "Principal?"), ("erased?", "id:usr_"), ("action?", "string?"), ("service?", "string?"),
             ("request?", "DecisionRequest?"), ("act?", "strings"), ("policy_version?", "string?"), ("policies", "strings"),
             ("errors", "strings"), ("remedy?", "Remedy?"), ("note?", "string?"), ("grant?", "string?"),
             ("grants", "DecisionGrant[]"), ("helps", "DecisionHelp[]"), ("log?", "string?"), ("seq?", "integer?"),
@@ -182,6 +182,17 @@ fn people_and_services() -> Value {
         "AuditCheckpoint": object(&[
             ("log", "string"), ("size", "integer"), ("root", "string"), ("time", "time"), ("note", "string"),
         ]),
+        "KeptByRule": object(&[("rule", "string"), ("reason", "string"), ("events", "integer"), ("until", "time")]),
+        "Erasure": object(&[
+            ("id", "id:ers_"), ("pseudonym", "id:usr_"), ("state", "one:running|kept|done"), ("reason", "string"),
+            ("requested_by", "id:usr_"), ("requested_at", "time"), ("events", "integer"), ("fields", "integer"),
+            ("texts", "integer"), ("texts_left", "integer"), ("kept", "KeptByRule[]"), ("finished_at", "time?"),
+        ]),
+        "ErasureDryRun": object(&[
+            ("pseudonym", "id:usr_"), ("events", "integer"), ("fields", "integer"), ("texts", "integer"),
+            ("kept", "KeptByRule[]"),
+        ]),
+        "NewErasure": body(&[("person", "words"), ("reason", "words"), ("texts?", "one:erase|keep?"), ("dry_run?", "boolean")]),
         "NodePolicies": object(&[
             ("node", "string"), ("policy_version", "string?"), ("since", "time?"), ("refused_at", "time?"),
             ("agrees", "boolean"),

@@ -301,6 +301,7 @@ pub fn decision(explained: Explained) -> wire::Decision {
         outcome: if explained.allowed { "allow" } else { "deny" }.to_owned(),
         reason: explained.reason,
         principal: whose.map(|whose| principal(&whose, email)),
+        erased: explained.erased.map(|pseudonym| pseudonym.to_string()),
         action: explained.action,
         service: explained.service,
         request: explained.request.map(|(method, host, path)| wire::DecisionRequest { method, host, path }),

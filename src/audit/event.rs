@@ -146,8 +146,10 @@ event_types! {
     AuditStreamRecovered = "audit.stream_recovered",
     /// Events were pruned before a stream had sent them.
     AuditStreamGap = "audit.stream_gap",
-    /// A person's values were erased from the record.
+    /// Personal values and their salts were erased: one batch of an erasure.
     AuditErased = "audit.erased",
+    /// A person was erased from the record: whose pseudonym, why, how much, what is kept by which rule.
+    AuditPersonErased = "audit.person_erased",
     /// An access review of a service was begun.
     ReviewStarted = "review.started",
     /// A reviewer decided to keep or to remove a rule, or decided otherwise than before.

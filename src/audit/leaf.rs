@@ -29,6 +29,7 @@ use sha2::{Digest, Sha256};
 use super::body::{body_of, personal_of};
 use super::event::{Event, EventType, Outcome};
 use super::json::Object;
+use super::line::Withheld;
 use super::pseudonym::Pseudonyms;
 use crate::model::{Entropy, EventId, GrantId, NodeId, ServiceName, SessionId, Timestamp, UserRef};
 
@@ -38,6 +39,8 @@ pub(super) const SALT_BYTES: usize = 16;
 const SALT_STOCK_BYTES: usize = 4096;
 /// Personal fields that there are.
 const PERSONAL_FIELDS: usize = 6;
+/// What stands for a body that was erased as a whole: a body always has its event's id.
+pub(super) const ERASED_BODY: &str = "{}";
 /// What the body is called in its commitment.
 const BODY: &str = "body";
 
@@ -76,7 +79,7 @@ impl PersonalField {
         }
     }
 
-    fn parse(name: &str) -> Option<Self> {
+    pub(super) fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|field| field.name() == name)
     }
 }
@@ -188,6 +191,7 @@ pub struct Sealed {
     personal: Vec<(PersonalField, String)>,
     salts: Vec<u8>,
     commitments: Vec<[u8; 32]>,
+    erased: Vec<PersonalField>,
 }
 
 impl Sealed {
@@ -197,8 +201,8 @@ impl Sealed {
     /// When `personal` is not an object of the fields that there are, or salts are missing.
     pub fn stored(clear: Clear, body: String, personal: &str, salts: Vec<u8>) -> Result<Self, LeafError> {
         let personal = read_personal(personal)?;
-        if body.is_empty() && personal.is_empty() && salts.is_empty() {
-            return Ok(Self { clear, body, personal, salts, commitments: Vec::new() });
+        if (body.is_empty() || body == ERASED_BODY) && personal.is_empty() && salts.is_empty() {
+            return Ok(Self { clear, body, personal, salts, commitments: Vec::new(), erased: Vec::new() });
         }
         if salts.len() != SALT_BYTES * (1 + personal.len()) {
             return Err(LeafError::Salts);
@@ -215,13 +219,36 @@ impl Sealed {
                 commitments.push(commitment(salt.next().unwrap_or_default(), field.name(), value));
             }
         }
-        Self { clear, body, personal, salts, commitments }
+        Self { clear, body, personal, salts, commitments, erased: Vec::new() }
     }
 
-    /// Whether its content was pruned when its time was over; the leaf is all that is left.
+    /// Knows by its leaf which personal values were erased.
     #[must_use]
-    pub const fn is_pruned(&self) -> bool {
-        self.body.is_empty()
+    pub fn beside(mut self, leaf: &[u8]) -> Self {
+        self.erased = if self.is_gone() { Vec::new() } else { super::erase::erased_beside(leaf, &self.personal) };
+        self
+    }
+
+    /// Personal values that the leaf commits to and that were erased, as far as the leaf was there.
+    #[must_use]
+    pub fn erased(&self) -> &[PersonalField] {
+        &self.erased
+    }
+
+    /// Whether the leaf is all that is left: pruned when its time was over, or erased as a whole.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.withheld().is_some()
+    }
+
+    /// Why its content is gone, if it is.
+    #[must_use]
+    pub fn withheld(&self) -> Option<Withheld> {
+        match self.body.as_str() {
+            "" => Some(Withheld::Pruned),
+            ERASED_BODY => Some(Withheld::Erased),
+            _ => None,
+        }
     }
 
     /// What stands in columns of its own.
@@ -363,6 +390,7 @@ impl Leaf {
             personal: self.personal.iter().map(|(field, _)| (*field, String::new())).collect(),
             salts: Vec::new(),
             commitments,
+            erased: Vec::new(),
         };
         whole.leaf(&self.log, self.seq)
     }
@@ -392,11 +420,11 @@ impl Leaf {
         {
             return Err(LeafError::Altered { what: "the clear part" });
         }
-        if !sealed.is_pruned() && !sealed.columns_agree() {
+        if !sealed.is_gone() && !sealed.columns_agree() {
             return Err(LeafError::Altered { what: "id, actor, session or grant" });
         }
         let mut commitments = sealed.commitments.iter();
-        if sealed.is_pruned() {
+        if sealed.is_gone() {
             return Ok(());
         }
         if commitments.next() != Some(&self.body) {

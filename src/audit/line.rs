@@ -6,8 +6,12 @@
 //!  "leaf":"…","body":"…","personal":{…},"salts":{"body":"…", …}}
 //! ```
 //!
-//! A line whose content is not there says why (`withheld`): the filter of the export left it out, or
-//! it was pruned when its time was over. It has the clear part and the leaf.
+//! Personal values that were erased are listed by name (`erased`), and are in neither `personal` nor
+//! `salts`; the leaf still commits to them.
+//!
+//! A line whose content is not there says why (`withheld`): the filter of the export left it out, it was
+//! pruned when its time was over, or erased since a text in it named a person who was. It has the clear
+//! part and the leaf.
 //!
 //! INVARIANT: one leaf, body, personal fields and salts give one line. Who checks a line writes it
 //! anew from them and compares bytes, so that even a space that was added is found.
@@ -19,6 +23,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::erase::ERASED;
 use super::event::EventType;
 use super::json::Object;
 use super::leaf::{Leaf, PersonalField, SALT_BYTES, Sealed};
@@ -34,11 +39,13 @@ pub enum Withheld {
     Filtered,
     /// Its time was over.
     Pruned,
+    /// A text in it named a person who was erased.
+    Erased,
 }
 
 impl Withheld {
     /// Every reason that there is.
-    pub const ALL: [Self; 2] = [Self::Filtered, Self::Pruned];
+    pub const ALL: [Self; 3] = [Self::Filtered, Self::Pruned, Self::Erased];
 
     /// As it is written.
     #[must_use]
@@ -46,11 +53,12 @@ impl Withheld {
         match self {
             Self::Filtered => "filtered",
             Self::Pruned => "pruned",
+            Self::Erased => ERASED,
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Filtered, Self::Pruned].into_iter().find(|why| why.name() == text)
+        [Self::Filtered, Self::Pruned, Self::Erased].into_iter().find(|why| why.name() == text)
     }
 }
 
@@ -149,8 +157,8 @@ struct RequestBody<'a> {
 #[must_use]
 pub fn line_of(leaf_text: &str, leaf: &Leaf, sealed: &Sealed) -> String {
     match Content::of(sealed) {
-        Some(content) if !sealed.is_pruned() => write(leaf_text, leaf, &content).unwrap_or_default(),
-        _ => withheld_line(leaf_text, leaf, Withheld::Pruned),
+        Some(content) if !sealed.is_gone() => write(leaf_text, leaf, &content).unwrap_or_default(),
+        _ => withheld_line(leaf_text, leaf, sealed.withheld().unwrap_or(Withheld::Pruned)),
     }
 }
 
@@ -172,13 +180,14 @@ pub fn withheld_line(leaf_text: &str, leaf: &Leaf, why: Withheld) -> String {
 #[must_use]
 pub fn event_json(node: &crate::model::NodeId, seq: Option<i64>, sealed: &Sealed) -> String {
     let leaf = Leaf::parse(&sealed.leaf(node, seq.unwrap_or(0)));
-    let content = Content::of(sealed).filter(|_| !sealed.is_pruned());
+    let content = Content::of(sealed).filter(|_| !sealed.is_gone());
     let mut out = String::with_capacity(1024);
     let mut line = Object::open(&mut out);
     match (leaf, content) {
         (Ok(leaf), Some(content)) => {
             // A body that can't be read is none of ours; what is clear is shown all the same.
             let _ = shown(&mut line, &leaf, &content, seq.is_some());
+            push_erased(&mut line, sealed.erased());
         }
         _ => {
             let clear = sealed.clear();
@@ -191,7 +200,7 @@ pub fn event_json(node: &crate::model::NodeId, seq: Option<i64>, sealed: &Sealed
             line.text("type", clear.kind.name());
             line.text_if("service", clear.service.as_ref().map(crate::model::ServiceName::as_str));
             line.text("outcome", clear.outcome.name());
-            line.text("withheld", Withheld::Pruned.name());
+            line.text("withheld", sealed.withheld().unwrap_or(Withheld::Pruned).name());
         }
     }
     line.close();
@@ -271,10 +280,28 @@ fn shown(line: &mut Object<'_>, leaf: &Leaf, content: &Content<'_>, numbered: bo
     Some(())
 }
 
+/// The names of personal values that were erased, where any was.
+fn push_erased(line: &mut Object<'_>, erased: &[PersonalField]) {
+    if erased.is_empty() {
+        return;
+    }
+    let names: Vec<&str> = erased.iter().map(|field| field.name()).collect();
+    let list = line.key(ERASED);
+    list.push('[');
+    for (position, name) in names.iter().enumerate() {
+        list.push_str(if position == 0 { "\"" } else { ",\"" });
+        list.push_str(name);
+        list.push('"');
+    }
+    list.push(']');
+}
+
 fn write(leaf_text: &str, leaf: &Leaf, content: &Content<'_>) -> Option<String> {
     let mut out = String::with_capacity(3072);
     let mut line = Object::open(&mut out);
     shown(&mut line, leaf, content, true)?;
+    let there = |field: &PersonalField| content.personal.iter().any(|(name, _)| name == field);
+    push_erased(&mut line, &leaf.personal().filter(|field| !there(field)).collect::<Vec<_>>());
     line.whole("leaf", leaf_text);
     line.whole("body", &content.body.value);
     let mut personal = Object::open(line.key("personal"));
@@ -351,6 +378,46 @@ pub struct CheckedLine {
     pub erased: usize,
     /// Until when old events were pruned, if the event says that.
     pub pruned_before: Option<String>,
+    /// What was erased, if the event says that.
+    pub erased_told: ErasedTold,
+}
+
+/// What an event tells of an erasure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ErasedTold {
+    /// Personal values that were erased (`audit.erased`).
+    pub values: u64,
+    /// Events that are erased as a whole (`audit.person_erased`, before any of them is).
+    pub events: u64,
+}
+
+impl ErasedTold {
+    /// Counts what another event tells.
+    pub const fn add(&mut self, more: Self) {
+        self.values += more.values;
+        self.events += more.events;
+    }
+
+    /// What is wrong where so many events are gone as a whole; nothing where as many were told of.
+    #[must_use]
+    pub fn missing(&self, gone: u64) -> Option<String> {
+        let told = self.events;
+        (gone > told).then(|| {
+            format!("{gone} events have no content since they were erased, and erasures on record tell of {told}")
+        })
+    }
+
+    fn of(kind: EventType, body: &str) -> Self {
+        if !matches!(kind, EventType::AuditErased | EventType::AuditPersonErased) {
+            return Self::default();
+        }
+        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        let number = |pointer: &str| body.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or(0);
+        match kind {
+            EventType::AuditErased => Self { values: number("/data/fields"), events: 0 },
+            _ => Self { values: 0, events: number("/data/texts").saturating_sub(number("/data/texts_left")) },
+        }
+    }
 }
 
 /// Checks everything about a line (without its line feed) that can be checked by itself.
@@ -361,14 +428,21 @@ pub fn check_line(line: &str) -> Result<CheckedLine, LineError> {
     let outer: Outer<'_> = serde_json::from_str(line).map_err(|_| LineError::Form)?;
     let leaf = Leaf::parse(outer.leaf.as_bytes()).map_err(|_| LineError::Leaf)?;
     let hash = leaf_hash(outer.leaf.as_bytes());
-    let done = |leaf, withheld, erased, pruned_before| CheckedLine { leaf, hash, withheld, erased, pruned_before };
+    let done = |leaf, withheld, erased, pruned_before, erased_told| CheckedLine {
+        leaf,
+        hash,
+        withheld,
+        erased,
+        pruned_before,
+        erased_told,
+    };
     let withheld = match &outer.withheld {
         Some(why) => Some(Withheld::parse(why).ok_or(LineError::Form)?),
         None => None,
     };
     if let Some(why) = withheld {
         let same = withheld_line(&outer.leaf, &leaf, why) == line;
-        return if same { Ok(done(leaf, withheld, 0, None)) } else { Err(LineError::Shown) };
+        return if same { Ok(done(leaf, withheld, 0, None, ErasedTold::default())) } else { Err(LineError::Shown) };
     }
     let content = opened(outer.body, outer.personal, outer.salts).ok_or(LineError::Form)?;
     if !leaf.holds_body(&content.body.salt, &content.body.value) {
@@ -387,7 +461,8 @@ pub fn check_line(line: &str) -> Result<CheckedLine, LineError> {
         .then(|| serde_json::from_str::<serde_json::Value>(&content.body.value).ok())
         .flatten()
         .and_then(|body| body.pointer("/data/before")?.as_str().map(str::to_owned));
-    Ok(done(leaf, None, erased, pruned_before))
+    let told = ErasedTold::of(leaf.kind, &content.body.value);
+    Ok(done(leaf, None, erased, pruned_before, told))
 }
 
 fn opened<'a>(

@@ -3,12 +3,14 @@
 pub mod basis;
 mod body;
 pub mod checkpoint;
+pub mod erase;
 pub mod event;
 pub mod evidence;
 pub mod filter;
 pub mod format;
 pub mod installation;
 pub mod json;
+pub mod keep;
 pub mod leaf;
 pub mod line;
 pub mod merkle;

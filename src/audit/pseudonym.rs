@@ -2,33 +2,73 @@
 //! installation.
 //!
 //! HMAC-SHA-256 (RFC 2104) under a secret of the installation, cut to sixteen bytes: nothing is
-//! looked up on the way of a request, and who has only the record can't try names. Whoever has
-//! the secret can, so forgetting a person for good means giving that one a random pseudonym of
-//! their own before the fact; that is for a later issue, and nothing here stands in its way.
+//! looked up on the way of a request, and who has only the record can't try names.
+//!
+//! The pseudonym of a person who was erased is retired: it is given to nobody any more, and should
+//! the same person come again, they get the next one of their line. Nothing that is kept ties the two
+//! together. INVARIANT: what is retired stays so; a node that starts reads all of them before it
+//! seals anything (`control/record.rs`), one that runs hears of them by the revocation feed.
+//!
+//! Whoever has the secret, which takes the database and the key-encryption key, and a name to try can
+//! still compute whose pseudonym it was: `deploy/runbooks/erasure.md` says so to those who erase.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 
 use crate::model::{Principal, Secret, UserRef};
 
+/// How often one person can be erased and come again. The line ends there, so that nothing here goes
+/// on for ever.
+const GENERATIONS_MAX: u32 = 1000;
+
 /// Gives principals their pseudonyms.
 pub struct Pseudonyms {
     key: hmac::Key,
+    retired: ArcSwap<HashSet<UserRef>>,
 }
 
 impl Pseudonyms {
     /// Pseudonyms under this secret; 32 bytes are right.
     #[must_use]
     pub fn new(secret: &Secret<Vec<u8>>) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.expose()) }
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), retired: ArcSwap::default() }
     }
 
     /// The pseudonym of `principal`.
     #[must_use]
     pub fn of(&self, principal: &Principal) -> UserRef {
+        let first = self.derived(principal, 0);
+        let retired = self.retired.load();
+        if !retired.contains(&first) {
+            return first;
+        }
+        let mut line = (1..GENERATIONS_MAX).map(|generation| self.derived(principal, generation));
+        line.find(|next| !retired.contains(next)).unwrap_or(first)
+    }
+
+    /// Gives this pseudonym to nobody any more.
+    pub fn retire(&self, pseudonyms: impl IntoIterator<Item = UserRef>) {
+        let more: Vec<UserRef> = pseudonyms.into_iter().collect();
+        self.retired.rcu(|known| {
+            let mut all = HashSet::clone(known);
+            all.extend(more.iter().copied());
+            Arc::new(all)
+        });
+    }
+
+    fn derived(&self, principal: &Principal, generation: u32) -> UserRef {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(principal.kind().name().as_bytes());
         context.update(&[0]);
         context.update(principal.id().as_bytes());
+        if generation > 0 {
+            // No id has a NUL, so no two lines meet.
+            context.update(&[0]);
+            context.update(&generation.to_be_bytes());
+        }
         let tag = context.sign();
         let mut bytes = [0u8; 16];
         for (target, source) in bytes.iter_mut().zip(tag.as_ref()) {

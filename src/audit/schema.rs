@@ -21,7 +21,8 @@ const TAIL: &str = "[0-9a-v]{25}[048cgkos]";
 pub fn line() -> Value {
     let mut properties = shown();
     properties.extend(proof());
-    let withheld = "`filtered`: the export's filter left the content out; `pruned`: its time was over";
+    let withheld = "`filtered`: the export's filter left the content out; `pruned`: its time was over; \
+        `erased`: a text in it named a person who was erased";
     properties.insert("withheld".to_owned(), described(words(Withheld::ALL.map(Withheld::name)), withheld));
     let kept = ["id", "actor", "body", "personal", "salts"];
     let only: Map<String, Value> = ["time", "node", "seq", "type", "service", "outcome", "withheld", "leaf"]
@@ -44,12 +45,12 @@ pub fn line() -> Value {
     })
 }
 
-/// The schema of the event alone, as the API shows it. `seq` comes within a second; a pruned event has no
-/// content.
+/// The schema of the event alone, as the API shows it. `seq` comes within a second; an event that was
+/// pruned or erased as a whole has no content.
 #[must_use]
 pub fn event() -> Value {
     let mut properties = shown();
-    properties.insert("withheld".to_owned(), words([Withheld::Pruned.name()]));
+    properties.insert("withheld".to_owned(), words([Withheld::Pruned, Withheld::Erased].map(Withheld::name)));
     json!({
         "type": "object",
         "required": ["id", "time", "node", "type", "outcome"],
@@ -102,6 +103,13 @@ fn shown() -> Map<String, Value> {
         ("policy_version", described(text(), "Which policies judged.")),
         ("trace_id", json!({ "type": "string", "pattern": "^[0-9a-f]{32}$" })),
         ("data", json!({ "type": "object", "description": "What is special to the type." })),
+        (
+            "erased",
+            described(
+                json!({ "type": "array", "minItems": 1, "items": words(PersonalField::ALL.map(PersonalField::name)) }),
+                "Personal values that were erased, by name.",
+            ),
+        ),
     ])
 }
 

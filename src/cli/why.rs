@@ -29,7 +29,10 @@ pub async fn run(context: &Context, args: &WhyArgs) -> Result<(), Failure> {
 #[must_use]
 pub fn told(decision: &Decision) -> String {
     let who = decision.principal.as_ref().map_or_else(
-        || "a caller who proved no identity".to_owned(),
+        || match &decision.erased {
+            Some(pseudonym) => format!("a person who was erased from the record ({pseudonym})"),
+            None => "a caller who proved no identity".to_owned(),
+        },
         |principal| match principal.name.as_deref().or(principal.email.as_deref()) {
             Some(name) => format!("{name} ({})", principal.id),
             None => principal.text(),

@@ -15,6 +15,7 @@ pub mod doctor;
 mod document;
 mod identity;
 mod init;
+mod keep;
 mod notify;
 mod problem;
 mod record;

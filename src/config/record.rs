@@ -7,6 +7,7 @@ use std::sync::Arc;
 use data_encoding::BASE64;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use crate::audit::keep::settings::KeepRule;
 use crate::model::{Secret, Ttl};
 use crate::outbound::settings::SyslogSettings;
 
@@ -78,6 +79,8 @@ pub struct Audit {
     pub streams: Vec<Stream>,
     /// `spool` and `spool_megabytes`.
     pub spool: Spool,
+    /// `[[audit.keep]]`: what an erasure of a person must leave.
+    pub keep: Vec<KeepRule>,
 }
 
 /// Somebody who keeps checkpoints, so that the end of the record can't be cut unseen.
@@ -210,7 +213,8 @@ pub(in crate::config) fn read_audit(mut section: Section<'_>, storage: Option<&S
     });
     let spool = read_spool(&mut section, storage);
     let streams = read_streams(&mut section);
-    Audit { requests: requests.unwrap_or_default(), retention, witnesses, streams, spool }
+    let keep = super::keep::read(section.sections("keep"), retention);
+    Audit { requests: requests.unwrap_or_default(), retention, witnesses, streams, spool, keep }
 }
 
 fn read_spool(section: &mut Section<'_>, storage: Option<&Storage>) -> Spool {

@@ -8,7 +8,7 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::audit::{Event, EventType, Outcome, PersonalField, basis};
-use crate::model::{DecisionId, GrantId, GrantState, NodeId, Principal, RequestId, RequestState, Timestamp};
+use crate::model::{DecisionId, GrantId, GrantState, NodeId, Principal, RequestId, RequestState, Timestamp, UserRef};
 use crate::policy::InstallationAction;
 use crate::store::{AccessRequestFilter, GRANT_PAGE_MAX, Recorded, StoreError};
 
@@ -62,6 +62,8 @@ pub struct Explained {
     pub reason: Option<String>,
     /// Whose request.
     pub principal: Option<Principal>,
+    /// Whose it was, by pseudonym, where the person was erased.
+    pub erased: Option<UserRef>,
     /// Their e-mail at that time.
     pub email: Option<String>,
     /// What the route stands for.
@@ -188,6 +190,7 @@ fn explain(id: DecisionId, found: &Recorded) -> Explained {
         allowed: found.clear().kind == EventType::DecisionAllow,
         reason: text("/reason"),
         principal: found.personal(PersonalField::Principal).and_then(Principal::parse),
+        erased: found.clear().actor.filter(|_| found.sealed.erased().contains(&PersonalField::Principal)),
         email: found.personal(PersonalField::Email).map(str::to_owned),
         action: text("/action"),
         service: found.clear().service.as_ref().map(|name| name.as_str().to_owned()),

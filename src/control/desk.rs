@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 
+use crate::audit::keep::settings::KeepRule;
 use crate::credential::authority::Authority;
 use crate::credential::seal::Sealer;
 use crate::credential::token::SigningKey;
@@ -62,6 +63,8 @@ pub struct DeskSettings {
     pub access_ttl: Ttl,
     /// How long a refresh token lasts.
     pub refresh_ttl: Ttl,
+    /// What an erasure of a person must not take from the record, and for how long.
+    pub keep: Vec<KeepRule>,
 }
 
 impl DeskSettings {

@@ -84,6 +84,8 @@ pub async fn open(
         }
     };
     let pseudonyms = Pseudonyms::new(&sealer.open(PURPOSE, &[], &sealed)?);
+    // ORDER: before anything is sealed, so that nothing is added to the trail of who was erased.
+    pseudonyms.retire(store.pseudonyms_retired().await?);
     let sealing = Arc::new(Sealing::new(pseudonyms, entropy));
     Ok(store.log_open(node, sealing, now).await?)
 }

@@ -161,6 +161,8 @@ ids! {
     FlowId = "flw_";
     /// One node of an installation.
     NodeId = "nod_";
+    /// One erasure of a person from the record.
+    ErasureId = "ers_";
     /// The pseudonym of a principal in the record.
     UserRef = "usr_";
 }

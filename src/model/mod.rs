@@ -27,8 +27,8 @@ pub use device::{Device, Thumbprint};
 pub use entropy::Entropy;
 pub use grant::{Grant, GrantEnd, GrantState, GrantStuck};
 pub use id::{
-    BreakGlassId, CredentialId, DecisionId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId, NodeId,
-    RequestId, ReviewId, SessionId, UserRef,
+    BreakGlassId, CredentialId, DecisionId, ErasureId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId,
+    NodeId, RequestId, ReviewId, SessionId, UserRef,
 };
 pub use principal::{Principal, PrincipalKind};
 pub use review::{Choice, Decision, ReviewOver, ReviewState, RuleKind, RuleState};

@@ -70,5 +70,6 @@ pub fn desk_settings(config: &Config, origin: &str, public_port: u16) -> DeskSet
         device_code: config.session.device_code,
         access_ttl: config.tokens.access,
         refresh_ttl: config.tokens.refresh,
+        keep: config.audit.keep.clone(),
     }
 }

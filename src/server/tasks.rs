@@ -7,11 +7,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::control::audit::erase;
 use crate::control::desk::ACCESS_TTL_MAX;
 use crate::control::{Desk, access, idempotency, recheck, review, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
-use crate::model::{GrantId, Principal, SessionId, Timestamp, Ttl};
+use crate::model::{GrantId, Principal, SessionId, Timestamp, Ttl, UserRef};
 use crate::store::{Revocation, RevocationKind, Store, StoreError};
 
 use super::keys::{KeyBox, keys_of};
@@ -31,6 +32,8 @@ const TEND_EVERY: Duration = Duration::from_secs(5);
 const ACCESS_EVERY: Duration = Duration::from_millis(500);
 /// How often what is over is forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How often erasures of people are looked after.
+const ERASURES_EVERY: Duration = Duration::from_secs(5);
 /// How long entries of the feed are kept: any node that was away longer starts anew.
 const FEED_KEPT: Ttl = Ttl::hours(24);
 /// How long notices are kept after they were taken or given up.
@@ -125,6 +128,11 @@ impl Feed {
                 }
             }
             RevocationKind::KeysChanged => self.keys_changed = true,
+            RevocationKind::PersonErased => {
+                if let Ok(pseudonym) = UserRef::parse(&entry.subject) {
+                    store.pseudonym_retire(pseudonym)?;
+                }
+            }
             RevocationKind::TokenRevoked => directory.token_revoke(&entry.subject, entry.time.plus(ACCESS_TTL_MAX)),
         }
         Ok(())
@@ -144,6 +152,7 @@ pub fn spawn_all(
     tasks.spawn(tend_providers(Arc::clone(shared), Arc::clone(desk)));
     tasks.spawn(sweep(Arc::clone(shared), Arc::clone(desk)));
     tasks.spawn(tend_access(Arc::clone(shared), Arc::clone(desk)));
+    tasks.spawn(tend_erasures(Arc::clone(shared), Arc::clone(desk)));
 }
 
 /// Waits, unless it is over.
@@ -220,6 +229,16 @@ async fn tend_access(shared: Arc<Shared>, desk: Arc<Desk>) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "requests and grants could not be tended"),
             Err(_) => tracing::warn!("requests and grants were not tended in time"),
+        }
+    }
+}
+
+/// Erasures that a crash broke off, and what rules held back until now.
+async fn tend_erasures(shared: Arc<Shared>, desk: Arc<Desk>) {
+    while pause(ERASURES_EVERY, &shared.draining).await == Going::On {
+        let Ok(node) = desk.store.node() else { continue };
+        if let Err(error) = erase::sweep::round(&desk, node, shared.clock.now()).await {
+            tracing::warn!(%error, "erasures could not be gone on with");
         }
     }
 }

@@ -142,6 +142,10 @@ impl TryFrom<Row> for Recorded {
             text => serde_json::from_str(text).map_err(|_| wrong("body"))?,
         };
         let sealed = Sealed::stored(clear, row.body, &row.personal, row.salts).map_err(|_| wrong("personal"))?;
+        let sealed = match &row.leaf {
+            Some(leaf) => sealed.beside(leaf),
+            None => sealed,
+        };
         Ok(Self { log, seq: row.seq, sealed, leaf: row.leaf, body })
     }
 }
@@ -314,6 +318,15 @@ impl Store {
 }
 
 impl Tx {
+    /// As [`Store::event_fetch`].
+    ///
+    /// # Errors
+    /// When the database refuses or the row can't be.
+    pub async fn event_fetch(&mut self, id: &EventId) -> Result<Option<Recorded>, StoreError> {
+        let row: Option<Row> = sqlx::query_as(FETCH).bind(id.to_string()).fetch_optional(self.connection()).await?;
+        row.map(Recorded::try_from).transpose()
+    }
+
     /// Appends `event` to the record: it commits with the state that it tells of, or not at all.
     /// It gets its number within a second of that.
     ///

@@ -2,7 +2,8 @@
 //!
 //! SQLite runs in WAL mode with `synchronous=FULL`, so that a commit is on the disk when it
 //! answers; its transactions take the write lock at their start, so that two of them never
-//! deadlock half-way. INVARIANT: a transaction that is dropped is rolled back.
+//! deadlock half-way. What is deleted is overwritten (`secure_delete`), since people are erased from the
+//! record for good. INVARIANT: a transaction that is dropped is rolled back.
 
 use std::fmt;
 use std::pin::Pin;
@@ -170,7 +171,8 @@ impl Store {
                         connection
                             .execute(
                                 "pragma journal_mode = wal; pragma synchronous = full; \
-                                 pragma busy_timeout = 5000; pragma foreign_keys = on;",
+                                 pragma busy_timeout = 5000; pragma foreign_keys = on; \
+                                 pragma secure_delete = on;",
                             )
                             .await?;
                     } else {
@@ -241,6 +243,18 @@ impl Store {
             Engine::Sqlite => &self.url,
             Engine::Postgres => self.url.rsplit('@').next().unwrap_or("postgres"),
         }
+    }
+
+    /// Has the engine let go of what was deleted, as far as that is ours to say: SQLite's log of writes is
+    /// emptied into the database; PostgreSQL reclaims rows in its own time.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn let_go(&self) -> Result<(), StoreError> {
+        if self.engine == Engine::Sqlite {
+            sqlx::query("pragma wal_checkpoint(truncate)").execute(&self.pool).await?;
+        }
+        Ok(())
     }
 
     /// Closes the pool once its users are done.

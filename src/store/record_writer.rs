@@ -133,9 +133,10 @@ impl Writer {
     }
 
     fn sealed(&self, batch: &[Entry], told: u64) -> Vec<Sealed> {
-        let mut events: Vec<Sealed> = batch.iter().map(|entry| self.sealing.seal(&entry.event)).collect();
+        let sealing = self.sealing();
+        let mut events: Vec<Sealed> = batch.iter().map(|entry| sealing.seal(&entry.event)).collect();
         if told > 0 {
-            events.push(self.sealing.seal(&self.lost_event(told)));
+            events.push(sealing.seal(&self.lost_event(told)));
         }
         events
     }
@@ -197,6 +198,19 @@ impl Writer {
         let log = self.log()?;
         let mut tx = self.store.begin().await?;
         let added = tx.record_batch(log, events).await?;
+        tx.commit().await?;
+        Ok(added)
+    }
+
+    /// The sealing of the store's log once that is open: it hears of pseudonyms that are retired.
+    pub(super) fn sealing(&self) -> Arc<Sealing> {
+        self.store.sealing().unwrap_or_else(|_| Arc::clone(&self.sealing))
+    }
+
+    pub(super) async fn merge_once(&self, events: &[Sealed]) -> Result<usize, StoreError> {
+        let log = self.log()?;
+        let mut tx = self.store.begin().await?;
+        let added = tx.record_merge(log, events, self.clock.now()).await?;
         tx.commit().await?;
         Ok(added)
     }

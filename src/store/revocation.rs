@@ -1,4 +1,5 @@
-//! The feed of what every node must hear of: ended and changed sessions, locks, grants, new keys.
+//! The feed of what every node must hear of: ended and changed sessions, locks, grants, new keys,
+//! erased people.
 //!
 //! INVARIANT: numbers appear in the order of their commits. Who appends holds the counter's row
 //! until its transaction ends, so a node that has seen number N has seen all before it.
@@ -28,6 +29,8 @@ pub enum RevocationKind {
     KeysChanged,
     /// A token of ours was withdrawn; the subject is its `jti`.
     TokenRevoked,
+    /// A person was erased; the subject is the pseudonym (`usr_…`) that nobody is given any more.
+    PersonErased,
 }
 
 impl RevocationKind {
@@ -42,6 +45,7 @@ impl RevocationKind {
             Self::GrantChanged => "grant_changed",
             Self::KeysChanged => "keys_changed",
             Self::TokenRevoked => "token_revoked",
+            Self::PersonErased => "person_erased",
         }
     }
 
@@ -56,6 +60,7 @@ impl RevocationKind {
             "grant_changed" => Some(Self::GrantChanged),
             "keys_changed" => Some(Self::KeysChanged),
             "token_revoked" => Some(Self::TokenRevoked),
+            "person_erased" => Some(Self::PersonErased),
             _ => None,
         }
     }

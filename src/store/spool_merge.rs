@@ -64,7 +64,7 @@ impl Writer {
             }
         }
         if merged.count > 0 {
-            let event = self.sealing.seal(&self.merged_event(&merged));
+            let event = self.sealing().seal(&self.merged_event(&merged));
             if self.merge_write(std::slice::from_ref(&event), true).await.is_none() {
                 return false;
             }
@@ -100,7 +100,7 @@ impl Writer {
         }
         let settings = self.shared.settings;
         let limit = if last { settings.spool_after } else { settings.write_timeout };
-        let mut write = pin!(timeout(limit, self.write_once(events)));
+        let mut write = pin!(timeout(limit, self.merge_once(events)));
         let done = loop {
             tokio::select! {
                 done = &mut write => break done,

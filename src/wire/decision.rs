@@ -19,6 +19,9 @@ pub struct Decision {
     /// Whose request; none where nobody was identified.
     #[serde(default)]
     pub principal: Option<Principal>,
+    /// `usr_…`: whose it was, where the person was erased from the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased: Option<String>,
     /// What the route stands for.
     #[serde(default)]
     pub action: Option<String>,

@@ -71,6 +71,10 @@ const SURFACE: &[(&str, &str, [u16; 4])] = &[
     ("GET", "/api/v1/audit/consistency", [401, 403, 403, 200]),
     ("GET", "/api/v1/audit/streams", [401, 403, 403, 200]),
     ("GET", "/api/v1/audit/schema", [401, 200, 200, 200]),
+    // Nobody administers by the policies that come with the product.
+    ("GET", "/api/v1/audit/erasures", [401, 403, 403, 403]),
+    ("POST", "/api/v1/audit/erasures", [401, 403, 403, 403]),
+    ("GET", "/api/v1/audit/erasures/{id}", [401, 403, 403, 403]),
     ("GET", "/api/v1/policies/convergence", [401, 403, 403, 200]),
     ("GET", "/api/v1/openapi.json", [200, 200, 200, 200]),
     ("GET", "/oauth2/authorize", [303, 303, 303, 303]),
@@ -141,6 +145,9 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
                 _ if path.ends_with("/reviews") => house.json(caller, &path, &json!({ "finding": "a test" })).await,
                 _ if path.starts_with("/api/v1/locks") => {
                     house.json(caller, &path, &json!({ "principal": "nobody-at-all", "reason": "a test" })).await
+                }
+                _ if path.ends_with("/erasures") => {
+                    house.json(caller, &path, &json!({ "person": "dev|nobody", "reason": "a test" })).await
                 }
                 _ if path.starts_with("/api/") => house.json(caller, &path, &json!({ "reason": "a test" })).await,
                 _ => house.form(caller, &path, &[]).await,

@@ -141,6 +141,7 @@ impl House {
             device_code: true,
             access_ttl: Ttl::minutes(15),
             refresh_ttl: Ttl::hours(12),
+            keep: Vec::new(),
         };
         change(&mut settings);
         let desk = Arc::new(Desk {

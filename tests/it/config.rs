@@ -676,3 +676,28 @@ fn a_witness_is_one_of_file_webhook_and_syslog_receiver() {
     with("{ syslog = \"a:0\" }").refused("witnesses", "`a:0`");
     with("{ allow_loopback = true }").refused("witnesses", "is missing");
 }
+
+#[test]
+fn a_rule_of_what_an_erasure_must_leave_is_read_and_a_bad_one_refused_where_it_stands() {
+    let with = |rule: &str| {
+        let rule = rule.to_owned();
+        Installation::with(move |text| format!("{text}\n[[audit.keep]]\n{rule}\n"))
+    };
+    let whole =
+        "name = \"emergencies\"\ntypes = [\"breakglass.*\", \"grant.active\"]\nreason = \"the law\"\nfor = \"30d\"";
+    let config = with(whole).load().unwrap();
+    let rule = &config.audit.keep[0];
+    assert_eq!((rule.name.as_str(), rule.reason.as_str(), rule.types.len()), ("emergencies", "the law", 2));
+    for (from, to, on, message) in [
+        ("\"breakglass.*\"", "\"break_glass.*\"", "types", "no event is of the type `break_glass.*`"),
+        ("[\"breakglass.*\", \"grant.active\"]", "[]", "types", "`audit.keep.0.types` names no event"),
+        ("\"emergencies\"", "\"The Law\"", "name", "`audit.keep.0.name`"),
+        ("\"the law\"", "\" \"", "reason", "`audit.keep.0.reason`"),
+        ("\"30d\"", "\"for ever\"", "for", "`audit.keep.0.for`"),
+        ("for = \"30d\"", "", "[[audit.keep]]", "`audit.keep.0.for` is missing"),
+        ("for = ", "during = \"1d\"\nfor = ", "during", "unknown"),
+    ] {
+        with(&whole.replace(from, to)).refused(on, message);
+    }
+    with(&format!("{whole}\n[[audit.keep]]\n{whole}")).refused("name", "the name `emergencies` is given twice");
+}

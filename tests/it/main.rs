@@ -51,6 +51,7 @@ mod dev_upstream;
 mod disk;
 mod door;
 mod emergency_review;
+mod erasure;
 mod fake_provider;
 mod fuzz_replay;
 mod grant_circumstances;

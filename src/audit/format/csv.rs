@@ -48,7 +48,7 @@ pub fn header() -> String {
 pub fn row(entry: &Entry<'_>) -> String {
     let clear = entry.clear();
     let text = |pointer: &str| entry.text(pointer).unwrap_or_default();
-    let personal = |field| entry.personal(field).unwrap_or_default();
+    let personal = |field| entry.shown(field).unwrap_or_default();
     let (time, id, log) = (clear.time.to_string(), clear.id.to_string(), entry.log.to_string());
     let seq = entry.seq.map(|seq| seq.to_string()).unwrap_or_default();
     line([

@@ -14,6 +14,7 @@ pub use read::ReadLine;
 
 use serde_json::Value;
 
+use super::erase::ERASED;
 use super::leaf::{Clear, PersonalField, Sealed};
 use crate::model::NodeId;
 
@@ -41,6 +42,12 @@ impl<'a> Entry<'a> {
     #[must_use]
     pub fn personal(&self, field: PersonalField) -> Option<&'a str> {
         self.sealed.personal().iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_str())
+    }
+
+    /// A personal field as it is shown: `erased` where it was.
+    #[must_use]
+    pub fn shown(&self, field: PersonalField) -> Option<&'a str> {
+        self.personal(field).or_else(|| self.sealed.erased().contains(&field).then_some(ERASED))
     }
 
     /// A text of the body by its JSON pointer.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Entry;
 use super::ocsf_class::{Class, class_of, http_activity};
+use crate::audit::erase::ERASED;
 use crate::audit::event::{EventType, Outcome};
 use crate::audit::leaf::PersonalField;
 
@@ -142,7 +143,7 @@ fn user(entry: &Entry<'_>) -> Option<Value> {
     let uid = entry.text("/actor/id")?;
     let mut user = Map::new();
     user.insert("uid".to_owned(), uid.into());
-    if let Some(name) = entry.personal(PersonalField::Principal) {
+    if let Some(name) = entry.shown(PersonalField::Principal) {
         user.insert("name".to_owned(), name.into());
     }
     if let Some(email) = entry.personal(PersonalField::Email).filter(|email| email.contains('@')) {
@@ -165,7 +166,7 @@ fn actor(entry: &Entry<'_>) -> Option<Value> {
 
 /// To whom it was done: the subject, else who did it to themselves.
 fn subject(entry: &Entry<'_>) -> Value {
-    match (entry.text("/subject/id"), entry.personal(PersonalField::Subject)) {
+    match (entry.text("/subject/id"), entry.shown(PersonalField::Subject)) {
         (Some(uid), Some(name)) => json!({ "uid": uid, "name": name }),
         (Some(uid), None) => json!({ "uid": uid }),
         (None, _) => user(entry).unwrap_or_else(|| json!({ "uid": UNKNOWN })),
@@ -193,6 +194,11 @@ fn unmapped(entry: &Entry<'_>) -> Value {
     // These have their places.
     for key in ["id", "request", "reason"] {
         unmapped.remove(key);
+    }
+    // An address or a path must be one; that there was one is told here.
+    let erased: Vec<&str> = entry.sealed.erased().iter().map(|field| field.name()).collect();
+    if !erased.is_empty() {
+        unmapped.insert(ERASED.to_owned(), json!(erased));
     }
     unmapped.into()
 }

@@ -93,7 +93,7 @@ pub const fn class_of(kind: EventType) -> (Class, u32, &'static str) {
         | T::AuditStreamGap => (Class::Log, 99, other),
         T::AuditExported => (Class::Log, 3, "Export"),
         T::AuditLogOpened => (Class::Log, 6, "Start"),
-        T::AuditPruned | T::AuditErased => (Class::Log, 2, "Delete"),
+        T::AuditPruned | T::AuditErased | T::AuditPersonErased => (Class::Log, 2, "Delete"),
         T::NodeStarted => (Class::Lifecycle, 3, "Start"),
         T::NodeStopped => (Class::Lifecycle, 4, "Stop"),
     }

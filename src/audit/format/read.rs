@@ -41,6 +41,7 @@ impl ReadLine {
         let personal = value.get("personal")?;
         let salts = vec![0; SALT_BYTES * (1 + personal.as_object()?.len())];
         let sealed = Sealed::stored(clear, body_text.to_owned(), &personal.to_string(), salts).ok()?;
+        let sealed = sealed.beside(text("leaf")?.as_bytes());
         Some(Self { leaf, sealed, body })
     }
 

@@ -169,6 +169,10 @@ exceptions! {
     /// Content that is gone.
     ContentGone = "content_gone", Notable, "Events without their whole content",
         "Pruned when their time was over, or personal values erased; their leaves and proofs stay.";
+    /// People who were erased.
+    PeopleErased = "people_erased", Notable, "People erased from the record",
+        "Each erasure of a person, with who erased, why, and what is kept by which rule. Values and their salts \
+         are gone; leaves, proofs and the pseudonym stay.";
     /// A node that ended without saying so.
     UncleanStops = "unclean_stops", Notable, "Nodes that ended without saying so",
         "A node started while its log has no stop since its last start: a crash, a kill, or a lost machine.";

@@ -259,6 +259,7 @@ impl Following {
             | T::AuditStreamStalled
             | T::AuditStreamRecovered
             | T::AuditStreamGap
+            | T::AuditPersonErased
             | T::ClockStepped => {}
         }
     }

@@ -244,8 +244,8 @@ impl Gatherer {
             EventType::RecordLost => totals.lost += seen.number("/data/count").unwrap_or(1),
             _ => {}
         }
-        totals.erased += u64::from(seen.erased > 0);
-        if !seen.has_content() {
+        totals.erased += u64::from(seen.erased > 0 || seen.erased_whole);
+        if !seen.has_content() && !seen.erased_whole {
             totals.pruned += 1;
             let kept_until = seen.leaf.time.plus(Ttl::hours(RETENTION_DAYS * DAY_HOURS));
             if kept_until > self.as_of {
@@ -286,6 +286,11 @@ impl Gatherer {
                     None => format!("{stream}: {}", super::seen::short(seen.text("/data/error").unwrap_or("no error"))),
                 };
                 self.found(Exception::StreamsBehind, seen, note);
+                return;
+            }
+            EventType::AuditPersonErased => {
+                let note = super::seen::erasure(seen);
+                self.found(Exception::PeopleErased, seen, note);
                 return;
             }
             EventType::CredentialRevokeFailed => Exception::RevocationFailed,

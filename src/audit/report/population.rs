@@ -124,6 +124,8 @@ populations! {
     /// What became of the record itself.
     AuditUpkeep = "audit_upkeep", "Pruning, erasure, merged spools and losses of the record, and streams of it that stood still",
         r#".type == "audit.pruned" or .type == "audit.erased" or .type == "audit.spool_merged" or .type == "record.lost" or .type == "audit.stream_stalled" or .type == "audit.stream_recovered" or .type == "audit.stream_gap""#;
+    /// People who were erased.
+    Erasures = "erasures", "People erased from the record", r#".type == "audit.person_erased""#;
     /// Access reviews.
     AccessReviews = "access_reviews", "Access reviews: begun, decided, closed, and what became of decisions",
         r#".type == "review.started" or .type == "review.decided" or .type == "review.closed" or .type == "review.outstanding" or .type == "review.rule_removed""#;
@@ -213,6 +215,7 @@ pub fn belongs(seen: &Seen<'_>, mut each: impl FnMut(Population)) {
         | T::AuditStreamStalled
         | T::AuditStreamRecovered
         | T::AuditStreamGap => each(P::AuditUpkeep),
+        T::AuditPersonErased => each(P::Erasures),
         T::ReviewStarted | T::ReviewDecided | T::ReviewClosed | T::ReviewOutstanding | T::ReviewRemoved => {
             each(P::AccessReviews);
         }

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use crate::audit::erase::ERASED;
 use crate::audit::event::{EventType, Outcome};
 use crate::audit::format::{Entry, ReadLine};
 use crate::audit::leaf::{Leaf, PersonalField};
-use crate::audit::line::CheckedLine;
+use crate::audit::line::{CheckedLine, Withheld};
 use crate::audit::merkle::Hash;
 use crate::model::{NodeId, Timestamp};
 
@@ -21,6 +22,8 @@ pub struct Seen<'a> {
     pub hash: Hash,
     /// Personal values that were erased.
     pub erased: usize,
+    /// Whether it was erased as a whole, and not pruned.
+    pub erased_whole: bool,
     entry: Option<Entry<'a>>,
 }
 
@@ -29,7 +32,8 @@ impl<'a> Seen<'a> {
     #[must_use]
     pub fn of(checked: &'a CheckedLine, read: Option<&'a ReadLine>) -> Self {
         let entry = read.filter(|_| checked.withheld.is_none()).map(ReadLine::entry);
-        Self { leaf: &checked.leaf, hash: checked.hash, erased: checked.erased, entry }
+        let erased_whole = checked.withheld == Some(Withheld::Erased);
+        Self { leaf: &checked.leaf, hash: checked.hash, erased: checked.erased, erased_whole, entry }
     }
 
     /// Whether its content is here.
@@ -60,6 +64,15 @@ impl<'a> Seen<'a> {
     #[must_use]
     pub fn personal(&self, field: PersonalField) -> Option<&'a str> {
         self.entry.and_then(|entry| entry.personal(field))
+    }
+
+    fn list(&self, pointer: &str) -> &'a [serde_json::Value] {
+        let found = self.entry.and_then(|entry| entry.body.pointer(pointer)).and_then(serde_json::Value::as_array);
+        found.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn is_erased(&self, field: PersonalField) -> bool {
+        self.entry.is_some_and(|entry| entry.sealed.erased().contains(&field))
     }
 
     fn flag(&self, pointer: &str) -> bool {
@@ -104,6 +117,7 @@ impl<'a> Seen<'a> {
         let name = |field, pointer| match (self.personal(field).map(bare), self.text(pointer)) {
             (Some(name), Some(id)) => Some(format!("{name} ({id})")),
             (Some(name), None) => Some(name),
+            (None, Some(id)) if self.is_erased(field) => Some(format!("{ERASED} ({id})")),
             (None, Some(id)) => Some(id.to_owned()),
             (None, None) => None,
         };
@@ -142,10 +156,31 @@ impl<'a> Seen<'a> {
             add(self.text("/policy_version"));
         }
         if !self.has_content() {
-            add(Some("content pruned"));
+            add(Some(if self.erased_whole { "content erased" } else { "content pruned" }));
         }
         text
     }
+}
+
+/// What an erasure of a person took and left, in words.
+#[must_use]
+pub fn erasure(seen: &Seen<'_>) -> String {
+    let number = |pointer: &str| seen.number(pointer).unwrap_or(0);
+    let (fields, events, texts) = (number("/data/fields"), number("/data/events"), number("/data/texts"));
+    let mut note = format!("{fields} values of {events} events");
+    let left = number("/data/texts_left");
+    if texts > left {
+        let _ = write!(note, ", {} events as a whole", texts - left);
+    }
+    if left > 0 {
+        let _ = write!(note, "; the text of {left} events still names them");
+    }
+    for kept in seen.list("/data/kept") {
+        let text = |key: &str| kept.get(key).and_then(serde_json::Value::as_str).map(short).unwrap_or_default();
+        let events = kept.get("events").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let _ = write!(note, "; {events} events kept by `{}` until {}", text("rule"), text("until"));
+    }
+    note
 }
 
 /// A principal as it is cited: people by their id alone.

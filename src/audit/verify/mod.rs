@@ -19,7 +19,7 @@ mod told;
 use super::checkpoint::{LogName, installation_name};
 use super::evidence::{Evidence, StatementText};
 use super::filter::Filter;
-use super::line::{CheckedLine, LineError, Withheld};
+use super::line::{CheckedLine, ErasedTold, LineError, Withheld};
 use super::note::NoteKey;
 use crate::model::Timestamp;
 
@@ -50,6 +50,10 @@ pub struct Verified {
     pub pruned: u64,
     /// Personal values that were erased.
     pub erased: u64,
+    /// Events that were erased as a whole.
+    pub erased_events: u64,
+    /// Personal values that are gone and that no erasure on record tells of, so far as all of it is here.
+    pub erased_untold: u64,
     /// Witnessed checkpoints that agree.
     pub witnessed: usize,
     /// Witnessed checkpoints of sizes outside what is here.
@@ -66,6 +70,7 @@ pub struct Verifier {
     verified: Verified,
     pruned_latest: Option<Timestamp>,
     pruned_before: Option<Timestamp>,
+    erased_told: ErasedTold,
 }
 
 impl Verifier {
@@ -125,7 +130,9 @@ impl Verifier {
         for log in &mut logs {
             log.thin();
         }
-        let mut verifier = Self { filter, logs, current: 0, verified, pruned_latest: None, pruned_before: None };
+        let erased_told = ErasedTold::default();
+        let mut verifier =
+            Self { filter, logs, current: 0, verified, pruned_latest: None, pruned_before: None, erased_told };
         verifier.skip_ended()?;
         Ok(verifier)
     }
@@ -177,11 +184,13 @@ impl Verifier {
                 self.verified.pruned += 1;
                 self.pruned_latest = self.pruned_latest.max(Some(line.leaf.time));
             }
+            Some(Withheld::Erased) => self.verified.erased_events += 1,
             None => {}
         }
         self.pruned_before = self.pruned_before.max(line.pruned_before.as_deref().and_then(Timestamp::parse));
         self.verified.lines += 1;
         self.verified.erased += u64::try_from(line.erased).unwrap_or(0);
+        self.erased_told.add(line.erased_told);
         log.frontier.push(line.hash);
         log.look()?;
         self.skip_ended()
@@ -217,7 +226,15 @@ impl Verifier {
             let what = format!("an event of {latest} has no content, and no pruning that reaches it is on record");
             return Err(Fault::altered("the events", what));
         }
+        if self.filter.is_all()
+            && let Some(what) = self.erased_told.missing(self.verified.erased_events)
+        {
+            return Err(Fault::altered("the events", what));
+        }
         let mut verified = self.verified;
+        if self.filter.is_all() {
+            verified.erased_untold = verified.erased.saturating_sub(self.erased_told.values);
+        }
         verified.anchored |= verified.witnessed > 0;
         Ok(verified)
     }

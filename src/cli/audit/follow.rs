@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::audit::erase::ERASED;
 use crate::cli::args::Format;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
@@ -100,9 +101,16 @@ fn text<'v>(event: &'v Value, pointer: &str) -> &'v str {
 
 /// Time, type, outcome, who, what and where of an event.
 fn columns(event: &Value) -> Vec<String> {
+    let erased = |field: &str| {
+        event.get(ERASED).and_then(Value::as_array).is_some_and(|erased| erased.iter().any(|name| name == field))
+    };
     let who = [text(event, "/actor/email"), text(event, "/actor/principal"), text(event, "/actor/id"), "-"];
     let who = who.into_iter().find(|who| !who.is_empty()).unwrap_or_default();
+    let gone = format!("{ERASED} ({who})");
+    let who = if erased("principal") { &gone } else { who };
     let what = match (text(event, "/request/method"), text(event, "/request/path")) {
+        _ if !text(event, "/withheld").is_empty() => format!("content {}", text(event, "/withheld")),
+        (method, "") if erased("path") => format!("{method} {ERASED}"),
         ("", _) => format!("{} {}", text(event, "/action"), text(event, "/resource")),
         (method, path) => format!("{method} {path}"),
     };

@@ -1,6 +1,7 @@
 //! `doorward audit`: the record exported, verified, reported on, asked, followed and searched, and who gets it.
 
 mod anchor;
+mod erase;
 mod export;
 mod folder;
 mod follow;
@@ -18,6 +19,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::audit::filter::{Filter, FilterText};
 use crate::audit::report::FrameworkName;
+
+use crate::wire::TextsChoice;
 
 use super::context::Context;
 use super::failure::Failure;
@@ -83,6 +86,14 @@ Examples:
 Grants and openings of the emergency path are told whether they were used or not, standing permissions of policies
 where they were used. Days are days of UTC.";
 
+const ERASE_EXAMPLES: &str = "\
+Examples:
+  doorward audit erase 'company|8f14e45f' --reason 'request DSR-118' --dry-run
+  doorward audit erase alice@example.com --reason 'request DSR-118'
+
+Values and salts go, from the record and from every other table; leaves, proofs and the pseudonym stay. What
+`[[audit.keep]]` holds back goes by itself when the rule's time is over. For those who may `administer`.";
+
 /// `doorward audit …`
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
@@ -113,6 +124,11 @@ pub enum AuditCommand {
     /// The JSON Schema (2020-12) of an event, as `export --format jsonl` and streams write it
     #[command(before_help = SCHEMA_EXAMPLES)]
     Schema,
+    /// Erase a person from the record, without breaking a proof
+    #[command(before_help = ERASE_EXAMPLES)]
+    Erase(EraseArgs),
+    /// Who was erased, by pseudonym, and what rules keep
+    Erasures(ErasuresArgs),
 }
 
 /// Which events
@@ -345,6 +361,55 @@ pub struct SearchArgs {
     pub limit: u32,
 }
 
+/// What becomes of events in whose text a person is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TextsArg {
+    /// They lose all their content, also what they tell of others
+    Erase,
+    /// They stay as they are
+    Keep,
+}
+
+impl From<TextsArg> for TextsChoice {
+    fn from(texts: TextsArg) -> Self {
+        match texts {
+            TextsArg::Erase => Self::Erase,
+            TextsArg::Keep => Self::Keep,
+        }
+    }
+}
+
+/// `doorward audit erase`
+#[derive(Debug, Clone, Args)]
+pub struct EraseArgs {
+    /// Whom: `<provider>|<subject>`, `usr_…`, or an e-mail address that one account has had
+    #[arg(value_name = "PERSON")]
+    pub person: String,
+    /// Why, without naming them: it stays on record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// What becomes of events in whose text they are named by account or address; asked for where there are any
+    #[arg(long, value_name = "WHAT")]
+    pub texts: Option<TextsArg>,
+    /// Only tell how much would go, and what rules keep
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Don't ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `doorward audit erasures`
+#[derive(Debug, Clone, Args)]
+pub struct ErasuresArgs {
+    /// How many at most, the newest first
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub limit: u32,
+    /// Go on after a page: its `next`
+    #[arg(long, value_name = "CURSOR")]
+    pub cursor: Option<String>,
+}
+
 /// Runs one of them.
 ///
 /// # Errors
@@ -360,5 +425,7 @@ pub fn run(context: &Context, command: AuditCommand) -> Result<(), Failure> {
         AuditCommand::Search(args) => super::wait_for(follow::search(context, &args)),
         AuditCommand::Streams => super::wait_for(streams::list(context)),
         AuditCommand::Schema => streams::schema(context),
+        AuditCommand::Erase(args) => super::wait_for(erase::erase(context, &args)),
+        AuditCommand::Erasures(args) => super::wait_for(erase::list(context, &args)),
     }
 }

@@ -89,7 +89,8 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
         context.printer.json(&json!({
             "result": word, "exit": if verified.anchored { 0 } else { UNANCHORED }, "logs": verified.logs,
             "events": verified.lines, "filtered": verified.filtered, "pruned": verified.pruned,
-            "erased": verified.erased, "witnessed": verified.witnessed, "unreached": verified.unreached,
+            "erased": verified.erased, "erased_events": verified.erased_events,
+            "erased_untold": verified.erased_untold, "witnessed": verified.witnessed, "unreached": verified.unreached,
         }))?;
     } else {
         let mut text = format!(
@@ -101,6 +102,8 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
             (verified.filtered, "left out by the filter"),
             (verified.pruned, "pruned"),
             (verified.erased, "personal values erased"),
+            (verified.erased_untold, "of them by no erasure that is on record here"),
+            (verified.erased_events, "erased as a whole"),
             (u64::try_from(verified.witnessed).unwrap_or(0), "witnessed checkpoints agree"),
             (u64::try_from(verified.unreached).unwrap_or(0), "witnessed checkpoints lie outside what is here"),
         ];

@@ -210,7 +210,7 @@ impl Export {
         }
         let text = std::str::from_utf8(event.leaf.as_deref()?).ok()?;
         let leaf = Leaf::parse(text.as_bytes()).ok()?;
-        let wanted = event.sealed.is_pruned() || self.filter.wants(event.clear());
+        let wanted = event.sealed.is_gone() || self.filter.wants(event.clear());
         Some(if wanted { line_of(text, &leaf, &event.sealed) } else { withheld_line(text, &leaf, Withheld::Filtered) })
     }
 }

@@ -19,7 +19,7 @@ use crate::audit::{EventType, PersonalField};
 use crate::identity::breakglass::KnownOpening;
 use crate::model::{BreakGlassId, EventId, Grant, GrantEnd, GrantState, Principal, Timestamp};
 use crate::policy::InstallationAction;
-use crate::store::{Recorded, StoreError};
+use crate::store::{Recorded, StoreError, erased_principal};
 
 use super::caller::Caller;
 use super::desk::{Desk, event_id_of};
@@ -187,6 +187,17 @@ pub async fn fetch(desk: &Desk, caller: &Caller, id: &str, now: Timestamp) -> Re
     list(desk, caller, now).await?.into_iter().find(|it| it.id == id).ok_or(EmergencyError::NotFound)
 }
 
+/// Openings of the emergency path that are open.
+///
+/// # Errors
+/// When the database is away.
+pub async fn open_openings(desk: &Desk, now: Timestamp) -> Result<Vec<Emergency>, EmergencyError> {
+    let events = desk.store.emergency_events(None, LOOK_MAX).await?;
+    let mut found = openings(&events, now);
+    found.retain(|it| it.state == EmergencyState::Active);
+    Ok(found)
+}
+
 async fn all(desk: &Desk, now: Timestamp) -> Result<Vec<Emergency>, StoreError> {
     let events = desk.store.emergency_events(None, LOOK_MAX).await?;
     let grants = desk.store.grant_list_emergency(None, LOOK_MAX).await?;
@@ -270,9 +281,14 @@ fn of_id<'a>(events: &'a [Recorded], kind: EventType, id: &'a str) -> impl Itera
 }
 
 fn reviews_of(events: &[Recorded], id: &str) -> Vec<Review> {
+    // A review stays one when its reviewer was erased: the pseudonym says that it was somebody of their own.
+    let by = |event: &Recorded| match event.personal(PersonalField::Principal) {
+        Some(principal) => Principal::parse(principal),
+        None => erased_principal(event.clear().actor?),
+    };
     let read = |event: &Recorded| {
         Some(Review {
-            by: Principal::parse(event.personal(PersonalField::Principal)?)?,
+            by: by(event)?,
             email: event.personal(PersonalField::Email).map(str::to_owned),
             finding: event.text("/data/finding").unwrap_or_default().to_owned(),
             time: event.clear().time,
