@@ -56,7 +56,8 @@ pub(super) fn of_whole<T>(
         items.retain(|item| order.compare(key(item), cursor) == Ordering::Greater);
     }
     items.sort_by(|one, other| order.compare(key(one), key(other)));
-    let next = (items.len() > limit).then(|| key(&items[limit - 1]).to_owned());
+    let more = items.len() > limit;
     items.truncate(limit);
+    let next = items.last().filter(|_| more).map(|item| key(item).to_owned());
     Ok(Page { items, next })
 }
