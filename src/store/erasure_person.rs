@@ -27,19 +27,27 @@ const ACCOUNTS: &str = "\
     select principal_id from access_approval where principal_kind = 'User' union \
     select principal_id from access_grant where principal_kind = 'User' union \
     select principal_id from principal_lock where principal_kind = 'User' union \
+    select started_by_id from access_review where started_by_kind = 'User' union \
+    select decided_by_id from access_review_rule where decided_by_kind = 'User' union \
     select provider || '|' || subject from provider_link limit $1";
 const ACCOUNTS_OF_EMAIL: &str = "\
     select principal_id from session where principal_kind = 'User' and lower(email) = lower($1) union \
     select principal from person_seen where lower(email) = lower($1) union \
     select principal_id from access_request where principal_kind = 'User' and lower(email) = lower($1) union \
     select principal_id from access_approval where principal_kind = 'User' and lower(email) = lower($1) union \
-    select principal_id from access_grant where principal_kind = 'User' and lower(email) = lower($1) limit $2";
+    select principal_id from access_grant where principal_kind = 'User' and lower(email) = lower($1) union \
+    select started_by_id from access_review where started_by_kind = 'User' and lower(started_by_email) = lower($1) union \
+    select decided_by_id from access_review_rule where decided_by_kind = 'User' and lower(decided_by_email) = lower($1) \
+    limit $2";
 const NAMES: &str = "\
     select email, name from session where principal_kind = 'User' and principal_id = $1 union \
     select email, name from person_seen where principal = $1 union \
     select email, name from access_request where principal_kind = 'User' and principal_id = $1 union \
     select email, name from access_approval where principal_kind = 'User' and principal_id = $1 union \
-    select email, name from access_grant where principal_kind = 'User' and principal_id = $1 limit $2";
+    select email, name from access_grant where principal_kind = 'User' and principal_id = $1 union \
+    select started_by_email, null from access_review where started_by_kind = 'User' and started_by_id = $1 union \
+    select decided_by_email, decided_by_name from access_review_rule \
+    where decided_by_kind = 'User' and decided_by_id = $1 limit $2";
 /// An account, an address or a name in the record alone, where all tables have let go of it.
 const PRINCIPAL_IN_RECORD: &str = "\
     select personal from audit_event where log = $1 and seq >= $2 and seq < $3 \
@@ -111,7 +119,7 @@ macro_rules! mention {
 
 /// Texts of others that name the person. A request that is open keeps its words: its approvals are bound to
 /// them.
-const MENTIONS: [&str; 7] = [
+const MENTIONS: [&str; 9] = [
     mention!(
         "access_request",
         "reason",
@@ -128,6 +136,8 @@ const MENTIONS: [&str; 7] = [
     mention!("access_grant", "end_reason"),
     mention!("principal_lock", "reason"),
     mention!("notice", "error"),
+    mention!("access_review_rule", "reason"),
+    mention!("audit_stream", "error"),
     mention!("audit_erasure", "reason"),
 ];
 /// An answer that is kept for who repeats it: that it was done stays known, what it said does not.
@@ -347,6 +357,7 @@ impl Tx {
         }
         let query = sqlx::query(REPLACE_REQUEST).bind(principal.id().to_owned()).bind(stands_for(pseudonym));
         query.bind(ERASED).bind(NO_ADDRESS).execute(self.connection()).await?;
+        self.reviews_erase(traces, &stands_for(pseudonym), ERASED).await?;
         for telling in traces.telling() {
             for text in MENTIONS {
                 let query = sqlx::query(text).bind(ERASED).bind(anywhere(&telling.to_lowercase()));

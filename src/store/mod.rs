@@ -14,6 +14,7 @@ mod engine;
 mod erasure;
 mod erasure_person;
 mod erasure_record;
+mod erasure_review;
 mod fresh_leaves;
 mod grant;
 mod grant_use;
