@@ -39,7 +39,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::query(query.as_deref()).map_err(|what| ApiError::Invalid(what.to_owned()))?;
+    let fields = Fields::of_list(query.as_deref())?;
     let whose = whose(&fields, &["mine", "to_approve", "all"])?;
     let state = fields.get("state");
     if state.is_some_and(|state| !STATES.contains(&state)) {

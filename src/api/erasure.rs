@@ -78,7 +78,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::query(query.as_deref()).map_err(|what| ApiError::Invalid(what.to_owned()))?;
+    let fields = Fields::of_list(query.as_deref())?;
     let before = fields.get("cursor").map(ErasureId::parse).transpose();
     let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;
     let limit = u32::try_from(limit(&fields)?).unwrap_or(1);

@@ -56,6 +56,20 @@ impl Fields {
         if text.len() > QUERY_BYTES_MAX { Err("the query is too long") } else { Self::parse(text.as_bytes()) }
     }
 
+    /// Reads the query of a list: what is there has a value.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_list(text: Option<&str>) -> Result<Self, ApiError> {
+        let fields = Self::query(text).map_err(|what| ApiError::Invalid(what.to_owned()))?;
+        match fields.0.iter().find(|(_, value)| value.is_empty()) {
+            Some((key, _)) => {
+                Err(ApiError::Invalid(format!("`{}` is empty: give it a value, or leave it out", shown(key))))
+            }
+            None => Ok(fields),
+        }
+    }
+
     /// The value of a field; nothing when it is missing or empty (RFC 6749 §3.1).
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -67,6 +81,11 @@ impl Fields {
     pub fn text(&self, name: &str) -> String {
         self.get(name).unwrap_or_default().to_owned()
     }
+}
+
+/// As much of a key as an answer repeats.
+fn shown(key: &str) -> String {
+    key.chars().filter(|c| !c.is_control()).take(40).collect()
 }
 
 enum ReadError {

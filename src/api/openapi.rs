@@ -301,8 +301,8 @@ fn parameters(route: &Route) -> Vec<Value> {
     let query = |name: &str, kind: &str| parameter(name, "query", false, kind);
     let mut found = match (route.method, route.path) {
         ("GET", "/api/v1/sessions") => vec![query("all", "boolean"), query("cursor", "id:ses_")],
-        ("GET", "/api/v1/services") => vec![query("cursor", "string"), query("limit", "limit")],
-        ("GET", "/api/v1/entitlements") => vec![query("cursor", "string"), query("limit", "limit")],
+        ("GET", "/api/v1/services") => vec![query("cursor", "cursor"), query("limit", "limit")],
+        ("GET", "/api/v1/entitlements") => vec![query("cursor", "cursor"), query("limit", "limit")],
         ("GET", "/api/v1/locks") => vec![query("cursor", "id:lck_"), query("limit", "limit")],
         ("GET", "/api/v1/breakglass") => vec![query("cursor", "id:(brk|grt)_"), query("limit", "limit")],
         ("GET", "/api/v1/credentials") => {

@@ -50,7 +50,7 @@ pub(super) fn of_whole<T>(
     order: Order,
     key: impl Fn(&T) -> &str,
 ) -> Result<Page<T>, ApiError> {
-    let fields = Fields::query(query).map_err(|what| ApiError::Invalid(what.to_owned()))?;
+    let fields = Fields::of_list(query)?;
     let limit = limit(&fields)?;
     if let Some(cursor) = fields.get("cursor") {
         items.retain(|item| order.compare(key(item), cursor) == Ordering::Greater);

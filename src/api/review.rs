@@ -61,7 +61,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::query(query.as_deref()).map_err(|what| ApiError::Invalid(what.to_owned()))?;
+    let fields = Fields::of_list(query.as_deref())?;
     let state = match fields.get("state") {
         None => None,
         Some(state @ ("open" | "closed")) => Some(state),

@@ -28,6 +28,7 @@ pub(super) fn of(kind: &str) -> Value {
         "strings" => json!({ "type": "array", "items": { "type": "string" } }),
         "texts" => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         "string" | "integer" | "boolean" | "object" => json!({ "type": kind }),
+        "cursor" => json!({ "type": "string", "minLength": 1 }),
         "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200 }),
         "words" => json!({ "type": "string", "minLength": 1, "maxLength": 1000, "pattern": "^[^\\x00]*\\S[^\\x00]*$" }),
         "finding" => {

@@ -217,7 +217,7 @@ async fn lists_come_in_pages_and_a_cursor_is_good_though_what_it_names_is_gone()
             }
         }
         assert_eq!(Value::Array(paged), whole, "{list}");
-        for bad in ["limit=0", "limit=201", "limit=x"] {
+        for bad in ["limit=0", "limit=201", "limit=x", "limit=", "cursor="] {
             let answer = house.get(&carol, &format!("/api/v1/{list}?{bad}")).await;
             assert_eq!(answer.status, 400, "{list}?{bad}");
         }

@@ -76,6 +76,8 @@ fn a56_a_stream_is_a_use_while_bytes_move_and_is_cut_when_none_do() {
         later(door, Ttl::seconds(20));
         socket.send(Message::text("and here")).await.unwrap();
         assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("and here"));
+        // What passed is noted as a use after it has passed.
+        tokio::time::sleep(Duration::from_millis(200)).await;
         let since = Instant::now();
         later(door, Ttl::seconds(31));
         let closed = async { while let Some(Ok(_)) = socket.next().await {} };
