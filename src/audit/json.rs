@@ -137,14 +137,23 @@ pub fn push_text(out: &mut String, text: &str) {
 
 fn push_whole(out: &mut String, text: &str) {
     out.push('"');
-    if text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\') {
-        out.push_str(text);
-    } else {
-        for character in text.chars() {
-            push_character(out, character);
-        }
+    let mut rest = text;
+    loop {
+        // Most of it is copied as it is: a leaf within a line has a quotation mark every few bytes.
+        let run = rest.bytes().position(|byte| !is_plain(byte)).unwrap_or(rest.len());
+        let Some((plain, behind)) = rest.split_at_checked(run) else { break };
+        out.push_str(plain);
+        let mut characters = behind.chars();
+        let Some(character) = characters.next() else { break };
+        push_character(out, character);
+        rest = characters.as_str();
     }
     out.push('"');
+}
+
+/// Printable ASCII that stands for itself in a JSON string.
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, 0x20..0x7f) && byte != b'"' && byte != b'\\'
 }
 
 fn push_character(out: &mut String, character: char) {

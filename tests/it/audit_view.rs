@@ -1,6 +1,9 @@
 //! The record as people ask it: everything about one grant, and who had access to what on a day. What the
 //! server tells is what an export tells.
 
+use std::path::Path;
+use std::process::Command;
+
 use doorward::audit::event::Event;
 use doorward::audit::format::ReadLine;
 use doorward::audit::line::line_of;
@@ -13,7 +16,7 @@ use doorward::store::{EVENT_PAGE_MAX, EventFilter};
 use serde_json::{Value, json};
 
 use crate::api_house::{Answer, Caller, House};
-use crate::support::databases;
+use crate::support::{databases, temporary_folder};
 
 /// Puts an event on record as it is.
 async fn record(house: &House, event: Event) {
@@ -376,5 +379,78 @@ async fn the_missing_events_of_an_export_are_those_that_it_would_have_had() {
             assert_eq!(answer.status, 400, "{rest}: {answer:?}");
             assert!(answer.text("/detail").contains(part), "{rest}: {answer:?}");
         }
+    }
+}
+
+fn program(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .arg("audit")
+        .args(arguments)
+        .current_dir(folder)
+        .env_clear()
+        .env("DOORWARD_HOME", folder)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn without_a_server_an_export_is_asked_and_one_that_does_not_hold_tells_nothing() {
+    let house = House::new(&databases()[0]).await;
+    let (alice, _, _) = house.command_line("alice").await;
+    let (bob, _, _) = house.command_line("bob").await;
+    let (carol, _, _) = house.command_line("carol").await;
+    let (_, id) = granted(&house, &alice, &bob, "OPS-1").await;
+    used(&house, "alice", Some(&id), None).await;
+    let desk = &house.desk;
+    let root = Root::open(&desk.store, &desk.sealer).await.unwrap();
+    let mut tree = LogTree::open(&desk.store, &desk.sealer, &root, house.now(), &*desk.entropy).await.unwrap();
+    while desk.store.number_pending(desk.store.own_log().unwrap(), house.now()).await.unwrap() > 0 {}
+    tree.grow(&desk.store, house.now()).await.unwrap();
+    let key = root.key().to_string();
+    let text = house.get(&carol, "/api/v1/audit/export").await.body.as_str().unwrap().to_owned();
+    let denied = house.get(&carol, "/api/v1/audit/export?type=decision.deny").await.body.as_str().unwrap().to_owned();
+    let folder = temporary_folder();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("record.jsonl", &text);
+    write("altered.jsonl", &text.replacen("dev|alice", "dev|alicf", 1));
+    write("denied.jsonl", &denied);
+    let all = ["--from", "2026-11-01T00:00:00Z", "--to", "2026-12-31T00:00:00Z"];
+    let who = |input: &str, more: &[&str]| {
+        program(folder.path(), &[&["who", "--in", input, "--key", &key, "-o", "json"], &all[..], more].concat())
+    };
+    let (code, out, talk) = who("record.jsonl", &[]);
+    assert_eq!((code, talk.as_str()), (Some(0), ""), "{out}");
+    let page: Value = serde_json::from_str(&out).unwrap();
+    let rows: Vec<AccessRow> = serde_json::from_value(page["items"].clone()).unwrap();
+    assert_eq!(rows.len(), 1, "{out}");
+    assert_eq!((rows[0].grant.as_deref(), rows[0].uses.count), (Some(id.as_str()), 1));
+    assert_eq!(rows[0].approved_by[0].by.told(), "bob@example.com");
+    assert_eq!(who("record.jsonl", &["--person", "nobody"]).1, "{\n  \"items\": [],\n  \"next\": null\n}\n");
+
+    let grant = |input: &str, id: &str| program(folder.path(), &["grant", id, "--in", input, "--key", &key]);
+    let (code, out, talk) = grant("record.jsonl", &id);
+    assert_eq!((code, talk.as_str()), (Some(0), ""));
+    assert!(out.contains("grant.active") && out.contains("ops-api/deploy-prod"), "{out}");
+    assert_eq!(grant("record.jsonl", "grt_vvvv").0, Some(1));
+    assert_eq!(grant("record.jsonl", "req_0").0, Some(2));
+
+    for (code, out, talk) in [who("altered.jsonl", &[]), grant("altered.jsonl", &id)] {
+        assert_eq!(code, Some(10), "{talk}");
+        assert!(out.is_empty() && talk.contains("altered"), "{out} {talk}");
+    }
+    let (code, _, talk) = who("denied.jsonl", &[]);
+    assert_eq!(code, Some(2), "{talk}");
+    assert!(talk.contains("the export has not every event of that time"), "{talk}");
+    for (arguments, part) in [
+        (vec!["who", "--on", "yesterday", "--in", "record.jsonl"], "is no day"),
+        (vec!["who", "--from", "now", "--in", "record.jsonl"], "is no time"),
+        (vec!["who", "--on", "2026-11-20", "--to", "2026-11-21T00:00:00Z"], "cannot be used with"),
+        (vec!["who", "--key", "x"], "--in"),
+    ] {
+        let (code, _, talk) = program(folder.path(), &arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {talk}");
+        assert!(talk.contains(part), "{arguments:?}: {talk}");
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Somebody;
+use super::words::words;
 use crate::audit::event::{EventType, Outcome};
 use crate::audit::format::Entry;
 use crate::audit::leaf::PersonalField;
@@ -463,42 +464,4 @@ impl GrantView {
         }
         .to_owned();
     }
-}
-
-/// A step in words.
-fn words(kind: EventType, entry: &Entry<'_>) -> String {
-    use EventType as T;
-    let of = |key: &str| entry.text(&format!("/data/{key}"));
-    let mut parts: Vec<String> = Vec::new();
-    let mut add = |before: &str, key: &str| {
-        if let Some(text) = of(key) {
-            parts.push(format!("{before}{text}"));
-        }
-    };
-    match kind {
-        T::RequestCreated => {
-            add("asked for ", "for");
-            add("", "reason");
-            add("ticket ", "ticket");
-            add("", "hash");
-        }
-        T::RequestApproved | T::RequestDenied => {
-            add("", "answer_reason");
-            add("", "hash");
-        }
-        T::RequestVoided => add("approvals void: it changed to ", "hash_now"),
-        T::GrantScheduled => add("begins ", "starts_at"),
-        T::GrantActive | T::GrantExtended => add("until ", "expires_at"),
-        T::GrantExpired | T::GrantRevoked | T::GrantDropped => add("", "reason"),
-        T::TokenIssued => {
-            add("for ", "audience");
-            add("scope ", "scope");
-            add("until ", "expires_at");
-        }
-        T::CredentialIssued => add("until ", "expires_at"),
-        T::TokenRevoked | T::CredentialRevoked | T::CredentialRevokeFailed => add("", "reason"),
-        T::BreakGlassReviewed => add("", "finding"),
-        _ => {}
-    }
-    parts.join(" · ")
 }

@@ -6,6 +6,7 @@
 
 pub mod grant;
 pub mod who;
+mod words;
 
 use serde::{Deserialize, Serialize};
 

@@ -235,10 +235,14 @@ fn gather(verifier: &mut Verifier, results: &[Receiver<CheckedChunk>], progress:
 
 fn checked(chunk: &[u8]) -> CheckedChunk {
     let lines = chunk.strip_suffix(b"\n").unwrap_or(chunk);
-    lines
-        .split(|byte| *byte == b'\n')
-        .map(|line| std::str::from_utf8(line).map_err(|_| LineError::Form).and_then(check_line))
-        .collect()
+    match std::str::from_utf8(lines) {
+        Ok(text) => text.split('\n').map(check_line).collect(),
+        // Which of them is no text is told by its place.
+        Err(_) => lines
+            .split(|byte| *byte == b'\n')
+            .map(|line| std::str::from_utf8(line).map_err(|_| LineError::Form).and_then(check_line))
+            .collect(),
+    }
 }
 
 /// What was read.
