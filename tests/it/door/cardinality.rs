@@ -65,7 +65,9 @@ fn a25_no_series_comes_from_what_a_client_makes_up() {
         assert!(before.len() > 20, "{before:?}");
         flood(door, &alice, 1000, 150).await;
         let after = series(door).await;
-        let new: Vec<_> = after.difference(&before).collect();
+        // A fast machine meets the limit on those whom nobody knows in the second flood first.
+        let is_limit = |name: &str| name.contains("reason=\"rate_limited\"");
+        let new: Vec<_> = after.difference(&before).filter(|name| !is_limit(name)).collect();
         assert!(new.is_empty(), "{new:?}");
         for made_up in ["h1", "made", "agent", "M1", "u1", host("unknown").as_str()] {
             let told: Vec<_> = after.iter().filter(|name| name.contains(&format!("\"{made_up}"))).collect();
