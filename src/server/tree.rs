@@ -36,6 +36,8 @@ const GROW_TIMEOUT: Duration = Duration::from_secs(10);
 const WITNESS_EVERY: Duration = Duration::from_secs(1);
 /// How long one delivery may take.
 const DELIVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long reading a witness's file may take.
+const WITNESS_READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Checkpoints that are delivered at a time.
 const WITNESS_PAGE: i64 = 64;
 /// How often old events and old checkpoints are pruned.
@@ -293,12 +295,19 @@ pub async fn witnessed(witnesses: &[Witness]) -> Vec<String> {
     for witness in witnesses {
         let Witness::File(path) = witness else { continue };
         let from = path.clone();
-        match tokio::task::spawn_blocking(move || witness_file::newest(&from)).await {
-            Ok(Ok(found)) => notes.extend(found),
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Ok(Err(error)) => tracing::warn!(path = %path.display(), %error, "a witness's file can't be read"),
-            Err(error) => tracing::warn!(path = %path.display(), %error, "a witness's file can't be read"),
-        }
+        // A disk that hangs does not keep a start waiting.
+        let reading = tokio::task::spawn_blocking(move || witness_file::newest(&from));
+        let error = match tokio::time::timeout(WITNESS_READ_TIMEOUT, reading).await {
+            Ok(Ok(Ok(found))) => {
+                notes.extend(found);
+                continue;
+            }
+            Ok(Ok(Err(error))) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it was not read within {} s", WITNESS_READ_TIMEOUT.as_secs()),
+        };
+        tracing::warn!(path = %path.display(), error, "a witness's file can't be read");
     }
     notes
 }

@@ -17,6 +17,10 @@ const TAIL: u64 = 1024 * 1024;
 /// # Errors
 /// When it can't be read, or has something else in it than notes.
 pub fn newest(path: &Path) -> io::Result<Vec<String>> {
+    // A pipe that nobody writes to would be waited for when it is opened.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let from = length.saturating_sub(TAIL);

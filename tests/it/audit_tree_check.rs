@@ -241,3 +241,14 @@ async fn a_start_holds_the_record_against_its_witness_and_signs_nothing_over_one
         assert_eq!(statements().await, before, "nothing is signed over it");
     }
 }
+
+#[tokio::test]
+async fn f6_a_witness_that_is_a_pipe_keeps_no_start_waiting() {
+    let folder = temporary_folder();
+    let pipe = folder.path().join("witness.checkpoints");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert!(witness_file::newest(&pipe).unwrap_err().to_string().contains("no regular file"));
+    let began = std::time::Instant::now();
+    assert!(doorward::server::tree::witnessed(&[Witness::File(pipe)]).await.is_empty());
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+}
