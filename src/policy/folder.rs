@@ -17,7 +17,7 @@ use crate::model::ServiceName;
 /// The largest policy file in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The most services of one folder.
-pub const SERVICES_MAX: usize = 2000;
+pub const SERVICES_MAX: usize = 20_000;
 
 const ROOT_FILES: [&str; 5] = ["global.cedar", "groups.toml", "people.toml", "workloads.toml", "tests.toml"];
 const SERVICE_FILES: [&str; 3] = ["service.toml", "access.cedar", "tests.toml"];

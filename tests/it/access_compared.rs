@@ -244,10 +244,27 @@ impl Compared<'_> {
     }
 
     fn ended(&self, id: GrantId, end: GrantEnd, requests: &[RequestId], grants: &[GrantId], done: bool) {
-        assert!(requests.is_empty() && grants.iter().all(|changed| *changed == id) && (!done || !grants.is_empty()));
+        assert!(grants.iter().all(|changed| *changed == id) && (!done || !grants.is_empty()));
         if grants.is_empty() {
+            assert!(requests.is_empty());
             return;
         }
+        // Who asked for more of it waits for nothing any more.
+        let state = if end == GrantEnd::Dropped { RequestState::Withdrawn } else { RequestState::TimedOut };
+        for closed in requests {
+            let (before, after) = (&self.before.requests[closed], &self.after.requests[closed]);
+            assert_eq!(
+                (after.extends, before.state, after.state),
+                (Some(id), RequestState::Pending, state),
+                "{after:?}"
+            );
+        }
+        let waiting = self
+            .after
+            .requests
+            .values()
+            .find(|request| request.extends == Some(id) && request.state_at(self.now) == RequestState::Pending);
+        assert!(waiting.is_none(), "{waiting:?}");
         let own = of(self.after.grants[&id].holder.principal.subject()) == self.who;
         let owner = self.company.session(self.who).unwrap().groups.iter().any(|group| group == "owners");
         assert!(own || end == GrantEnd::Revoked && owner);
@@ -257,7 +274,9 @@ impl Compared<'_> {
     fn swept(&self, requests: &[RequestId], grants: &[GrantId], came: &Came, node: usize) {
         for id in requests {
             let request = &self.after.requests[id];
-            assert!(request.state == RequestState::TimedOut && request.answer_by.is_over(self.now), "{request:?}");
+            let over = |id: GrantId| grants.contains(&id) && self.after.grants[&id].state.ended_at().is_some();
+            let due = request.answer_by.is_over(self.now) || request.extends.is_some_and(over);
+            assert!(request.state == RequestState::TimedOut && due, "{request:?}");
         }
         let waits = |grant: &Grant| matches!(grant.state, GrantState::Scheduled | GrantState::Queued);
         for id in grants {
