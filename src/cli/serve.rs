@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, Environment};
 use crate::server::ambient::{SystemClock, SystemEntropy};
@@ -34,21 +34,43 @@ pub fn configuration(path: &std::path::Path, environment: &Environment) -> Resul
     })
 }
 
+/// The signals that end a process or have it read its files again, heard from when this is made.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    /// Needs a runtime's context.
+    fn hear() -> Result<Self, Failure> {
+        let hear = |kind| signal(kind).map_err(|error| Failure::failed(format!("waiting for signals: {error}")));
+        Ok(Self {
+            term: hear(SignalKind::terminate())?,
+            int: hear(SignalKind::interrupt())?,
+            hup: hear(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns with SIGTERM or SIGINT; SIGHUP calls `reload`.
+    async fn until_end(mut self, reload: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return,
+                _ = self.int.recv() => return,
+                _ = self.hup.recv() => tokio::task::block_in_place(&reload),
+            }
+        }
+    }
+}
+
 /// Waits for SIGTERM or SIGINT; SIGHUP calls `reload`.
 ///
 /// # Errors
 /// When signals can't be waited for.
 pub async fn until_signalled(reload: impl Fn()) -> Result<(), Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("waiting for signals: {error}")));
-    let (mut term, mut int, mut hup) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
-    loop {
-        tokio::select! {
-            _ = term.recv() => return Ok(()),
-            _ = int.recv() => return Ok(()),
-            _ = hup.recv() => tokio::task::block_in_place(&reload),
-        }
-    }
+    Signals::hear()?.until_end(reload).await;
+    Ok(())
 }
 
 /// Runs the gateway of a configuration.
@@ -59,6 +81,10 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     let _telling = telling("doorward=info,warn");
     let environment = Environment::of_process();
     let config = configuration(&args.config, &environment)?;
+    // Heard before anybody can see that it runs: an end that comes at once is an end in order.
+    let hearing = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let hearing = hearing.map_err(|error| Failure::failed(format!("starting a runtime for signals: {error}")))?;
+    let signals = hearing.block_on(async { Signals::hear() })?;
     let running = start(Start {
         config,
         environment,
@@ -71,7 +97,7 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     context.printer.talk(&format!("doorward listens on {}, control host {}", running.address, running.origin));
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let outcome = running.runtime().block_on(until_signalled(|| {
+    hearing.block_on(signals.until_end(|| {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
         // What was wrong is in the log and the record; the old files stay in force.
         drop(running.reload());
@@ -80,5 +106,5 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("draining");
     running.stop();
-    outcome
+    Ok(())
 }
