@@ -82,8 +82,7 @@ pub async fn start(
     Proven { caller, now }: Proven,
     Json(body): Json<StartReview>,
 ) -> Result<Response, ApiError> {
-    let wrong = || ApiError::Invalid("in `due`: a length of time is written `90s`, `15m`, `1h30m` or `1d`".to_owned());
-    let due = body.due.as_deref().map_or(Some(DUE), Ttl::parse).ok_or_else(wrong)?;
+    let due = body.due.as_deref().map_or(Some(DUE), Ttl::parse);
     let wish = Wish { service: service_of(&body.service)?, due, reviewers: body.reviewers };
     let review = review::start(&desk, &caller, wish, now).await?;
     Ok(json(StatusCode::OK, JSON, &shape(&review, false, now)))

@@ -157,7 +157,7 @@ impl fmt::Display for ReviewError {
                     "the review {id} of this service is open: decide it, or close it with `doorward review close`"
                 )
             }
-            Self::Due => write!(f, "a review is due in {} to {}", DUE.0, DUE.1),
+            Self::Due => write!(f, "a review is due in {} to {}, written `90m`, `14d` or `1d12h`", DUE.0, DUE.1),
             Self::Reviewers => write!(
                 f,
                 "name at most {REVIEWERS_MAX} reviewers, each by e-mail or account (`<provider>|<subject>`), \

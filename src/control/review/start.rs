@@ -22,8 +22,8 @@ const LISTED_BYTES_MAX: usize = 8 * 1024;
 pub struct Wish {
     /// Of which service.
     pub service: ServiceName,
-    /// In how long it is due.
-    pub due: Ttl,
+    /// In how long it is due; none: what was written is no length of time.
+    pub due: Option<Ttl>,
     /// Who is to decide; none: all who may review.
     pub reviewers: Vec<String>,
 }
@@ -38,9 +38,7 @@ pub async fn start(desk: &Desk, caller: &Caller, wish: Wish, now: Timestamp) -> 
     if policies.service(&wish.service).is_none() {
         return Err(ReviewError::NoService(wish.service));
     }
-    if wish.due < DUE.0 || wish.due > DUE.1 {
-        return Err(ReviewError::Due);
-    }
+    let due = wish.due.filter(|due| (DUE.0..=DUE.1).contains(due)).ok_or(ReviewError::Due)?;
     let is_name = |name: &String| {
         (1..=REVIEWER_BYTES_MAX).contains(&name.len()) && !name.contains(|c: char| c.is_whitespace() || c.is_control())
     };
@@ -74,7 +72,7 @@ pub async fn start(desk: &Desk, caller: &Caller, wish: Wish, now: Timestamp) -> 
         state: ReviewState::Open,
         started_by: doer(caller),
         started_at: now,
-        due_at: now.plus(wish.due),
+        due_at: now.plus(due),
         reviewers: wish.reviewers,
         closed_by: None,
     };
