@@ -6,8 +6,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::data::Data;
 use crate::model::{DecisionId, EventId, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp};
 
 macro_rules! event_types {
@@ -271,7 +272,7 @@ pub struct Event {
     /// W3C trace id, 32 hexadecimal digits.
     pub trace_id: Option<Arc<str>>,
     /// What is special to the type.
-    pub data: Map<String, Value>,
+    pub data: Data,
 }
 
 impl Event {
@@ -294,14 +295,14 @@ impl Event {
             request: None,
             policy_version: None,
             trace_id: None,
-            data: Map::new(),
+            data: Data::default(),
         }
     }
 
     /// Adds one thing that is special to the type.
     #[must_use]
-    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.data.insert(key.to_owned(), value.into());
+    pub fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
+        self.data.insert(key, value.into());
         self
     }
 }

@@ -10,6 +10,8 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::data::Data;
+
 /// The longest text that is kept whole, in bytes. Of a longer one its beginning is kept, with its
 /// length and the SHA-256 of the whole.
 pub const TEXT_BYTES_MAX: usize = 2048;
@@ -83,9 +85,9 @@ impl<'a> Object<'a> {
 }
 
 /// Appends `data`, or what is kept of it.
-pub fn push_data(out: &mut String, data: &Map<String, Value>) {
+pub fn push_data(out: &mut String, data: &Data) {
     let start = out.len();
-    push_map(out, data);
+    push_entries(out, data.iter());
     let written = out.get(start..).unwrap_or_default();
     if written.len() > DATA_BYTES_MAX {
         let digest = hex(&Sha256::digest(written.as_bytes()));
@@ -98,8 +100,13 @@ pub fn push_data(out: &mut String, data: &Map<String, Value>) {
 fn push_map(out: &mut String, map: &Map<String, Value>) {
     let mut entries: Vec<_> = map.iter().collect();
     entries.sort_unstable_by_key(|(key, _)| *key);
+    push_entries(out, entries.into_iter().map(|(key, value)| (key.as_str(), value)));
+}
+
+/// Entries that come by name.
+fn push_entries<'a>(out: &mut String, entries: impl Iterator<Item = (&'a str, &'a Value)>) {
     out.push('{');
-    for (index, (key, value)) in entries.into_iter().enumerate() {
+    for (index, (key, value)) in entries.enumerate() {
         if index > 0 {
             out.push(',');
         }

@@ -3,6 +3,7 @@
 pub mod basis;
 mod body;
 pub mod checkpoint;
+pub mod data;
 pub mod erase;
 pub mod event;
 pub mod evidence;

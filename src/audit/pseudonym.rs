@@ -13,35 +13,61 @@
 //! still compute whose pseudonym it was: `deploy/runbooks/erasure.md` says so to those who erase.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
+use lru::LruCache;
 
 use crate::model::{Principal, Secret, UserRef};
 
 /// How often one person can be erased and come again. The line ends there, so that nothing here goes
 /// on for ever.
 const GENERATIONS_MAX: u32 = 1000;
+/// Principals whose pseudonyms are remembered: each request needs that of its caller twice.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// Gives principals their pseudonyms.
 pub struct Pseudonyms {
     key: hmac::Key,
-    retired: ArcSwap<HashSet<UserRef>>,
+    given: Mutex<Given>,
+}
+
+struct Given {
+    retired: HashSet<UserRef>,
+    remembered: LruCache<Principal, UserRef>,
 }
 
 impl Pseudonyms {
     /// Pseudonyms under this secret; 32 bytes are right.
     #[must_use]
     pub fn new(secret: &Secret<Vec<u8>>) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), retired: ArcSwap::default() }
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, secret.expose()),
+            given: Mutex::new(Given { retired: HashSet::new(), remembered: LruCache::new(REMEMBERED) }),
+        }
     }
 
     /// The pseudonym of `principal`.
     #[must_use]
     pub fn of(&self, principal: &Principal) -> UserRef {
+        // ORDER: held until it is remembered, so that what is retired meanwhile is not.
+        let mut given = self.given();
+        if let Some(known) = given.remembered.get(principal) {
+            return *known;
+        }
+        let pseudonym = self.next(principal, &given.retired);
+        given.remembered.put(principal.clone(), pseudonym);
+        pseudonym
+    }
+
+    fn given(&self) -> MutexGuard<'_, Given> {
+        // A panic while it was held left nothing half done: each change is one call.
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self, principal: &Principal, retired: &HashSet<UserRef>) -> UserRef {
         let first = self.derived(principal, 0);
-        let retired = self.retired.load();
         if !retired.contains(&first) {
             return first;
         }
@@ -51,12 +77,9 @@ impl Pseudonyms {
 
     /// Gives this pseudonym to nobody any more.
     pub fn retire(&self, pseudonyms: impl IntoIterator<Item = UserRef>) {
-        let more: Vec<UserRef> = pseudonyms.into_iter().collect();
-        self.retired.rcu(|known| {
-            let mut all = HashSet::clone(known);
-            all.extend(more.iter().copied());
-            Arc::new(all)
-        });
+        let mut given = self.given();
+        given.retired.extend(pseudonyms);
+        given.remembered.clear();
     }
 
     fn derived(&self, principal: &Principal, generation: u32) -> UserRef {

@@ -152,11 +152,11 @@ fn note_handshake(shared: &Shared, peer: SocketAddr, name: Option<&str>, error: 
     if kind == EventType::BreakGlassRefused
         && shared.directory.emergency.refusals.take(address, None, now) == Telling::InACount
     {
-        event.data.insert("repeated".to_owned(), true.into());
+        event.data.insert("repeated", true.into());
     }
-    event.data.insert("handshake".to_owned(), error.chars().take(200).collect::<String>().into());
+    event.data.insert("handshake", error.chars().take(200).collect::<String>().into());
     if let Some(name) = name {
-        event.data.insert("host".to_owned(), name.chars().take(253).collect::<String>().into());
+        event.data.insert("host", name.chars().take(253).collect::<String>().into());
     }
     drop(shared.recorder.refused_anonymous(event));
 }
@@ -319,9 +319,9 @@ pub fn wire_decision(shared: &Shared, actor: Actor, host: &str, refusal: WireRef
     event.decision = Some(decision);
     event.actor = actor;
     event.reason = Some("ambiguous_request".into());
-    event.data.insert("note".to_owned(), refusal.what().into());
-    event.data.insert("host".to_owned(), host.into());
-    event.data.insert("status".to_owned(), refusal.status().into());
+    event.data.insert("note", refusal.what().into());
+    event.data.insert("host", host.into());
+    event.data.insert("status", refusal.status().into());
     drop(shared.recorder.refused_anonymous(event));
     Some(decision)
 }

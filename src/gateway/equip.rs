@@ -3,7 +3,9 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use http::header::{CONNECTION, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request};
 use http_body::Body as HttpBody;
@@ -72,11 +74,9 @@ pub fn equip(
         443 => routed.canonical.host.clone(),
         port => format!("{}:{port}", routed.canonical.host),
     };
-    forwarded(headers, channel.peer.ip().to_canonical(), &authority, worker.shared.settings.public_port)?;
-    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Refusal::Internal);
-    headers.insert(HOST, value(&authority)?);
-    headers.insert(DECISION_HEADER, value(&exchange.decision.to_string())?);
-    headers.insert(TRACEPARENT, value(&traceparent(worker, exchange))?);
+    forwarded(headers, channel.peer.ip().to_canonical(), authority, worker.shared.settings.public_port)?;
+    headers.insert(DECISION_HEADER, value(exchange.decision.to_string())?);
+    headers.insert(TRACEPARENT, value(traceparent(worker, exchange))?);
     if let Some(assertion) = assertion(worker, snapshot, exchange, routed, caller, permitted, now)? {
         headers.insert(ASSERTION_HEADER, assertion);
     }
@@ -88,18 +88,23 @@ pub fn equip(
     Ok(head)
 }
 
-/// `Forwarded` (RFC 7239) and its older relatives, in place of whatever came.
-fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &str, port: u16) -> Result<(), Refusal> {
-    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Refusal::Internal);
+fn value(text: String) -> Result<HeaderValue, Refusal> {
+    HeaderValue::try_from(text).map_err(|_| Refusal::Internal)
+}
+
+/// `Host`, `Forwarded` (RFC 7239) and its older relatives, in place of whatever came.
+fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: String, port: u16) -> Result<(), Refusal> {
     let mut text = String::with_capacity(96);
     let written = match client {
         IpAddr::V4(v4) => write!(text, "for={v4};host=\"{host}\";proto=https"),
         IpAddr::V6(v6) => write!(text, "for=\"[{v6}]\";host=\"{host}\";proto=https"),
     };
     written.map_err(|_| Refusal::Internal)?;
-    headers.insert(FORWARDED, value(&text)?);
-    headers.insert(X_FORWARDED_FOR, value(&client.to_string())?);
-    headers.insert(X_FORWARDED_HOST, value(host)?);
+    let host = value(host)?;
+    headers.insert(FORWARDED, value(text)?);
+    headers.insert(X_FORWARDED_FOR, value(client.to_string())?);
+    headers.insert(X_FORWARDED_HOST, host.clone());
+    headers.insert(HOST, host);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
     headers.insert(X_FORWARDED_PORT, HeaderValue::from(port));
     Ok(())
@@ -109,12 +114,18 @@ fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &str, port: u16) -> 
 fn traceparent(worker: &Worker, exchange: &Exchange) -> String {
     let mut span = [0u8; 8];
     worker.shared.entropy.fill(&mut span);
-    format!("00-{}-{}-01", exchange.trace_id, data_encoding::HEXLOWER.encode(&span))
+    let mut text = String::with_capacity(55);
+    text.push_str("00-");
+    text.push_str(&exchange.trace_id);
+    text.push('-');
+    HEXLOWER.encode_append(&span, &mut text);
+    text.push_str("-01");
+    text
 }
 
 /// The trace that a request belongs to, its own or a new one.
 #[must_use]
-pub fn trace_of(headers: &HeaderMap, worker: &Worker) -> (String, Option<String>) {
+pub fn trace_of(headers: &HeaderMap, worker: &Worker) -> (Arc<str>, Option<String>) {
     let named = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(|text| {
         let mut parts = text.split('-');
         let (version, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
@@ -124,12 +135,12 @@ pub fn trace_of(headers: &HeaderMap, worker: &Worker) -> (String, Option<String>
                 && text.bytes().any(|b| b != b'0')
         };
         (version.len() == 2 && version != "ff" && hex(trace, 32) && hex(span, 16))
-            .then(|| (trace.to_owned(), Some(span.to_owned())))
+            .then(|| (trace.into(), Some(span.to_owned())))
     });
     named.unwrap_or_else(|| {
         let mut trace = [0u8; 16];
         worker.shared.entropy.fill(&mut trace);
-        (data_encoding::HEXLOWER.encode(&trace), None)
+        (HEXLOWER.encode(&trace).into(), None)
     })
 }
 

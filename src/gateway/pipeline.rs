@@ -66,7 +66,7 @@ pub async fn respond(
         decision: DecisionId::fresh(now, &*worker.shared.entropy),
         arrived: now,
         began: Instant::now(),
-        trace_id: trace_id.into(),
+        trace_id,
         parent_span,
     };
     let shows_proof = request.headers().contains_key(&DPOP_HEADER);
@@ -84,7 +84,7 @@ pub async fn respond(
     if let (true, Some(control)) = (asks_upgrade && response.status() != 101, &control) {
         control.no_tunnel();
     }
-    if let Ok(value) = HeaderValue::from_str(&exchange.decision.to_string()) {
+    if let Ok(value) = HeaderValue::try_from(exchange.decision.to_string()) {
         response.headers_mut().insert(DECISION_HEADER, value);
     }
     // Where `DPoP` is the upstream's, its nonces are too.

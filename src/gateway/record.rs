@@ -85,20 +85,20 @@ fn facts(channel: &Channel, routed: &Routed) -> RequestFacts {
 
 fn judged(event: &mut Event, verdict: &Verdict) {
     let policies: Vec<Value> = verdict.policies.iter().map(|name| Value::from(&**name)).collect();
-    event.data.insert("policies".to_owned(), policies.into());
+    event.data.insert("policies", policies.into());
     if !verdict.errors.is_empty() {
-        event.data.insert("errors".to_owned(), verdict.errors.clone().into());
+        event.data.insert("errors", verdict.errors.clone().into());
     }
 }
 
 /// What the decision rested on beyond what is on record of the session (`audit/basis.rs`).
 fn rested(event: &mut Event, caller: &Caller) {
     if let Some(scope) = caller.token.as_ref().and_then(|token| token.scope.as_deref()) {
-        event.data.insert(basis::SCOPE.to_owned(), scope.into());
+        event.data.insert(basis::SCOPE, scope.into());
     }
     if !caller.acting.is_empty() {
         let acting = caller.acting.iter().map(|live| Value::from(live.session.principal.to_string()));
-        event.data.insert(basis::ACT.to_owned(), acting.collect());
+        event.data.insert(basis::ACT, acting.collect());
     }
     // A decision that names the grant of its token says also where none counted.
     if !caller.grants.is_empty() || caller.under.is_some() {
@@ -109,13 +109,13 @@ fn rested(event: &mut Event, caller: &Caller) {
                 basis::ACTIVE_AT: grant.active_at.to_string(),
             })
         };
-        event.data.insert(basis::GRANTS.to_owned(), caller.grants.iter().map(grant).collect());
+        event.data.insert(basis::GRANTS, caller.grants.iter().map(grant).collect());
     }
     // A provider's own token: there is no session whose start would have told it.
     let bearer = caller.token.as_ref().filter(|_| caller.session.is_none());
     if let Some(identity) = bearer.and_then(|token| token.identity.as_ref()) {
-        event.data.insert(basis::GROUPS.to_owned(), identity.groups.as_slice().into());
-        event.data.insert(basis::EMAIL_VERIFIED.to_owned(), identity.email_verified.into());
+        event.data.insert(basis::GROUPS, identity.groups.as_slice().into());
+        event.data.insert(basis::EMAIL_VERIFIED, identity.email_verified.into());
     }
 }
 
@@ -134,7 +134,7 @@ pub async fn open(
 ) -> Result<(), Refusal> {
     let mut event = exchange.event(EventType::DecisionAllow, Outcome::Success, exchange.arrived);
     event.actor = actor(channel, Some(caller));
-    event.action = Some(permitted.action.as_str().into());
+    event.action = Some(permitted.action.shared());
     event.resource = Some(Arc::clone(&routed.entry.resource));
     event.service = Some(routed.entry.service.name.clone());
     event.request = Some(facts(channel, routed));
@@ -182,18 +182,18 @@ pub async fn refuse(
     event.policy_version = Some(Arc::clone(snapshot.policies.version()));
     match routed {
         Some(routed) => {
-            event.action = routed.matched.as_ref().map(|matched| matched.action.as_str().into());
+            event.action = routed.matched.as_ref().map(|matched| matched.action.shared());
             event.resource = Some(Arc::clone(&routed.entry.resource));
             event.service = Some(routed.entry.service.name.clone());
             event.request = Some(facts(channel, routed));
             routed.entry.metrics.refuse(refusal.reason());
         }
         None => {
-            event.data.insert("host".to_owned(), channel.name.as_str().into());
+            event.data.insert("host", channel.name.as_str().into());
         }
     }
     if let Some(note) = refusal.note() {
-        event.data.insert("note".to_owned(), note.into());
+        event.data.insert("note", note.into());
     }
     if let Some(verdict) = verdict {
         judged(&mut event, verdict);
@@ -201,8 +201,8 @@ pub async fn refuse(
     if let Some(caller) = caller {
         rested(&mut event, caller);
     }
-    event.data.insert("status".to_owned(), refusal.status().as_u16().into());
-    event.data.insert("remedy".to_owned(), refusal.remedy().to_json());
+    event.data.insert("status", refusal.status().as_u16().into());
+    event.data.insert("remedy", refusal.remedy().to_json());
     let recorder = &worker.shared.recorder;
     if named.is_none() {
         // Within the rate it is on record before it is answered; beyond it is counted at once.
@@ -233,9 +233,9 @@ pub fn fail(
     event.actor = actor_of_end(channel, caller);
     event.trace_id = Some(Arc::clone(&exchange.trace_id));
     event.reason = Some(refusal.reason().into());
-    event.data.insert("status".to_owned(), refusal.status().as_u16().into());
+    event.data.insert("status", refusal.status().as_u16().into());
     let millis = u64::try_from(exchange.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    event.data.insert("duration_ms".to_owned(), millis.into());
+    event.data.insert("duration_ms", millis.into());
     routed.entry.metrics.refuse(refusal.reason());
     worker.shared.recorder.offer(event);
 }
@@ -267,7 +267,7 @@ impl Close {
         event.service = Some(routed.entry.service.name.clone());
         event.actor = actor_of_end(channel, caller);
         event.trace_id = Some(Arc::clone(&exchange.trace_id));
-        event.data.insert("status".to_owned(), status.into());
+        event.data.insert("status", status.into());
         worker.shared.metrics.exchanges.inc();
         let duration = routed.entry.metrics.duration.clone();
         Self { shared: Arc::clone(&worker.shared), event: Some(event), began: exchange.began, duration, sent }
@@ -296,9 +296,9 @@ impl Ending for Close {
             event.reason = Some(why.into());
         }
         let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        event.data.insert("duration_ms".to_owned(), millis.into());
-        event.data.insert("bytes_in".to_owned(), self.sent.bytes.get().into());
-        event.data.insert("bytes_out".to_owned(), received.bytes.get().into());
+        event.data.insert("duration_ms", millis.into());
+        event.data.insert("bytes_in", self.sent.bytes.get().into());
+        event.data.insert("bytes_out", received.bytes.get().into());
         self.shared.recorder.offer(event);
     }
 }

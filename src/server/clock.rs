@@ -87,6 +87,6 @@ fn tell(desk: &Desk, alerts: &Alerts, metrics: &ClockMetrics, step: &ClockStep) 
         .with("expected", step.expected.to_string())
         .with("against", step.against.name());
     let kind = EventType::ClockStepped.name();
-    alerts.alert_now(Alert { id: event.id, time: now, kind, actor: None, service: None, data: event.data.clone() });
+    alerts.alert_now(Alert { id: event.id, time: now, kind, actor: None, service: None, data: event.data.to_map() });
     desk.recorder.offer(event);
 }

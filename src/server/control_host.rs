@@ -183,10 +183,10 @@ impl Host {
         event.decision = Some(decision);
         event.actor = self.actor();
         event.reason = Some(refusal.reason().into());
-        event.data.insert("host".to_owned(), self.shared.settings.control_host.as_str().into());
-        event.data.insert("status".to_owned(), refusal.status().as_u16().into());
+        event.data.insert("host", self.shared.settings.control_host.as_str().into());
+        event.data.insert("status", refusal.status().as_u16().into());
         if let Some(note) = refusal.note() {
-            event.data.insert("note".to_owned(), note.into());
+            event.data.insert("note", note.into());
         }
         // Within the rate it is on record before it is answered; beyond it is counted at once.
         let _ = tokio::time::timeout(RECORD_TIMEOUT, self.shared.recorder.refused_anonymous(event)).await;

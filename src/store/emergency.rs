@@ -11,7 +11,7 @@ const EVENTS: &str = "\
     select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \
     e.body, e.personal, e.salts, e.leaf \
     from audit_event e join audit_log l on l.number = e.log \
-    where e.type in ('breakglass.opened', 'breakglass.closed', 'breakglass.expired', 'breakglass.reviewed', \
+    where e.type < 'c' and e.type in ('breakglass.opened', 'breakglass.closed', 'breakglass.expired', 'breakglass.reviewed', \
     'breakglass.drilled', 'breakglass.custodians_changed') and e.id < $1 order by e.id desc limit $2";
 const REVIEW_TURN: &str = "update counter set value = value + 1 where name = 'review'";
 const GRANT_REVIEWED: &str = "update access_grant set reviews = $2 where id = $1 and emergency = 1";

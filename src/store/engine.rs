@@ -2,7 +2,8 @@
 //!
 //! SQLite runs in WAL mode with `synchronous=FULL`, so that a commit is on the disk when it
 //! answers; its transactions take the write lock at their start, so that two of them never
-//! deadlock half-way. What is deleted is overwritten (`secure_delete`), since people are erased from the
+//! deadlock half-way. Its pages have 8 KiB: an event takes one and a half, and each page of a commit is written
+//! with calls of its own. What is deleted is overwritten (`secure_delete`), since people are erased from the
 //! record for good. INVARIANT: a transaction that is dropped is rolled back.
 
 use std::fmt;
@@ -170,7 +171,7 @@ impl Store {
                     if engine == Engine::Sqlite {
                         connection
                             .execute(
-                                "pragma journal_mode = wal; pragma synchronous = full; \
+                                "pragma page_size = 8192; pragma journal_mode = wal; pragma synchronous = full; \
                                  pragma busy_timeout = 5000; pragma foreign_keys = on; \
                                  pragma secure_delete = on;",
                             )

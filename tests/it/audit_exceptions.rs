@@ -19,7 +19,7 @@ fn session(script: &mut Script, who: &str, id: &str, at: Timestamp) {
     let event = script.at(at, EventType::SessionStart, Outcome::Success);
     event.actor.principal = Principal::user("dev", who);
     event.resource = Some(id.into());
-    event.data.insert("expires_at".into(), at.plus(Ttl::hours(12)).to_string().into());
+    event.data.insert("expires_at", at.plus(Ttl::hours(12)).to_string().into());
 }
 
 fn judged(script: &mut Script, kind: EventType, who: &str, action: &str, at: Timestamp) {
@@ -104,15 +104,15 @@ fn credential(script: &mut Script, session: &str, name: &str, at: Timestamp, las
     event.actor.principal = Principal::user("dev", "alice");
     event.resource = Some(session.into());
     event.grant = grant;
-    event.data.insert("jti".into(), name.into());
-    event.data.insert("expires_at".into(), at.plus(lasts).to_string().into());
+    event.data.insert("jti", name.into());
+    event.data.insert("expires_at", at.plus(lasts).to_string().into());
 }
 
 fn ended(script: &mut Script, kind: EventType, id: &str, at: Timestamp) {
     let event = script.at(at, kind, Outcome::Success);
     event.resource = Some(id.into());
     event.grant = GrantId::parse(id).ok();
-    event.data.insert("end".into(), "logout".into());
+    event.data.insert("end", "logout".into());
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_token_that_is_good_after_its_grant_ended_stands_out_unless_it_or_its_sessio
         ended(&mut script, EventType::GrantRevoked, &grant.to_string(), at.plus(Ttl::minutes(2)));
     }
     let event = script.at(at.plus(Ttl::minutes(2)), EventType::TokenRevoked, Outcome::Success);
-    event.data.insert("jti".into(), "withdrawn".into());
+    event.data.insert("jti", "withdrawn".into());
     ended(&mut script, EventType::SessionEnd, "ses_2", at.plus(Ttl::minutes(3)));
     for _ in 0..2 {
         let notes = notes(&script, Exception::OrphanedCredentials);
@@ -187,7 +187,7 @@ fn credentials_of_one_who_is_barred_stand_out_until_the_session_ends_or_the_bar_
 
 fn reviewed(script: &mut Script, kind: EventType, at: Timestamp, data: Value) {
     let event = script.at(at, kind, Outcome::Success);
-    event.data.insert("review".into(), "rev_1".into());
+    event.data.insert("review", "rev_1".into());
     event.data.extend(data.as_object().unwrap().clone());
 }
 

@@ -428,8 +428,8 @@ pub fn hostile() -> Script {
         event.actor.principal = Principal::user("dev", "<script>alert(1)</script>");
         event.reason = Some(HOSTILE.into());
         event.resource = Some(HOSTILE.into());
-        event.data.insert("entitlement".to_owned(), HOSTILE.into());
-        event.data.insert("end".to_owned(), HOSTILE.into());
+        event.data.insert("entitlement", HOSTILE.into());
+        event.data.insert("end", HOSTILE.into());
     }
     script.grant(9, 1, &["bob"], false);
     script

@@ -275,7 +275,7 @@ async fn a49_a_notice_goes_to_no_address_that_is_forbidden_and_its_own_address_i
 
 #[test]
 fn a_reason_can_neither_call_a_channel_nor_write_a_header() {
-    let data = event(1, EventType::RequestCreated, Timestamp::from_seconds(0)).data;
+    let data = event(1, EventType::RequestCreated, Timestamp::from_seconds(0)).data.to_map();
     let alert = Alert {
         id: EventId::from_bytes([1; 16]),
         time: Timestamp::from_seconds(0),
@@ -393,7 +393,11 @@ async fn an_alert_is_told_at_once_without_any_database() {
         kind: "breakglass.opened",
         actor: None,
         service: Some("ops-api".into()),
-        data: event(1, EventType::BreakGlassOpened, clock.now()).with("opener", "dana").with("scope", "ops-api").data,
+        data: event(1, EventType::BreakGlassOpened, clock.now())
+            .with("opener", "dana")
+            .with("scope", "ops-api")
+            .data
+            .to_map(),
     };
     alerts.alert_now(alert);
     // Everything is told when the last sender is gone.
