@@ -107,7 +107,8 @@ pub async fn authenticate(
     let mut by_certificate = None;
 
     if let Some(opening) = &channel.opening {
-        return breakglass::caller(worker, snapshot, channel, opening, routed, headers, now, named).await;
+        let caller = breakglass::caller(worker, snapshot, channel, opening, routed, headers, now, named);
+        return Box::pin(caller).await;
     }
     let certificate = channel.certificate.as_ref();
     if let Some(certificate) = certificate {
@@ -183,12 +184,12 @@ pub async fn authenticate(
     }
     let mut caller = caller;
     if let Some(token) = caller.token.clone().filter(|token| !token.acting.is_empty()) {
-        caller.acting = acting_sessions(worker, &token, now).await?;
+        caller.acting = Box::pin(acting_sessions(worker, &token, now)).await?;
         let ends = caller.acting.iter().map(|live| live.session.expires_at);
         caller.ends_at = ends.fold(caller.ends_at, Timestamp::min);
     }
     if let Some(id) = caller.token.as_ref().and_then(|token| token.grant) {
-        caller.under = Some(membership::under(worker, &caller.principal, id, now).await?);
+        caller.under = Some(Box::pin(membership::under(worker, &caller.principal, id, now)).await?);
     }
     with_grants(worker, snapshot, channel, routed, &mut caller, now);
     if caller.token.is_none() {

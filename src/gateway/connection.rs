@@ -68,8 +68,33 @@ pub fn h1_limits(settings: &Settings) -> H1Limits {
 }
 
 /// Serves a connection of a service host, or hands one of the control host over.
+///
+/// Each step has its state on the heap while it lasts: thousands of connections wait for their next
+/// request, and none of them needs room for a handshake, or for what only the other protocol has.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, counted: Counted) {
+    let Some((channel, stream, counted)) = Box::pin(shake_hands(&worker, stream, peer, counted)).await else {
+        return;
+    };
+    if channel.http2 {
+        Box::pin(serve_h2(&worker, channel, stream)).await;
+    } else {
+        serve_h1(Rc::clone(&worker), channel, stream).await;
+    }
+    drop(counted);
+}
+
+/// The handshake of a service host's connection; none where it failed or was another's.
+async fn shake_hands(
+    worker: &Worker,
+    stream: TcpStream,
+    peer: SocketAddr,
+    counted: Counted,
+) -> Option<(Rc<Channel>, TlsStream<TcpStream>, Counted)> {
     let shared = &worker.shared;
+    let failed = |reason| {
+        shared.metrics.handshake_failed(reason);
+        None
+    };
     let handshake = shared.settings.handshake.duration();
     let deadline = tokio::time::Instant::now() + handshake;
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
@@ -81,12 +106,13 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, coun
     };
     let start = match tokio::time::timeout_at(deadline, hello).await {
         Ok(Ok(start)) => start,
-        Ok(Err(_)) => return shared.metrics.handshake_failed("malformed"),
-        Err(_) => return shared.metrics.handshake_failed("timeout"),
+        Ok(Err(_)) => return failed("malformed"),
+        Err(_) => return failed("timeout"),
     };
     let name = asked_name(start.client_hello().server_name());
     if name.as_deref() == Some(&*shared.settings.control_host) {
-        return hand_over(shared, start, peer, counted);
+        hand_over(shared, start, peer, counted);
+        return None;
     }
     let snapshot = shared.snapshot.load_full();
     let demanded = name.as_deref().and_then(|name| snapshot.demands_certificate(name));
@@ -98,30 +124,20 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, coun
     let stream = match tokio::time::timeout_at(deadline, start.into_stream(Arc::clone(config))).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            let reason = if demanded.is_none() { "unknown_name" } else { "refused" };
-            shared.metrics.handshake_failed(reason);
             note_handshake(shared, peer, name.as_deref(), &error.to_string());
-            return;
+            return failed(if demanded.is_none() { "unknown_name" } else { "refused" });
         }
-        Err(_) => return shared.metrics.handshake_failed("timeout"),
+        Err(_) => return failed("timeout"),
     };
     let state = stream.get_ref().1;
     let name = name.unwrap_or_default();
-    let channel = match Channel::new(peer, name, state, &snapshot.tls.trust, snapshot.trust_epoch, worker.now()) {
-        Ok(channel) => Rc::new(channel),
+    match Channel::new(peer, name, state, &snapshot.tls.trust, snapshot.trust_epoch, worker.now()) {
+        Ok(channel) => Some((Rc::new(channel), stream, counted)),
         Err(error) => {
-            shared.metrics.handshake_failed("certificate");
             note_handshake(shared, peer, None, &error.to_string());
-            return;
+            failed("certificate")
         }
-    };
-    drop(snapshot);
-    if channel.http2 {
-        serve_h2(&worker, channel, stream).await;
-    } else {
-        serve_h1(&worker, channel, stream).await;
     }
-    drop(counted);
 }
 
 fn hand_over(shared: &Shared, start: StartHandshake<TcpStream>, peer: SocketAddr, counted: Counted) {
@@ -176,15 +192,16 @@ pub fn h2_limits(settings: &Settings) -> H2Limits {
     }
 }
 
-async fn serve_h1(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<TcpStream>) {
+fn serve_h1(worker: Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<TcpStream>) -> impl Future<Output = ()> {
     let control = GuardControl::new();
     let guard = GuardH1::new(stream, h1_limits(&worker.shared.settings), control.clone());
     let service = service_fn({
-        let (worker, channel, control) = (Rc::clone(worker), Rc::clone(&channel), control.clone());
+        let (worker, channel, control) = (Rc::clone(&worker), Rc::clone(&channel), control.clone());
         move |request: Request<Incoming>| {
             let exchange = control.exchange();
             let (worker, channel, control) = (Rc::clone(&worker), Rc::clone(&channel), control.clone());
-            async move { respond(worker, channel, Some(control), request).await.map(|r| held(r, exchange)) }
+            // On the heap for as long as it takes: hyper keeps the room of its future for the next one.
+            Box::pin(async move { respond(worker, channel, Some(control), request).await.map(|r| held(r, exchange)) })
         }
     });
     let connection = http1::Builder::new()
@@ -194,54 +211,56 @@ async fn serve_h1(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
         .serve_connection(TokioIo::new(guard), service)
         .with_upgrades();
     let mut connection = Box::pin(connection);
-    let mut untrusted = pin!(trust::lost(Arc::clone(&worker.shared), Rc::clone(&channel)));
-    let (mut asked, mut distrusted) = (false, false);
-    let ended = loop {
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => break ended,
-            () = worker.shared.draining.cancelled(), if !asked => {
-                asked = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = tokio::time::sleep(SILENT_DRAIN), if asked => {
-                // hyper waits for a first request that may never come.
-                if control.open_exchanges() == 0 {
-                    return;
+    async move {
+        let mut untrusted = pin!(trust::lost(Arc::clone(&worker.shared), Rc::clone(&channel)));
+        let (mut asked, mut distrusted) = (false, false);
+        let ended = loop {
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => break ended,
+                () = worker.shared.draining.cancelled(), if !asked => {
+                    asked = true;
+                    connection.as_mut().graceful_shutdown();
                 }
-            }
-            () = untrusted.as_mut(), if !distrusted => {
-                // What is open is cut; without anything open the next request hears why.
-                if control.open_exchanges() > 0 {
-                    return;
+                () = tokio::time::sleep(SILENT_DRAIN), if asked => {
+                    // hyper waits for a first request that may never come.
+                    if control.open_exchanges() == 0 {
+                        return;
+                    }
                 }
-                distrusted = true;
+                () = untrusted.as_mut(), if !distrusted => {
+                    // What is open is cut; without anything open the next request hears why.
+                    if control.open_exchanges() > 0 {
+                        return;
+                    }
+                    distrusted = true;
+                }
+                () = worker.shared.stopping.cancelled() => return,
             }
-            () = worker.shared.stopping.cancelled() => return,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, peer = %channel.peer, "a connection ended badly");
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, peer = %channel.peer, "a connection ended badly");
+        let Some(refusal) = control.refusal() else {
+            return;
+        };
+        let Some(decision) = wire_decision(&worker.shared, refused_actor(&channel), &channel.name, refusal) else {
+            return;
+        };
+        if !control.may_answer() {
+            return;
+        }
+        let Some(parts) = Pin::into_inner(connection).into_parts() else {
+            return;
+        };
+        let mut stream = parts.io.into_inner().into_inner();
+        let words = async {
+            stream.write_all(&last_words(refusal, decision)).await?;
+            stream.shutdown().await
+        };
+        // The client may be gone; then there is nobody to tell.
+        let _ = tokio::time::timeout(LAST_WORDS, words).await;
     }
-    let Some(refusal) = control.refusal() else {
-        return;
-    };
-    let Some(decision) = wire_decision(&worker.shared, refused_actor(&channel), &channel.name, refusal) else {
-        return;
-    };
-    if !control.may_answer() {
-        return;
-    }
-    let Some(parts) = Pin::into_inner(connection).into_parts() else {
-        return;
-    };
-    let mut stream = parts.io.into_inner().into_inner();
-    let words = async {
-        stream.write_all(&last_words(refusal, decision)).await?;
-        stream.shutdown().await
-    };
-    // The client may be gone; then there is nobody to tell.
-    let _ = tokio::time::timeout(LAST_WORDS, words).await;
 }
 
 async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<TcpStream>) {

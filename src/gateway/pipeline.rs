@@ -79,7 +79,7 @@ pub async fn respond(
     let passed = AssertUnwindSafe(passed).catch_unwind().await.unwrap_or(Err(Refusal::Internal));
     let mut response = match passed {
         Ok(response) => response,
-        Err(refusal) => refuse(&worker, &snapshot, &channel, &exchange, refusal, form, &known).await,
+        Err(refusal) => Box::pin(refuse(&worker, &snapshot, &channel, &exchange, refusal, form, &known)).await,
     };
     if let (true, Some(control)) = (asks_upgrade && response.status() != 101, &control) {
         control.no_tunnel();
@@ -116,7 +116,7 @@ async fn pass(
     let routed = known.routed.insert(route(snapshot, channel, &request)?);
     not_in_emergency(worker, channel)?;
     if browser::is_ours(routed) {
-        return browser::answer(worker, routed, request.headers(), now).await;
+        return Box::pin(browser::answer(worker, routed, request.headers(), now)).await;
     }
     if let Some(metadata) = resource::metadata(worker, routed) {
         return Ok(metadata);
@@ -127,7 +127,7 @@ async fn pass(
     not_stale(worker, routed, caller, now)?;
     let mut judged = authorize(worker, snapshot, channel, routed, caller, now);
     if let Err(refused) = &judged
-        && looked_for_grants(worker, caller, &refused.refusal, now).await
+        && Box::pin(looked_for_grants(worker, caller, &refused.refusal, now)).await
     {
         with_grants(worker, snapshot, channel, routed, caller, now);
         judged = authorize(worker, snapshot, channel, routed, caller, now);

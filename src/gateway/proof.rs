@@ -89,7 +89,7 @@ pub async fn check(
     if proof.key != key {
         return Err(Refusal::BadProof("a proof of another key"));
     }
-    match worker.shared.lookup.use_once(proof.once, proof.remember_until).await {
+    match Box::pin(worker.shared.lookup.use_once(proof.once, proof.remember_until)).await {
         Some(true) => Ok(()),
         Some(false) => Err(Refusal::BadProof("a proof that was used before")),
         None => Err(Refusal::AuditUnavailable),

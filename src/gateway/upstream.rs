@@ -234,7 +234,7 @@ impl Pool {
     async fn lane_to(&self, target: &Rc<Target>) -> Result<Lane, UpstreamFault> {
         let sender = match self.pooled(target).await {
             Some(sender) => sender,
-            None => self.fresh(target).await?,
+            None => Box::pin(self.fresh(target)).await?,
         };
         target.in_flight.set(target.in_flight.get() + 1);
         Ok(Lane { target: Rc::clone(target), sender: Some(sender) })
