@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::audit::keep::settings::{KeepRule, TypePattern};
+use crate::audit::keep::settings::KeepRule;
+use crate::audit::settings::TypePattern;
 use crate::model::Ttl;
 
 use super::identity::provider_name;
