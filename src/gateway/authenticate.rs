@@ -202,10 +202,20 @@ impl Caller {
         streams: CancellationToken,
         _asked: &breakglass::Asked,
     ) -> Self {
-        let subject = Rc::new(subject);
+        Self::named(principal, None, Rc::new(subject), ends_at, streams)
+    }
+
+    /// Who is named, and no more: without session, token and e-mail, and with no grant looked at yet.
+    fn named(
+        principal: Principal,
+        key: Option<CallerKey>,
+        subject: Rc<Subject>,
+        ends_at: Timestamp,
+        streams: CancellationToken,
+    ) -> Self {
         Self {
             principal,
-            key: None,
+            key,
             session: None,
             base: Rc::clone(&subject),
             subject,
@@ -314,21 +324,9 @@ async fn session_caller(
     };
     let key = CallerKey::Session(live.session.id, live.session.version);
     let subject = remembered(worker, snapshot, key, &[], || of_session(snapshot, &live.session));
-    Ok(Caller {
-        principal: live.session.principal.clone(),
-        key: Some(key),
-        base: Rc::clone(&subject),
-        subject,
-        grants: Vec::new(),
-        under: None,
-        acting: Vec::new(),
-        email: live.session.email.as_deref().map(Into::into),
-        ends_at: ends_at.min(live.session.expires_at),
-        streams,
-        session: Some(live),
-        token,
-        _proof: (),
-    })
+    let ends_at = ends_at.min(live.session.expires_at);
+    let caller = Caller::named(live.session.principal.clone(), Some(key), subject, ends_at, streams);
+    Ok(Caller { email: live.session.email.as_deref().map(Into::into), session: Some(live), token, ..caller })
 }
 
 /// Makes the caller a member of the entitlements of their grants that count for this request.
@@ -361,21 +359,7 @@ fn machine_caller(
     let recognised = recognised.ok_or(Refusal::BadCredential("a machine that no rule of `workloads.toml` names"))?;
     let key = CallerKey::Certificate(certificate);
     let subject = remembered(worker, snapshot, key, &[], || of_workload(snapshot, &recognised));
-    Ok(Caller {
-        principal: recognised.principal,
-        key: Some(key),
-        session: None,
-        base: Rc::clone(&subject),
-        subject,
-        grants: Vec::new(),
-        under: None,
-        acting: Vec::new(),
-        email: None,
-        token: None,
-        ends_at,
-        streams: CancellationToken::new(),
-        _proof: (),
-    })
+    Ok(Caller::named(recognised.principal, Some(key), subject, ends_at, CancellationToken::new()))
 }
 
 /// A caller by a provider's token alone.
@@ -389,21 +373,9 @@ fn bearer_caller(
     debug_assert!(identity.principal.kind() == PrincipalKind::User, "providers name users");
     let key = CallerKey::Token(token.hash);
     let subject = remembered(worker, snapshot, key, &[], || of_identity(snapshot, identity));
-    Ok(Caller {
-        principal: identity.principal.clone(),
-        key: Some(key),
-        session: None,
-        base: Rc::clone(&subject),
-        subject,
-        grants: Vec::new(),
-        under: None,
-        acting: Vec::new(),
-        email: identity.email.as_deref().map(Into::into),
-        ends_at,
-        // Nothing revokes a provider's token but its end and a lock, which `Directory::lock` can't
-        // cut by session: the stream's bound is the token's own.
-        streams: CancellationToken::new(),
-        token: Some(token),
-        _proof: (),
-    })
+    // Nothing revokes a provider's token but its end and a lock, which `Directory::lock` can't cut by
+    // session: the stream's bound is the token's own.
+    let streams = CancellationToken::new();
+    let caller = Caller::named(identity.principal.clone(), Some(key), subject, ends_at, streams);
+    Ok(Caller { email: identity.email.as_deref().map(Into::into), token: Some(token), ..caller })
 }
