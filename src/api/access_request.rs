@@ -13,12 +13,11 @@ use crate::wire::{Answer, NewAccessRequest, NewApproval, Nothing, Page};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::{answered, json};
 use super::fields::{Fields, Json};
-use super::paging::limit;
+use super::paging::{cursor, limit};
 use super::shape;
 
-const JSON: &str = "application/json";
 /// The states that a list can be narrowed to.
 const STATES: &[&str] = &[
     "pending",
@@ -45,13 +44,12 @@ pub async fn list(
     if state.is_some_and(|state| !STATES.contains(&state)) {
         return Err(ApiError::Invalid(format!("`state` is one of {}", STATES.join(", "))));
     }
-    let before = fields.get("cursor").map(RequestId::parse).transpose();
-    let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;
+    let before = cursor(&fields, RequestId::parse)?;
     let limit = limit(&fields)?;
     let (found, next) = access::request_list(&desk, &caller, whose, state, before, limit, now).await?;
     let policies = desk.policies.load();
     let items = found.iter().map(|seen| shape::access_request(&policies, seen)).collect();
-    Ok(json(StatusCode::OK, JSON, &Page { items, next: next.map(|id| id.to_string()) }))
+    Ok(answered(&Page { items, next: next.map(|id| id.to_string()) }))
 }
 
 /// Which of these one `true` names; none: one's own.
@@ -98,11 +96,11 @@ pub async fn create(
     };
     if body.dry_run {
         let plan = access::plan(&desk, &caller, &asked, now).await?;
-        return Ok(json(StatusCode::OK, JSON, &shape::dry_run(&plan)));
+        return Ok(answered(&shape::dry_run(&plan)));
     }
     let (request, _) = access::create(&desk, &caller, &asked, now).await?;
     let seen = access::request_fetch(&desk, &caller, request.id, now).await?;
-    Ok(json(StatusCode::CREATED, JSON, &shape::access_request(&desk.policies.load(), &seen)))
+    Ok(json(StatusCode::CREATED, "application/json", &shape::access_request(&desk.policies.load(), &seen)))
 }
 
 fn id_of(text: &str) -> Result<RequestId, ApiError> {
@@ -117,7 +115,7 @@ pub async fn fetch(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let seen = access::request_fetch(&desk, &caller, id_of(&id)?, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape::access_request(&desk.policies.load(), &seen)))
+    Ok(answered(&shape::access_request(&desk.policies.load(), &seen)))
 }
 
 /// What approvers answered.
@@ -127,7 +125,7 @@ pub async fn approvals(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let seen = access::request_fetch(&desk, &caller, id_of(&id)?, now).await?;
-    Ok(json(StatusCode::OK, JSON, &Page::whole(seen.approvals.iter().map(shape::approval).collect())))
+    Ok(answered(&Page::whole(seen.approvals.iter().map(shape::approval).collect())))
 }
 
 /// Approves or denies.
@@ -142,7 +140,7 @@ pub async fn answer(
         Answer::Approve => access::approve(&desk, &caller, id, body.hash.as_deref(), reason, now).await?,
         Answer::Deny => access::deny(&desk, &caller, id, reason, now).await?,
     };
-    Ok(json(StatusCode::OK, JSON, &shape::access_request(&desk.policies.load(), &seen)))
+    Ok(answered(&shape::access_request(&desk.policies.load(), &seen)))
 }
 
 /// Takes back a request of the caller's own.
@@ -153,5 +151,5 @@ pub async fn withdraw(
     Json(Nothing {}): Json<Nothing>,
 ) -> Result<Response, ApiError> {
     let seen = access::withdraw(&desk, &caller, id_of(&id)?, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape::access_request(&desk.policies.load(), &seen)))
+    Ok(answered(&shape::access_request(&desk.policies.load(), &seen)))
 }

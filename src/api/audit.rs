@@ -26,10 +26,10 @@ use crate::wire::Page;
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json as answer;
+use super::decided::answered;
 use super::fields::Fields;
+use super::paging::cursor;
 
-const JSON: &str = "application/json";
 /// Events of a page unless another number is asked for.
 const PAGE: u32 = 100;
 /// And at most.
@@ -78,14 +78,13 @@ pub async fn events(
     if let Some(after) = fields.get("after") {
         let positions = positions(after)?;
         let (found, next) = read::follow(&desk, &caller, &filter, &positions, limit, now).await?;
-        return Ok(answer(StatusCode::OK, JSON, &Page { items: items(&found), next: Some(written(&next)) }));
+        return Ok(answered(&Page { items: items(&found), next: Some(written(&next)) }));
     }
-    let before = fields.get("cursor").map(EventId::parse).transpose();
-    let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;
+    let before = cursor(&fields, EventId::parse)?;
     let found = read::search(&desk, &caller, &filter, before, limit, now).await?;
     let whole = found.len() < usize::try_from(limit).unwrap_or(usize::MAX);
     let next = found.last().filter(|_| !whole).map(|event| event.clear().id.to_string());
-    Ok(answer(StatusCode::OK, JSON, &Page { items: items(&found), next }))
+    Ok(answered(&Page { items: items(&found), next }))
 }
 
 /// Reads `nod_…:7,nod_…:9`; `now` is the end of every log.
@@ -174,7 +173,7 @@ pub async fn logs(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven)
             })
         })
         .collect();
-    Ok(answer(StatusCode::OK, JSON, &Page::whole(items)))
+    Ok(answered(&Page::whole(items)))
 }
 
 /// The newest checkpoint of every log, the installation's first.
@@ -191,7 +190,7 @@ pub async fn checkpoint(State(desk): State<Arc<Desk>>, Proven { caller, now }: P
             }));
         }
     }
-    Ok(answer(StatusCode::OK, JSON, &Page::whole(items)))
+    Ok(answered(&Page::whole(items)))
 }
 
 async fn proven_log(
@@ -217,7 +216,7 @@ async fn proof(desk: &Desk, name: LogName, size: u64, ranges: Option<Vec<(u64, u
     let written: Vec<String> = hashes.iter().map(|hash| BASE64.encode(hash)).collect();
     let root = root.first().map(|root| BASE64.encode(root));
     let body = json!({ "log": name.to_string(), "size": size, "root": root, "hashes": written });
-    Ok(answer(StatusCode::OK, JSON, &body))
+    Ok(answered(&body))
 }
 
 /// `?log=nod_…&index=7&size=100`

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::audit::schema;
@@ -14,18 +13,18 @@ use crate::wire::{AuditStream, AuditStreamPosition, Page};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 
 /// Every stream that is or was configured.
 pub async fn list(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Result<Response, ApiError> {
     let found = stream::list(&desk, &caller, now).await?;
     let items = found.iter().map(|seen| shape(seen, now)).collect();
-    Ok(json(StatusCode::OK, "application/json", &Page::whole(items)))
+    Ok(answered(&Page::whole(items)))
 }
 
 /// The schema of an event; it says nothing of anybody.
 pub async fn event_schema(Proven { .. }: Proven) -> Response {
-    json(StatusCode::OK, "application/json", &schema::line())
+    answered(&schema::line())
 }
 
 fn shape(seen: &StreamSeen, now: Timestamp) -> AuditStream {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::audit::view::AccessRow;
@@ -15,11 +14,10 @@ use crate::wire::Page;
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 use super::fields::Fields;
 use super::paging::limit;
 
-const JSON: &str = "application/json";
 /// The longest name of a person that is looked for.
 const PERSON_BYTES_MAX: usize = 512;
 const DAY_MILLIS: i64 = 86_400_000;
@@ -33,7 +31,7 @@ pub async fn grant(
     // What can't be an id names no grant.
     let id = GrantId::parse(&id).map_err(|_| ApiError::from(ReadError::NotFound))?;
     let view = view::grant(&desk, &caller, id, now).await?;
-    Ok(json(StatusCode::OK, JSON, &view))
+    Ok(answered(&view))
 }
 
 /// `?from=&to=&service=&person=&cursor=&limit=`; without times: this day, UTC.
@@ -53,7 +51,7 @@ pub async fn who(
     let mut rest = rows.into_iter().skip_while(|row| cursor.as_ref().is_some_and(|place| row.place() <= *place));
     let items: Vec<AccessRow> = rest.by_ref().take(limit).collect();
     let next = items.last().filter(|_| rest.next().is_some()).map(written);
-    Ok(json(StatusCode::OK, JSON, &Page { items, next }))
+    Ok(answered(&Page { items, next }))
 }
 
 fn asked(fields: &Fields, now: Timestamp) -> Result<Asked, ApiError> {

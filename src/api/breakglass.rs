@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 use data_encoding::HEXLOWER;
 
@@ -20,11 +19,10 @@ use crate::wire;
 
 use super::answer::ApiError;
 use super::caller::{Connection, Proven};
-use super::decided::json;
+use super::decided::answered;
 use super::fields::Json;
 use super::paging::{self, Order};
 
-const JSON: &str = "application/json";
 const NO_PATH: &str = "there is no emergency path here: `[breakglass]` is not configured";
 
 impl From<EmergencyError> for ApiError {
@@ -84,7 +82,7 @@ pub async fn terms(State(desk): State<Arc<Desk>>) -> Result<Response, ApiError> 
         time: terms.now.into(),
         drilled_at: terms.drilled_at.map(Into::into),
     };
-    Ok(json(StatusCode::OK, JSON, &shape))
+    Ok(answered(&shape))
 }
 
 fn presented(sent: wire::BreakGlassEvidence) -> Result<Presented, ApiError> {
@@ -120,7 +118,7 @@ pub async fn check(
         opener_proven: checked.opening.opener_proven,
         expires: checked.opening.challenge.expires.into(),
     };
-    Ok(json(StatusCode::OK, JSON, &shape))
+    Ok(answered(&shape))
 }
 
 /// A drill.
@@ -138,7 +136,7 @@ pub async fn drill(
         recorded: drilled.recorded,
         channels: drilled.channels.map(|channels| channels.into_iter().map(channel).collect()),
     };
-    Ok(json(StatusCode::OK, JSON, &shape))
+    Ok(answered(&shape))
 }
 
 fn channel(test: ChannelTest) -> wire::DrillChannel {
@@ -163,7 +161,7 @@ pub async fn close(
         CloseRequest { statement: body.statement.into_bytes(), signature: body.signature.into_bytes(), evidence };
     let closed = breakglass::close(&desk, id, &request, address(&connection), desk.clock.now()).await?;
     let shape = wire::BreakGlassClosed { id: id.to_string(), state: "closed".to_owned(), by: closed.by.to_string() };
-    Ok(json(StatusCode::OK, JSON, &shape))
+    Ok(answered(&shape))
 }
 
 /// Every opening and emergency grant, newest first: `?cursor=…&limit=…`
@@ -174,11 +172,7 @@ pub async fn list(
 ) -> Result<Response, ApiError> {
     let found = breakglass::list(&desk, &caller, now).await?;
     let items = found.iter().map(shape).collect();
-    Ok(json(
-        StatusCode::OK,
-        JSON,
-        &paging::of_whole(query.as_deref(), items, Order::NewestFirst, |it: &wire::Emergency| &it.id)?,
-    ))
+    Ok(answered(&paging::of_whole(query.as_deref(), items, Order::NewestFirst, |it: &wire::Emergency| &it.id)?))
 }
 
 /// One of them.
@@ -187,7 +181,7 @@ pub async fn fetch(
     Proven { caller, now }: Proven,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    Ok(json(StatusCode::OK, JSON, &shape(&breakglass::fetch(&desk, &caller, &id, now).await?)))
+    Ok(answered(&shape(&breakglass::fetch(&desk, &caller, &id, now).await?)))
 }
 
 /// Adds the caller's review.
@@ -198,7 +192,7 @@ pub async fn review(
     Json(body): Json<wire::NewReview>,
 ) -> Result<Response, ApiError> {
     let reviewed = breakglass::review(&desk, &caller, &id, &body.finding, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape(&reviewed)))
+    Ok(answered(&shape(&reviewed)))
 }
 
 fn shape(emergency: &Emergency) -> wire::Emergency {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::control::{Desk, convergence};
@@ -11,7 +10,7 @@ use crate::wire::{NodePolicies, Page, Time};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 
 /// Which policies each node has in force.
 pub async fn list(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Result<Response, ApiError> {
@@ -23,5 +22,5 @@ pub async fn list(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven)
         refused_at: known.refused_at.map(Time),
         agrees: known.agrees,
     });
-    Ok(json(StatusCode::OK, "application/json", &Page::whole(items.collect())))
+    Ok(answered(&Page::whole(items.collect())))
 }

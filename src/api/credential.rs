@@ -3,31 +3,20 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::control::Desk;
 use crate::control::credential::{self, LEASES};
-use crate::control::session::Whose;
 use crate::model::{CredentialId, LeaseId};
 use crate::wire::{Lease, Page, Revoke};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 use super::fields::{Fields, Json};
-use super::paging::limit;
+use super::paging::{cursor, limit};
+use super::session::whose;
 use super::shape;
-
-const JSON: &str = "application/json";
-
-fn flag(fields: &Fields, name: &str) -> Result<Whose, ApiError> {
-    match fields.get(name) {
-        None | Some("false") => Ok(Whose::Own),
-        Some("true") => Ok(Whose::All),
-        Some(_) => Err(ApiError::Invalid(format!("`{name}` is `true` or `false`"))),
-    }
-}
 
 /// `?all=true&cursor=…&limit=…`
 pub async fn list(
@@ -36,12 +25,11 @@ pub async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let fields = Fields::of_list(query.as_deref())?;
-    let whose = flag(&fields, "all")?;
-    let before = fields.get("cursor").map(CredentialId::parse).transpose();
-    let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;
+    let whose = whose(&fields)?;
+    let before = cursor(&fields, CredentialId::parse)?;
     let (found, next) = credential::list(&desk, &caller, whose, before, limit(&fields)?, now).await?;
     let items = found.iter().map(shape::credential).collect();
-    Ok(json(StatusCode::OK, JSON, &Page { items, next: next.map(|id| id.to_string()) }))
+    Ok(answered(&Page { items, next: next.map(|id| id.to_string()) }))
 }
 
 fn id_of(text: &str) -> Result<CredentialId, ApiError> {
@@ -56,7 +44,7 @@ pub async fn fetch(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let held = credential::fetch(&desk, &caller, id_of(&id)?, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape::credential(&held)))
+    Ok(answered(&shape::credential(&held)))
 }
 
 /// Withdraws one.
@@ -67,17 +55,15 @@ pub async fn revoke(
     Json(body): Json<Revoke>,
 ) -> Result<Response, ApiError> {
     let held = credential::revoke(&desk, &caller, id_of(&id)?, &body.reason, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape::credential(&held)))
+    Ok(answered(&shape::credential(&held)))
 }
 
 /// Leases that are held: there are none, since nothing is issued outside.
 pub async fn leases(Proven { .. }: Proven, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let fields = Fields::of_list(query.as_deref())?;
-    flag(&fields, "all")?;
+    whose(&fields)?;
     limit(&fields)?;
-    if let Some(Err(error)) = fields.get("cursor").map(LeaseId::parse) {
-        return Err(ApiError::Invalid(format!("in `cursor`: {error}")));
-    }
+    cursor(&fields, LeaseId::parse)?;
     let [] = LEASES;
-    Ok(json(StatusCode::OK, JSON, &Page::<Lease> { items: Vec::new(), next: None }))
+    Ok(answered(&Page::<Lease> { items: Vec::new(), next: None }))
 }

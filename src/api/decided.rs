@@ -192,6 +192,11 @@ fn written(desk: &Desk, refused: Refused, status: StatusCode, decision: Decision
     response
 }
 
+/// What was asked for, as JSON.
+pub(super) fn answered<T: Serialize>(body: &T) -> Response {
+    json(StatusCode::OK, "application/json", body)
+}
+
 /// A JSON answer of this media type. Our shapes can always be written.
 pub(super) fn json<T: Serialize>(status: StatusCode, media_type: &'static str, body: &T) -> Response {
     json_text(status, media_type, serde_json::to_vec(body).unwrap_or_default())

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::control::{Desk, decision};
@@ -11,7 +10,7 @@ use crate::model::DecisionId;
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 use super::shape;
 
 /// A decision from the record.
@@ -22,5 +21,5 @@ pub async fn fetch(
 ) -> Result<Response, ApiError> {
     let id = DecisionId::parse(&id).map_err(|_| ApiError::NotFound("there is no such decision"))?;
     let explained = decision::fetch(&desk, &caller, id, now).await?;
-    Ok(json(StatusCode::OK, "application/json", &shape::decision(explained)))
+    Ok(answered(&shape::decision(explained)))
 }

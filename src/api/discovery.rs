@@ -14,7 +14,7 @@ use crate::identity::dpop;
 use crate::wire::ServerMetadata;
 use crate::wire::oauth::{GRANT_DEVICE_CODE, GRANT_TOKEN_EXCHANGE};
 
-use super::decided::json;
+use super::decided::{answered, json};
 
 /// How long the metadata may be kept.
 const METADATA_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=300");
@@ -58,7 +58,7 @@ pub async fn server(State(desk): State<Arc<Desk>>) -> Response {
         subject_types_supported: texts(&["public"]),
         dpop_signing_alg_values_supported: texts(&dpop::ALGORITHMS),
     };
-    cached(json(StatusCode::OK, "application/json", &body), METADATA_CACHE)
+    cached(answered(&body), METADATA_CACHE)
 }
 
 /// `/.well-known/oauth-protected-resource`: the control API is a resource too.
@@ -71,7 +71,7 @@ pub async fn resource(State(desk): State<Arc<Desk>>) -> Response {
         "bearer_methods_supported": ["header"],
         "tls_client_certificate_bound_access_tokens": true,
     });
-    cached(json(StatusCode::OK, "application/json", &body), METADATA_CACHE)
+    cached(answered(&body), METADATA_CACHE)
 }
 
 /// `/oauth2/jwks`

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::control::Desk;
@@ -14,11 +13,9 @@ use crate::wire::{self, ErasureDryRun, NewErasure, Page, TextsChoice};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 use super::fields::{Fields, Json};
-use super::paging::limit;
-
-const JSON: &str = "application/json";
+use super::paging::{cursor, limit};
 
 impl From<EraseError> for ApiError {
     fn from(error: EraseError) -> Self {
@@ -79,12 +76,11 @@ pub async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let fields = Fields::of_list(query.as_deref())?;
-    let before = fields.get("cursor").map(ErasureId::parse).transpose();
-    let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;
+    let before = cursor(&fields, ErasureId::parse)?;
     let limit = u32::try_from(limit(&fields)?).unwrap_or(1);
     let (found, next) = erase::list(&desk, &caller, before, limit, now).await?;
     let next = next.map(|id| id.to_string());
-    Ok(json(StatusCode::OK, JSON, &Page { items: found.iter().map(shape).collect(), next }))
+    Ok(answered(&Page { items: found.iter().map(shape).collect(), next }))
 }
 
 /// One of them.
@@ -95,7 +91,7 @@ pub async fn fetch(
 ) -> Result<Response, ApiError> {
     // What can't be an id names no erasure; who may not know is told the same as of one that is there.
     let id = ErasureId::parse(&id).unwrap_or(ErasureId::from_bytes([0; 16]));
-    Ok(json(StatusCode::OK, JSON, &shape(&erase::fetch(&desk, &caller, id, now).await?)))
+    Ok(answered(&shape(&erase::fetch(&desk, &caller, id, now).await?)))
 }
 
 /// Erases a person, or with `dry_run` tells what that would take.
@@ -113,7 +109,7 @@ pub async fn create(
             texts: plan.texts(),
             kept: kept(&plan.kept),
         };
-        return Ok(json(StatusCode::OK, JSON, &told));
+        return Ok(answered(&told));
     }
     let texts = body.texts.map(|choice| match choice {
         TextsChoice::Erase => Texts::Erase,
@@ -121,5 +117,5 @@ pub async fn create(
     });
     let asked = Asked { person: &body.person, reason: &body.reason, texts };
     let told = erase::erase(&desk, &caller, &asked, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape(&told)))
+    Ok(answered(&shape(&told)))
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::control::Desk;
@@ -14,12 +13,10 @@ use crate::wire::{Extend, Nothing, Page, Revoke};
 use super::access_request::{length, whose};
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 use super::fields::{Fields, Json};
-use super::paging::limit;
+use super::paging::{cursor, limit};
 use super::shape;
-
-const JSON: &str = "application/json";
 
 /// `?mine|all=true&cursor=…&limit=…`
 pub async fn list(
@@ -29,11 +26,10 @@ pub async fn list(
 ) -> Result<Response, ApiError> {
     let fields = Fields::of_list(query.as_deref())?;
     let whose = whose(&fields, &["mine", "all"])?;
-    let before = fields.get("cursor").map(GrantId::parse).transpose();
-    let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;
+    let before = cursor(&fields, GrantId::parse)?;
     let (found, next) = access::grant_list(&desk, &caller, whose, before, limit(&fields)?, now).await?;
     let items = found.iter().map(shape::grant).collect();
-    Ok(json(StatusCode::OK, JSON, &Page { items, next: next.map(|id| id.to_string()) }))
+    Ok(answered(&Page { items, next: next.map(|id| id.to_string()) }))
 }
 
 fn id_of(text: &str) -> Result<GrantId, ApiError> {
@@ -48,7 +44,7 @@ pub async fn fetch(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let seen = access::grant_fetch(&desk, &caller, id_of(&id)?, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape::grant(&seen)))
+    Ok(answered(&shape::grant(&seen)))
 }
 
 /// Asks for more time with a grant: a request of its own.
@@ -59,7 +55,7 @@ pub async fn extend(
     Json(body): Json<Extend>,
 ) -> Result<Response, ApiError> {
     let seen = access::extend(&desk, &caller, id_of(&id)?, length(&body.length)?, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape::access_request(&desk.policies.load(), &seen)))
+    Ok(answered(&shape::access_request(&desk.policies.load(), &seen)))
 }
 
 /// Gives a grant back.
@@ -70,7 +66,7 @@ pub async fn drop(
     Json(Nothing {}): Json<Nothing>,
 ) -> Result<Response, ApiError> {
     let seen = access::drop_grant(&desk, &caller, id_of(&id)?, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape::grant(&seen)))
+    Ok(answered(&shape::grant(&seen)))
 }
 
 /// Ends a grant.
@@ -81,5 +77,5 @@ pub async fn revoke(
     Json(body): Json<Revoke>,
 ) -> Result<Response, ApiError> {
     let seen = access::revoke(&desk, &caller, id_of(&id)?, &body.reason, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape::grant(&seen)))
+    Ok(answered(&shape::grant(&seen)))
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::control::{Desk, lock_by_caller};
@@ -11,12 +10,10 @@ use crate::wire::{Lock, NewLock};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 use super::fields::Json;
 use super::paging::{self, Order};
 use super::shape;
-
-const JSON: &str = "application/json";
 
 /// All who are barred, oldest first: `?cursor=…&limit=…`
 pub async fn list(
@@ -26,11 +23,7 @@ pub async fn list(
 ) -> Result<Response, ApiError> {
     let locks = lock_by_caller::list(&desk, &caller, now).await?;
     let items = locks.iter().map(|lock| shape::lock(lock, true)).collect();
-    Ok(json(
-        StatusCode::OK,
-        JSON,
-        &paging::of_whole(query.as_deref(), items, Order::Ascending, |lock: &Lock| &lock.id)?,
-    ))
+    Ok(answered(&paging::of_whole(query.as_deref(), items, Order::Ascending, |lock: &Lock| &lock.id)?))
 }
 
 /// Bars a principal.
@@ -40,7 +33,7 @@ pub async fn set(
     Json(body): Json<NewLock>,
 ) -> Result<Response, ApiError> {
     let lock = lock_by_caller::set(&desk, &caller, &body.principal, &body.reason, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape::lock(&lock, true)))
+    Ok(answered(&shape::lock(&lock, true)))
 }
 
 /// Lifts the bar.
@@ -50,5 +43,5 @@ pub async fn clear(
     Json(body): Json<NewLock>,
 ) -> Result<Response, ApiError> {
     let lock = lock_by_caller::clear(&desk, &caller, &body.principal, &body.reason, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape::lock(&lock, false)))
+    Ok(answered(&shape::lock(&lock, false)))
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::control::notice::{self, NoticeError};
@@ -13,11 +12,10 @@ use crate::wire::{Notice, Page, RetryNotice};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 use super::fields::{Fields, Json};
 use super::paging::limit;
 
-const JSON: &str = "application/json";
 /// The longest name of a channel in bytes.
 const CHANNEL_BYTES_MAX: usize = 63;
 
@@ -51,7 +49,7 @@ pub async fn list(
     let limit = u32::try_from(limit(&fields)?).unwrap_or(1);
     let (found, next) = notice::list(&desk, &caller, state, after.as_ref(), limit, now).await?;
     let next = next.map(|place| format!("{}.{}", place.event, place.channel));
-    Ok(json(StatusCode::OK, JSON, &Page { items: found.iter().map(shape).collect(), next }))
+    Ok(answered(&Page { items: found.iter().map(shape).collect(), next }))
 }
 
 fn place(text: &str) -> Result<NoticePlace, ApiError> {
@@ -74,7 +72,7 @@ pub async fn retry(
     // What can't be an id names no notice.
     let id = EventId::parse(&id).map_err(|_| ApiError::from(NoticeError::NotFound))?;
     let again = notice::retry(&desk, &caller, id, body.channel.as_deref(), now).await?;
-    Ok(json(StatusCode::OK, JSON, &Page::whole(again.iter().map(shape).collect())))
+    Ok(answered(&Page::whole(again.iter().map(shape).collect())))
 }
 
 fn shape(notice: &StoredNotice) -> Notice {

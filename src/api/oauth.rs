@@ -29,7 +29,7 @@ use crate::wire::{DeviceAuthorization, Introspection};
 
 use super::answer::{ApiError, OauthFailure};
 use super::caller::{Connection, proven};
-use super::decided::{NONCE_HEADER, json};
+use super::decided::{NONCE_HEADER, answered};
 use super::fields::{Fields, Form};
 use super::shape;
 
@@ -203,7 +203,7 @@ async fn granted(
             let exchanged = exchange::exchange(desk, &request, &connection.0, now).await?;
             let authority = desk.authority.load();
             let body = shape::exchange_answer(exchanged, authority.pem(), now);
-            return Ok(unkept(json(StatusCode::OK, "application/json", &body)));
+            return Ok(unkept(answered(&body)));
         }
         Some(_) => return Err(OauthFailure::UnsupportedGrantType("this `grant_type` is not known here")),
         None => return Err(OauthFailure::Form("`grant_type` is needed")),
@@ -212,7 +212,7 @@ async fn granted(
     let audit_key = root::public(&desk.store).await.ok().map(|key| key.to_string());
     let authority = desk.authority.load();
     let answer = shape::token_answer(granted, authority.pem(), audit_key, now);
-    Ok(unkept(json(StatusCode::OK, "application/json", &answer)))
+    Ok(unkept(answered(&answer)))
 }
 
 fn facts(connection: Result<Connection, ApiError>) -> Result<Connection, OauthFailure> {
@@ -262,7 +262,7 @@ pub async fn device_authorization(
         expires_in: DEVICE_TTL.as_seconds(),
         interval: DEVICE_INTERVAL.as_seconds(),
     };
-    Ok(unkept(json(StatusCode::OK, "application/json", &body)))
+    Ok(unkept(answered(&body)))
 }
 
 /// `POST /oauth2/revoke`: withdraws an access token alone, or signs out by the refresh token.
@@ -298,7 +298,7 @@ pub async fn introspect(State(desk): State<Arc<Desk>>, request: Request) -> Resu
     let Some(token) = fields.get("token") else { return Err(OauthFailure::Form("`token` is needed")) };
     let told = tokens::introspect(&desk, &caller, token, now).await.map_err(GrantError::Store)?;
     let body = told.map_or_else(Introspection::default, |told| introspection(&told.claims));
-    Ok(unkept(json(StatusCode::OK, "application/json", &body)))
+    Ok(unkept(answered(&body)))
 }
 
 fn introspection(claims: &Map<String, Value>) -> Introspection {

@@ -4,18 +4,17 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use crate::control::Desk;
 
-use super::decided::json as answer;
+use super::decided::answered;
 use super::{Needs, ROUTES, Route, schema};
 
 /// The document.
 pub async fn document(State(desk): State<Arc<Desk>>) -> Response {
-    answer(StatusCode::OK, "application/json", &describe(&desk.settings.origin))
+    answered(&describe(&desk.settings.origin))
 }
 
 /// Summary, shape of the answer, and what is sent.

@@ -1,6 +1,7 @@
 //! Pages of lists (`?cursor=…&limit=…`).
 
 use std::cmp::Ordering;
+use std::fmt::Display;
 
 use crate::wire::Page;
 
@@ -18,6 +19,15 @@ pub(super) fn limit(fields: &Fields) -> Result<usize, ApiError> {
         Some(Ok(limit @ 1..=PAGE_MAX)) => Ok(limit),
         Some(_) => Err(ApiError::Invalid(format!("`limit` is a number from 1 to {PAGE_MAX}"))),
     }
+}
+
+/// After which thing a page begins: the `next` of the page before.
+pub(super) fn cursor<T, E: Display>(
+    fields: &Fields,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, ApiError> {
+    let read = fields.get("cursor").map(parse).transpose();
+    read.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))
 }
 
 /// How a list that is in memory as a whole is sorted.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
@@ -14,12 +13,11 @@ use crate::wire::{self, NewDecision, Nothing, Page, StartReview};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 use super::fields::{Fields, Json};
 use super::paging::limit;
 use super::shape::principal;
 
-const JSON: &str = "application/json";
 const NO_REVIEW: &str = "there is no such access review";
 /// When a review is due where nothing else is said.
 const DUE: Ttl = Ttl::hours(14 * 24);
@@ -72,7 +70,7 @@ pub async fn list(
     let before = fields.get("cursor").map(ReviewId::parse).transpose().map_err(wrong)?;
     let (found, next) = review::list(&desk, &caller, (state, service.as_ref()), before, limit(&fields)?, now).await?;
     let items = found.iter().map(|review| shape(review, false, now)).collect();
-    Ok(json(StatusCode::OK, JSON, &Page { items, next: next.map(|id| id.to_string()) }))
+    Ok(answered(&Page { items, next: next.map(|id| id.to_string()) }))
 }
 
 /// Begins a review. Its rules may be many: they are fetched with it, and not part of this answer, which is kept
@@ -85,7 +83,7 @@ pub async fn start(
     let due = body.due.as_deref().map_or(Some(DUE), Ttl::parse);
     let wish = Wish { service: service_of(&body.service)?, due, reviewers: body.reviewers };
     let review = review::start(&desk, &caller, wish, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape(&review, false, now)))
+    Ok(answered(&shape(&review, false, now)))
 }
 
 /// One review with its rules and who uses them.
@@ -95,7 +93,7 @@ pub async fn fetch(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let review = review::fetch(&desk, &caller, id_of(&id)?, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape(&review, true, now)))
+    Ok(answered(&shape(&review, true, now)))
 }
 
 /// Keeps a decision on a rule.
@@ -113,7 +111,7 @@ pub async fn decide(
     let review = review::decide(&desk, &caller, (id, item), choice, &body.reason, now).await?;
     let decided = review.rules.iter().find(|rule| rule.stored.number == item);
     let decided = decided.ok_or(ApiError::Internal("a rule was decided that is not there"))?;
-    Ok(json(StatusCode::OK, JSON, &rule(decided)))
+    Ok(answered(&rule(decided)))
 }
 
 /// Closes a review.
@@ -124,7 +122,7 @@ pub async fn close(
     Json(Nothing {}): Json<Nothing>,
 ) -> Result<Response, ApiError> {
     let review = review::close(&desk, &caller, id_of(&id)?, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape(&review, false, now)))
+    Ok(answered(&shape(&review, false, now)))
 }
 
 fn count(number: usize) -> u32 {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::control::{Desk, service};
@@ -11,11 +10,9 @@ use crate::wire::{Entitlement, Service};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 use super::paging::{self, Order};
 use super::shape::{self, Requestable};
-
-const JSON: &str = "application/json";
 
 /// All services, with what the caller may do with each: `?cursor=…&limit=…`
 pub async fn list(
@@ -30,7 +27,7 @@ pub async fn list(
     });
     let page =
         paging::of_whole(query.as_deref(), items.collect(), Order::Ascending, |service: &Service| &service.name)?;
-    Ok(json(StatusCode::OK, JSON, &page))
+    Ok(answered(&page))
 }
 
 /// All entitlements, with whether the caller may ask for each: `?cursor=…&limit=…`
@@ -46,5 +43,5 @@ pub async fn entitlements(
     let page = paging::of_whole(query.as_deref(), items.collect(), Order::Ascending, |entitlement: &Entitlement| {
         &entitlement.name
     })?;
-    Ok(json(StatusCode::OK, JSON, &page))
+    Ok(answered(&page))
 }

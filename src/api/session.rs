@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::control::session::{self, Whose};
@@ -13,11 +12,10 @@ use crate::wire::{Page, Revoke, Whoami};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::json;
+use super::decided::answered;
 use super::fields::{Fields, Json};
+use super::paging::cursor;
 use super::shape;
-
-const JSON: &str = "application/json";
 
 /// What Doorward knows of the caller.
 pub async fn whoami(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Response {
@@ -29,7 +27,7 @@ pub async fn whoami(State(desk): State<Arc<Desk>>, Proven { caller, now }: Prove
         groups: service::groups(&desk, &caller),
         grants: desk.directory.grants(caller.principal(), now).iter().map(shape::grant_in_brief).collect(),
     };
-    json(StatusCode::OK, JSON, &body)
+    answered(&body)
 }
 
 /// `?all=true&cursor=…`
@@ -39,16 +37,20 @@ pub async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let fields = Fields::of_list(query.as_deref())?;
-    let whose = match fields.get("all") {
-        None | Some("false") => Whose::Own,
-        Some("true") => Whose::All,
-        Some(_) => return Err(ApiError::Invalid("`all` is `true` or `false`".to_owned())),
-    };
-    let before = fields.get("cursor").map(SessionId::parse).transpose();
-    let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;
+    let whose = whose(&fields)?;
+    let before = cursor(&fields, SessionId::parse)?;
     let (found, next) = session::list(&desk, &caller, whose, before, now).await?;
     let items = found.iter().map(|stored| shape::session(stored, caller.session().id, now)).collect();
-    Ok(json(StatusCode::OK, JSON, &Page { items, next: next.map(|id| id.to_string()) }))
+    Ok(answered(&Page { items, next: next.map(|id| id.to_string()) }))
+}
+
+/// One's own, or with `all=true` everybody's.
+pub(super) fn whose(fields: &Fields) -> Result<Whose, ApiError> {
+    match fields.get("all") {
+        None | Some("false") => Ok(Whose::Own),
+        Some("true") => Ok(Whose::All),
+        Some(_) => Err(ApiError::Invalid("`all` is `true` or `false`".to_owned())),
+    }
 }
 
 /// Ends a session; one that is over is answered the same.
@@ -61,5 +63,5 @@ pub async fn revoke(
     // What can't be an id names no session.
     let id = SessionId::parse(&id).map_err(|_| ApiError::NotFound("there is no such session"))?;
     let ended = session::revoke(&desk, &caller, id, &body.reason, now).await?;
-    Ok(json(StatusCode::OK, JSON, &shape::session(&ended, caller.session().id, now)))
+    Ok(answered(&shape::session(&ended, caller.session().id, now)))
 }

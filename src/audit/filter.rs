@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::EventType;
-use super::leaf::{Clear, Leaf};
+use super::leaf::Clear;
+use super::leaf_read::Leaf;
 use crate::model::{GrantId, ServiceName, SessionId, Timestamp, UserRef};
 
 /// What an event must be to be wanted. Empty: all are.

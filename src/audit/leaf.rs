@@ -19,7 +19,6 @@
 //!
 //! INVARIANT: the same sealed event, log and number give the same bytes, always.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use data_encoding::BASE64URL_NOPAD;
@@ -29,6 +28,7 @@ use sha2::{Digest, Sha256};
 use super::body::{body_of, personal_of};
 use super::event::{Event, EventType, Outcome};
 use super::json::Object;
+use super::leaf_read::LeafError;
 use super::line::Withheld;
 use super::pseudonym::Pseudonyms;
 use crate::model::{Entropy, EventId, GrantId, NodeId, ServiceName, SessionId, Timestamp, UserRef};
@@ -42,7 +42,7 @@ const PERSONAL_FIELDS: usize = 6;
 /// What stands for a body that was erased as a whole: a body always has its event's id.
 pub(super) const ERASED_BODY: &str = "{}";
 /// What the body is called in its commitment.
-const BODY: &str = "body";
+pub(super) const BODY: &str = "body";
 
 /// What of an event is personal. In the order of their names, which is the order of their salts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -222,6 +222,12 @@ impl Sealed {
         Self { clear, body, personal, salts, commitments, erased: Vec::new() }
     }
 
+    /// What a leaf alone tells: these commitments, the body's and then those of `fields`, and no content.
+    pub(super) fn bare(clear: Clear, fields: impl Iterator<Item = PersonalField>, commitments: Vec<[u8; 32]>) -> Self {
+        let personal = fields.map(|field| (field, String::new())).collect();
+        Self { clear, body: String::new(), personal, salts: Vec::new(), commitments, erased: Vec::new() }
+    }
+
     /// Knows by its leaf which personal values were erased.
     #[must_use]
     pub fn beside(mut self, leaf: &[u8]) -> Self {
@@ -312,143 +318,14 @@ impl Sealed {
         leaf.close();
         out.into_bytes()
     }
-}
 
-/// A leaf that was read: what anyone can see of an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leaf {
-    /// Whose log.
-    pub log: NodeId,
-    /// At which place.
-    pub seq: i64,
-    /// When.
-    pub time: Timestamp,
-    /// What.
-    pub kind: EventType,
-    /// About which service.
-    pub service: Option<ServiceName>,
-    /// How it came out.
-    pub outcome: Outcome,
-    body: [u8; 32],
-    personal: Vec<(PersonalField, [u8; 32])>,
-}
-
-impl Leaf {
-    /// Reads the bytes of a leaf of version 1. Only the exact form is taken.
-    ///
-    /// # Errors
-    /// When the bytes are of no leaf, of another version, or of the same meaning in another form.
-    pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
-        let value: Value = serde_json::from_slice(bytes).map_err(|_| LeafError::Form)?;
-        let leaf = Self::from_value(&value).ok_or(LeafError::Form)?;
-        // INVARIANT: one meaning, one form; else two different leaves could be called the same.
-        if leaf.bytes() == bytes { Ok(leaf) } else { Err(LeafError::Form) }
+    /// What its leaf commits to: the body, then the personal fields by name.
+    pub(super) fn commitments(&self) -> &[[u8; 32]] {
+        &self.commitments
     }
 
-    fn from_value(value: &Value) -> Option<Self> {
-        let text = |key: &str| value.get(key).and_then(Value::as_str);
-        if value.get("v")?.as_u64()? != 1 {
-            return None;
-        }
-        let service = match value.get("service") {
-            Some(name) => Some(ServiceName::parse(name.as_str()?).ok()?),
-            None => None,
-        };
-        let personal = value
-            .get("personal")?
-            .as_object()?
-            .iter()
-            .map(|(name, commitment)| Some((PersonalField::parse(name)?, read_commitment(commitment.as_str()?)?)))
-            .collect::<Option<Vec<_>>>()?;
-        Some(Self {
-            log: NodeId::parse(text("log")?).ok()?,
-            seq: value.get("seq")?.as_i64()?,
-            time: Timestamp::parse(text("time")?)?,
-            kind: EventType::parse(text("type")?)?,
-            service,
-            outcome: Outcome::parse(text("outcome")?)?,
-            body: read_commitment(text(BODY)?)?,
-            personal: in_order(personal),
-        })
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut commitments = vec![self.body];
-        commitments.extend(self.personal.iter().map(|(_, commitment)| *commitment));
-        let whole = Sealed {
-            clear: Clear {
-                id: EventId::from_bytes([0; 16]),
-                time: self.time,
-                kind: self.kind,
-                service: self.service.clone(),
-                outcome: self.outcome,
-                actor: None,
-                session: None,
-                grant: None,
-            },
-            body: String::new(),
-            personal: self.personal.iter().map(|(field, _)| (*field, String::new())).collect(),
-            salts: Vec::new(),
-            commitments,
-            erased: Vec::new(),
-        };
-        whole.leaf(&self.log, self.seq)
-    }
-
-    /// Whether this leaf commits to `body`.
-    #[must_use]
-    pub fn holds_body(&self, salt: &[u8], body: &str) -> bool {
-        commitment(salt, BODY, body) == self.body
-    }
-
-    /// Whether this leaf commits to `value` in this field.
-    #[must_use]
-    pub fn holds_personal(&self, field: PersonalField, salt: &[u8], value: &str) -> bool {
-        let found = self.personal.iter().find(|(name, _)| *name == field);
-        found.is_some_and(|(name, expected)| commitment(salt, name.name(), value) == *expected)
-    }
-
-    /// Compares everything that is kept beside a leaf with it: clear part, body, each personal
-    /// field and its salt.
-    ///
-    /// # Errors
-    /// Names the first thing that is not what the leaf commits to.
-    pub fn verify(&self, sealed: &Sealed) -> Result<(), LeafError> {
-        let clear = &sealed.clear;
-        if (clear.time, clear.kind, clear.outcome) != (self.time, self.kind, self.outcome)
-            || clear.service != self.service
-        {
-            return Err(LeafError::Altered { what: "the clear part" });
-        }
-        if !sealed.is_gone() && !sealed.columns_agree() {
-            return Err(LeafError::Altered { what: "id, actor, session or grant" });
-        }
-        let mut commitments = sealed.commitments.iter();
-        if sealed.is_gone() {
-            return Ok(());
-        }
-        if commitments.next() != Some(&self.body) {
-            return Err(LeafError::Altered { what: BODY });
-        }
-        // A personal field that is gone was erased, which breaks nothing; one that is there must be
-        // what was committed to.
-        for ((field, _), commitment) in sealed.personal.iter().zip(commitments) {
-            if !self.personal.contains(&(*field, *commitment)) {
-                return Err(LeafError::Altered { what: field.name() });
-            }
-        }
-        Ok(())
-    }
-
-    /// The personal fields that it commits to.
-    pub fn personal(&self) -> impl Iterator<Item = PersonalField> {
-        self.personal.iter().map(|(field, _)| *field)
-    }
-}
-
-impl Sealed {
     /// Whether the columns that repeat what the body says repeat it truly.
-    fn columns_agree(&self) -> bool {
+    pub(super) fn columns_agree(&self) -> bool {
         let Ok(body) = serde_json::from_str::<Value>(&self.body) else {
             return false;
         };
@@ -460,35 +337,7 @@ impl Sealed {
     }
 }
 
-/// Why a leaf, or what is kept beside it, is not as it was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeafError {
-    /// The bytes are not those of a leaf of version 1.
-    Form,
-    /// The personal fields are not an object of known names.
-    Personal,
-    /// There are not as many salts as commitments.
-    Salts,
-    /// The leaf commits to something else.
-    Altered { what: &'static str },
-}
-
-impl fmt::Display for LeafError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Form => f.write_str("the bytes are not those of an audit leaf of version 1"),
-            Self::Personal => f.write_str("the personal fields of an audit event can't be read"),
-            Self::Salts => f.write_str("salts of an audit event are missing"),
-            Self::Altered { what } => {
-                write!(f, "`{what}` of an audit event is not what its leaf commits to: it was altered")
-            }
-        }
-    }
-}
-
-impl std::error::Error for LeafError {}
-
-fn commitment(salt: &[u8], name: &str, value: &str) -> [u8; 32] {
+pub(super) fn commitment(salt: &[u8], name: &str, value: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(salt);
     hash.update(name.as_bytes());
@@ -503,11 +352,7 @@ fn push_commitment(out: &mut String, commitment: &[u8; 32]) {
     out.push('"');
 }
 
-fn read_commitment(text: &str) -> Option<[u8; 32]> {
-    BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()
-}
-
-fn in_order<T>(mut fields: Vec<(PersonalField, T)>) -> Vec<(PersonalField, T)> {
+pub(super) fn in_order<T>(mut fields: Vec<(PersonalField, T)>) -> Vec<(PersonalField, T)> {
     fields.sort_unstable_by_key(|(field, _)| *field);
     fields
 }

@@ -26,7 +26,8 @@ use serde_json::value::RawValue;
 use super::erase::ERASED;
 use super::event::EventType;
 use super::json::Object;
-use super::leaf::{Leaf, PersonalField, SALT_BYTES, Sealed};
+use super::leaf::{PersonalField, SALT_BYTES, Sealed};
+use super::leaf_read::Leaf;
 use super::merkle::{Hash, leaf_hash};
 
 /// The longest line that is read, in bytes.

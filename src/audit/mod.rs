@@ -13,6 +13,7 @@ pub mod installation;
 pub mod json;
 pub mod keep;
 pub mod leaf;
+pub mod leaf_read;
 pub mod line;
 pub mod merkle;
 pub mod note;
@@ -27,5 +28,6 @@ pub mod verify;
 pub mod view;
 
 pub use event::{Actor, Event, EventType, Outcome, RequestFacts};
-pub use leaf::{Clear, Leaf, LeafError, PersonalField, Sealed, Sealing};
+pub use leaf::{Clear, PersonalField, Sealed, Sealing};
+pub use leaf_read::{Leaf, LeafError};
 pub use pseudonym::Pseudonyms;

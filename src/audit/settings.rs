@@ -1,4 +1,5 @@
-//! What a stream of the record carries and in which form: made by `config/stream.rs`.
+//! What the configuration says of the record's events: their types, which of them a stream carries, and
+//! in which form. Made by `config/stream.rs`; what must be kept is in `keep/settings.rs`.
 
 use std::fmt;
 
@@ -36,7 +37,7 @@ impl StreamFormat {
     }
 }
 
-/// Types of events: `*`, `decision.*` or `decision.deny`.
+/// Which types of events are meant: `*`, `decision.*` or `decision.deny`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TypePattern {
     /// Every type.
@@ -48,7 +49,7 @@ pub enum TypePattern {
 }
 
 impl TypePattern {
-    /// Reads a pattern; it must stand for a type that there is.
+    /// Reads a pattern. `None` where it stands for no type that there is: it would be about nothing.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text == "*" {
@@ -61,6 +62,13 @@ impl TypePattern {
             }
             None => EventType::parse(text).map(Self::Exactly),
         }
+    }
+
+    /// The type whose name is likest to what was meant, by `nearest` of all that there are.
+    #[must_use]
+    pub fn nearest(nearest: impl Fn(&[&'static str]) -> Option<&'static str>) -> Option<&'static str> {
+        let known: Vec<&'static str> = EventType::ALL.iter().map(|kind| kind.name()).collect();
+        nearest(&known)
     }
 
     /// Whether it stands for this type.

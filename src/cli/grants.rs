@@ -22,8 +22,7 @@ pub async fn run(context: &Context, args: &GrantsArgs) -> Result<(), Failure> {
     let path = if args.all { "/api/v1/grants?all=true" } else { "/api/v1/grants" };
     let page = here.client.list(path).await?;
     if context.printer.format() == Format::Json {
-        let json = serde_json::to_string(&page).map_err(|error| Failure::failed(error.to_string()))?;
-        return context.printer.resource(&json);
+        return context.printer.page(&page);
     }
     let now = context.clock.now();
     let mut rows = Vec::new();

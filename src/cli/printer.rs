@@ -12,6 +12,7 @@ use comfy_table::{Cell, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::model::{Timestamp, Ttl};
+use crate::wire::Page;
 
 use super::args::Format;
 use super::failure::Failure;
@@ -96,6 +97,14 @@ impl Printer {
     /// As [`Printer::data`].
     pub fn resource(&self, json: &str) -> Result<(), Failure> {
         self.line(&indented(json))
+    }
+
+    /// Writes a list that a server sent, as [`Printer::resource`].
+    ///
+    /// # Errors
+    /// As [`Printer::data`].
+    pub fn page<T: Serialize>(&self, page: &Page<T>) -> Result<(), Failure> {
+        self.resource(&serde_json::to_string(page).map_err(|error| Failure::failed(error.to_string()))?)
     }
 
     /// Writes rows under a header; off a terminal each row is one line whatever its length.

@@ -30,8 +30,7 @@ pub async fn run(context: &Context, args: &RequestsArgs) -> Result<(), Failure> 
     }
     let page = here.client.list(&format!("/api/v1/requests?{}", query.finish())).await?;
     if context.printer.format() == Format::Json {
-        let json = serde_json::to_string(&page).map_err(|error| Failure::failed(error.to_string()))?;
-        return context.printer.resource(&json);
+        return context.printer.page(&page);
     }
     let now = context.clock.now();
     let mut rows = Vec::new();

@@ -17,8 +17,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     let here = signed_in(context).await?;
     let page = here.client.list("/api/v1/services").await?;
     if context.printer.format() == Format::Json {
-        let json = serde_json::to_string(&page).map_err(|error| Failure::failed(error.to_string()))?;
-        return context.printer.resource(&json);
+        return context.printer.page(&page);
     }
     let (mut rows, mut healths) = (Vec::new(), Vec::new());
     for item in &page.items {

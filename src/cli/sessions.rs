@@ -17,8 +17,7 @@ pub async fn run(context: &Context, args: &SessionsArgs) -> Result<(), Failure> 
     let path = if args.all { "/api/v1/sessions?all=true" } else { "/api/v1/sessions" };
     let page = here.client.list(path).await?;
     if context.printer.format() == Format::Json {
-        let json = serde_json::to_string(&page).map_err(|error| Failure::failed(error.to_string()))?;
-        return context.printer.resource(&json);
+        return context.printer.page(&page);
     }
     let now = context.clock.now();
     let mut rows = Vec::new();

@@ -9,6 +9,7 @@ use url::{Host, Url};
 
 use crate::model::Secret;
 
+use super::name;
 use super::section::Section;
 
 /// The longest list of providers.
@@ -65,7 +66,7 @@ fn read_provider(mut section: Section<'_>) -> Option<Provider> {
             section.missing(key, "each `[[identity.provider]]` has a `name`, an `issuer` and a `client_id`");
         }
     }
-    let name = section.parsed("name", "1 to 63 characters of `a-z`, `0-9`, `-` and `_`, a letter first", provider_name);
+    let name = name::read(&mut section);
     let allow_loopback = section.flag("allow_loopback");
     let development = section.flag("development");
     let issuer = section.text("issuer");
@@ -118,13 +119,6 @@ fn read_scopes(section: &mut Section<'_>) -> Vec<String> {
         scopes.insert(0, "openid".into());
     }
     scopes
-}
-
-pub(in crate::config) fn provider_name(text: &str) -> Option<String> {
-    let mut bytes = text.bytes();
-    let first = bytes.next()?.is_ascii_lowercase();
-    let rest = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
-    (first && rest && text.len() <= 63).then(|| text.to_owned())
 }
 
 /// Why an issuer can't be used (OIDC Discovery §3; addresses as DESIGN's "Outside addresses").

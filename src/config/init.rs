@@ -154,7 +154,7 @@ pub fn write_installation(
     examples: &[(&str, &str)],
 ) -> Result<PathBuf, InitError> {
     for provider in &options.providers {
-        if super::identity::provider_name(&provider.name).is_none() {
+        if super::name::parse(&provider.name).is_none() {
             return Err(InitError::ProviderName(provider.name.clone()));
         }
     }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::audit::keep::settings::{KeepRule, TypePattern};
+use crate::audit::keep::settings::KeepRule;
+use crate::audit::settings::TypePattern;
 use crate::model::Ttl;
 
-use super::identity::provider_name;
+use super::name;
 use super::section::{Section, nearest};
 
 /// Rules at most.
@@ -30,11 +31,7 @@ fn read_rule(mut section: Section<'_>, retention: Ttl, names: &mut BTreeSet<Stri
             section.missing(key, "each `[[audit.keep]]` has a `name`, `types`, a `reason` and `for`");
         }
     }
-    let name = section.parsed("name", "1 to 63 characters of `a-z`, `0-9`, `-` and `_`, a letter first", provider_name);
-    if let Some(name) = name.as_ref().filter(|name| !names.insert((*name).clone())) {
-        let help = "a refusal names the rule, so each has a name of its own";
-        section.error("name", format!("the name `{name}` is given twice"), help);
-    }
+    let name = name::read_own(&mut section, names, "a refusal names the rule, so each has a name of its own");
     let reason = section.parsed("reason", "the law or rule that wants it, in 1 to 500 characters", |text| {
         let text = text.trim();
         let fits = !text.is_empty() && text.chars().count() <= REASON_CHARS_MAX && !text.contains('\0');

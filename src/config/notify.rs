@@ -1,16 +1,13 @@
 //! `[notify]`: webhooks and mail.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use crate::model::Secret;
 use crate::notify::settings::{
-    APPROVERS_CHANNEL, EventPattern, Format, MAIL_CHANNEL, NotifySettings, SmtpSettings, SmtpTls, TOLD,
-    WebhookSettings, key_of,
+    APPROVERS_CHANNEL, EventPattern, Format, MAIL_CHANNEL, NotifySettings, SmtpSettings, SmtpTls, TOLD, WebhookSettings,
 };
 
-use super::certificate::authorities_of;
-use super::identity::provider_name;
+use super::name;
+use super::receiver::{read_authorities, read_key, read_url};
 use super::section::Section;
 
 /// The longest list of webhooks.
@@ -33,28 +30,11 @@ fn read_webhook(mut section: Section<'_>, names: &mut BTreeSet<String>) -> Optio
             section.missing(key, "each `[[notify.webhook]]` has a `name` and a `url`");
         }
     }
-    let name = section.parsed("name", "1 to 63 characters of `a-z`, `0-9`, `-` and `_`, a letter first", provider_name);
-    if let Some(name) = name.as_ref().filter(|name| !names.insert((*name).clone())) {
-        let help =
-            "each place that is told has a name of its own; `mail` and `mail_approvers` are those of `[notify.smtp]`";
-        section.error("name", format!("the name `{name}` is given twice"), help);
-    }
+    let help =
+        "each place that is told has a name of its own; `mail` and `mail_approvers` are those of `[notify.smtp]`";
+    let name = name::read_own(&mut section, names, help);
     let allow_loopback = section.flag("allow_loopback");
-    let url = match section.is_text("url") {
-        true => section.text("url").map(|url| Arc::new(Secret::new(url))),
-        false => section.secret("url"),
-    };
-    let url = url.filter(|url| {
-        let fault = url_fault(url.expose(), allow_loopback);
-        if let Some(fault) = fault {
-            section.error(
-                "url",
-                format!("`{}` {fault}", section.path_of("url")),
-                "write `https://host/path`, or `{ file = \"…\" }` where the address itself is a secret",
-            );
-        }
-        fault.is_none()
-    });
+    let url = read_url(&mut section, allow_loopback);
     let format = section
         .parsed("format", "`standard` or `slack`", |text| match text {
             "standard" => Some(Format::Standard),
@@ -62,12 +42,7 @@ fn read_webhook(mut section: Section<'_>, names: &mut BTreeSet<String>) -> Optio
             _ => None,
         })
         .unwrap_or_default();
-    let secret = section.secret("secret");
-    let key = secret.as_ref().and_then(|secret| key_of(secret.expose()));
-    if secret.is_some() && key.is_none() {
-        let help = "write `whsec_` and 24 to 64 random bytes in base64: `echo whsec_$(openssl rand -base64 32)`";
-        section.error("secret", format!("`{}` is no key of Standard Webhooks", section.path_of("secret")), help);
-    }
+    let key = read_key(&mut section);
     if !section.has("secret") && format == Format::Standard {
         section.missing(
             "secret",
@@ -77,26 +52,13 @@ fn read_webhook(mut section: Section<'_>, names: &mut BTreeSet<String>) -> Optio
     let webhook = WebhookSettings {
         events: read_events(&mut section),
         authorities: read_authorities(&mut section),
-        key: key.map(Arc::new),
+        key,
         format,
         allow_loopback,
         name: name?,
         url: url?,
     };
     Some(webhook)
-}
-
-pub(in crate::config) fn url_fault(text: &str, allow_loopback: bool) -> Option<&'static str> {
-    let Ok(url) = url::Url::parse(text) else { return Some("is not a URL") };
-    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-        return Some("has a user or a fragment in it");
-    }
-    match url.scheme() {
-        _ if url.host().is_none() => Some("names no host"),
-        "https" => None,
-        "http" if allow_loopback => None,
-        _ => Some("is not https"),
-    }
 }
 
 fn read_events(section: &mut Section<'_>) -> Vec<EventPattern> {
@@ -113,16 +75,6 @@ fn read_events(section: &mut Section<'_>) -> Vec<EventPattern> {
         }
     }
     events
-}
-
-pub(in crate::config) fn read_authorities(
-    section: &mut Section<'_>,
-) -> Vec<rustls::pki_types::CertificateDer<'static>> {
-    let Some(file) = section.path("ca") else { return Vec::new() };
-    authorities_of(&file).unwrap_or_else(|error| {
-        section.error("ca", error.to_string(), error.help());
-        Vec::new()
-    })
 }
 
 fn read_smtp(mut section: Section<'_>) -> Option<SmtpSettings> {

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use crate::audit::settings::{Selection, StreamFormat, TypePattern};
 use crate::model::{Secret, ServiceName, Ttl};
-use crate::notify::settings::key_of;
 use crate::outbound::settings::{ClientCertificate, SyslogSettings};
 
 use super::certificate::pair_of;
-use super::identity::provider_name;
-use super::notify::{read_authorities, url_fault};
+use super::name;
+use super::receiver::{read_authorities, read_key, read_url};
 use super::section::Section;
 
 /// The longest list of streams.
@@ -93,11 +92,8 @@ fn read_stream(mut section: Section<'_>, names: &mut BTreeSet<String>) -> Option
             section.missing(key, "each `[[audit.stream]]` has a `name` and a `kind`: `syslog`, `webhook` or `otlp`");
         }
     }
-    let name = section.parsed("name", "1 to 63 characters of `a-z`, `0-9`, `-` and `_`, a letter first", provider_name);
-    if let Some(name) = name.as_ref().filter(|name| !names.insert((*name).clone())) {
-        let help = "each stream has a name of its own: how far it has come is kept under it";
-        section.error("name", format!("the name `{name}` is given twice"), help);
-    }
+    let help = "each stream has a name of its own: how far it has come is kept under it";
+    let name = name::read_own(&mut section, names, help);
     let kind = section.parsed("kind", "`syslog`, `webhook` or `otlp`", |text| {
         ["syslog", "webhook", "otlp"].contains(&text).then(|| text.to_owned())
     });
@@ -160,18 +156,11 @@ fn read_http(section: &mut Section<'_>, signed: Signed) -> Option<HttpReceiver> 
         section.missing("url", "write `https://host/path`; of OTLP the path is mostly `/v1/logs`");
     }
     let allow_loopback = section.flag("allow_loopback");
-    let url = match section.is_text("url") {
-        true => section.text("url").map(|url| Arc::new(Secret::new(url))),
-        false => section.secret("url"),
-    };
-    let url = url.filter(|url| {
-        let fault = url_fault(url.expose(), allow_loopback);
-        if let Some(fault) = fault {
-            let help = "write `https://host/path`, or `{ file = \"…\" }` where the address itself is a secret";
-            section.error("url", format!("`{}` {fault}", section.path_of("url")), help);
-        }
-        fault.is_none()
-    });
+    let url = read_url(section, allow_loopback);
+    if signed == Signed::Yes && !section.has("secret") {
+        let help = "with it the receiver can tell our events from others': `echo whsec_$(openssl rand -base64 32)`";
+        section.missing("secret", help);
+    }
     let key = match signed {
         Signed::Yes => read_key(section),
         Signed::No => None,
@@ -187,20 +176,6 @@ fn read_http(section: &mut Section<'_>, signed: Signed) -> Option<HttpReceiver> 
     let authorities = read_authorities(section);
     let certificate = read_certificate(section);
     Some(HttpReceiver { url: url?, key, authorization, authorities, certificate: certificate?, allow_loopback })
-}
-
-fn read_key(section: &mut Section<'_>) -> Option<Arc<Secret<Vec<u8>>>> {
-    if !section.has("secret") {
-        let help = "with it the receiver can tell our events from others': `echo whsec_$(openssl rand -base64 32)`";
-        section.missing("secret", help);
-    }
-    let secret = section.secret("secret")?;
-    let key = key_of(secret.expose());
-    if key.is_none() {
-        let help = "write `whsec_` and 24 to 64 random bytes in base64: `echo whsec_$(openssl rand -base64 32)`";
-        section.error("secret", format!("`{}` is no key of Standard Webhooks", section.path_of("secret")), help);
-    }
-    key.map(Arc::new)
 }
 
 /// What is shown to a receiver that asks for a certificate: inside, none where none is configured.

@@ -20,7 +20,7 @@ use crate::identity::certificate::{ClientCertificate, Issuer};
 use crate::identity::directory::{CookieEntry, CookieHash};
 use crate::identity::token::{Expected, Verified, verify};
 use crate::model::{Device, GrantId, GrantState, Principal, Session, SessionId, Thumbprint, Timestamp};
-use crate::policy::{Ambient, DeviceContext, InstallationAction, SessionContext};
+use crate::policy::{Ambient, InstallationAction};
 use crate::store::{StoreError, StoredSession};
 
 use super::desk::Desk;
@@ -186,18 +186,7 @@ impl Caller {
     /// The circumstances of a question to the policies.
     #[must_use]
     pub fn ambient(&self, now: Timestamp) -> Ambient<'_> {
-        let session = self.session();
-        Ambient {
-            address: self.connection.address,
-            now,
-            session: Some(SessionContext {
-                created_at: session.created_at,
-                authenticated_at: session.authenticated_at,
-                amr: &session.amr,
-            }),
-            device: session.device.as_ref().map(|device| DeviceContext { id: &device.id, trusted: true }),
-            token_scope: None,
-        }
+        Ambient::of_session(self.session(), self.connection.address, now)
     }
 
     /// Whether the policies let the caller do this to the installation.

@@ -8,19 +8,19 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::HeaderMap;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::certificate::Issuer;
 use crate::identity::directory::{CookieHash, LiveGrant, LiveSession};
 use crate::identity::session_use::step;
-use crate::model::{EntitlementName, Principal, PrincipalKind, Session, SessionId, Thumbprint, Timestamp};
-use crate::policy::{Facts, Subject};
+use crate::model::{Principal, PrincipalKind, SessionId, Thumbprint, Timestamp};
+use crate::policy::Subject;
 
 use super::bearer::{VerifiedToken, bound_here, presented_token, verified_token};
 use super::breakglass;
-use super::canonical::Canonical;
+use super::cross_site::not_cross_site;
 use super::handshake::Channel;
 use super::hygiene::{SESSION_COOKIE, own_cookie};
 use super::membership::{self, counting};
@@ -28,7 +28,8 @@ use super::proof;
 use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;
-use super::worker::{BuiltSubject, CallerKey, Worker};
+use super::subject::{of_identity, of_session, of_workload, remembered};
+use super::worker::{CallerKey, Worker};
 
 /// Who is asking, proven. Only [`authenticate`] makes one.
 #[expect(clippy::manual_non_exhaustive, reason = "the field is the proof: only this file can make one")]
@@ -79,11 +80,6 @@ impl Claims {
             }
         }
     }
-}
-
-/// Whether a request changes something, as its method says (RFC 9110 §9.2.1).
-fn is_unsafe(method: &Method) -> bool {
-    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// Checks everything that was shown and says who it is. `named` is whom good credentials named, also
@@ -207,10 +203,20 @@ impl Caller {
         streams: CancellationToken,
         _asked: &breakglass::Asked,
     ) -> Self {
-        let subject = Rc::new(subject);
+        Self::named(principal, None, Rc::new(subject), ends_at, streams)
+    }
+
+    /// Who is named, and no more: without session, token and e-mail, and with no grant looked at yet.
+    fn named(
+        principal: Principal,
+        key: Option<CallerKey>,
+        subject: Rc<Subject>,
+        ends_at: Timestamp,
+        streams: CancellationToken,
+    ) -> Self {
         Self {
             principal,
-            key: None,
+            key,
             session: None,
             base: Rc::clone(&subject),
             subject,
@@ -318,22 +324,10 @@ async fn session_caller(
             .ok_or(Refusal::BadCredential("a token that was withdrawn"))?,
     };
     let key = CallerKey::Session(live.session.id, live.session.version);
-    let subject = remembered(worker, snapshot, key, &[], || session_subject(snapshot, &live.session));
-    Ok(Caller {
-        principal: live.session.principal.clone(),
-        key: Some(key),
-        base: Rc::clone(&subject),
-        subject,
-        grants: Vec::new(),
-        under: None,
-        acting: Vec::new(),
-        email: live.session.email.as_deref().map(Into::into),
-        ends_at: ends_at.min(live.session.expires_at),
-        streams,
-        session: Some(live),
-        token,
-        _proof: (),
-    })
+    let subject = remembered(worker, snapshot, key, &[], || of_session(snapshot, &live.session));
+    let ends_at = ends_at.min(live.session.expires_at);
+    let caller = Caller::named(live.session.principal.clone(), Some(key), subject, ends_at, streams);
+    Ok(Caller { email: live.session.email.as_deref().map(Into::into), session: Some(live), token, ..caller })
 }
 
 /// Makes the caller a member of the entitlements of their grants that count for this request.
@@ -355,40 +349,6 @@ pub fn with_grants(
     caller.grants = grants;
 }
 
-/// A caller's Cedar entities, built once per change of session, grants or policies.
-fn remembered(
-    worker: &Worker,
-    snapshot: &Snapshot,
-    key: CallerKey,
-    entitlements: &[EntitlementName],
-    build: impl FnOnce() -> Subject,
-) -> Rc<Subject> {
-    let key = (key, entitlements.to_vec());
-    let mut subjects = worker.subjects.borrow_mut();
-    if let Some(built) = subjects.get(&key)
-        && built.generation == snapshot.generation
-    {
-        return Rc::clone(&built.subject);
-    }
-    let subject = Rc::new(build());
-    subjects.put(key, BuiltSubject { generation: snapshot.generation, subject: Rc::clone(&subject) });
-    subject
-}
-
-fn session_subject(snapshot: &Snapshot, session: &Session) -> Subject {
-    let claims = (!session.claims.is_empty()).then(|| serde_json::json!(session.claims));
-    snapshot.policies.subject(&Facts {
-        principal: &session.principal,
-        email: session.email.as_deref(),
-        email_verified: session.email_verified,
-        name: session.name.as_deref(),
-        groups: &session.groups,
-        entitlements: &[],
-        claims: claims.as_ref(),
-        breakglass: None,
-    })
-}
-
 /// A machine by its SPIFFE certificate: the workload that a rule of `workloads.toml` names.
 fn machine_caller(
     worker: &Worker,
@@ -399,34 +359,8 @@ fn machine_caller(
     let recognised = snapshot.policies.workloads().recognise_spiffe(id);
     let recognised = recognised.ok_or(Refusal::BadCredential("a machine that no rule of `workloads.toml` names"))?;
     let key = CallerKey::Certificate(certificate);
-    let subject = remembered(worker, snapshot, key, &[], || {
-        let claims = serde_json::json!(recognised.claims);
-        snapshot.policies.subject(&Facts {
-            principal: &recognised.principal,
-            email: None,
-            email_verified: false,
-            name: None,
-            groups: &recognised.groups,
-            entitlements: &[],
-            claims: Some(&claims),
-            breakglass: None,
-        })
-    });
-    Ok(Caller {
-        principal: recognised.principal,
-        key: Some(key),
-        session: None,
-        base: Rc::clone(&subject),
-        subject,
-        grants: Vec::new(),
-        under: None,
-        acting: Vec::new(),
-        email: None,
-        token: None,
-        ends_at,
-        streams: CancellationToken::new(),
-        _proof: (),
-    })
+    let subject = remembered(worker, snapshot, key, &[], || of_workload(snapshot, &recognised));
+    Ok(Caller::named(recognised.principal, Some(key), subject, ends_at, CancellationToken::new()))
 }
 
 /// A caller by a provider's token alone.
@@ -439,70 +373,10 @@ fn bearer_caller(
     let identity = token.identity.as_ref().ok_or(Refusal::BadCredential("a token of no session"))?;
     debug_assert!(identity.principal.kind() == PrincipalKind::User, "providers name users");
     let key = CallerKey::Token(token.hash);
-    let subject = remembered(worker, snapshot, key, &[], || {
-        snapshot.policies.subject(&Facts {
-            principal: &identity.principal,
-            email: identity.email.as_deref(),
-            email_verified: identity.email_verified,
-            name: identity.name.as_deref(),
-            groups: &identity.groups,
-            entitlements: &[],
-            claims: None,
-            breakglass: None,
-        })
-    });
-    Ok(Caller {
-        principal: identity.principal.clone(),
-        key: Some(key),
-        session: None,
-        base: Rc::clone(&subject),
-        subject,
-        grants: Vec::new(),
-        under: None,
-        acting: Vec::new(),
-        email: identity.email.as_deref().map(Into::into),
-        ends_at,
-        // Nothing revokes a provider's token but its end and a lock, which `Directory::lock` can't
-        // cut by session: the stream's bound is the token's own.
-        streams: CancellationToken::new(),
-        token: Some(token),
-        _proof: (),
-    })
-}
-
-/// A browser sends cookie and certificate by itself, also for another site's page: then an unsafe
-/// method or an upgrade is refused unless the service lists the origin.
-pub(super) fn not_cross_site(worker: &Worker, routed: &Routed, headers: &HeaderMap) -> Result<(), Refusal> {
-    let Canonical { method, host, upgrade, .. } = &routed.canonical;
-    if !is_unsafe(method) && upgrade.is_none() {
-        return Ok(());
-    }
-    let origins = headers.get_all(http::header::ORIGIN);
-    let mut listed = false;
-    for origin in &origins {
-        let own = is_own_origin(origin.as_bytes(), host, worker.shared.settings.public_port);
-        listed = routed.entry.service.origins.iter().any(|o| o.as_bytes() == origin.as_bytes());
-        if !own && !listed {
-            return Err(Refusal::CrossSite);
-        }
-    }
-    for site in &headers.get_all("sec-fetch-site") {
-        if !listed && !matches!(site.as_bytes(), b"same-origin" | b"none") {
-            return Err(Refusal::CrossSite);
-        }
-    }
-    Ok(())
-}
-
-/// `https://HOST` with our port, or without one where it is 443.
-fn is_own_origin(origin: &[u8], host: &str, port: u16) -> bool {
-    let Some(rest) = std::str::from_utf8(origin).ok().and_then(|text| text.strip_prefix("https://")) else {
-        return false;
-    };
-    match rest.rsplit_once(':') {
-        Some((name, digits)) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            name.eq_ignore_ascii_case(host) && digits.parse() == Ok(port)
-        }
-        _ => rest.eq_ignore_ascii_case(host) && port == 443,
-    }
+    let subject = remembered(worker, snapshot, key, &[], || of_identity(snapshot, identity));
+    // Nothing revokes a provider's token but its end and a lock, which `Directory::lock` can't cut by
+    // session: the stream's bound is the token's own.
+    let streams = CancellationToken::new();
+    let caller = Caller::named(identity.principal.clone(), Some(key), subject, ends_at, streams);
+    Ok(Caller { email: identity.email.as_deref().map(Into::into), token: Some(token), ..caller })
 }

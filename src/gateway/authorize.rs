@@ -81,7 +81,6 @@ pub fn authorize(
         });
     }
     let session = caller.session.as_ref().map(|live| &live.session);
-    let device = session.and_then(|session| session.device.as_ref());
     let context = RequestContext {
         method: routed.canonical.method.as_str(),
         path: &routed.canonical.path,
@@ -90,12 +89,8 @@ pub fn authorize(
         ambient: Ambient {
             address: channel.peer.ip().to_canonical(),
             now,
-            session: session.map(|session| SessionContext {
-                created_at: session.created_at,
-                authenticated_at: session.authenticated_at,
-                amr: &session.amr,
-            }),
-            device: device.map(|device| DeviceContext { id: &device.id, trusted: true }),
+            session: session.map(SessionContext::of),
+            device: session.and_then(DeviceContext::of),
             token_scope: scope,
         },
     };

@@ -15,8 +15,9 @@ use crate::identity::breakglass::{Happening, KnownOpening, Opening};
 use crate::model::{EventId, Principal, Timestamp};
 use crate::policy::{BreakGlassFacts, Facts};
 
-use super::authenticate::{Caller, not_cross_site};
+use super::authenticate::Caller;
 use super::bearer::presented_token;
+use super::cross_site::not_cross_site;
 use super::handshake::Channel;
 use super::hygiene::{SESSION_COOKIE, own_cookie};
 use super::refusal::Refusal;

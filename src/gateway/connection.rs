@@ -212,34 +212,9 @@ fn serve_h1(worker: Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<TcpStrea
         .with_upgrades();
     let mut connection = Box::pin(connection);
     async move {
-        let mut untrusted = pin!(trust::lost(Arc::clone(&worker.shared), Rc::clone(&channel)));
-        let (mut asked, mut distrusted) = (false, false);
-        let ended = loop {
-            tokio::select! {
-                biased;
-                ended = connection.as_mut() => break ended,
-                () = worker.shared.draining.cancelled(), if !asked => {
-                    asked = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = tokio::time::sleep(SILENT_DRAIN), if asked => {
-                    // hyper waits for a first request that may never come.
-                    if control.open_exchanges() == 0 {
-                        return;
-                    }
-                }
-                () = untrusted.as_mut(), if !distrusted => {
-                    // What is open is cut; without anything open the next request hears why.
-                    if control.open_exchanges() > 0 {
-                        return;
-                    }
-                    distrusted = true;
-                }
-                () = worker.shared.stopping.cancelled() => return,
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, peer = %channel.peer, "a connection ended badly");
+        let shut_down = http1::UpgradeableConnection::graceful_shutdown;
+        if until_end(&worker, &channel, &control, connection.as_mut(), shut_down).await == Ended::Cut {
+            return;
         }
         let Some(refusal) = control.refusal() else {
             return;
@@ -247,20 +222,18 @@ fn serve_h1(worker: Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<TcpStrea
         let Some(decision) = wire_decision(&worker.shared, refused_actor(&channel), &channel.name, refusal) else {
             return;
         };
-        if !control.may_answer() {
-            return;
+        if control.may_answer() {
+            let stream = Pin::into_inner(connection).into_parts().map(|parts| parts.io.into_inner().into_inner());
+            // The client may be gone; then there is nobody to tell.
+            let _ = tokio::time::timeout(LAST_WORDS, Box::pin(say(stream, last_words(refusal, decision)))).await;
         }
-        let Some(parts) = Pin::into_inner(connection).into_parts() else {
-            return;
-        };
-        let mut stream = parts.io.into_inner().into_inner();
-        let words = async {
-            stream.write_all(&last_words(refusal, decision)).await?;
-            stream.shutdown().await
-        };
-        // The client may be gone; then there is nobody to tell.
-        let _ = tokio::time::timeout(LAST_WORDS, words).await;
     }
+}
+
+async fn say(stream: Option<TlsStream<TcpStream>>, words: Vec<u8>) -> std::io::Result<()> {
+    let Some(mut stream) = stream else { return Ok(()) };
+    stream.write_all(&words).await?;
+    stream.shutdown().await
 }
 
 async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<TcpStream>) {
@@ -283,7 +256,33 @@ async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(guard), service);
     let mut connection = pin!(connection);
-    let mut untrusted = pin!(trust::lost(Arc::clone(&worker.shared), Rc::clone(&channel)));
+    let shut_down = http2::Connection::graceful_shutdown;
+    if until_end(worker, &channel, &control, connection.as_mut(), shut_down).await == Ended::Cut {
+        return;
+    }
+    if let Some(refusal) = control.refusal() {
+        let _ = wire_decision(&worker.shared, refused_actor(&channel), &channel.name, refusal);
+    }
+}
+
+/// How a connection was over.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    /// By itself, or by either side's error.
+    ByItself,
+    /// It was cut: nothing more is said on it.
+    Cut,
+}
+
+/// Drives a connection until it ends, is drained, or is cut because its client is not trusted any more.
+async fn until_end<C: Future<Output = hyper::Result<()>>>(
+    worker: &Rc<Worker>,
+    channel: &Rc<Channel>,
+    control: &GuardControl,
+    mut connection: Pin<&mut C>,
+    shut_down: impl Fn(Pin<&mut C>),
+) -> Ended {
+    let mut untrusted = pin!(trust::lost(Arc::clone(&worker.shared), Rc::clone(channel)));
     let (mut asked, mut distrusted) = (false, false);
     let ended = loop {
         tokio::select! {
@@ -291,30 +290,28 @@ async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
             ended = connection.as_mut() => break ended,
             () = worker.shared.draining.cancelled(), if !asked => {
                 asked = true;
-                connection.as_mut().graceful_shutdown();
+                shut_down(connection.as_mut());
             }
             () = tokio::time::sleep(SILENT_DRAIN), if asked => {
                 // hyper waits for a first request that may never come.
                 if control.open_exchanges() == 0 {
-                    return;
+                    return Ended::Cut;
                 }
             }
             () = untrusted.as_mut(), if !distrusted => {
                 // What is open is cut; without anything open the next request hears why.
                 if control.open_exchanges() > 0 {
-                    return;
+                    return Ended::Cut;
                 }
                 distrusted = true;
             }
-            () = worker.shared.stopping.cancelled() => return,
+            () = worker.shared.stopping.cancelled() => return Ended::Cut,
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, peer = %channel.peer, "a connection ended badly");
     }
-    if let Some(refusal) = control.refusal() {
-        let _ = wire_decision(&worker.shared, refused_actor(&channel), &channel.name, refusal);
-    }
+    Ended::ByItself
 }
 
 fn refused_actor(channel: &Channel) -> Actor {

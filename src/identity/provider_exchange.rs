@@ -121,7 +121,8 @@ impl TokenResponse<EmptyAdditionalClaims, CoreGenderClaim, CoreJweContentEncrypt
 }
 
 type OidcErrorResponse = StandardErrorResponse<CoreErrorResponseType>;
-type OidcClient = Client<
+/// Our client at a provider, its endpoints for authorization and tokens set or not yet.
+type OidcClient<Endpoint> = Client<
     EmptyAdditionalClaims,
     CoreAuthDisplay,
     CoreGenderClaim,
@@ -133,11 +134,11 @@ type OidcClient = Client<
     CoreTokenIntrospectionResponse,
     CoreRevocableToken,
     CoreRevocationErrorResponse,
-    EndpointSet,
+    Endpoint,
     EndpointNotSet,
     EndpointNotSet,
     EndpointNotSet,
-    EndpointSet,
+    Endpoint,
     EndpointNotSet,
 >;
 
@@ -154,7 +155,7 @@ impl<'c> AsyncHttpClient<'c> for Asking<'_> {
 }
 
 impl Provider {
-    fn oidc(&self, metadata: &Metadata) -> Result<OidcClient, ProviderError> {
+    fn oidc(&self, metadata: &Metadata) -> Result<OidcClient<EndpointSet>, ProviderError> {
         let metadata_error =
             |why: &str| ProviderError::Metadata { provider: Arc::clone(&self.name), why: why.to_owned() };
         let issuer = IssuerUrl::new(self.issuer().to_owned()).map_err(|_| metadata_error("its issuer is not a URL"))?;
@@ -162,11 +163,14 @@ impl Provider {
             .map_err(|_| metadata_error("our own address, `server.control_host`, makes no URL"))?;
         let token_endpoint =
             metadata.token_endpoint().cloned().ok_or_else(|| metadata_error("it names no `token_endpoint`"))?;
-        let mut client =
-            OidcClientStart::new(ClientId::new(self.client_id().to_owned()), issuer, JsonWebKeySet::default())
-                .set_auth_uri(metadata.authorization_endpoint().clone())
-                .set_token_uri(token_endpoint)
-                .set_redirect_uri(redirect);
+        let mut client = OidcClient::<EndpointNotSet>::new(
+            ClientId::new(self.client_id().to_owned()),
+            issuer,
+            JsonWebKeySet::default(),
+        )
+        .set_auth_uri(metadata.authorization_endpoint().clone())
+        .set_token_uri(token_endpoint)
+        .set_redirect_uri(redirect);
         if let Some(secret) = &self.settings.client_secret {
             client = client.set_client_secret(ClientSecret::new(secret.expose().clone()));
         }
@@ -401,26 +405,6 @@ impl Provider {
         }
     }
 }
-
-type OidcClientStart = Client<
-    EmptyAdditionalClaims,
-    CoreAuthDisplay,
-    CoreGenderClaim,
-    CoreJweContentEncryptionAlgorithm,
-    CoreJsonWebKey,
-    CoreAuthPrompt,
-    OidcErrorResponse,
-    TokenAnswer,
-    CoreTokenIntrospectionResponse,
-    CoreRevocableToken,
-    CoreRevocationErrorResponse,
-    EndpointNotSet,
-    EndpointNotSet,
-    EndpointNotSet,
-    EndpointNotSet,
-    EndpointNotSet,
-    EndpointNotSet,
->;
 
 /// Whether an OAuth error is about the person, and not about us or the provider's day. Only the
 /// former ends a session: a client secret that ran out must not sign everybody out.

@@ -10,7 +10,7 @@ use cedar_policy::{Context, ContextCreationError, RestrictedExpression};
 use jiff::tz::TimeZone;
 
 use super::reads::Reads;
-use crate::model::Timestamp;
+use crate::model::{Session, Timestamp};
 
 /// What is so whoever asks and whatever is asked.
 #[derive(Debug, Clone)]
@@ -45,6 +45,31 @@ pub struct DeviceContext<'a> {
     pub id: &'a str,
     /// Whether its certificate's CA is one of `[trust]`.
     pub trusted: bool,
+}
+
+impl<'a> Ambient<'a> {
+    /// Of whoever has this session and shows no token of a narrower scope.
+    #[must_use]
+    pub fn of_session(session: &'a Session, address: IpAddr, now: Timestamp) -> Self {
+        let (device, session) = (DeviceContext::of(session), SessionContext::of(session));
+        Self { address, now, session: Some(session), device, token_scope: None }
+    }
+}
+
+impl<'a> SessionContext<'a> {
+    /// Of a session.
+    #[must_use]
+    pub fn of(session: &'a Session) -> Self {
+        Self { created_at: session.created_at, authenticated_at: session.authenticated_at, amr: &session.amr }
+    }
+}
+
+impl<'a> DeviceContext<'a> {
+    /// The one that was shown when a session was started: no other than a trusted one is kept with it.
+    #[must_use]
+    pub fn of(session: &'a Session) -> Option<Self> {
+        session.device.as_ref().map(|device| Self { id: &device.id, trusted: true })
+    }
 }
 
 /// A request to a service, canonical.

@@ -3,12 +3,10 @@
 
 use serde_json::Value;
 
-use super::super::leaf::{Clear, Leaf, Sealed};
+use super::super::leaf::{Clear, SALT_BYTES, Sealed};
+use super::super::leaf_read::Leaf;
 use super::Entry;
 use crate::model::{EventId, GrantId, SessionId, UserRef};
-
-/// Bytes of one salt, as `audit/leaf.rs` has it.
-const SALT_BYTES: usize = 16;
 
 /// An event as a line of an export tells it.
 #[derive(Debug, Clone)]

@@ -86,26 +86,8 @@ const POPULATIONS: [Column; 12] = [
     ("filter", 60.0),
     ("controls", 40.0),
 ];
-const EXCEPTIONS: [Column; 16] = [
-    ("row", 11.0),
-    ("exception", 26.0),
-    ("title", 40.0),
-    ("weight", 10.0),
-    ("count", 8.0),
-    ("time", 22.0),
-    ("actor", 40.0),
-    ("detail", 70.0),
-    ("type", 22.0),
-    ("outcome", 10.0),
-    ("log", 32.0),
-    ("index", 8.0),
-    ("event", 32.0),
-    ("decision", 32.0),
-    ("proof", 60.0),
-    ("controls", 30.0),
-];
-const SAMPLES: [Column; 11] = [
-    ("population", 22.0),
+/// Of an event that is cited, as `event_cells` fills them.
+const EVENT: [Column; 10] = [
     ("time", 22.0),
     ("actor", 40.0),
     ("detail", 70.0),
@@ -117,6 +99,8 @@ const SAMPLES: [Column; 11] = [
     ("decision", 32.0),
     ("proof", 60.0),
 ];
+/// Of an exception, before those of the event.
+const EXCEPTION: [Column; 5] = [("row", 11.0), ("exception", 26.0), ("title", 40.0), ("weight", 10.0), ("count", 8.0)];
 
 /// The whole workbook.
 ///
@@ -131,11 +115,13 @@ pub fn write(report: &Report) -> Result<Vec<u8>, XlsxError> {
             .set_author(concat!("doorward ", env!("CARGO_PKG_VERSION")))
             .set_creation_datetime(&made_at),
     );
+    let exception_columns = [&EXCEPTION[..], &EVENT, &[("controls", 30.0)]].concat();
+    let sample_columns = [&[("population", 22.0)][..], &EVENT].concat();
     summary(report, Sheet::begin(workbook.add_worksheet(), "Summary", &SUMMARY)?)?;
     controls(report, Sheet::begin(workbook.add_worksheet(), "Controls", &CONTROLS)?)?;
     populations(report, Sheet::begin(workbook.add_worksheet(), "Populations", &POPULATIONS)?)?;
-    exceptions(report, Sheet::begin(workbook.add_worksheet(), "Exceptions", &EXCEPTIONS)?)?;
-    samples(report, Sheet::begin(workbook.add_worksheet(), "Samples", &SAMPLES)?)?;
+    exceptions(report, Sheet::begin(workbook.add_worksheet(), "Exceptions", &exception_columns)?)?;
+    samples(report, Sheet::begin(workbook.add_worksheet(), "Samples", &sample_columns)?)?;
     workbook.save_to_buffer()
 }
 

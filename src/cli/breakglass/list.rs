@@ -26,8 +26,7 @@ pub async fn list(context: &Context, args: &ListArgs) -> Result<(), Failure> {
         });
     }
     if context.printer.format() == Format::Json {
-        let json = serde_json::to_string(&page).map_err(|error| Failure::failed(error.to_string()))?;
-        return context.printer.resource(&json);
+        return context.printer.page(&page);
     }
     let now = context.clock.now();
     let mut rows = Vec::new();

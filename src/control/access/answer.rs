@@ -2,7 +2,7 @@
 
 use crate::audit::EventType;
 use crate::model::{AccessRequest, Answer, Approval, RequestId, RequestState, Timestamp};
-use crate::policy::{Ambient, DeviceContext, EntitlementAction, PolicySet, SessionContext};
+use crate::policy::{Ambient, EntitlementAction, PolicySet};
 use crate::store::{StoreError, Tx};
 
 use super::super::caller::Caller;
@@ -202,17 +202,7 @@ async fn standing(
         if let Some(stored) = tx.session_newest(&approval.by.principal, now).await? {
             let session = &stored.session;
             let subject = desk.subject_now(policies, session, now);
-            let ambient = Ambient {
-                address: caller.connection().address,
-                now: approval.time,
-                session: Some(SessionContext {
-                    created_at: session.created_at,
-                    authenticated_at: session.authenticated_at,
-                    amr: &session.amr,
-                }),
-                device: session.device.as_ref().map(|device| DeviceContext { id: &device.id, trusted: true }),
-                token_scope: None,
-            };
+            let ambient = Ambient::of_session(session, caller.connection().address, approval.time);
             let verdict =
                 policies.entitlement_decide(&subject, EntitlementAction::Approve, &request.entitlement, &ambient);
             if !verdict.allow {

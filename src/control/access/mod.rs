@@ -29,7 +29,7 @@ use crate::audit::{Actor, Event, EventType, Outcome};
 use crate::model::{
     AccessRequest, ActionName, ClockDoubt, EntitlementName, Grant, Person, RequestState, Session, Timestamp, Ttl,
 };
-use crate::policy::{Ambient, DeviceContext, Entitlement, EntitlementAction, PolicySet, SessionContext, Subject};
+use crate::policy::{Ambient, Entitlement, EntitlementAction, PolicySet, Subject};
 use crate::store::StoreError;
 
 use super::caller::Caller;
@@ -181,17 +181,7 @@ async fn eligible(
         return Err(AccessError::Ineligible("nothing is known of the requester any more".to_owned()));
     };
     let subject: Subject = desk.subject_now(policies, &session, now);
-    let ambient = Ambient {
-        address: request.address,
-        now,
-        session: Some(SessionContext {
-            created_at: session.created_at,
-            authenticated_at: session.authenticated_at,
-            amr: &session.amr,
-        }),
-        device: session.device.as_ref().map(|device| DeviceContext { id: &device.id, trusted: true }),
-        token_scope: None,
-    };
+    let ambient = Ambient::of_session(&session, request.address, now);
     let verdict = policies.entitlement_decide(&subject, EntitlementAction::Request, &request.entitlement, &ambient);
     if verdict.allow {
         Ok(())

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use crate::audit::checkpoint::LogName;
 use crate::audit::evidence::{Evidence, Extent, RangeProof, StatementText};
 use crate::audit::filter::Filter;
-use crate::audit::leaf::Leaf;
+use crate::audit::leaf_read::Leaf;
 use crate::audit::line::{Withheld, line_of, withheld_line};
 use crate::audit::merkle::cover;
 use crate::audit::note::NoteKey;

@@ -26,10 +26,11 @@ use super::super::credential::token_issued;
 use super::super::desk::Desk;
 use super::super::session;
 use super::exchange::{
-    ExchangeError, ExchangeRequest, Exchanged, TYPE_ACCESS_TOKEN, TYPE_CERTIFICATE, TYPE_ID_TOKEN, TYPE_JWT, Target,
-    by_certificate, new_session, scope, target_of, used_foreign, used_now,
+    ExchangeError, ExchangeRequest, Exchanged, TYPE_ACCESS_TOKEN, TYPE_CERTIFICATE, TYPE_ID_TOKEN, TYPE_JWT,
+    by_certificate, new_session, used_foreign, used_now,
 };
 use super::foreign::{Foreign, foreign, told_claims};
+use super::target::{Target, scope, target_of};
 use super::token::{self, Binding, Wish, read_any};
 
 /// Said to whoever brings a token that nobody may act by, or that somebody else may: which, is not.

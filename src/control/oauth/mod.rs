@@ -11,6 +11,7 @@ pub mod exchange;
 mod foreign;
 pub mod refresh;
 mod run;
+mod target;
 pub mod token;
 
 use std::fmt;
