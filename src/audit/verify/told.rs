@@ -128,7 +128,11 @@ pub(super) fn witness(
     let missing = || Fault::Gap { at: Place::Log(log), what: "a witness knows it, and it is not here".to_owned() };
     let state = logs.iter_mut().find(|state| state.node == node).ok_or_else(missing)?;
     if checkpoint.size > state.extent.size {
-        let what = format!("a witness has seen {} events, and there are {}", checkpoint.size, state.extent.size);
+        let what = format!(
+            "a witness has seen {} events, and there are {}: the end was cut off, or this export is older than the \
+             witness's checkpoint and a new one is needed",
+            checkpoint.size, state.extent.size
+        );
         return Err(Fault::Truncated { at: Place::Event { log: node, index: state.extent.size }, what });
     }
     let size = checkpoint.size;
