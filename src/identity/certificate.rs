@@ -75,7 +75,7 @@ pub fn trust_domain_of(spiffe_id: &str) -> Option<&str> {
 fn key_usage_of(der: &[u8]) -> Result<Option<KeyUsage>, CertificateError> {
     let (_, parsed) = X509Certificate::from_der(der).map_err(|_| CertificateError::Unreadable)?;
     let usage = parsed.key_usage().map_err(|_| CertificateError::Unreadable)?;
-    Ok(usage.map(|extension| extension.value.clone()))
+    Ok(usage.map(|extension| *extension.value))
 }
 
 /// Whether a certificate may vouch for others by its key usage (RFC 5280 §4.2.1.3, §6.1.4 (n)).
