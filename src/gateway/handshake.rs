@@ -20,7 +20,7 @@ use rustls::{CommonState, DigitallySignedStruct, DistinguishedName, RootCertStor
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::breakglass::{Opening, OpeningRules, carries_opening, evidence_of};
-use crate::identity::certificate::{ClientCertificate, Issuer, trust_domain_of};
+use crate::identity::certificate::{ClientCertificate, Issuer, may_prove, may_vouch, trust_domain_of};
 use crate::model::breakglass::Scope;
 use crate::model::{Clock, Timestamp, Ttl};
 
@@ -72,15 +72,21 @@ struct TrustClass {
 }
 
 impl TrustClass {
-    /// The chain holds under these authorities, and they name only whom they may: an authority of one
-    /// trust domain says nothing of another's (SPIFFE, X.509-SVID §5.2).
+    /// The chain holds under these authorities, each certificate is used as its key usage says, which webpki
+    /// does not judge, and they name only whom they may: an authority of one trust domain says nothing of
+    /// another's (SPIFFE, X.509-SVID §5.2).
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         at: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.verifier.verify_client_cert(leaf, intermediates, at)?;
+        let vouching: Vec<CertificateDer<'_>> =
+            intermediates.iter().filter(|der| may_vouch(der)).map(|der| CertificateDer::from(der.as_ref())).collect();
+        let verified = self.verifier.verify_client_cert(leaf, &vouching, at)?;
+        if !may_prove(leaf) {
+            return Err(rustls::Error::InvalidCertificate(rustls::CertificateError::InvalidPurpose));
+        }
         let Some(domain) = &self.trust_domain else { return Ok(verified) };
         let named = ClientCertificate::read(leaf, Issuer::Spiffe).ok().and_then(|it| it.spiffe_id);
         match named.as_deref().and_then(trust_domain_of) {

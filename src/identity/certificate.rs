@@ -4,7 +4,7 @@
 //! INVARIANT: [`ClientCertificate::read`] is only called on a certificate whose chain the
 //! handshake has verified under the authority of the same [`Issuer`]; it proves nothing itself.
 
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, KeyUsage, X509Certificate};
 
 use crate::model::session::CERTIFICATE_URI_PREFIX;
 use crate::model::{Device, SessionId, Thumbprint, Timestamp};
@@ -68,6 +68,27 @@ pub fn trust_domain_of(spiffe_id: &str) -> Option<&str> {
         && domain.bytes().all(of_domain)
         && path.split('/').all(segment);
     holds.then_some(domain)
+}
+
+/// What its key usage says that a certificate's key may do; `None` where it says nothing, `Err` where it can't
+/// be read.
+fn key_usage_of(der: &[u8]) -> Result<Option<KeyUsage>, CertificateError> {
+    let (_, parsed) = X509Certificate::from_der(der).map_err(|_| CertificateError::Unreadable)?;
+    let usage = parsed.key_usage().map_err(|_| CertificateError::Unreadable)?;
+    Ok(usage.map(|extension| *extension.value))
+}
+
+/// Whether a certificate may vouch for others by its key usage (RFC 5280 §4.2.1.3, §6.1.4 (n)).
+#[must_use]
+pub fn may_vouch(der: &[u8]) -> bool {
+    key_usage_of(der).is_ok_and(|usage| usage.is_none_or(|usage| usage.key_cert_sign()))
+}
+
+/// Whether a certificate may prove its client by its key usage: it signs in the handshake (RFC 5246 §7.4.6), and
+/// vouches for nobody (RFC 5280 §4.2.1.9, X.509-SVID §5.2).
+#[must_use]
+pub fn may_prove(der: &[u8]) -> bool {
+    key_usage_of(der).is_ok_and(|usage| usage.is_none_or(|usage| usage.digital_signature() && !usage.key_cert_sign()))
 }
 
 impl ClientCertificate {

@@ -138,8 +138,6 @@ fn a30_only_a_chain_that_is_good_in_every_link_vouches() {
     };
     bad.push(("through one that is no authority", through(|p| p.is_ca = IsCa::ExplicitNoCa)));
     bad.push(("through one that says nothing", through(|p| p.is_ca = IsCa::NoCa)));
-    // What an intermediate may sign by its key usage webpki does not judge (x509-limbo says so of it); its own
-    // authority made it one, and `is_ca` above is judged.
     bad.push((
         "through one for servers",
         through(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
@@ -179,6 +177,147 @@ fn a30_only_a_chain_that_is_good_in_every_link_vouches() {
         let bytes = good.der[..length].to_vec();
         assert!(trust.verify(&[CertificateDer::from(bytes)], now()).is_err(), "{length} bytes");
     }
+}
+
+#[test]
+fn a30_a_key_does_what_its_usage_says_and_nothing_else() {
+    let ours = root(authority("Ours"));
+    let trust = trust(&ours, &[], &[]);
+    let holds = |made: &[&Made]| trust.verify(&chain(made), now());
+    let using = |usages: &[KeyUsagePurpose]| {
+        let mut params = leaf();
+        params.key_usages = usages.to_vec();
+        under(&ours, params)
+    };
+    let (signs, vouches) = (KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign);
+    assert!(holds(&[&using(&[])]).is_ok(), "what says nothing forbids nothing");
+    assert!(holds(&[&using(&[signs, KeyUsagePurpose::KeyEncipherment])]).is_ok());
+    assert!(holds(&[&using(&[KeyUsagePurpose::KeyEncipherment])]).is_err(), "a key that signs no handshake");
+    assert!(holds(&[&using(&[signs, vouches])]).is_err(), "a client that vouches for others");
+    let through = |usages: &[KeyUsagePurpose]| {
+        let mut params = authority("Between");
+        params.key_usages = usages.to_vec();
+        let between = under(&ours, params);
+        (under(&between, leaf()), between)
+    };
+    for (usages, vouching) in
+        [(vec![], true), (vec![vouches], true), (vec![signs], false), (vec![KeyUsagePurpose::CrlSign], false)]
+    {
+        let (client, between) = through(&usages);
+        assert_eq!(holds(&[&client, &between]).is_ok(), vouching, "{usages:?}");
+        // One that can't vouch is passed over, also where it comes along with one that can.
+        let (other, good) = through(&[vouches]);
+        assert!(holds(&[&other, &between, &good]).is_ok() && holds(&[&other, &good, &between]).is_ok());
+    }
+    let purposes = |purposes: &[ExtendedKeyUsagePurpose]| {
+        let mut params = leaf();
+        params.extended_key_usages = purposes.to_vec();
+        under(&ours, params)
+    };
+    let (any, client, server) =
+        (ExtendedKeyUsagePurpose::Any, ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth);
+    assert!(holds(&[&purposes(&[])]).is_ok(), "what names no purpose is for each (RFC 5280 §4.2.1.12)");
+    assert!(holds(&[&purposes(&[server.clone(), client])]).is_ok());
+    assert!(holds(&[&purposes(std::slice::from_ref(&any))]).is_err(), "any purpose is none that was named");
+    assert!(holds(&[&purposes(&[any, server])]).is_err());
+}
+
+/// An authority's constraint on names, DER by hand: rcgen writes none on URIs (RFC 5280 §4.2.1.10).
+/// `kind` is 0 for permitted and 1 for excluded, `tag` that of the form of name.
+fn constraint(kind: u8, tag: u8, base: &[u8]) -> CustomExtension {
+    let within = |tag: u8, inner: &[u8]| [&[tag, u8::try_from(inner.len()).unwrap()], inner].concat();
+    let subtree = within(0x30, &within(tag, base));
+    let content = within(0x30, &within(0xa0 | kind, &subtree));
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], content);
+    extension.set_criticality(true);
+    extension
+}
+
+#[test]
+fn a30_an_authority_names_only_whom_it_may() {
+    const PERMITTED: u8 = 0;
+    const EXCLUDED: u8 = 1;
+    const EMAIL: u8 = 0x81;
+    const DNS: u8 = 0x82;
+    const URI: u8 = 0x86;
+    const ADDRESS: u8 = 0x87;
+    let session = || SanType::URI(format!("doorward:session:{SESSION}").try_into().unwrap());
+    let dns = |name: &str| SanType::DnsName(name.to_owned().try_into().unwrap());
+    let email = || SanType::Rfc822Name("a@example.com".to_owned().try_into().unwrap());
+    let address = |last: u8| SanType::IpAddress(std::net::IpAddr::from([192, 0, 2, last]));
+    let net = [192, 0, 2, 0, 255, 255, 255, 128];
+    for (what, constraint, name, taken) in [
+        ("permitted", constraint(PERMITTED, DNS, b"example.com"), dns("a.example.com"), true),
+        ("not permitted", constraint(PERMITTED, DNS, b"example.com"), dns("a.example.org"), false),
+        ("not permitted, it only ends so", constraint(PERMITTED, DNS, b"example.com"), dns("anexample.com"), false),
+        ("excluded", constraint(EXCLUDED, DNS, b"example.com"), dns("a.example.com"), false),
+        ("excluded, in other letters", constraint(EXCLUDED, DNS, b"example.com"), dns("A.EXAMPLE.com"), false),
+        ("not excluded", constraint(EXCLUDED, DNS, b"example.com"), dns("a.example.org"), true),
+        ("a permitted address", constraint(PERMITTED, ADDRESS, &net), address(1), true),
+        ("an address that is not", constraint(PERMITTED, ADDRESS, &net), address(129), false),
+        ("an excluded address", constraint(EXCLUDED, ADDRESS, &net), address(1), false),
+        ("of another form", constraint(PERMITTED, DNS, b"example.com"), address(1), true),
+        // What webpki can't judge it refuses, and so do we: mail and URIs, permitted or not.
+        ("mail", constraint(PERMITTED, EMAIL, b"example.com"), email(), false),
+        ("no mail", constraint(EXCLUDED, EMAIL, b"example.com"), dns("example.com"), true),
+        ("another session", constraint(EXCLUDED, URI, b"other.example"), dns("example.com"), false),
+        ("a session", constraint(PERMITTED, URI, b"example.com"), dns("example.com"), false),
+    ] {
+        let mut constrained = authority("Constrained");
+        constrained.custom_extensions = vec![constraint];
+        let mut client = leaf();
+        client.subject_alt_names = vec![session(), name];
+        // It binds as the anchor, as the last authority and as one above it.
+        let anchor = root(constrained.clone());
+        let own = trust(&anchor, &[], &[]);
+        assert_eq!(own.verify(&chain(&[&under(&anchor, client.clone())]), now()).is_ok(), taken, "{what}: anchor");
+        let ours = root(authority("Ours"));
+        let trust = trust(&ours, &[], &[]);
+        let upper = under(&ours, constrained);
+        let last = under(&upper, client.clone());
+        assert_eq!(trust.verify(&chain(&[&last, &upper]), now()).is_ok(), taken, "{what}: last");
+        let lower = under(&upper, authority("Lower"));
+        let last = under(&lower, client);
+        assert_eq!(trust.verify(&chain(&[&last, &lower, &upper]), now()).is_ok(), taken, "{what}: above");
+    }
+}
+
+#[test]
+fn a30_authorities_in_a_circle_or_a_crowd_come_to_an_end() {
+    let ours = root(authority("Ours"));
+    let trust = trust(&ours, &[], &[]);
+    let holds = |made: &[CertificateDer<'static>]| trust.verify(made, now()).is_ok();
+    let ends = |made: &[CertificateDer<'static>], taken: bool| {
+        let began = std::time::Instant::now();
+        assert_eq!(holds(made), taken);
+        assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    };
+    // Two that signed each other, and nobody that we trust either.
+    let (one, two) = (root(authority("One")), root(authority("Two")));
+    let crossed = |by: &Made, of: &Made| {
+        let issuer = Issuer::from_params(&by.params, &by.key);
+        of.params.signed_by(&of.key, &issuer).unwrap().der().clone()
+    };
+    let client = under(&one, leaf()).der;
+    ends(&[client.clone(), crossed(&two, &one), crossed(&one, &two)], false);
+    // Once one of them is vouched for by ours, the way out is found.
+    ends(&[client, crossed(&two, &one), crossed(&one, &two), crossed(&ours, &two)], true);
+    // The good way is found among many namesakes, and a hundred steps are too many.
+    let good = under(&ours, authority("Between"));
+    let stranger = root(authority("Stranger"));
+    let mut crowd = vec![under(&good, leaf()).der];
+    crowd.extend((0..20).map(|_| under(&stranger, authority("Between")).der));
+    crowd.push(good.der.clone());
+    ends(&crowd, true);
+    let mut steps = vec![];
+    let mut above = under(&ours, authority("Step 0"));
+    for step in 1..100 {
+        let next = under(&above, authority(&format!("Step {step}")));
+        steps.push(std::mem::replace(&mut above, next).der);
+    }
+    let mut far = vec![under(&above, leaf()).der, above.der.clone()];
+    far.extend(steps.into_iter().rev());
+    ends(&far, false);
 }
 
 #[test]

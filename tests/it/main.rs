@@ -66,6 +66,7 @@ mod hygiene;
 mod idempotency;
 mod jose_vectors;
 mod leaf;
+mod limbo;
 mod mail_sink;
 mod notice_api;
 mod notice_people;
