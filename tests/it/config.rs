@@ -618,7 +618,7 @@ fn who_only_looks_at_a_database_does_not_make_it() {
         let new = Installation::with(|text| text.replace("\"sqlite://doorward.db\"", &format!("\"{url}\"")));
         new.load().unwrap().storage.url_to_look().expose().clone()
     };
-    assert!(url("sqlite://doorward.db").ends_with("/doorward.db?mode=rw"));
+    assert!(url("sqlite://door").ends_with("/door?mode=rw"));
     assert!(url("sqlite://door?mode=rwc").ends_with("/door?mode=rw"));
     let postgres = "postgres://doorward@db.example.com/doorward?sslmode=require";
     assert_eq!(url(postgres), postgres);
