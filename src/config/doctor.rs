@@ -211,10 +211,12 @@ pub fn clock(told: &[(String, i64)]) -> Option<Finding> {
     let fix = "have this machine's clock set by NTP (`timedatectl`); if it is right, the provider's is wrong";
     let seconds = off.div_ceil(1000);
     let seen = format!("this machine is {seconds} s {way} the provider `{provider}`");
-    Some(match off {
-        ..=CLOCK_WARN_MILLIS => Finding::ok("clock", format!("within 5 s of what the provider `{provider}` says")),
-        ..=CLOCK_FAIL_MILLIS => Finding::warn("clock", seen, fix),
-        _ => Finding::fail("clock", seen, fix),
+    Some(if off <= CLOCK_WARN_MILLIS {
+        Finding::ok("clock", format!("within 5 s of what the provider `{provider}` says"))
+    } else if off <= CLOCK_FAIL_MILLIS {
+        Finding::warn("clock", seen, fix)
+    } else {
+        Finding::fail("clock", seen, fix)
     })
 }
 
