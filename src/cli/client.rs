@@ -129,6 +129,7 @@ impl From<ClientError> for Failure {
                 let exit = match error.error.as_str() {
                     "access_denied" => Exit::Denied,
                     "invalid_token" => Exit::SignedOut,
+                    "invalid_request" | "invalid_scope" | "invalid_target" => Exit::Usage,
                     "temporarily_unavailable" | "server_error" => Exit::Unreachable,
                     _ => Exit::Failed,
                 };

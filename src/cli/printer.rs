@@ -21,6 +21,7 @@ use super::failure::Failure;
 pub struct Printer {
     format: Format,
     terminal: bool,
+    talk_terminal: bool,
     out: Mutex<Box<dyn Write + Send>>,
     talk: Mutex<Box<dyn Write + Send>>,
 }
@@ -30,13 +31,14 @@ impl Printer {
     #[must_use]
     pub fn standard(format: Format) -> Self {
         let terminal = io::stdout().is_terminal();
-        Self::new(format, terminal, Box::new(io::stdout()), Box::new(io::stderr()))
+        let printer = Self::new(format, terminal, Box::new(io::stdout()), Box::new(io::stderr()));
+        Self { talk_terminal: io::stderr().is_terminal(), ..printer }
     }
 
     /// A printer on any two writers; `terminal` says whether tables fit themselves to a width.
     #[must_use]
     pub fn new(format: Format, terminal: bool, out: Box<dyn Write + Send>, talk: Box<dyn Write + Send>) -> Self {
-        Self { format, terminal, out: Mutex::new(out), talk: Mutex::new(talk) }
+        Self { format, terminal, talk_terminal: false, out: Mutex::new(out), talk: Mutex::new(talk) }
     }
 
     /// The form that was asked for.
@@ -49,6 +51,12 @@ impl Printer {
     #[must_use]
     pub const fn is_terminal(&self) -> bool {
         self.terminal
+    }
+
+    /// How many columns the terminal has that talk goes to; none where it goes elsewhere.
+    #[must_use]
+    pub fn talk_width(&self) -> Option<u16> {
+        if self.talk_terminal { Table::new().use_stderr().width() } else { None }
     }
 
     /// Writes data as it is.

@@ -1,5 +1,6 @@
 //! `doorward serve`: the gateway, until it is told to stop.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -94,7 +95,10 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     })
     .map_err(|error| start_failure(&error))?;
     tracing::info!(address = %running.address, control = %running.origin, "ready");
-    context.printer.talk(&format!("doorward listens on {}, control host {}", running.address, running.origin));
+    // Elsewhere the log has it, of which each line is JSON.
+    if std::io::stderr().is_terminal() {
+        context.printer.talk(&format!("doorward listens on {}, control host {}", running.address, running.origin));
+    }
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     hearing.block_on(signals.until_end(|| {

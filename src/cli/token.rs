@@ -66,14 +66,33 @@ pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
     fields.extend(grant.as_deref().map(|id| ("grant", id)));
     fields.extend(args.may_act.as_deref().map(|workload| ("may_act", workload)));
     let answer = match (&mut asker, &handed) {
-        (Asker::Job(job), Some(handed)) => job.acting(handed, fields).await?,
-        (Asker::Job(job), None) => job.token(fields).await?,
-        (Asker::Session, _) => of_session(context, fields).await?,
+        (Asker::Job(job), Some(handed)) => job.acting(handed, fields).await,
+        (Asker::Job(job), None) => job.token(fields).await,
+        (Asker::Session, _) => of_session(context, fields).await,
     };
+    let answer = answer.map_err(in_flags)?;
     if context.printer.format() == Format::Json {
         return context.printer.json(&answer);
     }
     context.printer.line(&answer.access_token)
+}
+
+/// A refusal in the words of whoever typed the command: the server speaks of fields.
+fn in_flags(mut failure: Failure) -> Failure {
+    if failure.exit == Exit::Usage
+        && let Some(detail) = &mut failure.problem.detail
+    {
+        for (field, flag) in [
+            ("give one `audience`", "`doorward services` lists what `--service` may name"),
+            ("`audience`", "`--service`"),
+            ("`scope`", "`--scope`"),
+            ("`lifetime`", "`--for`"),
+            ("`may_act`", "`--may-act`"),
+        ] {
+            *detail = detail.replace(field, flag);
+        }
+    }
+    failure
 }
 
 /// Who asks: the person of this profile, or a job.

@@ -20,6 +20,10 @@ use super::certificate::chain_of;
 
 /// An upstream answers a connection within this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A clock that is further off is worth a warning.
+const CLOCK_WARN_MILLIS: u64 = 5_000;
+/// By a clock that is further off, tokens are refused and grants end at the wrong time.
+const CLOCK_FAIL_MILLIS: u64 = 60_000;
 /// Certificates that end sooner are worth a warning.
 const RENEW_BEFORE: Ttl = Ttl::hours(24 * 30);
 
@@ -195,6 +199,25 @@ fn by_mode(name: &str, file: &Path, refused: u32, why: &str, fix: impl Fn(String
         }
         Err(error) => Finding::fail(&name, format!("`{}`: {error}", file.display()), "check the path"),
     }
+}
+
+/// What providers say of our clock: each by its name, and by how many milliseconds we are ahead of it. The one
+/// furthest off counts; none where nobody said a time.
+#[must_use]
+pub fn clock(told: &[(String, i64)]) -> Option<Finding> {
+    let (provider, ahead) = told.iter().max_by_key(|(_, ahead)| ahead.unsigned_abs())?;
+    let way = if *ahead < 0 { "behind" } else { "ahead of" };
+    let off = ahead.unsigned_abs();
+    let fix = "have this machine's clock set by NTP (`timedatectl`); if it is right, the provider's is wrong";
+    let seconds = off.div_ceil(1000);
+    let seen = format!("this machine is {seconds} s {way} the provider `{provider}`");
+    Some(if off <= CLOCK_WARN_MILLIS {
+        Finding::ok("clock", format!("within 5 s of what the provider `{provider}` says"))
+    } else if off <= CLOCK_FAIL_MILLIS {
+        Finding::warn("clock", seen, fix)
+    } else {
+        Finding::fail("clock", seen, fix)
+    })
 }
 
 /// Whether something listens at each upstream: `(service, host, port)`. All are asked at once.

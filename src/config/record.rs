@@ -37,6 +37,19 @@ impl Storage {
         Some(PathBuf::from(percent_decode_str(path).decode_utf8().ok()?.into_owned()))
     }
 
+    /// The URL for who only looks: an SQLite file that is not there is not made.
+    #[must_use]
+    pub fn url_to_look(&self) -> Secret<String> {
+        let url = self.url.expose();
+        if !url.starts_with("sqlite:") {
+            return Secret::new(url.clone());
+        }
+        let (file, query) = url.split_once('?').unwrap_or((url, ""));
+        let kept = query.split('&').filter(|part| !part.is_empty() && !part.starts_with("mode="));
+        let query: Vec<&str> = kept.chain(["mode=rw"]).collect();
+        Secret::new(format!("{file}?{}", query.join("&")))
+    }
+
     /// The URL without what stands before the host: for logs and `doctor`.
     #[must_use]
     pub fn shown(&self) -> String {

@@ -196,10 +196,15 @@ impl Provider {
         }
     }
 
+    /// Where the discovery document is (OIDC Discovery §4).
+    pub(in crate::identity) fn discovery_url(&self) -> String {
+        let issuer = self.issuer();
+        format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer))
+    }
+
     async fn discover(&self) -> Result<Metadata, ProviderError> {
         let issuer = self.issuer();
-        let url = format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer));
-        let body = self.document(&url).await?;
+        let body = self.document(&self.discovery_url()).await?;
         let metadata: Metadata = serde_json::from_slice(&body)
             .map_err(|error| self.metadata_error(format!("its discovery document can't be read: {error}")))?;
         // OIDC Discovery §4.3: exactly, slash and case included (ATTACKS A38).

@@ -63,6 +63,13 @@ impl Timestamp {
     pub fn parse(text: &str) -> Option<Self> {
         text.parse::<jiff::Timestamp>().ok().map(|t| Self(t.as_millisecond()))
     }
+
+    /// Reads the date of an HTTP field (RFC 9110 §5.6.7: `Sun, 22 Nov 2026 10:15:00 GMT`).
+    #[must_use]
+    pub fn parse_http(text: &str) -> Option<Self> {
+        let parser = jiff::fmt::rfc2822::DateTimeParser::new();
+        parser.parse_timestamp(text).ok().map(|t| Self(t.as_millisecond()))
+    }
 }
 
 impl fmt::Display for Timestamp {

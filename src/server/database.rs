@@ -8,7 +8,8 @@
 //! INVARIANT: a database that is there and is not this installation's (another key-encryption key,
 //! other tables) is an error and no emergency.
 
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -184,9 +185,9 @@ async fn reach(
     let waiting = || outside(format!("waiting for the database `{place}`"));
     let preparing = || outside(format!("preparing the database `{place}`"));
     if let Some(file) = config.storage.sqlite_file() {
-        // For its owner alone: the record has people in it, and sealed keys.
         let made = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&file);
         made.map_err(outside(format!("opening the database file `{}`", file.display()))).map_err(ReachError::Away)?;
+        for_owner_alone(&file);
     }
     let alive = tokio::time::timeout(LIFE_TIMEOUT, store.ping()).await;
     alive.map_err(|late| ReachError::Away(waiting()(late)))?.map_err(|error| ReachError::Away(preparing()(error)))?;
@@ -210,6 +211,23 @@ async fn reach(
         let error = outside("loading the signing keys")(error);
         if away { ReachError::Away(error) } else { ReachError::Wrong(error) }
     })
+}
+
+/// Takes from others what an older door, or a copy, left them: the record has people in it, and sealed keys.
+fn for_owner_alone(file: &Path) {
+    // What SQLite keeps beside it has the same in it.
+    for ending in ["", "-wal", "-shm"] {
+        let mut name = file.as_os_str().to_owned();
+        name.push(ending);
+        let path = PathBuf::from(name);
+        let Ok(about) = std::fs::metadata(&path) else { continue };
+        if about.permissions().mode() & 0o077 == 0 {
+            continue;
+        }
+        if let Err(error) = std::fs::set_permissions(&path, Permissions::from_mode(0o600)) {
+            tracing::warn!(%error, file = %path.display(), "others than its owner may read the database");
+        }
+    }
 }
 
 fn pseudonym_file(config: &Config) -> PathBuf {

@@ -1,12 +1,13 @@
 //! What `doorward doctor` looks at: files by `config`, and then the outside: database, upstreams,
-//! providers. It changes nothing.
+//! providers, and by them the clock. It changes nothing.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-use crate::config::doctor::{Finding, certificates, file_modes, upstreams};
+use crate::config::doctor::{self, Finding, certificates, file_modes, upstreams};
 use crate::config::{Config, Witness};
 use crate::control::audit::root::{Root, RootError};
 use crate::control::audit::stream::StreamSeen;
@@ -34,8 +35,11 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(60);
 pub async fn examine(config: &Config, material: &Material, clock: &Arc<dyn Clock>) -> Vec<Finding> {
     let mut findings = certificates(config, clock.now());
     findings.extend(file_modes(config));
-    findings.push(database(config).await);
-    findings.extend(record(config).await);
+    let (found, kept) = database(config).await;
+    findings.push(found);
+    if let Kept::Here(store) = &kept {
+        findings.extend(record(config, store).await);
+    }
     let targets: Vec<(String, String, u16)> = material
         .policies
         .services()
@@ -46,16 +50,16 @@ pub async fn examine(config: &Config, material: &Material, clock: &Arc<dyn Clock
     findings.extend(upstreams(&targets).await);
     findings.extend(checks(material).await);
     findings.extend(providers(config, clock).await);
-    findings.extend(streams(config, clock).await);
+    findings.extend(streams(config, &kept, clock).await);
     findings.extend(witnesses(config, clock).await);
     findings
 }
 
 /// Each stream's receiver is tried with nothing to send, and how far the stream is behind is read.
-async fn streams(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Finding> {
+async fn streams(config: &Config, kept: &Kept, clock: &Arc<dyn Clock>) -> Vec<Finding> {
     let tried = config.audit.streams.iter().map(|stream| async {
         let name = format!("stream {}", stream.name);
-        let lag = tokio::time::timeout(ASK_TIMEOUT, lag(config, &stream.name, clock.now())).await;
+        let lag = tokio::time::timeout(ASK_TIMEOUT, lag(kept, &stream.name, clock.now())).await;
         let lag = lag.unwrap_or_else(|_| "how far it is can't be read".to_owned());
         let fix = "see that the receiver is reachable from here, and that `[[audit.stream]]` says how";
         let sink = match Sink::new(&stream.receiver, clock) {
@@ -75,11 +79,15 @@ async fn streams(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Finding> {
     futures_util::future::join_all(tried).await
 }
 
-async fn lag(config: &Config, name: &str, now: Timestamp) -> String {
+async fn lag(kept: &Kept, name: &str, now: Timestamp) -> String {
     let read = async {
-        let store = Store::open(config.storage.url.expose())?;
-        match store.stream_fetch(name).await? {
-            Some(stream) => StreamSeen::of(&store, stream).await.map(Some),
+        let store = match kept {
+            Kept::Here(store) => store,
+            Kept::NotYet => return Ok(None),
+            Kept::Away => return Err(None),
+        };
+        match store.stream_fetch(name).await.map_err(Some)? {
+            Some(stream) => StreamSeen::of(store, stream).await.map(Some).map_err(Some),
             None => Ok(None),
         }
     };
@@ -138,40 +146,62 @@ async fn checks(material: &Material) -> Vec<Finding> {
     futures_util::future::join_all(asked).await
 }
 
-async fn database(config: &Config) -> Finding {
+/// The database as it was found.
+enum Kept {
+    /// It answers and has our tables.
+    Here(Store),
+    /// Nobody has made it yet.
+    NotYet,
+    /// It does not answer.
+    Away,
+}
+
+async fn database(config: &Config) -> (Finding, Kept) {
     let place = config.storage.shown();
     let asked = async {
-        let store = Store::open(config.storage.url.expose()).map_err(|error| error.to_string())?;
-        store.ping().await.map_err(|error| error.to_string())
+        // INVARIANT: what is not there is not opened, since that would make it.
+        if let Some(file) = config.storage.sqlite_file() {
+            match std::fs::metadata(&file) {
+                Ok(about) if about.len() == 0 => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        let url = config.storage.url_to_look();
+        let store = Store::open(url.expose()).map_err(|error| error.to_string())?;
+        let made = store.has_tables().await.map_err(|error| error.to_string())?;
+        Ok(made.then_some(store))
     };
     let fix = "start it, or correct `[storage] url`";
     match tokio::time::timeout(ASK_TIMEOUT, asked).await {
-        Ok(Ok(())) => Finding::ok("database", format!("`{place}` answers")),
-        Ok(Err(error)) => Finding::fail("database", format!("`{place}`: {error}"), fix),
-        Err(_) => Finding::fail("database", format!("`{place}` does not answer"), fix),
+        Ok(Ok(Some(store))) => (Finding::ok("database", format!("`{place}` answers")), Kept::Here(store)),
+        Ok(Ok(None)) => {
+            (Finding::ok("database", format!("`{place}` is not there yet, `serve` makes it")), Kept::NotYet)
+        }
+        Ok(Err(error)) => (Finding::fail("database", format!("`{place}`: {error}"), fix), Kept::Away),
+        Err(_) => (Finding::fail("database", format!("`{place}` does not answer"), fix), Kept::Away),
     }
 }
 
 /// Whether the record is what its checkpoints, and those of its witnesses, say.
-async fn record(config: &Config) -> Vec<Finding> {
+async fn record(config: &Config, store: &Store) -> Vec<Finding> {
     let fix = "keep a copy of the database, and have `doorward audit verify DATABASE --key … --checkpoint …` name the first \
                event that is not what it was";
     let asked = async {
-        let store = Store::open(config.storage.url.expose()).map_err(|error| error.to_string())?;
         let sealer = Sealer::new(config.keys.key_encryption_key.expose()).map_err(|error| error.to_string())?;
-        let root = match Root::open(&store, &sealer).await {
+        let root = match Root::open(store, &sealer).await {
             Ok(root) => root,
             Err(RootError::None) => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
         let notes = witnessed(&config.audit.witnesses).await;
-        let found = tree_check::all(&store, root.key(), &notes).await.map_err(|error| error.to_string())?;
+        let found = tree_check::all(store, root.key(), &notes).await.map_err(|error| error.to_string())?;
         Ok(Some(found))
     };
     let found = match tokio::time::timeout(RECORD_TIMEOUT, asked).await {
         Ok(Ok(Some(found))) => found,
         Ok(Ok(None)) => return vec![Finding::ok("record", "nothing is on record yet".to_owned())],
-        // Whether the database is there is told beside this.
         Ok(Err(error)) => {
             return vec![Finding::fail("record", error, "see that the database answers and `[keys]` is right")];
         }
@@ -210,16 +240,21 @@ async fn providers(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Finding> {
         Ok(providers) => providers,
         Err(error) => return vec![Finding::fail("providers", error.to_string(), "correct `[[identity.provider]]`")],
     };
-    let mut findings = Vec::new();
+    let (mut findings, mut told) = (Vec::new(), Vec::new());
     for provider in providers.iter() {
         let name = format!("provider {}", provider.name());
         let asked = tokio::time::timeout(ASK_TIMEOUT, provider.diagnose(clock.now())).await;
+        let found = matches!(asked, Ok(Ok(_)));
         let fix = "see that the issuer is reachable from here and its URL is exact";
         findings.push(match asked {
             Ok(Ok(seen)) => Finding::ok(&name, seen),
             Ok(Err(error)) => Finding::fail(&name, error.to_string(), fix),
             Err(_) => Finding::fail(&name, "it does not answer".to_owned(), fix),
         });
+        if found && let Ok(Ok(Some(ahead))) = tokio::time::timeout(ASK_TIMEOUT, provider.clock_ahead(&**clock)).await {
+            told.push((provider.name().to_string(), ahead));
+        }
     }
+    findings.extend(doctor::clock(&told));
     findings
 }

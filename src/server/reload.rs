@@ -77,7 +77,7 @@ impl Reloader {
                 event
             }
             Err(error) => {
-                tracing::error!(problems = ?error.problems, "files were read again and refused; the old ones stay in force");
+                tracing::error!(problems = %error.problems.join("; "), "files were read again and refused; the old ones stay in force");
                 let first: Vec<String> = error.problems.iter().take(10).cloned().collect();
                 Event::new(id, now, EventType::PolicyRefused, Outcome::Failed).with("problems", first)
             }

@@ -208,6 +208,22 @@ impl Store {
         Ok(())
     }
 
+    /// Whether anybody has made our tables yet.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn has_tables(&self) -> Result<bool, StoreError> {
+        let query = match self.engine {
+            Engine::Sqlite => "select count(*) from sqlite_master where name = '_sqlx_migrations'",
+            Engine::Postgres => {
+                "select count(*) from pg_catalog.pg_tables where tablename = '_sqlx_migrations' \
+                 and schemaname = any (current_schemas(false))"
+            }
+        };
+        let count: i64 = sqlx::query_scalar(query).fetch_one(&self.pool).await?;
+        Ok(count > 0)
+    }
+
     /// Begins a transaction that may write.
     ///
     /// # Errors

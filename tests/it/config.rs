@@ -588,6 +588,42 @@ async fn doctor_says_whether_upstreams_listen() {
     assert!(findings[1].to_string().contains("fix: start the upstream"), "{}", findings[1]);
 }
 
+#[test]
+fn doctor_tells_how_far_the_clock_is_off_and_who_said_so() {
+    let told = |millis: i64| {
+        let told = [("dev".to_owned(), 0), ("corp".to_owned(), millis)];
+        doctor::clock(&told).unwrap()
+    };
+    for (millis, health) in [
+        (0, doctor::Health::Ok),
+        (-5_000, doctor::Health::Ok),
+        (5_001, doctor::Health::Warn),
+        (-60_000, doctor::Health::Warn),
+        (60_001, doctor::Health::Fail),
+        (-7_200_000, doctor::Health::Fail),
+        (i64::MIN, doctor::Health::Fail),
+    ] {
+        let finding = told(millis);
+        assert_eq!(finding.health, health, "{finding}");
+    }
+    let finding = told(-90_000);
+    assert!(finding.detail.contains("90 s behind the provider `corp`"), "{finding}");
+    assert!(finding.fix.unwrap().contains("NTP"));
+    assert_eq!(doctor::clock(&[]), None);
+}
+
+#[test]
+fn who_only_looks_at_a_database_does_not_make_it() {
+    let url = |url: &str| {
+        let new = Installation::with(|text| text.replace("\"sqlite://doorward.db\"", &format!("\"{url}\"")));
+        new.load().unwrap().storage.url_to_look().expose().clone()
+    };
+    assert!(url("sqlite://door").ends_with("/door?mode=rw"));
+    assert!(url("sqlite://door?mode=rwc").ends_with("/door?mode=rw"));
+    let postgres = "postgres://doorward@db.example.com/doorward?sslmode=require";
+    assert_eq!(url(postgres), postgres);
+}
+
 /// With a stream of these lines at the end of the file, and a webhook's secret beside it.
 fn streaming(lines: &str) -> Installation {
     let new = Installation::with(|text| format!("{text}\n[[audit.stream]]\n{lines}\n"));

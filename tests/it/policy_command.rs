@@ -134,6 +134,20 @@ fn the_schema_of_a_service_shows_its_actions_and_parameters() {
     assert!(unknown.stderr.contains("ops-api"));
 }
 
+#[test]
+fn without_a_service_the_schemas_of_all_are_shown() {
+    let printed = run(&["schema", "--dir", &examples()]);
+    assert_eq!(printed.code, 0, "{}", printed.stderr);
+    let one = run(&["schema", "--dir", &examples(), "ops-api"]).stdout;
+    assert!(printed.stdout.contains(&format!("// ops-api\n{one}")), "{}", printed.stdout);
+    let list = json(&run(&["schema", "--dir", &examples(), "-o", "json"]));
+    assert!(list["next"].is_null());
+    let items = list["items"].as_array().unwrap();
+    assert_eq!(items.len(), printed.stdout.lines().filter(|line| line.starts_with("// ")).count());
+    let alone = json(&run(&["schema", "--dir", &examples(), "-o", "json", "ops-api"]));
+    assert!(items.contains(&alone));
+}
+
 const SERVICE: &str = "upstreams = [\"http://127.0.0.1:9080\"]\n[[route]]\nmatch = \"GET /a\"\naction = \"read\"\n";
 
 #[test]

@@ -11,6 +11,7 @@ use doorward::identity::provider::{
 };
 use doorward::identity::token::{KeySet, TokenError};
 use doorward::model::{Clock, Secret, Timestamp, Ttl};
+use doorward::server::ambient::SystemClock;
 use doorward::store::Store;
 use serde_json::{Value, json};
 
@@ -94,6 +95,23 @@ async fn a_person_signs_in() {
     assert_eq!(alice.refresh_token.unwrap().expose(), "refresh-1");
     scene.sign_in().await.unwrap();
     assert_eq!((scene.fake.hits("discovery"), scene.fake.hits("jwks")), (1, 1), "what is known is not asked again");
+}
+
+#[tokio::test]
+async fn a_providers_date_says_how_far_our_clock_is_off() {
+    // The fake answers with the real time.
+    let real = SystemClock.now();
+    for (shift, expected) in [(0, 0), (90_000, 90_000), (-3_600_000, -3_600_000)] {
+        let shifted = TestClock::at(Timestamp::from_millis(real.millis() + shift));
+        let fake = FakeProvider::start(&shifted).await;
+        let providers = Providers::new(vec![fake.settings("corp")], ORIGIN, &clock(&shifted)).unwrap();
+        let ahead = providers.get("corp").unwrap().clock_ahead(&shifted).await.unwrap().unwrap();
+        // The clock by hand stands still while the fake starts.
+        assert!((ahead - expected).abs() < 10_000, "{shift}: {ahead}");
+    }
+    let date = |text: &str| Timestamp::parse_http(text);
+    assert_eq!(date("Sun, 22 Nov 2026 10:15:00 GMT"), Timestamp::parse("2026-11-22T10:15:00Z"));
+    assert_eq!((date("yesterday"), date("")), (None, None));
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::audit::note::{NoteKey, split_notes};
 use crate::audit::verify::{Anchor, Fault};
 use crate::cli::context::Context;
@@ -12,7 +14,8 @@ use crate::cli::failure::Failure;
 fn key(context: &Context, named: Option<&str>) -> Result<Option<NoteKey>, Failure> {
     let named = named.or_else(|| context.environment.text("DOORWARD_AUDIT_KEY"));
     let text = match named {
-        Some(text) if Path::new(text).is_file() => fs::read_to_string(text)
+        // A pipe is as good as a file.
+        Some(text) if Path::new(text).exists() => fs::read_to_string(text)
             .map_err(|error| Failure::usage(format!("reading the root key in `{text}`: {error}")))?,
         Some(text) => text.to_owned(),
         // Whoever is signed in has learned it; whoever is not may well verify.
@@ -25,14 +28,22 @@ fn key(context: &Context, named: Option<&str>) -> Result<Option<NoteKey>, Failur
         return Ok(None);
     }
     NoteKey::parse(text.trim()).map(Some).map_err(|error| {
+        if let Some(named) = named.filter(|named| *named == text && is_path(named)) {
+            return Failure::usage(format!("there is no file `{named}` with the root key, and it is none itself"));
+        }
         Failure::usage(format!("the root key can't be read: {error}; `doorward dev` and sign-in tell it"))
     })
+}
+
+/// Whether somebody meant a file by this: a key has a `+` in it, and begins with a name.
+fn is_path(text: &str) -> bool {
+    !text.contains('+') || text.starts_with(['/', '.', '~'])
 }
 
 /// Everything that was given.
 ///
 /// # Errors
-/// Exit 2 when a file is not there; a fault when the checkpoints can't be read.
+/// Exit 2 when a file is not there or has no checkpoint in it; a fault when one can't be read.
 pub fn read(
     context: &Context,
     root_key: Option<&str>,
@@ -42,8 +53,55 @@ pub fn read(
     let Some(path) = checkpoint else { return Ok(Ok(Anchor { key, witnessed: Vec::new() })) };
     let text = fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("reading the checkpoints in `{}`: {error}", path.display())))?;
-    Ok(match split_notes(&text) {
-        Ok(notes) => Ok(Anchor { key, witnessed: notes.into_iter().map(str::to_owned).collect() }),
-        Err(line) => Err(Fault::altered("the witnessed checkpoints", format!("line {line} is part of no note"))),
-    })
+    let is_json = text.trim_start().starts_with(['{', '[']);
+    let found = if is_json { of_json(&text) } else { of_notes(&text) };
+    match found {
+        Ok(Some(witnessed)) => Ok(Ok(Anchor { key, witnessed })),
+        Ok(None) => Err(Failure::usage(format!(
+            "`{}` has no checkpoint in it: give what a witness kept, or an answer of `/api/v1/audit/checkpoint`",
+            path.display()
+        ))),
+        Err(what) => Ok(Err(Fault::altered("the witnessed checkpoints", what))),
+    }
+}
+
+/// The notes of a file of notes; none where it has none, an error where something between them is no note.
+fn of_notes(text: &str) -> Result<Option<Vec<String>>, String> {
+    match split_notes(text) {
+        Ok(notes) if notes.is_empty() => Ok(None),
+        Ok(notes) => Ok(Some(notes.into_iter().map(str::to_owned).collect())),
+        Err(_) if !text.contains("\n\u{2014} ") => Ok(None),
+        Err(line) => Err(format!("line {line} is part of no note")),
+    }
+}
+
+/// The notes of answers of the API, one or several; an error where one of them is not whole.
+fn of_json(text: &str) -> Result<Option<Vec<String>>, String> {
+    let mut found = Vec::new();
+    for value in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
+        match value {
+            Ok(value) => collect(&value, &mut found),
+            Err(_) if found.is_empty() => return Ok(None),
+            Err(error) => return Err(format!("the JSON breaks off: {error}")),
+        }
+    }
+    let mut notes = Vec::new();
+    for note in &found {
+        notes.extend(of_notes(note)?.ok_or("a `note` is none")?);
+    }
+    Ok(Some(notes).filter(|notes| !notes.is_empty()))
+}
+
+/// Each `note` of an object, of a page's `items`, or of a list.
+fn collect(value: &Value, notes: &mut Vec<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| collect(item, notes)),
+        Value::Object(members) => {
+            notes.extend(members.get("note").and_then(Value::as_str).map(str::to_owned));
+            if let Some(items) = members.get("items") {
+                collect(items, notes);
+            }
+        }
+        _ => {}
+    }
 }

@@ -14,13 +14,14 @@ use crate::audit::verify::Anchor;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
+use crate::cli::policy::counted;
 use crate::cli::progress::Progress;
 use crate::cli::renewal::{SignedIn, signed_in};
 
 use super::folder::finish_folder;
-use super::partial::{Begun, NoResume, Partial, Told, partial_of};
+use super::partial::{Begun, NoResume, Partial, Reached, Told, partial_of};
 use super::stream::lines;
-use super::{ExportArgs, ExportFormat, verify};
+use super::{ExportArgs, ExportFormat, is_standard, verify};
 
 /// Logs that one request names at most: they stand in its query.
 const LOGS_PER_REQUEST: usize = 64;
@@ -76,15 +77,14 @@ impl Sink<'_> {
         }
     }
 
-    /// Takes a line of the server; `text` is what stands for it.
-    fn take(&mut self, text: Option<&[u8]>) -> Result<(), Failure> {
+    /// Takes a line of the server; `text` is what stands for it, `told` whether that has its content.
+    fn take(&mut self, text: Option<&[u8]>, told: Told) -> Result<(), Failure> {
         match self {
             Self::Standard(context, lines) => {
                 *lines += 1;
                 text.map_or(Ok(()), |text| context.printer.line(&String::from_utf8_lossy(text)))
             }
             Self::File(partial) => {
-                let told = if text.is_some() { Told::Written } else { Told::LeftOut };
                 let written = text.map_or(Ok(()), |text| partial.write(&[text, b"\n"].concat()));
                 written.and_then(|()| partial.took(told)).map_err(|error| unwritten(&error))
             }
@@ -121,12 +121,13 @@ impl<'a> Export<'a> {
     }
 
     fn take(&mut self, line: &[u8]) -> Result<(), Failure> {
+        // What a filter left out, and what was pruned, has no content to be told.
         match self.format.form() {
-            None => self.sink.take(Some(line))?,
-            // What a filter left out, and what was pruned, has no content to be told.
+            None if is_withheld(line) => self.sink.take(Some(line), Told::LeftOut)?,
+            None => self.sink.take(Some(line), Told::Written)?,
             Some(form) => match ReadLine::parse(line) {
-                Some(read) => self.sink.take(Some(whole_line(&form(&read.entry())).as_bytes()))?,
-                None => self.sink.take(None)?,
+                Some(read) => self.sink.take(Some(whole_line(&form(&read.entry())).as_bytes()), Told::Written)?,
+                None => self.sink.take(None, Told::LeftOut)?,
             },
         }
         self.progress.at(self.sink.lines());
@@ -155,9 +156,12 @@ impl<'a> Export<'a> {
 /// lets the caller, 1 when the export broke off.
 pub async fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
     let query = args.filter.query()?;
-    let Some(out) = &args.out else {
+    let Some(out) = args.out.as_deref().filter(|out| !is_standard(out)) else {
         if args.format.is_folder() {
             return Err(Failure::usage("evidence is a folder: give `--out FOLDER`"));
+        }
+        if args.resume {
+            return Err(Failure::usage("standard output can't be resumed: give `--out FILE`"));
         }
         let here = signed_in(context).await?;
         let standard = |head: &str| {
@@ -187,7 +191,7 @@ pub async fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
             .await?
         }
     };
-    finish(context, out, export, again)
+    finish(context, out, export, How { resumed: again, filtered: !query.is_empty() })
 }
 
 /// What is there already is never written over.
@@ -202,7 +206,7 @@ fn refuse_taken(out: &Path, args: &ExportArgs) -> Result<(), Failure> {
     let shown = out.display();
     Err(Failure::usage(match args.resume {
         true => format!("`{shown}` can't be written: it is there already, and whole; there is nothing to resume"),
-        false => format!("`{shown}` can't be written: it is there already"),
+        false => format!("`{shown}` can't be written: it is there already; name another place, or remove it first"),
     }))
 }
 
@@ -338,8 +342,16 @@ fn end_line_of(mut export: Export<'_>) -> Result<Export<'_>, Failure> {
     Ok(export)
 }
 
+/// How an export came to its end.
+struct How {
+    /// Whether it broke off before.
+    resumed: bool,
+    /// Whether not all events were asked for.
+    filtered: bool,
+}
+
 /// Everything beside the events, and its name.
-fn finish(context: &Context, out: &Path, export: Export<'_>, resumed: bool) -> Result<(), Failure> {
+fn finish(context: &Context, out: &Path, export: Export<'_>, how: How) -> Result<(), Failure> {
     let mut export = export;
     let failed = |error: std::io::Error| unwritten(&error);
     if let Sink::File(partial) = &mut export.sink {
@@ -353,7 +365,7 @@ fn finish(context: &Context, out: &Path, export: Export<'_>, resumed: bool) -> R
     if format.is_folder() {
         finish_folder(&place, sum, &head.evidence).map_err(failed)?;
     }
-    if resumed && format.form().is_none() {
+    if how.resumed && format.form().is_none() {
         // Half of it may be of another day: what was pruned between leaves a hole in the proof.
         let anchor = Anchor::default();
         let outcome = if format.is_folder() {
@@ -370,8 +382,35 @@ fn finish(context: &Context, out: &Path, export: Export<'_>, resumed: bool) -> R
     }
     let reached = partial.reached();
     partial.finish().map_err(|error| Failure::usage(format!("`{}` can't be written: {error}", out.display())))?;
-    context.printer.talk(&format!("{} events are in `{}`", reached.written, out.display()));
+    context.printer.talk(&counts(format, reached, how.filtered, out));
     Ok(())
+}
+
+/// What is there, and of what there is only what proves it.
+fn counts(format: ExportFormat, reached: Reached, filtered: bool, out: &Path) -> String {
+    let many = |count: u64| counted(usize::try_from(count).unwrap_or(usize::MAX), "event");
+    let verb = match (reached.written, filtered) {
+        (1, true) => "matches and is",
+        (1, false) => "is",
+        (_, true) => "match and are",
+        (_, false) => "are",
+    };
+    let mut text = format!("{} {verb} in `{}`", many(reached.written), out.display());
+    let more = reached.lines.saturating_sub(reached.written);
+    if more > 0 && format.form().is_none() {
+        let verb = if more == 1 { "is" } else { "are" };
+        text.push_str(&format!("; {more} more {verb} there only as clear parts and commitments"));
+    }
+    text
+}
+
+/// Whether a line of an export has no content.
+fn is_withheld(line: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        withheld: Option<serde::de::IgnoredAny>,
+    }
+    serde_json::from_slice::<Line>(line).is_ok_and(|line| line.withheld.is_some())
 }
 
 /// A line without its line feed; CSV keeps its carriage return (RFC 4180).

@@ -5,6 +5,7 @@ mod erase;
 mod export;
 mod folder;
 mod follow;
+mod foreign;
 mod partial;
 mod reading;
 mod report;
@@ -13,13 +14,14 @@ mod streams;
 mod verify;
 mod view;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::audit::filter::{Filter, FilterText};
 use crate::audit::report::FrameworkName;
 
+use crate::model::Timestamp;
 use crate::wire::TextsChoice;
 
 use super::context::Context;
@@ -178,7 +180,8 @@ impl FilterArgs {
         let written = self.written();
         // Whom a principal's name stands for in the record, only the server knows.
         let actor = written.actor.clone().filter(|actor| actor.starts_with("usr_"));
-        Filter::parse(&FilterText { actor, ..written.clone() }).map_err(Failure::usage)?;
+        let filter = Filter::parse(&FilterText { actor, ..written.clone() }).map_err(Failure::usage)?;
+        not_empty(filter.from, filter.to)?;
         let mut query = form_urlencoded::Serializer::new(String::new());
         let parts = [
             ("from", &written.from),
@@ -223,7 +226,7 @@ pub struct ExportArgs {
     /// The form
     #[arg(long, value_name = "FORMAT", default_value = "jsonl")]
     pub format: ExportFormat,
-    /// Where to; a folder that is not there yet for `evidence` [default: standard output]
+    /// Where to; a folder that is not there yet for `evidence` [default: standard output, as `-`]
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
     /// Go on where an export to the same place broke off, or begin; the outcome is that of one that did not break off
@@ -240,7 +243,7 @@ pub struct VerifyArgs {
     /// The installation's root key, or a file that holds it [env: DOORWARD_AUDIT_KEY; else as learned at sign-in]
     #[arg(long, value_name = "KEY|FILE")]
     pub key: Option<String>,
-    /// Checkpoints that a witness kept
+    /// Checkpoints that a witness kept, or an answer of `/api/v1/audit/checkpoint`
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
 }
@@ -274,7 +277,7 @@ pub struct ReportArgs {
     /// The form
     #[arg(long, value_name = "FORMAT", default_value = "html")]
     pub format: ReportFormat,
-    /// Where to [default: standard output]
+    /// Where to [default: standard output, as `-`]
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
     /// From an export with proofs (folder or .jsonl file) instead of the server
@@ -408,6 +411,21 @@ pub struct ErasuresArgs {
     /// Go on after a page: its `next`
     #[arg(long, value_name = "CURSOR")]
     pub cursor: Option<String>,
+}
+
+/// Whether this is the name of standard output.
+fn is_standard(out: &Path) -> bool {
+    out.as_os_str() == "-"
+}
+
+/// A period that has no time in it was not meant.
+fn not_empty(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Failure> {
+    match (from, to) {
+        (Some(from), Some(to)) if from >= to => {
+            Err(Failure::usage(format!("the period is empty: `--from` {from} is not before `--to` {to}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Runs one of them.

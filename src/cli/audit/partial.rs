@@ -44,7 +44,7 @@ pub struct Begun {
 pub struct Reached {
     /// Lines of the server that were taken, the first one apart.
     pub lines: u64,
-    /// Of them those that stand in the export.
+    /// Of them those that stand in the export with their content.
     pub written: u64,
 }
 
@@ -215,7 +215,7 @@ impl Partial {
         written
     }
 
-    /// A line of the server was taken; `told` says whether it stands in the export.
+    /// A line of the server was taken; `told` says whether it stands in the export with its content.
     ///
     /// # Errors
     /// When a mark can't be written.
@@ -282,12 +282,12 @@ impl Partial {
     }
 }
 
-/// Whether a line of the server stands in the export.
+/// Whether a line of the server stands in the export with its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
     /// It does.
     Written,
-    /// It has no content, and this form has no place for such.
+    /// It has no content; some forms have no place for such.
     LeftOut,
 }
 

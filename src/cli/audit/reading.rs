@@ -17,6 +17,7 @@ use crate::cli::failure::Failure;
 use crate::model::Timestamp;
 
 use super::folder::read_folder;
+use super::foreign;
 
 /// The longest first line of an export in one file.
 const HEAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -144,6 +145,7 @@ fn of_folder<T: Takes>(
     anchor: &Anchor,
     taker: impl FnOnce(&Statement) -> Result<T, Failure>,
 ) -> Result<Whole<T>, Failure> {
+    foreign::refuse_folder(dir)?;
     let read = read_folder(dir).map_err(|fault| untrue(&fault))?;
     if let Some(fault) = &read.late {
         return Err(untrue(fault));

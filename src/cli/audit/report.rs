@@ -25,7 +25,7 @@ use crate::model::Timestamp;
 
 use super::reading::{self, Reading, Statement, Takes, Whole, untrue};
 use super::stream::lines;
-use super::{ReportArgs, ReportFormat, anchor};
+use super::{ReportArgs, ReportFormat, anchor, is_standard, not_empty};
 
 impl ValueEnum for FrameworkName {
     fn value_variants<'a>() -> &'a [Self] {
@@ -52,13 +52,17 @@ impl ValueEnum for FrameworkName {
 pub async fn run(context: &Context, args: &ReportArgs) -> Result<(), Failure> {
     let period = period(args)?;
     let framework = Framework::load(args.framework).map_err(|error| Failure::failed(error.to_string()))?;
-    if let Some(out) = &args.out
+    let out = args.out.as_deref().filter(|out| !is_standard(out));
+    if let Some(out) = out
         && fs::symlink_metadata(out).is_ok()
     {
         // Before the record is read, which takes its time and is put on record.
-        return Err(Failure::usage(format!("`{}` can't be written: it is there already", out.display())));
+        return Err(Failure::usage(format!(
+            "`{}` can't be written: it is there already; name another place, or remove it first",
+            out.display()
+        )));
     }
-    if args.format == ReportFormat::Xlsx && args.out.is_none() && context.printer.is_terminal() {
+    if args.format == ReportFormat::Xlsx && out.is_none() && context.printer.is_terminal() {
         return Err(Failure::usage("a workbook is no text for a terminal: say where it goes with `--out report.xlsx`"));
     }
     let anchor = anchor::read(context, args.key.as_deref(), args.checkpoint.as_deref())?;
@@ -91,7 +95,7 @@ pub async fn run(context: &Context, args: &ReportArgs) -> Result<(), Failure> {
              checkpoints (--checkpoint)",
         );
     }
-    let Some(out) = &args.out else { return context.printer.bytes(&bytes) };
+    let Some(out) = out else { return context.printer.bytes(&bytes) };
     put(out, &bytes)?;
     let (controls, events) = (report.framework.control.len(), report.gathered.totals.events);
     context.printer.talk(&format!("{controls} controls over {events} events are in `{}`", out.display()));
@@ -101,11 +105,7 @@ pub async fn run(context: &Context, args: &ReportArgs) -> Result<(), Failure> {
 fn period(args: &ReportArgs) -> Result<Period, Failure> {
     let text = FilterText { from: args.from.clone(), to: args.to.clone(), ..FilterText::default() };
     let Filter { from, to, .. } = Filter::parse(&text).map_err(Failure::usage)?;
-    if let (Some(from), Some(to)) = (from, to)
-        && from >= to
-    {
-        return Err(Failure::usage(format!("the period is empty: `--from` {from} is not before `--to` {to}")));
-    }
+    not_empty(from, to)?;
     Ok(Period { from, to })
 }
 

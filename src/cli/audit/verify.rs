@@ -25,7 +25,7 @@ use crate::server::verify as database;
 
 use super::folder::read_folder;
 use super::stream::lines;
-use super::{VerifyArgs, anchor};
+use super::{VerifyArgs, anchor, foreign};
 
 /// Bytes of lines that one worker gets at a time.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -55,6 +55,7 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
     let path = Path::new(target);
     let nothing = |error: io::Error| Failure::usage(format!("`{target}` can't be read: {error}"));
     if path.is_dir() {
+        foreign::refuse_folder(path)?;
         return told(context, folder(context, path, &anchor));
     }
     let mut begins = Vec::new();
@@ -63,6 +64,7 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
         let url = format!("sqlite://{target}?mode=ro");
         return super::super::wait_for(of_database(context, &url, &anchor));
     }
+    foreign::refuse_file(path)?;
     told(context, one_file(context, path, &anchor))
 }
 

@@ -12,6 +12,7 @@ use crate::cli::args::Format;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
+use crate::cli::policy::counted;
 use crate::cli::renewal::signed_in;
 use crate::cli::whole_id::{self, Kind};
 use crate::model::{ServiceName, Timestamp};
@@ -145,14 +146,21 @@ fn summary(view: &GrantView) -> Vec<(&'static str, String)> {
     add("ended because", view.end_reason.clone());
     add("emergency", view.emergency.then(|| format!("yes, its review is {}", view.review)));
     let used = match (&view.first_use, &view.last_use) {
-        (Some(first), Some(last)) => format!("{} times, first {first}, last {last}", view.allowed),
+        (Some(first), Some(last)) => format!("{}, first {first}, last {last}", many(view.allowed, "time")),
         _ => "never".to_owned(),
     };
     add("used", Some(used));
-    add("refused", (view.denied > 0).then(|| format!("{} times", view.denied)));
-    add("unknown", (view.without_content > 0).then(|| format!("{} events have no content here", view.without_content)));
-    add("left out", (view.left_out > 0).then(|| format!("{} events did not fit", view.left_out)));
+    add("refused", (view.denied > 0).then(|| many(view.denied, "time")));
+    add(
+        "unknown",
+        (view.without_content > 0).then(|| format!("{} without content here", many(view.without_content, "event"))),
+    );
+    add("left out", (view.left_out > 0).then(|| format!("{} did not fit", many(view.left_out, "event"))));
     pairs
+}
+
+fn many(count: u64, word: &str) -> String {
+    counted(usize::try_from(count).unwrap_or(usize::MAX), word)
 }
 
 fn use_row(used: &Use) -> Vec<String> {

@@ -103,8 +103,7 @@ async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
     pending.save(context, id)?;
     std::fs::write(out, &text).map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
     context.printer.talk(text.trim_end());
-    if let Ok(code) = qrcode::QrCode::new(text.as_bytes()) {
-        let picture = code.render::<qrcode::render::unicode::Dense1x2>().quiet_zone(true).build();
+    if let Some(picture) = picture(context, &text) {
         context.printer.talk(&picture);
     }
     if unproven {
@@ -117,6 +116,14 @@ async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
         terms.needed, SIGN_NAMESPACE, out.display()
     ));
     told(context, id, "challenged", Some(&out.display().to_string()))
+}
+
+/// The challenge for a camera; none where it would be broken lines, or nobody looks.
+fn picture(context: &Context, text: &str) -> Option<String> {
+    let width = context.printer.talk_width().filter(|_| context.printer.format() != Format::Json)?;
+    let code = qrcode::QrCode::new(text.as_bytes()).ok()?;
+    let picture = code.render::<qrcode::render::unicode::Dense1x2>().quiet_zone(true).build();
+    picture.lines().all(|line| line.chars().count() <= usize::from(width)).then_some(picture)
 }
 
 /// What custodians signed, judged by the configuration or by a node.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use doorward::audit::filter::Filter;
+use doorward::audit::filter::{Filter, FilterText};
 use doorward::cli::args::Format;
 use doorward::cli::audit::{AuditCommand, ExportArgs, ExportFormat, FilterArgs, run};
 use doorward::cli::exit::Exit;
@@ -216,6 +216,65 @@ async fn what_was_put_together_from_two_records_gets_no_name() {
         assert!(told.contains("does not prove itself") && told.contains("altered: event "), "{told}");
         assert!(!home.join("part").exists());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_filter_left_out_is_not_counted_as_what_matches() {
+    let parse = |service: Option<&str>| {
+        let text = FilterText { service: service.map(str::to_owned), ..FilterText::default() };
+        Filter::parse(&text).unwrap()
+    };
+    let (all, none) = (exported(&parse(None)).await.0, exported(&parse(Some("nope"))).await.0);
+    let events = all.lines().count() - 2;
+    for (text, service, format, expected) in [
+        (all.clone(), None, ExportFormat::Jsonl, format!("{events} events are in")),
+        (none.clone(), Some("nope"), ExportFormat::Jsonl, "0 events match and are in".to_owned()),
+        (none.clone(), Some("nope"), ExportFormat::Evidence, format!("; {events} more are there only as clear parts")),
+        (none.clone(), Some("nope"), ExportFormat::Csv, "0 events match and are in".to_owned()),
+    ] {
+        let door = FakeDoor::open(move |seen| answer(&text, seen, None)).await;
+        let person = Person::with(&door, Format::Table);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        let filter = FilterArgs { service: service.map(str::to_owned), ..FilterArgs::default() };
+        let out = Some(person.home.path().join("out"));
+        let (person, outcome) = asked(person, ExportArgs { filter, format, out, resume: false }).await;
+        assert!(outcome.is_ok(), "{outcome:?}");
+        let told = person.talk.text();
+        assert!(told.contains(&expected), "{format:?}: {told}");
+        assert_eq!(told.contains("more"), service.is_some() && format != ExportFormat::Csv, "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dash_is_standard_output_and_a_period_has_time_in_it() {
+    let (text, _) = exported(&Filter::default()).await;
+    let text: &'static str = text.leak();
+    let door = FakeDoor::open(move |seen| answer(text, seen, None)).await;
+    let mut person = Person::with(&door, Format::Table);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    let dash =
+        ExportArgs { filter: FilterArgs::default(), format: ExportFormat::Jsonl, out: Some("-".into()), resume: false };
+    let early = FilterArgs {
+        from: Some("2026-11-22T10:00:00Z".to_owned()),
+        to: Some("2026-11-22T10:00:00Z".to_owned()),
+        ..FilterArgs::default()
+    };
+    for (args, part) in [
+        (ExportArgs { format: ExportFormat::Evidence, ..dash.clone() }, "evidence is a folder"),
+        (ExportArgs { resume: true, ..dash.clone() }, "standard output can't be resumed"),
+        (ExportArgs { filter: early, ..dash.clone() }, "the period is empty"),
+    ] {
+        let (back, outcome) = asked(person, args).await;
+        person = back;
+        let failure = outcome.unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage, "{part}");
+        assert!(failure.lines().concat().contains(part), "{failure:?}");
+        assert_eq!(person.out.text(), "");
+    }
+    let (person, outcome) = asked(person, dash).await;
+    assert!(outcome.is_ok(), "{outcome:?}");
+    assert_eq!(person.out.text(), text);
+    assert!(!Path::new("-").exists());
 }
 
 #[test]

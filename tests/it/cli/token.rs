@@ -114,6 +114,28 @@ async fn a_token_is_not_asked_for_longer_than_any_lasts() {
 }
 
 #[tokio::test]
+async fn what_the_server_can_not_read_is_wrong_usage_in_the_words_of_the_command() {
+    for (error, description, part) in [
+        (
+            "invalid_target",
+            "there is no service of that name for this subject; give one `audience`",
+            "`doorward services` lists what `--service` may name",
+        ),
+        ("invalid_scope", "the service has no action `nope`", "no action `nope`"),
+        ("invalid_request", "`scope` names no action", "`--scope` names no action"),
+    ] {
+        let answer = json!({ "error": error, "error_description": description });
+        let door = FakeDoor::open(move |_| json_reply(400, &answer)).await;
+        let person = Person::at(&door);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        let failure = token::run(&person.context, &args(&[])).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage, "{error}");
+        let told = failure.lines().concat();
+        assert!(told.contains(part) && !told.contains("audience"), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn a_gate_that_stays_shut_prints_no_token() {
     let table: &[(&[&str], &[&str], Exit)] = &[
         (&["pending", "denied"], &["--wait"], Exit::Denied),
