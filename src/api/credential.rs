@@ -35,7 +35,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["all", "cursor", "limit"])?;
     let whose = flag(&fields, "all")?;
     let before = fields.get("cursor").map(CredentialId::parse).transpose();
     let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;
@@ -72,7 +72,7 @@ pub async fn revoke(
 
 /// Leases that are held: there are none, since nothing is issued outside.
 pub async fn leases(Proven { .. }: Proven, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["all", "cursor", "limit"])?;
     flag(&fields, "all")?;
     limit(&fields)?;
     if let Some(Err(error)) = fields.get("cursor").map(LeaseId::parse) {

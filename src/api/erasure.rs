@@ -78,7 +78,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["cursor", "limit"])?;
     let before = fields.get("cursor").map(ErasureId::parse).transpose();
     let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;
     let limit = u32::try_from(limit(&fields)?).unwrap_or(1);

@@ -27,7 +27,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["mine", "all", "cursor", "limit"])?;
     let whose = whose(&fields, &["mine", "all"])?;
     let before = fields.get("cursor").map(GrantId::parse).transpose();
     let before = before.map_err(|error| ApiError::Invalid(format!("in `cursor`: {error}")))?;

@@ -38,7 +38,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["all", "cursor"])?;
     let whose = match fields.get("all") {
         None | Some("false") => Whose::Own,
         Some("true") => Whose::All,
