@@ -181,7 +181,7 @@ impl<'a> Section<'a> {
         let node = self.entries?.get(key)?;
         let path = self.path_of(key);
         match (&node.value, &node.raw) {
-            (Value::Integer(number), None) => {
+            (Value::Integer(number), None) if *number >= 0 => {
                 Some((number.to_string(), format!("`{path}` is a whole number, where a string is needed")))
             }
             (Value::Text(text), _) | (_, Some(text)) => {
