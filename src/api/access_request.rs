@@ -18,6 +18,8 @@ use super::fields::{Fields, Json};
 use super::paging::{cursor, limit};
 use super::shape;
 
+/// As much of what is no name as an answer repeats.
+const NAME_CHARS_SHOWN: usize = 80;
 /// The states that a list can be narrowed to.
 const STATES: &[&str] = &[
     "pending",
@@ -38,7 +40,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["mine", "to_approve", "all", "state", "cursor", "limit"])?;
     let whose = whose(&fields, &["mine", "to_approve", "all"])?;
     let state = fields.get("state");
     if state.is_some_and(|state| !STATES.contains(&state)) {
@@ -83,8 +85,9 @@ pub async fn create(
     Json(body): Json<NewAccessRequest>,
 ) -> Result<Response, ApiError> {
     // What can't be a name names no entitlement.
-    let entitlement = EntitlementName::parse(&body.entitlement)
-        .map_err(|_| ApiError::from(AccessError::NotFound { what: "entitlement" }))?;
+    let shown = || body.entitlement.chars().take(NAME_CHARS_SHOWN).collect();
+    let entitlement =
+        EntitlementName::parse(&body.entitlement).map_err(|_| ApiError::from(AccessError::NoEntitlement(shown())))?;
     let asked = Asked {
         entitlement,
         reason: body.reason,

@@ -27,6 +27,8 @@ pub enum ApiError {
     Unproven(Unproven),
     /// There is no such thing, or the caller may not know.
     NotFound(&'static str),
+    /// There is no such entitlement.
+    NoEntitlement(String),
     /// No policy lets the caller do it.
     Denied(String),
     /// The request is not what it must be.
@@ -129,7 +131,7 @@ impl From<AccessError> for ApiError {
     fn from(error: AccessError) -> Self {
         let told = error.to_string();
         match error {
-            AccessError::NotFound { what: "entitlement" } => Self::NotFound("there is no such entitlement"),
+            AccessError::NoEntitlement(_) => Self::NoEntitlement(told),
             AccessError::NotFound { what: "grant" } => Self::NotFound("there is no such grant"),
             AccessError::NotFound { .. } => Self::NotFound("there is no such request"),
             AccessError::Invalid(_) => Self::Invalid(told),
@@ -165,6 +167,7 @@ impl From<ChangeLockError> for ApiError {
         let told = error.to_string();
         match error {
             ChangeLockError::Denied => Self::Denied(told),
+            ChangeLockError::Oneself => Self::Conflict("self_lock", told),
             ChangeLockError::Nobody(_) => Self::NotFound(
                 "nobody who is signed in or locked is called so; name the principal, `User::\"<provider>|<subject>\"`",
             ),
@@ -208,7 +211,7 @@ impl ApiError {
             Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) | Self::Clock(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::NotFound(_) | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NotFound(_) | Self::NoEntitlement(_) | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Conflict(..) | Self::AtWork | Self::DoneUnanswered => StatusCode::CONFLICT,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
@@ -251,6 +254,7 @@ impl ApiError {
                 }
             }
             Self::NotFound(what) => problem("not_found", "Not found", Some(what.to_owned()), None),
+            Self::NoEntitlement(detail) => problem("not_found", "Not found", Some(detail), None),
             Self::Denied(detail) => problem("no_policy_match", "No policy allows it", Some(detail), None),
             Self::Invalid(detail) => problem("invalid_request", "The request is not right", Some(detail), None),
             Self::Forbidden(reason, detail) => problem(reason, "It is not for you to do", Some(detail), None),

@@ -35,10 +35,6 @@ const PAGE: u32 = 100;
 /// And at most.
 const PAGE_MAX: u32 = 1000;
 
-fn fields(query: Option<&str>) -> Result<Fields, ApiError> {
-    Fields::query(query).map_err(|what| ApiError::Invalid(what.to_owned()))
-}
-
 fn filter(desk: &Desk, fields: &Fields) -> Result<Filter, ApiError> {
     let text = |name: &str| fields.get(name).map(str::to_owned);
     let actor = fields.get("actor").map(|text| read::pseudonym(desk, text)).transpose()?;
@@ -71,7 +67,8 @@ pub async fn events(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = fields(query.as_deref())?;
+    let known = ["from", "to", "service", "actor", "type", "grant", "session", "cursor", "after", "limit"];
+    let fields = Fields::of_known(query.as_deref(), &known)?;
     let filter = filter(&desk, &fields)?;
     let limit = number(&fields, "limit")?.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(PAGE);
     let limit = limit.clamp(1, PAGE_MAX);
@@ -125,7 +122,8 @@ pub async fn export(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = fields(query.as_deref())?;
+    let known = ["from", "to", "service", "actor", "type", "grant", "session", "rest"];
+    let fields = Fields::of_known(query.as_deref(), &known)?;
     let filter = filter(&desk, &fields)?;
     let first = match fields.get("rest") {
         Some(rest) => Lines::Events(export::go_on_for(&desk, &caller, &filter, &extents(rest)?, now).await?, 0),
@@ -226,7 +224,8 @@ pub async fn inclusion(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     read::admit(&desk, &caller, "proofs", now).await?;
-    let fields = fields(query.as_deref())?;
+    let known = ["log", "index", "size"];
+    let fields = Fields::of_known(query.as_deref(), &known)?;
     let (name, size, _) = proven_log(&desk, &fields, number(&fields, "size")?).await?;
     let index = number(&fields, "index")?.ok_or_else(|| ApiError::Invalid("`index` is needed".to_owned()))?;
     proof(&desk, name, size, inclusion_ranges(index, size)).await
@@ -239,7 +238,8 @@ pub async fn consistency(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     read::admit(&desk, &caller, "proofs", now).await?;
-    let fields = fields(query.as_deref())?;
+    let known = ["log", "from", "to"];
+    let fields = Fields::of_known(query.as_deref(), &known)?;
     let (name, size, _) = proven_log(&desk, &fields, number(&fields, "to")?).await?;
     let from = number(&fields, "from")?.ok_or_else(|| ApiError::Invalid("`from` is needed".to_owned()))?;
     proof(&desk, name, size, consistency_ranges(from, size)).await

@@ -40,7 +40,8 @@ pub async fn who(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::query(query.as_deref()).map_err(|what| ApiError::Invalid(what.to_owned()))?;
+    let known = ["from", "to", "service", "person", "cursor", "limit"];
+    let fields = Fields::of_known(query.as_deref(), &known)?;
     let asked = asked(&fields, now)?;
     let limit = limit(&fields)?;
     let cursor = fields.get("cursor").map(place).transpose()?;

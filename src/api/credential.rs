@@ -24,7 +24,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["all", "cursor", "limit"])?;
     let whose = whose(&fields)?;
     let before = cursor(&fields, CredentialId::parse)?;
     let (found, next) = credential::list(&desk, &caller, whose, before, limit(&fields)?, now).await?;
@@ -60,7 +60,7 @@ pub async fn revoke(
 
 /// Leases that are held: there are none, since nothing is issued outside.
 pub async fn leases(Proven { .. }: Proven, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["all", "cursor", "limit"])?;
     whose(&fields)?;
     limit(&fields)?;
     cursor(&fields, LeaseId::parse)?;

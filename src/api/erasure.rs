@@ -75,7 +75,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["cursor", "limit"])?;
     let before = cursor(&fields, ErasureId::parse)?;
     let limit = u32::try_from(limit(&fields)?).unwrap_or(1);
     let (found, next) = erase::list(&desk, &caller, before, limit, now).await?;

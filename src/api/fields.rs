@@ -56,12 +56,27 @@ impl Fields {
         if text.len() > QUERY_BYTES_MAX { Err("the query is too long") } else { Self::parse(text.as_bytes()) }
     }
 
-    /// Reads the query of a list: what is there has a value.
+    /// Reads a query that has nothing but known fields.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn of_list(text: Option<&str>) -> Result<Self, ApiError> {
+    pub fn of_known(text: Option<&str>, known: &[&str]) -> Result<Self, ApiError> {
         let fields = Self::query(text).map_err(|what| ApiError::Invalid(what.to_owned()))?;
+        match fields.0.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+            Some((key, _)) => {
+                let known = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+                Err(ApiError::Invalid(format!("unknown parameter `{}`; known here: {known}", shown(key))))
+            }
+            None => Ok(fields),
+        }
+    }
+
+    /// Reads the query of a list: what is there is known and has a value.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_list(text: Option<&str>, known: &[&str]) -> Result<Self, ApiError> {
+        let fields = Self::of_known(text, known)?;
         match fields.0.iter().find(|(_, value)| value.is_empty()) {
             Some((key, _)) => {
                 Err(ApiError::Invalid(format!("`{}` is empty: give it a value, or leave it out", shown(key))))

@@ -24,7 +24,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["mine", "all", "cursor", "limit"])?;
     let whose = whose(&fields, &["mine", "all"])?;
     let before = cursor(&fields, GrantId::parse)?;
     let (found, next) = access::grant_list(&desk, &caller, whose, before, limit(&fields)?, now).await?;

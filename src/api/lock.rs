@@ -22,7 +22,7 @@ pub async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let locks = lock_by_caller::list(&desk, &caller, now).await?;
-    let items = locks.iter().map(|lock| shape::lock(lock, true)).collect();
+    let items = locks.iter().map(|lock| shape::lock(lock, None, true)).collect();
     Ok(answered(&paging::of_whole(query.as_deref(), items, Order::Ascending, |lock: &Lock| &lock.id)?))
 }
 
@@ -33,7 +33,8 @@ pub async fn set(
     Json(body): Json<NewLock>,
 ) -> Result<Response, ApiError> {
     let lock = lock_by_caller::set(&desk, &caller, &body.principal, &body.reason, now).await?;
-    Ok(answered(&shape::lock(&lock, true)))
+    let person = lock_by_caller::person(&desk, &lock).await;
+    Ok(answered(&shape::lock(&lock, person, true)))
 }
 
 /// Lifts the bar.
@@ -43,5 +44,6 @@ pub async fn clear(
     Json(body): Json<NewLock>,
 ) -> Result<Response, ApiError> {
     let lock = lock_by_caller::clear(&desk, &caller, &body.principal, &body.reason, now).await?;
-    Ok(answered(&shape::lock(&lock, false)))
+    let person = lock_by_caller::person(&desk, &lock).await;
+    Ok(answered(&shape::lock(&lock, person, false)))
 }

@@ -53,14 +53,14 @@ impl Order {
 /// which need not be there any more when the next page is asked for.
 ///
 /// # Errors
-/// When `limit` is no number of that range.
+/// When `limit` is no number of that range, or something else is asked.
 pub(super) fn of_whole<T>(
     query: Option<&str>,
     mut items: Vec<T>,
     order: Order,
     key: impl Fn(&T) -> &str,
 ) -> Result<Page<T>, ApiError> {
-    let fields = Fields::of_list(query)?;
+    let fields = Fields::of_list(query, &["cursor", "limit"])?;
     let limit = limit(&fields)?;
     if let Some(cursor) = fields.get("cursor") {
         items.retain(|item| order.compare(key(item), cursor) == Ordering::Greater);

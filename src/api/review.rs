@@ -59,7 +59,7 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["state", "service", "cursor", "limit"])?;
     let state = match fields.get("state") {
         None => None,
         Some(state @ ("open" | "closed")) => Some(state),

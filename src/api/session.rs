@@ -14,7 +14,7 @@ use super::answer::ApiError;
 use super::caller::Proven;
 use super::decided::answered;
 use super::fields::{Fields, Json};
-use super::paging::cursor;
+use super::paging::{cursor, limit};
 use super::shape;
 
 /// What Doorward knows of the caller.
@@ -36,10 +36,15 @@ pub async fn list(
     Proven { caller, now }: Proven,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::of_list(query.as_deref())?;
+    let fields = Fields::of_list(query.as_deref(), &["all", "cursor", "limit"])?;
     let whose = whose(&fields)?;
     let before = cursor(&fields, SessionId::parse)?;
-    let (found, next) = session::list(&desk, &caller, whose, before, now).await?;
+    let limit = limit(&fields)?;
+    let (mut found, mut next) = session::list(&desk, &caller, whose, before, now).await?;
+    if found.len() > limit {
+        found.truncate(limit);
+        next = found.last().map(|stored| stored.session.id);
+    }
     let items = found.iter().map(|stored| shape::session(stored, caller.session().id, now)).collect();
     Ok(answered(&Page { items, next: next.map(|id| id.to_string()) }))
 }

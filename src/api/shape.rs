@@ -176,10 +176,11 @@ fn someone(person: &Person) -> wire::Principal {
 }
 
 /// A bar on a principal; `active` while it holds.
-pub fn lock(lock: &Lock, active: bool) -> wire::Lock {
+pub fn lock(lock: &Lock, person: Option<Person>, active: bool) -> wire::Lock {
+    let (name, email) = person.map_or((None, None), |person| (person.name, person.email));
     wire::Lock {
         id: lock.id.to_string(),
-        principal: principal(&lock.principal, None),
+        principal: wire::Principal { name, ..principal(&lock.principal, email) },
         reason: lock.reason.clone(),
         set_at: lock.set_at.into(),
         active,

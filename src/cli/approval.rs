@@ -33,7 +33,8 @@ pub async fn approve(context: &Context, args: &ApproveArgs) -> Result<(), Failur
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).map_err(|error| Failure::failed(format!("reading the answer: {error}")))?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {
-            return Err(Failure::new(Exit::Failed, "not_answered", "nothing was approved; to say no: doorward deny"));
+            let told = format!("nothing was approved; to say no: doorward deny {id}");
+            return Err(Failure::new(Exit::Failed, "not_answered", told));
         }
     }
     let body = NewApproval { answer: Answer::Approve, reason: args.reason.clone(), hash: Some(request.hash) };

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::config::Environment;
+use crate::config::{Environment, check_database_folder};
 use crate::server::material;
 
 use super::args::{ConfigArgs, Format};
@@ -19,6 +19,10 @@ use super::serve::configuration;
 pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     let config = configuration(&args.config, &Environment::of_process())?;
     let material = material::read(&config).map_err(|error| Failure::usage(error.to_string()))?;
+    // Not refused wherever a configuration is read: the emergency path works without the database.
+    if let Some(problem) = check_database_folder(&config) {
+        return Err(Failure::usage(format!("the configuration can't be used\n{problem}")));
+    }
     if context.printer.format() == Format::Json {
         let warning = |text: &String| json!({ "severity": "warning", "message": text });
         let items: Vec<Value> = material.warnings.iter().map(warning).collect();

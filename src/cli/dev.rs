@@ -19,7 +19,7 @@ use super::args::DevArgs;
 use super::context::Context;
 use super::failure::Failure;
 use super::log::telling;
-use super::serve::{start_failure, until_signalled};
+use super::serve::{configuration, start_failure, until_signalled};
 
 /// Lines that may wait for a reader before further ones are dropped.
 const LINES_MAX: usize = 64;
@@ -153,10 +153,7 @@ fn door(
     listener: std::net::TcpListener,
 ) -> Result<(), Failure> {
     let environment_of = config::Environment::of_process();
-    let config = config::load(path, &environment_of).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Failure::usage(lines.join("\n"))
-    })?;
+    let config = configuration(path, &environment_of)?;
     let running = start(Start {
         config,
         environment: environment_of,

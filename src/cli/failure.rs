@@ -99,7 +99,9 @@ impl Failure {
                 lines.push(format!("  to do: {command}"));
             }
         }
-        if let Some(decision) = &problem.decision {
+        // Of what is not there, and to nobody, there is no more to tell.
+        let explained = |_: &&String| problem.status != 401 && problem.reason != "not_found";
+        if let Some(decision) = problem.decision.as_ref().filter(explained) {
             lines.push(format!("  more:  doorward why {decision}"));
         }
         lines

@@ -31,7 +31,7 @@ pub fn start_failure(error: &StartError) -> Failure {
 pub fn configuration(path: &std::path::Path, environment: &Environment) -> Result<config::Config, Failure> {
     config::load(path, environment).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Failure::usage(lines.join("\n"))
+        Failure::usage(format!("the configuration can't be used\n{}", lines.join("\n")))
     })
 }
 

@@ -73,12 +73,20 @@ fn checked(
 
 /// Exit 0 when a rule names the token, 1 when none does, 2 when it can't be read.
 #[must_use]
-pub fn trust_test(args: &TrustTestArgs, set: &PolicySet, now: Timestamp) -> Printed {
+pub fn trust_test(
+    args: &TrustTestArgs,
+    policies: impl FnOnce() -> Result<PolicySet, Printed>,
+    now: Timestamp,
+) -> Printed {
     let token = match read(&args.token_file) {
         Ok(token) => token,
         Err(failure) => return usage(failure.problem.detail.unwrap_or_default()),
     };
     let Some(claims) = unverified(&token) else { return usage("the file has no signed JWT in it") };
+    let set = match policies() {
+        Ok(set) => set,
+        Err(printed) => return printed,
+    };
     let workloads = set.workloads();
     let iss = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
     let Some(issuer) = workloads.issuer(iss) else {

@@ -1,9 +1,11 @@
 //! `doorward whoami`: who is signed in, as the server sees it.
 
+use crate::model::BreakGlassId;
 use crate::wire::Whoami;
 
 use super::args::Format;
 use super::context::Context;
+use super::exit::Exit;
 use super::failure::Failure;
 use super::printer::left;
 use super::renewal::signed_in;
@@ -14,6 +16,16 @@ use super::renewal::signed_in;
 /// When nobody is signed in, or the server can't be asked.
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let here = signed_in(context).await?;
+    let held = &here.session.record;
+    if held.session.starts_with(BreakGlassId::PREFIX) {
+        let profile = here.profile.name();
+        let told = format!(
+            "nobody is signed in: the profile `{profile}` holds the opening `{}`, until {}; it is used with \
+             `doorward --profile {profile} curl …`",
+            held.session, held.expires_at.0
+        );
+        return Err(Failure::new(Exit::SignedOut, "no_credential", told));
+    }
     let json = here.client.get("/api/v1/whoami").await?;
     if context.printer.format() == Format::Json {
         return context.printer.resource(&json);

@@ -39,6 +39,16 @@ pub fn check_hosts<'h>(config: &Config, hosts: impl IntoIterator<Item = &'h str>
     problems
 }
 
+/// The folder of an SQLite database that is not there. A start refuses for it where it can't go on
+/// without the database.
+#[must_use]
+pub fn check_database_folder(config: &Config) -> Option<Problem> {
+    let file = config.storage.sqlite_file()?;
+    let folder = file.parent().filter(|folder| !folder.is_dir())?;
+    let message = format!("the folder `{}` for the database in `storage.url` is not there", folder.display());
+    Some(Problem::in_file(&config.path, message, "make the folder, or give another path"))
+}
+
 fn names(config: &Config, places: Places<'_>, ledger: &Ledger) {
     let (control, domain) = (&config.server.control_host, &config.server.domain);
     let within = control == domain || control.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'));
@@ -128,10 +138,6 @@ fn authorities(config: &Config, places: Places<'_>, ledger: &Ledger) {
 
 fn providers(config: &Config, places: Places<'_>, ledger: &Ledger) {
     let providers = &config.identity.providers;
-    if providers.is_empty() {
-        let message = "no `[[identity.provider]]` is given: nobody can sign in".to_owned();
-        ledger.warning(&places("identity"), message, Some("add your OpenID Connect provider".into()));
-    }
     let mut by_name = HashMap::new();
     let mut by_issuer = HashMap::new();
     for (index, provider) in providers.iter().enumerate() {

@@ -52,6 +52,11 @@ pub struct Provider {
 }
 
 pub(in crate::config) fn read(mut section: Section<'_>) -> Identity {
+    // One that is given and wrong is told as that.
+    if section.lists_none("provider") {
+        let message = "no `[[identity.provider]]` is given: nobody can sign in".to_owned();
+        section.ledger().warning(section.place(), message, Some("add your OpenID Connect provider".into()));
+    }
     let tables = section.sections("provider");
     if tables.len() > PROVIDERS_MAX {
         section.error("provider", format!("{} providers are given", tables.len()), "at most 64 are taken");

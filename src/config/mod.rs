@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 
 pub use breakglass::BreakGlass;
 pub use certificate::{CertificateError, authorities_of, chain_of, covers, names_of, pair_of};
-pub use check::check_hosts;
+pub use check::{check_database_folder, check_hosts};
 pub use document::Environment;
 pub use identity::{Identity, Provider};
 pub use init::{InitError, InitKeys, InitOptions, InitProvider, write_installation};
@@ -89,8 +89,7 @@ pub struct Config {
 /// Reads and checks a configuration.
 ///
 /// # Errors
-/// Every problem that was found, warnings among them, in the order of the file; at least one of
-/// them is an error.
+/// Every problem that was found, warnings too: errors first, each kind in the order of the file.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, Vec<Problem>> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let text = read(&path).map_err(|problem| vec![problem])?;

@@ -13,7 +13,7 @@ pub enum Severity {
     Error,
 }
 
-/// One thing that is wrong. Prints as `file:line:column: message` and a line `help: …`.
+/// One thing that is wrong. Prints as `file:line:column: error: message` and a line `help: …`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The file, or the name of the environment variable that holds the value.
@@ -60,8 +60,8 @@ impl fmt::Display for Problem {
                 write!(f, ":{column}")?;
             }
         }
-        let word = if self.is_error() { "" } else { "warning: " };
-        write!(f, ": {word}{}", self.message)?;
+        let word = if self.is_error() { "error" } else { "warning" };
+        write!(f, ": {word}: {}", self.message)?;
         if let Some(help) = &self.help {
             write!(f, "\n  help: {help}")?;
         }
@@ -100,10 +100,11 @@ impl Ledger {
         self.add(place, Severity::Warning, message, help);
     }
 
-    /// The problems in the order of their places.
+    /// Errors first, each kind in the order of their places.
     pub(in crate::config) fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
-        problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        let order = |problem: &Problem| (!problem.is_error(), problem.file.clone(), problem.line, problem.column);
+        problems.sort_by_cached_key(order);
         problems.dedup();
         problems
     }

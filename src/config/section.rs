@@ -33,6 +33,8 @@ pub(in crate::config) struct Section<'a> {
     entries: Option<&'a BTreeMap<String, Node>>,
     place: Place,
     known: Vec<&'static str>,
+    /// Keys that were looked for and, where they are not given, not asked for: known too.
+    looked_for: RefCell<Vec<&'static str>>,
 }
 
 impl<'a> Section<'a> {
@@ -51,7 +53,7 @@ impl<'a> Section<'a> {
             }
         });
         let place = node.map_or(Place::Whole, |node| node.key_place.clone());
-        Self { reading, name, entries, place, known: Vec::new() }
+        Self { reading, name, entries, place, known: Vec::new(), looked_for: RefCell::default() }
     }
 
     /// The section's place, for what is missing in it.
@@ -64,8 +66,15 @@ impl<'a> Section<'a> {
     }
 
     /// Whether the key is given.
-    pub(in crate::config) fn has(&self, key: &str) -> bool {
+    pub(in crate::config) fn has(&self, key: &'static str) -> bool {
+        self.looked_for.borrow_mut().push(key);
         self.entries.is_some_and(|entries| entries.contains_key(key))
+    }
+
+    /// Whether no element of a list is given.
+    pub(in crate::config) fn lists_none(&self, key: &str) -> bool {
+        let node = self.entries.and_then(|entries| entries.get(key));
+        node.is_none_or(|node| matches!(&node.value, Value::Array(items) if items.is_empty()))
     }
 
     /// Whether the key's value is a plain string in the file.
@@ -156,10 +165,31 @@ impl<'a> Section<'a> {
 
     pub(in crate::config) fn ttl(&mut self, key: &'static str, default: Ttl, bounds: RangeInclusive<Ttl>) -> Ttl {
         let form = "a length of time such as `90s`, `15m`, `1h30m` or `1d`";
+        if let Some((number, message)) = self.bare_number(key, form) {
+            self.skip(key);
+            self.error(key, message, &format!("write `\"{number}s\"` where seconds are meant"));
+            return default;
+        }
         let Some(value) = self.parsed(key, form, Ttl::parse) else {
             return default;
         };
         if self.within(key, value, &bounds) { value } else { default }
+    }
+
+    /// A number where a unit is needed too, and what is wrong with it.
+    fn bare_number(&self, key: &str, form: &str) -> Option<(String, String)> {
+        let node = self.entries?.get(key)?;
+        let path = self.path_of(key);
+        match (&node.value, &node.raw) {
+            (Value::Integer(number), None) if *number >= 0 => {
+                Some((number.to_string(), format!("`{path}` is a whole number, where a string is needed")))
+            }
+            (Value::Text(text), _) | (_, Some(text)) => {
+                let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+                bare.then(|| (text.clone(), format!("`{path}` is `{text}`, which is not {form}")))
+            }
+            _ => None,
+        }
     }
 
     pub(in crate::config) fn count(&mut self, key: &'static str, default: u32, bounds: RangeInclusive<u32>) -> u32 {
@@ -312,6 +342,10 @@ impl Drop for Section<'_> {
     /// Keys that nobody asked for are errors; on drop, so that no reader can forget to say so.
     fn drop(&mut self) {
         let Some(entries) = self.entries else { return };
+        let mut spellings = self.looked_for.take();
+        spellings.extend(&self.known);
+        spellings.sort_unstable();
+        spellings.dedup();
         for (key, node) in entries {
             if self.known.contains(&key.as_str()) {
                 continue;
@@ -321,13 +355,9 @@ impl Drop for Section<'_> {
                 (_, true) => ("key", " outside every section".into()),
                 (_, false) => ("key", format!(" in `[{}]`", self.name)),
             };
-            let help = match nearest(key, &self.known) {
+            let help = match nearest(key, &spellings) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => {
-                    let mut known = self.known.clone();
-                    known.sort_unstable();
-                    format!("known here: {}", known.join(", "))
-                }
+                None => format!("known here: {}", spellings.join(", ")),
             };
             let message = format!("unknown {what} `{}`{within}", key.escape_debug());
             self.reading.ledger.error(&node.key_place, message, Some(help));

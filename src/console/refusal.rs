@@ -190,7 +190,9 @@ fn unproven_page(unproven: Unproven) -> (StatusCode, Refused) {
 fn access_page(error: AccessError) -> (StatusCode, Refused) {
     let detail = error.to_string();
     let (status, title, reason) = match error {
-        AccessError::NotFound { .. } => (StatusCode::NOT_FOUND, "Not found", "not_found"),
+        AccessError::NotFound { .. } | AccessError::NoEntitlement(_) => {
+            (StatusCode::NOT_FOUND, "Not found", "not_found")
+        }
         AccessError::Invalid(_) => (StatusCode::BAD_REQUEST, "The request is not right", "invalid_request"),
         AccessError::Denied(_) => (StatusCode::FORBIDDEN, "No policy lets you", "no_policy_match"),
         AccessError::SelfApproval => (StatusCode::FORBIDDEN, "Somebody else has to answer", "self_approval"),

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::model::{Principal, SessionId, Timestamp};
+use crate::model::{Person, Principal, SessionId, Timestamp};
 use crate::policy::InstallationAction;
 use crate::store::{Lock, SESSION_PAGE_MAX, StoreError};
 
@@ -23,6 +23,8 @@ pub enum ChangeLockError {
     Nobody(String),
     /// Several are called so.
     Several(Vec<Principal>),
+    /// Whoever bars themselves can't lift the bar.
+    Oneself,
     /// It could not be done.
     Lock(LockError),
 }
@@ -43,6 +45,7 @@ impl fmt::Display for ChangeLockError {
                 }
                 Ok(())
             }
+            Self::Oneself => f.write_str("you would lock yourself out; ask somebody else who may lock"),
             Self::Lock(error) => error.fmt(f),
         }
     }
@@ -52,7 +55,7 @@ impl std::error::Error for ChangeLockError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Lock(error) => Some(error),
-            Self::Denied | Self::Nobody(_) | Self::Several(_) => None,
+            Self::Denied | Self::Nobody(_) | Self::Several(_) | Self::Oneself => None,
         }
     }
 }
@@ -72,7 +75,7 @@ impl From<LockError> for ChangeLockError {
 /// Bars whom `name` names.
 ///
 /// # Errors
-/// When the caller may not, nobody or several are meant, or it can't be done.
+/// When the caller may not, nobody, several or the caller are meant, or it can't be done.
 pub async fn set(
     desk: &Desk,
     caller: &Caller,
@@ -81,6 +84,9 @@ pub async fn set(
     now: Timestamp,
 ) -> Result<Lock, ChangeLockError> {
     let principal = named(desk, caller, name, now).await?;
+    if principal == *caller.principal() {
+        return Err(ChangeLockError::Oneself);
+    }
     let lock = lock::set(&desk.store, caller.actor(), &principal, reason, now, &*desk.entropy).await?;
     desk.directory.lock(&principal);
     Ok(lock)
@@ -101,6 +107,12 @@ pub async fn clear(
     let lock = lock::clear(&desk.store, caller.actor(), &principal, reason, now, &*desk.entropy).await?;
     desk.directory.unlock(&principal);
     Ok(lock)
+}
+
+/// Whom a bar is on, as far as they are known. The bar stands whether or not this can be said.
+pub async fn person(desk: &Desk, lock: &Lock) -> Option<Person> {
+    let known = desk.store.person_fetch(&lock.principal).await;
+    known.ok().flatten().map(|known| known.person)
 }
 
 /// All bars, for those who may set them or read the record; for others there are none.

@@ -52,7 +52,7 @@ pub async fn caller(
     let rules = snapshot.tls.breakglass.as_ref();
     let rules = rules.ok_or(Refusal::BadCredential("there is no emergency path here any more"))?;
     if challenge.expires.is_over(now) {
-        return Err(Refusal::SessionEnded);
+        return Err(Refusal::OpeningOver);
     }
     rules
         .holds(challenge, now)
@@ -69,7 +69,7 @@ pub async fn caller(
         return Err(Refusal::Locked);
     }
     if directory.emergency.is_closed(challenge.id) {
-        return Err(Refusal::SessionEnded);
+        return Err(Refusal::OpeningOver);
     }
     let in_force = directory.emergency.in_force();
     let needed = in_force.map_or(0, |in_force| directory.emergency.needed(&in_force, Some(challenge.id)));
@@ -138,5 +138,5 @@ async fn on_record(
     }
     // ORDER: after it is known, so that a closing of this moment finds what to cut.
     let streams = directory.opening_insert(challenge.id);
-    if directory.emergency.is_closed(challenge.id) { Err(Refusal::SessionEnded) } else { Ok(streams) }
+    if directory.emergency.is_closed(challenge.id) { Err(Refusal::OpeningOver) } else { Ok(streams) }
 }

@@ -40,6 +40,8 @@ pub enum Refusal {
     GrantOver(GrantId),
     /// The session has ended.
     SessionEnded,
+    /// The opening of the emergency path was closed or has run out.
+    OpeningOver,
     /// The principal is barred.
     Locked,
     /// The device is not one that the policy trusts.
@@ -125,7 +127,7 @@ impl Refusal {
             }
             Self::NoCredential => "no_credential",
             Self::BadCredential(_) | Self::BadProof(_) | Self::NonceWanted | Self::GrantOver(_) => "bad_credential",
-            Self::SessionEnded => "session_ended",
+            Self::SessionEnded | Self::OpeningOver => "session_ended",
             Self::Locked => "locked",
             Self::DeviceUntrusted => "device_untrusted",
             Self::NoRoute => "no_route",
@@ -151,7 +153,8 @@ impl Refusal {
             | Self::BadProof(_)
             | Self::NonceWanted
             | Self::GrantOver(_)
-            | Self::SessionEnded => StatusCode::UNAUTHORIZED,
+            | Self::SessionEnded
+            | Self::OpeningOver => StatusCode::UNAUTHORIZED,
             Self::Locked
             | Self::DeviceUntrusted
             | Self::SignInTooOld(_)
@@ -183,6 +186,7 @@ impl Refusal {
             Self::NonceWanted => "The proof needs a nonce",
             Self::GrantOver(_) => "The grant of this token is over",
             Self::SessionEnded => "Your session has ended",
+            Self::OpeningOver => "The opening is over",
             Self::Locked => "You are locked out",
             Self::DeviceUntrusted => "This device is not trusted",
             Self::SignInTooOld(_) => "Your sign-in is too long ago for this",
@@ -216,6 +220,7 @@ impl Refusal {
             Self::BadProof(_) => "The token is bound to a key. Send it as `Authorization: DPoP` with a fresh `DPoP` proof of that key, made for this request.".to_owned(),
             Self::GrantOver(id) => format!("The token was made under the grant {id} and has ended with it. Ask anew with `doorward request`, then get another with `doorward token`."),
             Self::SessionEnded => "The session was signed out, revoked or has run out. Sign in again with `doorward login`.".to_owned(),
+            Self::OpeningOver => "The opening of the emergency path was closed or has run out. Where the emergency goes on, another is made with `doorward breakglass open`.".to_owned(),
             Self::Locked => "An administrator has barred this account. Ask your security team.".to_owned(),
             Self::DeviceUntrusted => "The policy of this service asks for a trusted device. Sign in from one.".to_owned(),
             Self::SignInTooOld(_) => "The policy of this service asks for a sign-in of lately. Sign in again with `doorward login`.".to_owned(),
@@ -262,6 +267,7 @@ impl Refusal {
             Self::Ambiguous(_)
             | Self::Misdirected
             | Self::GrantOver(_)
+            | Self::OpeningOver
             | Self::Locked
             | Self::NoRoute
             | Self::NoPolicyMatch { .. }
@@ -279,7 +285,10 @@ impl Refusal {
     /// Whether the refusal can be about a principal at all: the others come before anyone is known.
     #[must_use]
     pub const fn is_about_credentials(&self) -> bool {
-        matches!(self, Self::NoCredential | Self::BadCredential(_) | Self::BadProof(_) | Self::SessionEnded)
+        matches!(
+            self,
+            Self::NoCredential | Self::BadCredential(_) | Self::BadProof(_) | Self::SessionEnded | Self::OpeningOver
+        )
     }
 
     /// What the record keeps beyond the reason.
@@ -398,7 +407,7 @@ impl Refusal {
         }
         let challenge = match self {
             Self::NoCredential => Some(format!("Bearer resource_metadata=\"{resource_metadata}\"")),
-            Self::BadCredential(_) | Self::GrantOver(_) | Self::SessionEnded => {
+            Self::BadCredential(_) | Self::GrantOver(_) | Self::SessionEnded | Self::OpeningOver => {
                 Some(format!("Bearer error=\"invalid_token\", resource_metadata=\"{resource_metadata}\""))
             }
             Self::BadProof(_) => {

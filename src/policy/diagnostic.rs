@@ -140,10 +140,10 @@ impl Report {
         self.found.borrow().iter().filter(|d| d.severity == Severity::Error).count()
     }
 
-    /// Everything found: by place, each once.
+    /// Everything found: errors first, each kind by place, each once.
     pub(super) fn into_sorted(self) -> Vec<Diagnostic> {
         let mut found = self.found.into_inner();
-        found.sort();
+        found.sort_by(|a, b| (a.severity, a).cmp(&(b.severity, b)));
         found.dedup();
         found
     }

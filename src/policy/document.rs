@@ -191,12 +191,21 @@ impl<'a> Field<'a> {
 
     /// A length of time greater than zero.
     pub(super) fn duration(&self) -> Option<Ttl> {
+        if let DeValue::Integer(number) = self.value {
+            let help = format!("write `\"{}s\"` where seconds are meant", number.as_str());
+            self.error(format!("`{}` must be a text in quotes, not a number", self.name), help);
+            return None;
+        }
         let text = self.text()?;
         let parsed = Ttl::parse(text).filter(|ttl| *ttl > Ttl::ZERO);
         if parsed.is_none() {
+            let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
             self.error(
                 format!("`{}` is not a length of time: `{}`", self.name, text.escape_debug()),
-                "write `90s`, `15m`, `1h30m` or `1d`, and more than nothing",
+                match bare {
+                    true => format!("write `\"{text}s\"` where seconds are meant"),
+                    false => "write `90s`, `15m`, `1h30m` or `1d`, and more than nothing".to_owned(),
+                },
             );
         }
         parsed
@@ -214,8 +223,13 @@ impl<'a> Field<'a> {
     }
 
     pub(super) fn table(&self) -> Option<Table<'a>> {
+        self.table_like("")
+    }
+
+    /// A table; `help` says how it is written.
+    pub(super) fn table_like(&self, help: &str) -> Option<Table<'a>> {
         let DeValue::Table(table) = self.value else {
-            self.mismatch("a table");
+            self.error(format!("`{}` must be a table, not {}", self.name, kind(self.value)), help);
             return None;
         };
         Some(Table::new(self.source, self.report, self.name.clone(), self.span.start, table))

@@ -9,7 +9,13 @@ use super::load::Draft;
 use super::suggestion;
 use super::validate::entitlements_named;
 
-pub(super) fn lint(drafts: &[Draft], global: Option<&CedarFile>, groups: &Groups, report: &Report) {
+pub(super) fn lint(
+    drafts: &[Draft],
+    global: Option<&CedarFile>,
+    groups: &Groups,
+    provided: &[String],
+    report: &Report,
+) {
     for draft in drafts {
         let shared = global.into_iter().flat_map(|file| &file.statements);
         let statements: Vec<&Statement> = draft.access.statements.iter().chain(shared).collect();
@@ -19,7 +25,7 @@ pub(super) fn lint(drafts: &[Draft], global: Option<&CedarFile>, groups: &Groups
         }
     }
     for file in global.into_iter().chain(drafts.iter().map(|draft| &draft.access)) {
-        misspelt_groups(file, groups, report);
+        misspelt_groups(file, groups, provided, report);
     }
 }
 
@@ -106,24 +112,25 @@ fn wide_permit(draft: &Draft, statement: &Statement, report: &Report) {
     }
 }
 
-/// Groups that differ by one letter from one that `groups.toml` defines.
-fn misspelt_groups(file: &CedarFile, groups: &Groups, report: &Report) {
+/// Groups that differ by one letter from one that `groups.toml` defines or a provider gives.
+fn misspelt_groups(file: &CedarFile, groups: &Groups, provided: &[String], report: &Report) {
+    let given = || groups.names().chain(provided.iter().map(String::as_str));
     for statement in &file.statements {
         for uid in statement.policy.entity_literals() {
             let id = uid.id().unescaped().to_owned();
             let known = uid.type_name().to_string() != "Group"
                 || id.contains('|')
-                || groups.names().chain(groups.included()).any(|name| name == id);
+                || given().chain(groups.included()).any(|name| name == id);
             if known || id.chars().count() < 5 {
                 continue;
             }
-            if let Some(near) =
-                suggestion::nearest(&id, groups.names()).filter(|near| suggestion::is_one_slip(&id, near))
-            {
+            if let Some(near) = suggestion::nearest(&id, given()).filter(|near| suggestion::is_one_slip(&id, near)) {
+                let place =
+                    if groups.names().any(|name| name == near) { "`groups.toml` has" } else { "providers give" };
                 report.warning(
                     &file.source,
                     file.offset_of(statement, &uid),
-                    format!("`groups.toml` has no group `{}`", id.escape_debug()),
+                    format!("{place} no group `{}`", id.escape_debug()),
                     format!("did you mean `{near}`?"),
                 );
             }

@@ -32,6 +32,8 @@ use crate::model::{ActionName, EntitlementName, ServiceName};
 pub struct LoadSettings {
     /// Added to hosts without a dot: `ops-api` becomes `ops-api.<domain>`.
     pub domain: String,
+    /// Groups that the configuration's providers give, where that is known: for misspelt ones.
+    pub groups: Vec<String>,
 }
 
 /// A service that has been read and not yet put together.
@@ -90,7 +92,7 @@ fn read(dir: &Path, settings: &LoadSettings, report: &Report) -> Option<PolicySe
         complete: drafts.len() == folder.services.len(),
     };
     let validated = validate::validate(&drafts, global.as_ref(), &world, report);
-    lint::lint(&drafts, global.as_ref(), &groups, report);
+    lint::lint(&drafts, global.as_ref(), &groups, &settings.groups, report);
     if report.has_errors() {
         return None;
     }

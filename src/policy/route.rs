@@ -13,10 +13,48 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
+use super::suggestion;
 use crate::model::ActionName;
 
 /// The most segments of a pattern and of a path that is looked at.
 pub const SEGMENTS_MAX: usize = 64;
+
+/// Methods in use: those of the IANA registry that people write, and `PURGE` of caches.
+const METHODS: [&str; 33] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "DELETE",
+    "CONNECT",
+    "OPTIONS",
+    "TRACE",
+    "PATCH",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "SEARCH",
+    "REPORT",
+    "MKCALENDAR",
+    "ACL",
+    "PURGE",
+    "LINK",
+    "UNLINK",
+    "BIND",
+    "REBIND",
+    "UNBIND",
+    "LABEL",
+    "MERGE",
+    "QUERY",
+    "UPDATE",
+    "CHECKIN",
+    "CHECKOUT",
+    "UNCHECKOUT",
+];
 
 /// The methods of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +128,14 @@ impl Route {
         })
     }
 
+    /// A method that is none of those in use and one slip from one of them, with that one.
+    pub(super) fn misspelt_method(&self) -> Option<(&str, &'static str)> {
+        let Methods::Listed(methods) = &self.methods else { return None };
+        let unknown = methods.iter().map(String::as_str).filter(|method| !METHODS.contains(method));
+        let near = |method: &str| METHODS.into_iter().find(|known| suggestion::is_one_slip(method, known));
+        unknown.filter_map(|method| Some((method, near(method)?))).next()
+    }
+
     fn serves(&self, method: &str) -> bool {
         match &self.methods {
             Methods::Any => true,
@@ -144,7 +190,10 @@ fn parse_path(path: &str) -> Result<Vec<Segment>, TemplateError> {
     let Some(rest) = path.strip_prefix('/') else {
         return wrong(
             format!("the path `{}` does not start with `/`", path.escape_debug()),
-            "write `GET /status`, with one space",
+            match path.trim_start().starts_with('/') {
+                true => "write one space between method and path: `GET /status`",
+                false => "a path starts with `/`: write `GET /status`",
+            },
         );
     };
     let parts: Vec<&str> = rest.split('/').collect();

@@ -183,6 +183,10 @@ fn routes(root: &mut Table<'_>, source: &Source, report: &Report) -> Vec<(Route,
                 continue;
             }
         };
+        if let Some((method, near)) = route.misspelt_method() {
+            let message = format!("no such method is known: `{method}`");
+            report.warning(source, pattern.start(), message, format!("did you mean `{near}`?"));
+        }
         if let Some((earlier, offset)) = found.iter().find(|(earlier, _)| route.collides_with(earlier)) {
             let (line, _) = source.place(*offset);
             report.error(
@@ -223,7 +227,8 @@ fn entitlements(
     service: &ServiceName,
     actions: &[ActionName],
 ) -> BTreeMap<String, (Entitlement, usize)> {
-    let Some(mut table) = root.take("entitlement").and_then(|field| field.table()) else {
+    let help = "write `[entitlement.NAME]`; it is asked for as `<service>/NAME`";
+    let Some(mut table) = root.take("entitlement").and_then(|field| field.table_like(help)) else {
         return BTreeMap::new();
     };
     table

@@ -36,13 +36,16 @@ pub(super) fn validate(
 ) -> Option<Validated> {
     let mut schemas = BTreeMap::new();
     let mut dead_in: BTreeMap<String, usize> = BTreeMap::new();
+    let mut faulty_global = BTreeSet::new();
     if let Some(file) = global {
         for statement in &file.statements {
             check_entities(file, statement, None, world, report);
         }
         let (schema, _) =
             build(&schema::generate([])).map_err(|error| report.file_error(file.source.file(), error, "")).ok()?;
-        for id in validate_file(file, &schema, true, report) {
+        let judged = validate_file(file, &schema, None, report);
+        faulty_global.extend(judged.faulty);
+        for id in judged.dead {
             *dead_in.entry(id).or_default() += 1;
         }
     }
@@ -53,17 +56,20 @@ pub(super) fn validate(
         let built = build(&schema::generate(&draft.routes));
         let (schema, text) = built.map_err(|error| report.file_error(draft.source.file(), error, "")).ok()?;
         schemas.insert(draft.name.clone(), text);
-        for id in validate_file(&draft.access, &schema, false, report) {
-            warn_dead(&draft.access, &id, report);
+        let judged = validate_file(&draft.access, &schema, Some(draft), report);
+        for id in judged.dead.difference(&judged.faulty) {
+            warn_dead(&draft.access, id, report);
         }
-        for id in global.map(|file| validate_file(file, &schema, true, report)).unwrap_or_default() {
+        let judged = global.map(|file| validate_file(file, &schema, None, report)).unwrap_or_default();
+        faulty_global.extend(judged.faulty);
+        for id in judged.dead {
             *dead_in.entry(id).or_default() += 1;
         }
     }
     // A global policy may have its use in one service only; it is dead when it is so everywhere.
     if let Some(file) = global {
         for (id, count) in &dead_in {
-            if *count == drafts.len() + 1 {
+            if *count == drafts.len() + 1 && !faulty_global.contains(id) {
                 warn_dead(file, id, report);
             }
         }
@@ -80,29 +86,39 @@ fn build(json: &serde_json::Value) -> Result<(Schema, String), String> {
     Ok((schema, text))
 }
 
-/// Reports errors, and gives the ids of policies that can never match under the schema.
-fn validate_file(file: &CedarFile, schema: &Schema, is_global: bool, report: &Report) -> BTreeSet<String> {
+/// Ids of a file's policies.
+#[derive(Default)]
+struct Judged {
+    /// They can never match under the schema.
+    dead: BTreeSet<String>,
+    /// They have errors, which is why they may seem dead.
+    faulty: BTreeSet<String>,
+}
+
+/// Reports errors of a file: of a service, or else of `global.cedar`.
+fn validate_file(file: &CedarFile, schema: &Schema, draft: Option<&Draft>, report: &Report) -> Judged {
     let mut set = cedar_policy::PolicySet::new();
     for statement in &file.statements {
         // Ids are unique by construction.
         let _ = set.add(statement.policy.clone());
     }
+    let mut judged = Judged::default();
     let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
     for error in result.validation_errors() {
         let id = error.policy_id().to_string();
         let mut detailed = DetailedError::from(error);
         detailed.message = spoken(&detailed.message, &id);
-        detailed.help = Some(help(&detailed, is_global)).filter(|help| !help.is_empty());
+        detailed.help = Some(help(&detailed, draft)).filter(|help| !help.is_empty());
         let start = file.statement(&id).map_or(0, |statement| statement.start);
         let offset = detailed.source_locations.first().map_or(start, |label| label.loc.start);
         let offset = attribute_offset(file, offset, &detailed);
         report.error(&file.source, offset, detailed.message, detailed.help.unwrap_or_default());
+        judged.faulty.insert(id);
     }
-    let mut dead = BTreeSet::new();
     for warning in result.validation_warnings() {
         let id = warning.policy_id().to_string();
         if matches!(warning, ValidationWarning::ImpossiblePolicy(_) | ValidationWarning::InvalidActionApplication(_)) {
-            dead.insert(id);
+            judged.dead.insert(id);
             continue;
         }
         let detailed = DetailedError::from(warning);
@@ -110,7 +126,7 @@ fn validate_file(file: &CedarFile, schema: &Schema, is_global: bool, report: &Re
         let offset = detailed.source_locations.first().map_or(start, |label| label.loc.start);
         report.warning(&file.source, offset, spoken(&detailed.message, &id), detailed.help.unwrap_or_default());
     }
-    dead
+    judged
 }
 
 fn warn_dead(file: &CedarFile, id: &str, report: &Report) {
@@ -131,13 +147,23 @@ fn spoken(message: &str, id: &str) -> String {
 }
 
 /// The help of Cedar, made to fit this house.
-fn help(error: &DetailedError, is_global: bool) -> String {
+fn help(error: &DetailedError, draft: Option<&Draft>) -> String {
     let said = error.help.clone().unwrap_or_default();
-    if error.message.starts_with("unrecognized action") && is_global {
-        return format!(
-            "`global.cedar` holds for all services and may name built-in actions only: {}",
-            schema::builtins().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-        );
+    if let Some(rest) = error.message.strip_prefix("unrecognized action") {
+        let Some(draft) = draft else {
+            return format!(
+                "`global.cedar` holds for all services and may name built-in actions only: {}",
+                schema::builtins().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+            );
+        };
+        // Cedar's own guess is one of several, and not always the same one.
+        let word = rest.split('"').nth(1).unwrap_or_default();
+        let own = draft.routes.iter().map(|route| route.action.as_str());
+        let known: BTreeSet<&str> = own.chain(schema::ENTITLEMENT_ACTIONS).collect();
+        return match suggestion::nearest(word, known.iter().copied()) {
+            Some(near) => format!("did you mean `Action::\"{near}\"`?"),
+            None => suggestion::help(word, known),
+        };
     }
     if let Some((attribute, entity_type)) = missing_attribute(&error.message) {
         let known = schema::attributes(entity_type);

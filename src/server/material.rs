@@ -30,7 +30,7 @@ pub struct Material {
     pub warnings: Vec<String>,
 }
 
-/// Everything that is wrong with the files, one line each with its place.
+/// Everything that is wrong with the files, each with its place, under one line that says so.
 #[derive(Debug)]
 pub struct MaterialError {
     /// The lines.
@@ -39,7 +39,7 @@ pub struct MaterialError {
 
 impl std::fmt::Display for MaterialError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.problems.join("\n"))
+        write!(f, "the configuration can't be used\n{}", self.problems.join("\n"))
     }
 }
 
@@ -57,8 +57,8 @@ impl From<Vec<Diagnostic>> for MaterialError {
     }
 }
 
-fn one(message: String) -> MaterialError {
-    MaterialError { problems: vec![message] }
+fn one(file: &Path, message: impl std::fmt::Display) -> MaterialError {
+    MaterialError { problems: vec![format!("{}: error: {message}", file.display())] }
 }
 
 /// Reads everything that the configuration names.
@@ -79,11 +79,10 @@ pub fn read(config: &Config) -> Result<Material, MaterialError> {
     let anchors = anchors(config)?;
     let tls = tls(config, &anchors)?;
     let ca = &config.trust.client_ca;
-    let text = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|error| one(format!("reading `{}`: {error}", path.display())))
-    };
-    let authority = Authority::load(&text(&ca.certificate)?, &text(&ca.key)?)
-        .map_err(|error| one(format!("{}: {error}", ca.certificate.display())))?;
+    let text =
+        |path: &Path| std::fs::read_to_string(path).map_err(|error| one(path, format!("it can't be read: {error}")));
+    let authority =
+        Authority::load(&text(&ca.certificate)?, &text(&ca.key)?).map_err(|error| one(&ca.certificate, error))?;
     let emergency = config.breakglass.as_ref().map(|it| Arc::new(it.in_force()));
     Ok(Material {
         tls: Arc::new(tls),
@@ -106,7 +105,7 @@ fn spool(config: &Config) -> Result<Option<String>, MaterialError> {
     }
     let problem = SpoolError::Volatile { folder: folder.to_owned() }.to_string();
     if *named {
-        return Err(one(format!("{}: {problem}", config.path.display())));
+        return Err(one(&config.path, problem));
     }
     Ok(Some(format!("{problem}; there is none now: with the database away requests are refused")))
 }
@@ -116,13 +115,14 @@ fn spool(config: &Config) -> Result<Option<String>, MaterialError> {
 /// # Errors
 /// All problems that were found.
 pub fn policies(config: &Config) -> Result<PolicySet, MaterialError> {
-    let settings = LoadSettings { domain: config.server.domain.clone() };
+    let mapped = config.identity.providers.iter().filter_map(|provider| provider.groups.as_ref());
+    let groups = mapped.flat_map(|map| map.values().cloned()).collect();
+    let settings = LoadSettings { domain: config.server.domain.clone(), groups };
     Ok(crate::policy::load(&config.policies.dir, &settings)?)
 }
 
 fn anchors(config: &Config) -> Result<TrustAnchors, MaterialError> {
-    let read =
-        |path: &Path| certificate::authorities_of(path).map_err(|error| one(format!("{}: {error}", path.display())));
+    let read = |path: &Path| certificate::authorities_of(path).map_err(|error| one(path, error));
     let mut anchors = TrustAnchors { ours: read(&config.trust.client_ca.certificate)?, ..TrustAnchors::default() };
     for path in &config.trust.device_ca {
         anchors.devices.extend(read(path)?);
@@ -136,13 +136,12 @@ fn anchors(config: &Config) -> Result<TrustAnchors, MaterialError> {
 
 fn tls(config: &Config, anchors: &TrustAnchors) -> Result<TlsSide, MaterialError> {
     let files = &config.server.tls;
-    let chain: Vec<CertificateDer<'static>> = certificate::chain_of(&files.certificate)
-        .map_err(|error| one(format!("{}: {error}", files.certificate.display())))?;
+    let chain: Vec<CertificateDer<'static>> =
+        certificate::chain_of(&files.certificate).map_err(|error| one(&files.certificate, error))?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| one(format!("{}: the private key can't be read: {error}", files.key.display())))?;
+        .map_err(|error| one(&files.key, format!("the private key can't be read: {error}")))?;
     let breakglass = config.breakglass.as_ref().map(|it| Arc::new(it.rules.clone()));
-    TlsSide::new(chain, key, anchors, breakglass)
-        .map_err(|error| one(format!("{}: {error}", files.certificate.display())))
+    TlsSide::new(chain, key, anchors, breakglass).map_err(|error| one(&files.certificate, error))
 }
 
 /// Reads the configuration again and everything that it names.

@@ -24,6 +24,8 @@ const GONE: &str = "delete from person_seen where principal = $1";
 const LIST: &str = "\
     select principal, email, email_verified, name, member_of, amr, seen_at from person_seen \
     where principal > $1 order by principal limit $2";
+const FETCH: &str = "\
+    select principal, email, email_verified, name, member_of, amr, seen_at from person_seen where principal = $1";
 const SWEEP: &str = "\
     delete from person_seen where principal in (select principal from person_seen where seen_at < $1 limit $2)";
 
@@ -72,6 +74,19 @@ fn is_person(session: &Session) -> bool {
 }
 
 impl Store {
+    /// The person who is this principal, if they have signed in lately.
+    ///
+    /// # Errors
+    /// When the database is away or the row can't be.
+    pub async fn person_fetch(&self, principal: &Principal) -> Result<Option<KnownPerson>, StoreError> {
+        if principal.kind() != PrincipalKind::User {
+            return Ok(None);
+        }
+        let query = sqlx::query_as(FETCH).bind(principal.id().to_owned());
+        let row: Option<Row> = query.fetch_optional(self.pool()).await?;
+        row.map(KnownPerson::try_from).transpose()
+    }
+
     /// People after the one named, in the order of their ids.
     ///
     /// # Errors

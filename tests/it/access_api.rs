@@ -158,6 +158,7 @@ async fn a55_a_request_with_more_or_other_than_it_may_say_is_refused() {
         (with("entitlement", json!("ops-api/none")), 404),
         (with("start", json!("tomorrow")), 400),
         (with("start", json!("9999-12-31T00:00:00Z")), 400),
+        (with("start", json!("2020-01-01T00:00:00Z")), 400),
         (with("emergency", json!(true)), 400),
     ];
     for (body, status) in cases {
@@ -196,6 +197,7 @@ async fn lists_are_paged_by_a_cursor() {
         "all=yes",
         "mine=true&all=true",
         "state=open",
+        "stat=denied",
         "all=true&all=true",
     ] {
         assert_eq!(house.get(&alice, &format!("/api/v1/requests?{wrong}")).await.status, 400, "{wrong}");

@@ -217,13 +217,20 @@ async fn lists_come_in_pages_and_a_cursor_is_good_though_what_it_names_is_gone()
             }
         }
         assert_eq!(Value::Array(paged), whole, "{list}");
-        for bad in ["limit=0", "limit=201", "limit=x", "limit=", "cursor="] {
+        for bad in ["limit=0", "limit=201", "limit=x", "limit=", "cursor=", "limt=1"] {
             let answer = house.get(&carol, &format!("/api/v1/{list}?{bad}")).await;
             assert_eq!(answer.status, 400, "{list}?{bad}");
         }
         let keys: Vec<&str> = whole.as_array().unwrap().iter().map(|item| item[key].as_str().unwrap()).collect();
         assert!(list == "breakglass" || keys.is_sorted(), "{list}: {keys:?}");
     }
+    let unknown = house.get(&carol, "/api/v1/audit/events?typ=lock.set").await;
+    assert_eq!((unknown.status.as_u16(), unknown.text("/reason")), (400, "invalid_request"));
+    assert!(unknown.text("/detail").contains("unknown parameter `typ`") && unknown.text("/detail").contains("`type`"));
+    // Who bars themselves could not lift the bar.
+    let own = json!({ "principal": "dev|carol", "reason": "test" });
+    let refused = house.json(&carol, "/api/v1/locks", &own).await;
+    assert_eq!((refused.status.as_u16(), refused.text("/reason")), (409, "self_lock"), "{refused:?}");
     let first = house.get(&carol, "/api/v1/locks?limit=1").await.body["items"][0].clone();
     let body = json!({ "principal": first["principal"]["id"], "reason": "test" });
     assert_eq!(house.json(&carol, "/api/v1/locks/clear", &body).await.status, 200);

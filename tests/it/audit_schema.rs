@@ -125,7 +125,9 @@ async fn lived(house: &House) {
     house.json(&alice, &format!("/api/v1/grants/{}/drop", grants[0]), &json!({})).await;
     house.json(&carol, &format!("/api/v1/grants/{}/revoke", grants[1]), &json!({ "reason": "why" })).await;
     let whom = json!({ "principal": "dev|dave", "reason": "lost" });
-    assert_eq!(house.json(&carol, "/api/v1/locks", &whom).await.status, 200);
+    let locked = house.json(&carol, "/api/v1/locks", &whom).await;
+    assert_eq!(locked.status, 200);
+    assert!(!locked.text("/principal/name").is_empty() && !locked.text("/principal/email").is_empty(), "{locked:?}");
     house.json(&carol, "/api/v1/locks/clear", &whom).await;
     house.json(&dave, "/api/v1/locks", &whom).await;
     house.refresh(&dave, dave_answer["refresh_token"].as_str().unwrap(), &[]).await;

@@ -129,6 +129,13 @@ fn a_new_installation_without_a_provider_works_and_says_what_is_missing() {
 }
 
 #[test]
+fn a_provider_with_a_wrong_key_is_no_missing_provider() {
+    let new = Installation::with(|text| text.replace("client_id = ", "clientid = "));
+    let problems = new.load().unwrap_err();
+    assert!(problems.iter().all(Problem::is_error), "{problems:#?}");
+}
+
+#[test]
 fn every_commented_default_is_the_default() {
     // Uncommenting what the file shows as defaults must change nothing.
     let plain = Installation::new();
@@ -218,6 +225,13 @@ fn a66_an_unknown_key_is_refused_with_its_nearest_spelling() {
     let problem = Installation::with(|text| text.replace("[session]", "[sesion]"))
         .refused("[sesion]", "unknown section `sesion`");
     assert_eq!(problem.help.as_deref(), Some("did you mean `session`?"));
+    // Also a key that is asked for only where it is given.
+    let renamed =
+        Installation::with(|text| text.replace("listen = \"127.0.0.1:8443\"", "lissten = \"127.0.0.1:8443\""));
+    assert_eq!(renamed.refused("lissten", "unknown key `lissten`").help.as_deref(), Some("did you mean `listen`?"));
+    let problem = Installation::adding("server", "zzz = 1").refused("zzz", "unknown key `zzz`");
+    let help = problem.help.unwrap();
+    assert!(["clock_right_since", "listen", "public_port", "threads"].iter().all(|key| help.contains(key)), "{help}");
     let problem =
         Installation::adding("server.limits", "zzz = 1").refused("zzz", "unknown key `zzz` in `[server.limits]`");
     assert!(problem.help.unwrap().contains("connections_per_address"));
@@ -268,6 +282,25 @@ fn values_of_the_wrong_kind_or_out_of_bounds_are_refused_where_they_stand() {
     ] {
         Installation::adding(section, line).refused(line.split(' ').next().unwrap(), message);
     }
+}
+
+#[test]
+fn a_length_of_time_without_a_unit_is_told_the_unit() {
+    for line in ["drain = 30", "drain = \"30\""] {
+        let problem = Installation::adding("server", line).refused("drain", "`server.drain` is ");
+        assert!(problem.help.as_ref().is_some_and(|help| help.contains("`\"30s\"`")), "{problem}");
+    }
+    let new = Installation::new();
+    let problem = new.refused_with(&[("DOORWARD__SERVER__DRAIN", "30")], "", "`server.drain` is `30`");
+    assert!(problem.to_string().contains(": error: "), "{problem}");
+}
+
+#[test]
+fn a_database_without_a_folder_is_told_by_check_and_does_not_stop_a_start() {
+    assert_eq!(config::check_database_folder(&Installation::new().load().unwrap()), None);
+    let gone = Installation::with(|text| text.replace("sqlite://doorward.db", "sqlite:///nonexistent/dir/x.db"));
+    let problem = config::check_database_folder(&gone.load().unwrap()).unwrap();
+    assert!(problem.message.contains("`/nonexistent/dir`"), "{problem}");
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl Counted {
                 return Some(done);
             }
             Err(AccessError::Store(error)) => panic!("{what}: {error}"),
-            Err(AccessError::NotFound { .. }) => "refused: not found",
+            Err(AccessError::NotFound { .. } | AccessError::NoEntitlement(_)) => "refused: not found",
             Err(AccessError::Invalid(_)) => "refused: does not fit",
             Err(AccessError::Denied(_)) => "refused: no policy",
             Err(AccessError::SelfApproval) => "refused: own request",

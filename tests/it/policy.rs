@@ -11,7 +11,7 @@ use doorward::policy::{
 };
 
 pub(crate) fn settings() -> LoadSettings {
-    LoadSettings { domain: "doorward.localhost".to_owned() }
+    LoadSettings { domain: "doorward.localhost".to_owned(), groups: Vec::new() }
 }
 
 /// The policies that come with the product.

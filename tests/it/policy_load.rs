@@ -61,6 +61,11 @@ fn a66_policies_that_are_not_meant_so_are_refused_with_a_way_out() {
             "unrecognized action `Action::\"raed\"`\n  help: did you mean `Action::\"read\"`?",
         ),
         (
+            "permit (principal, action == Action::\"zzz\", resource);",
+            "Action::",
+            "unrecognized action `Action::\"zzz\"`\n  help: known here: `approve`, `auto_approve`, `read`, `request`, `revoke`",
+        ),
+        (
             "permit (principal in Grup::\"g\", action, resource);",
             "Grup",
             "unrecognized entity type `Grup`\n  help: did you mean `Group`?",
@@ -195,7 +200,11 @@ fn a66_entitlements_with_faults_are_refused_with_a_way_out() {
         ("", ":6:1: error: in `entitlement.x`: `description` is missing"),
         ("description = \"d\"\nmax = \"0s\"", "is not a length of time"),
         ("description = \"d\"\nmax = \"-1h\"", "is not a length of time"),
-        ("description = \"d\"\nmax = 3600", "`entitlement.x.max` must be a text in quotes, not a number"),
+        (
+            "description = \"d\"\nmax = 3600",
+            "`entitlement.x.max` must be a text in quotes, not a number\n  help: write `\"3600s\"`",
+        ),
+        ("description = \"d\"\nmax = \"3600\"", "is not a length of time: `3600`\n  help: write `\"3600s\"`"),
         ("description = \"d\"\nmax = \"9999999999999999999d\"", "is not a length of time"),
         ("description = \"d\"\nmax = \"365d\"", "longer than `30d`"),
         ("description = \"d\"\nmax = \"1h\"\nmin = \"2h\"", "the shortest grant can't be longer than the longest"),
@@ -299,6 +308,51 @@ fn one_run_tells_all_faults_by_place() {
             "DIR/svc/service.toml:4:9:"
         ]
     );
+}
+
+#[test]
+fn errors_come_first_and_a_policy_with_an_error_is_not_called_dead_too() {
+    let access = "permit (principal is User, action == Action::\"read\", resource) when { principal is Workload };\n\
+                  permit (principal, action == Action::\"raed\", resource);\n";
+    let told = told(&[("svc/access.cedar", access)]);
+    let found: Vec<&str> = told.lines().filter(|line| !line.starts_with("  ")).collect();
+    assert_eq!(found.len(), 2, "{told}");
+    assert!(found[0].contains(":2:30: error: unrecognized action"), "{told}");
+    assert!(found[1].contains(":1:1: warning: the policy `svc/access.cedar:1` can never match"), "{told}");
+}
+
+#[test]
+fn a_list_of_entitlements_is_told_how_they_are_written() {
+    let service = format!("{SERVICE}[[entitlement]]\ndescription = \"d\"\n");
+    let told = told(&[("svc/service.toml", &service)]);
+    assert!(told.contains("`entitlement` must be a table, not a list\n  help: write `[entitlement.NAME]`"), "{told}");
+}
+
+#[test]
+fn a_method_that_is_a_slip_of_one_in_use_is_a_warning() {
+    let with = |method: &str| told(&[("svc/service.toml", &SERVICE.replace("GET ", &format!("{method} ")))]);
+    for (method, near) in [("GETT", "GET"), ("PSOT", "POST"), ("GET|PACH", "PATCH"), ("PROPFINDS", "PROPFIND")] {
+        let told = with(method);
+        assert!(told.contains(&format!("help: did you mean `{near}`?")) && told.contains(" warning: "), "{told}");
+    }
+    for method in ["GET", "MKCALENDAR", "PURGE", "SUBSCRIBE"] {
+        assert_eq!(with(method), "", "{method}");
+    }
+}
+
+#[test]
+fn a_group_that_is_a_slip_of_one_that_providers_give_is_a_warning() {
+    let access = "permit (principal in Group::\"enginering\", action == Action::\"read\", resource);";
+    let dir = folder(&[("svc/service.toml", SERVICE), ("svc/access.cedar", access)]);
+    let told = |groups: &[&str]| {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        shown(load(dir.path(), &LoadSettings { groups, ..settings() }).unwrap().warnings())
+    };
+    assert!(
+        told(&["engineering"]).contains("providers give no group `enginering`\n  help: did you mean `engineering`?")
+    );
+    assert_eq!(told(&["engineering", "enginering"]), "");
+    assert_eq!(told(&[]), "");
 }
 
 #[test]
@@ -408,7 +462,7 @@ fn hosts_get_the_domain_and_lead_to_their_service() {
     for other in ["svc", "SVC.doorward.localhost", "x.wiki.example.com", "wiki.example.com.", ""] {
         assert_eq!(found(other), None, "{other}");
     }
-    let settings = LoadSettings { domain: "corp.example".to_owned() };
+    let settings = LoadSettings { domain: "corp.example".to_owned(), groups: Vec::new() };
     let dir = folder(&[("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS)]);
     assert!(load(dir.path(), &settings).unwrap().service_for_host("svc.corp.example").is_some());
 }

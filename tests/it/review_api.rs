@@ -23,7 +23,7 @@ fn policies(change: impl Fn(&str) -> String) -> PolicySet {
     let changed = change(&text);
     assert_ne!(changed, text, "the change is one");
     std::fs::write(&file, changed).unwrap();
-    load(folder.path(), &LoadSettings { domain: "doorward.localhost".to_owned() }).unwrap()
+    load(folder.path(), &LoadSettings { domain: "doorward.localhost".to_owned(), groups: Vec::new() }).unwrap()
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -456,8 +456,7 @@ async fn end_of(body: &mut Incoming, started: Instant) -> (Duration, Option<Stri
         match body.frame().await {
             Some(Ok(_)) => {}
             Some(Err(error)) => {
-                // HTTP/2 names stream, code and side in the debug form only.
-                let cause = std::error::Error::source(&error).map(|cause| format!("{cause:?}"));
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
                 return (started.elapsed(), Some(cause.unwrap_or_else(|| error.to_string())));
             }
             None => return (started.elapsed(), None),

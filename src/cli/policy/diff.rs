@@ -38,7 +38,7 @@ pub struct DiffArgs {
 /// Exit 0 whether they differ or not, unless `--exit-code` asks for 1; 2 if one can't be read.
 #[must_use]
 pub fn diff(args: &DiffArgs) -> Printed {
-    let settings = LoadSettings { domain: args.domain.clone() };
+    let settings = LoadSettings { domain: args.domain.clone(), groups: Vec::new() };
     let found = match compare(&args.old, &args.new, &settings) {
         Ok(found) => found,
         Err(wrong) => return failed(2, listed(&wrong).trim_end()),

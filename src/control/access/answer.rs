@@ -29,7 +29,8 @@ pub async fn approve(
     let policies = desk.policies.load_full();
     let reason = reason.map(reason_of).transpose()?;
     let (request, requester) = answerable(desk, &policies, caller, id, now).await?;
-    let definition = policies.entitlement(&request.entitlement).ok_or(AccessError::NotFound { what: "entitlement" })?;
+    let name = &request.entitlement;
+    let definition = policies.entitlement(name).ok_or_else(|| AccessError::NoEntitlement(name.to_string()))?;
     eligible(desk, &policies, &request, now).await?;
     if request.length > definition.max {
         let (name, longest) = (&request.entitlement, definition.max);

@@ -17,6 +17,8 @@ use super::{AccessError, hash_of, may, opened, person_of, reason_of, request_eve
 
 /// The longest ticket in characters.
 const TICKET_CHARS_MAX: usize = 200;
+/// A start that was so long ago when it arrived is still "at once": clocks and networks differ.
+const START_LATE_MAX: Ttl = Ttl::minutes(1);
 /// The longest value of a parameter in characters.
 const PARAM_CHARS_MAX: usize = 200;
 /// The longest that an extension waits for its answers, if its grant lasts so long.
@@ -219,7 +221,7 @@ fn asked_for<'p>(
     name: &EntitlementName,
     now: Timestamp,
 ) -> Result<&'p Entitlement, AccessError> {
-    let definition = policies.entitlement(name).ok_or(AccessError::NotFound { what: "entitlement" })?;
+    let definition = policies.entitlement(name).ok_or_else(|| AccessError::NoEntitlement(name.to_string()))?;
     if !may(desk, policies, caller, EntitlementAction::Request, name, now) {
         return Err(AccessError::Denied(format!("no policy lets you ask for `{name}`")));
     }
@@ -293,6 +295,9 @@ fn fitting(definition: &Entitlement, asked: &Asked, now: Timestamp) -> Result<Fi
         return invalid(format!("`{name}` is granted for {} to {longest}, not for {length}", definition.min));
     }
     if let Some(start) = asked.start {
+        if start.plus(START_LATE_MAX) < now {
+            return invalid(format!("the start {start} is over; leave it out to begin at once"));
+        }
         if start > now.plus(definition.scheduled_max) {
             return invalid(format!("`{name}` may be scheduled at most {} ahead", definition.scheduled_max));
         }

@@ -51,6 +51,8 @@ pub const REASON_CHARS_MAX: usize = 1000;
 pub enum AccessError {
     /// There is no such thing, or the caller may not know that there is.
     NotFound { what: &'static str },
+    /// No service defines an entitlement of this name.
+    NoEntitlement(String),
     /// What was sent is not what it must be.
     Invalid(String),
     /// No policy lets the caller do it.
@@ -81,6 +83,11 @@ impl fmt::Display for AccessError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound { what } => write!(f, "there is no such {what}"),
+            Self::NoEntitlement(name) => write!(
+                f,
+                "there is no entitlement `{}`; `doorward services` lists what can be asked for",
+                name.escape_debug()
+            ),
             Self::Invalid(what) | Self::Denied(what) | Self::Ineligible(what) => f.write_str(what),
             Self::SelfApproval => f.write_str(
                 "you asked for this yourself, under this account or another of yours; somebody else has to answer",

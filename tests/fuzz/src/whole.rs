@@ -106,7 +106,7 @@ pub fn service_toml(data: &[u8]) {
     std::fs::create_dir(&service).expect("a folder");
     std::fs::write(service.join("service.toml"), data).expect("a file");
     std::fs::write(service.join("access.cedar"), "@id(\"all\") permit (principal, action, resource);").expect("a file");
-    let settings = LoadSettings { domain: "example.com".to_owned() };
+    let settings = LoadSettings { domain: "example.com".to_owned(), groups: Vec::new() };
     match load(folder.path(), &settings) {
         Err(found) => assert!(!found.is_empty() && found.iter().all(|fault| !fault.message.is_empty())),
         Ok(set) => {
@@ -131,7 +131,7 @@ pub fn cedar_context(data: &[u8]) {
         // Of the program itself, or of the fuzz targets that stand below it.
         let found =
             folder.ancestors().map(|above| above.join("policies")).find(|path| path.join("global.cedar").exists());
-        let settings = LoadSettings { domain: "doorward.localhost".to_owned() };
+        let settings = LoadSettings { domain: "doorward.localhost".to_owned(), groups: Vec::new() };
         load(&found.expect("the example policies"), &settings).expect("they are good")
     });
     let text = String::from_utf8_lossy(data);

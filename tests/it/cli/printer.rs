@@ -67,6 +67,16 @@ fn a_refusal_is_told_with_its_remedy_and_as_problem_json() {
 }
 
 #[test]
+fn what_is_not_there_has_nothing_more_to_tell() {
+    for (status, reason) in [(404, "not_found"), (401, "session_ended")] {
+        let mut problem = Problem::new(status, reason, "Not found").with_detail("there is no such decision");
+        problem.decision = Some("dec_1".to_owned());
+        let lines = Failure::refused(problem).lines();
+        assert!(!lines.iter().any(|line| line.contains("doorward why")), "{lines:?}");
+    }
+}
+
+#[test]
 fn a_failure_of_this_side_is_problem_json_without_a_status() {
     let (printer, _, talk) = printer(Format::Json);
     printer.failure(&Failure::usage("which server?"));

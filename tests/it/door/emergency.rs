@@ -71,6 +71,9 @@ fn a59_a_closed_opening_is_over_at_once_and_stays_so() {
         close(door, asked.id, &closing(&door.dir, "cid", asked.id, CLOSE_NAMESPACE)).await.unwrap();
         let refused = client.get("/x").await;
         assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (401, "session_ended"));
+        let told = refused.problem();
+        assert!(told["detail"].as_str().unwrap().contains("The opening"), "{told}");
+        assert_eq!(told["remedy"]["kind"], "none");
         drop(other);
         // A node that starts again has not forgotten it.
         let remembered = EmergencyState::default();

@@ -150,7 +150,7 @@ pub async fn run(context: &Context, args: &ReplayArgs) -> Result<(), Failure> {
 }
 
 fn policies(args: &ReplayArgs, domain: &str) -> Result<PolicySet, Failure> {
-    load(&args.dir, &LoadSettings { domain: domain.to_owned() }).map_err(|found| {
+    load(&args.dir, &LoadSettings { domain: domain.to_owned(), groups: Vec::new() }).map_err(|found| {
         // The failure is told as an error already.
         let lines: Vec<String> = listed(&found).lines().map(|line| line.replacen(": error: ", ": ", 1)).collect();
         Failure::usage(lines.join("\n"))
