@@ -8,7 +8,7 @@
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
-use comfy_table::{Cell, ContentArrangement, Table, presets};
+use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::model::{Timestamp, Ttl};
@@ -17,10 +17,14 @@ use crate::wire::Page;
 use super::args::Format;
 use super::failure::Failure;
 
+/// What prose needs to be readable.
+const PROSE_COLUMNS_MIN: u16 = 16;
+
 /// Where data and talk go, and in which form data is wanted.
 pub struct Printer {
     format: Format,
     terminal: bool,
+    width: Option<u16>,
     talk_terminal: bool,
     out: Mutex<Box<dyn Write + Send>>,
     talk: Mutex<Box<dyn Write + Send>>,
@@ -38,13 +42,19 @@ impl Printer {
     /// A printer on any two writers; `terminal` says whether tables fit themselves to a width.
     #[must_use]
     pub fn new(format: Format, terminal: bool, out: Box<dyn Write + Send>, talk: Box<dyn Write + Send>) -> Self {
-        Self { format, terminal, talk_terminal: false, out: Mutex::new(out), talk: Mutex::new(talk) }
+        Self { format, terminal, width: None, talk_terminal: false, out: Mutex::new(out), talk: Mutex::new(talk) }
     }
 
     /// The form that was asked for.
     #[must_use]
     pub const fn format(&self) -> Format {
         self.format
+    }
+
+    /// For a terminal of so many columns, whatever the real one has.
+    #[must_use]
+    pub fn with_width(self, columns: u16) -> Self {
+        Self { width: Some(columns), ..self }
     }
 
     /// Whether standard output is a terminal.
@@ -127,6 +137,9 @@ impl Printer {
         for row in rows {
             table.add_row(row.iter().map(|text| Cell::new(plain(text))));
         }
+        if self.terminal {
+            arrange(&mut table, rows);
+        }
         self.line(&trimmed(&mut table))
     }
 
@@ -147,6 +160,9 @@ impl Printer {
         } else {
             ContentArrangement::Disabled
         });
+        if let Some(width) = self.width {
+            table.set_width(width);
+        }
         table
     }
 
@@ -166,6 +182,28 @@ impl Printer {
             Format::Json => self.talk(&failure.json()),
             Format::Table | Format::Junit => failure.lines().iter().for_each(|line| self.talk(line)),
         }
+    }
+}
+
+/// A column of single words (ids, states, addresses) is never broken, so that what is in it can be copied, and
+/// columns of prose get what is left. Where that is too little, each row is one line, as off a terminal.
+fn arrange(table: &mut Table, rows: &[Vec<String>]) {
+    let Some(width) = table.width() else { return };
+    let is_prose =
+        |column: usize| rows.iter().any(|row| row.get(column).is_some_and(|text| text.contains(char::is_whitespace)));
+    let contents = table.column_max_content_widths();
+    let mut needed = 0u16;
+    for (index, (column, content)) in table.column_iter_mut().zip(contents).enumerate() {
+        let least = if is_prose(index) {
+            content.min(PROSE_COLUMNS_MIN)
+        } else {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+            content
+        };
+        needed = needed.saturating_add(least).saturating_add(column.padding_width());
+    }
+    if needed > width {
+        table.set_content_arrangement(ContentArrangement::Disabled);
     }
 }
 

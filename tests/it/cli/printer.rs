@@ -14,6 +14,12 @@ fn printer(format: Format) -> (Printer, Written, Written) {
     (Printer::new(format, false, Box::new(out.clone()), Box::new(talk.clone())), out, talk)
 }
 
+fn on_terminal(columns: u16) -> (Printer, Written, Written) {
+    let (out, talk) = (Written::default(), Written::default());
+    let printer = Printer::new(Format::Table, true, Box::new(out.clone()), Box::new(talk.clone()));
+    (printer.with_width(columns), out, talk)
+}
+
 #[test]
 fn a_servers_text_can_not_move_the_cursor() {
     let (printer, out, talk) = printer(Format::Table);
@@ -30,6 +36,23 @@ fn off_a_terminal_a_row_is_one_line() {
     printer.table(&["A", "B"], &[vec!["x".repeat(300), "y".to_owned()], vec!["1".to_owned(), "2".to_owned()]]).unwrap();
     assert_eq!(out.text().lines().count(), 3);
     assert!(out.text().lines().all(|line| !line.starts_with(' ') && !line.ends_with(' ')), "{}", out.text());
+}
+
+#[test]
+fn on_a_narrow_terminal_prose_is_folded_and_what_is_copied_stays_whole() {
+    let id = "req_06h2f1o8r9sundmuh28aa1k7io";
+    let row =
+        vec![id.to_owned(), "pending".to_owned(), "the pipeline of the shop is red since this morning".to_owned()];
+    let told = |columns| {
+        let (printer, out, _) = on_terminal(columns);
+        printer.table(&["REQUEST", "STATE", "REASON"], std::slice::from_ref(&row)).unwrap();
+        out.text()
+    };
+    let folded = told(72);
+    assert!(folded.contains(id) && folded.lines().count() > 2, "{folded}");
+    assert!(folded.lines().all(|line| line.chars().count() <= 72), "{folded}");
+    let narrow = told(40);
+    assert!(narrow.contains(id) && narrow.lines().count() == 2, "{narrow}");
 }
 
 #[test]
