@@ -30,18 +30,18 @@ pub enum Format {
 
 const EXAMPLES: &str = "\
 Examples:
-  doorward demo                                      the whole story in half a minute
-  doorward dev                                       a door on this machine, with four people to sign in as
+  doorward demo                               the whole story in half a minute
+  doorward dev                                a whole door here, for trying it out
   doorward login --server https://doorward.example.com
-  doorward services                                  what there is, and what you may use
-  doorward curl https://ops-api.example.com/status   curl, with your certificate
-  doorward why dec_…                                 why a request was refused";
+  doorward services                           what there is, what you may use
+  doorward curl https://ops-api.example.com/  curl, with your certificate
+  doorward why dec_…                          why a request was refused";
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not signed in or session ended, 4 denied,
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not signed in or session ended, 4 denied, \
 5 still pending when the wait ran out, 6 could not reach the server.
 
-Environment: DOORWARD_SERVER, DOORWARD_PROFILE, DOORWARD_CA stand in for the flags of these names; DOORWARD_HOME
+Environment: DOORWARD_SERVER, DOORWARD_PROFILE, DOORWARD_CA stand in for the flags of these names; DOORWARD_HOME \
 is where profiles are kept (else $XDG_CONFIG_HOME/doorward, else ~/.config/doorward); NO_COLOR is honoured.";
 
 /// A zero-trust door for internal services
