@@ -38,8 +38,10 @@ use super::tasks::{self, Feed};
 
 /// How long the database may take for a sign of life at start.
 const LIFE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it may take to bring its tables up to date.
+/// How long it may take to see to its tables.
 const MIGRATE_TIMEOUT: Duration = Duration::from_secs(15);
+/// The same where they are an earlier version's: an index over years of events takes minutes.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(900);
 /// How often a database that was away at start is asked for.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
@@ -191,7 +193,15 @@ async fn reach(
     }
     let alive = tokio::time::timeout(LIFE_TIMEOUT, store.ping()).await;
     alive.map_err(|late| ReachError::Away(waiting()(late)))?.map_err(|error| ReachError::Away(preparing()(error)))?;
-    let migrated = tokio::time::timeout(MIGRATE_TIMEOUT, store.migrate()).await;
+    let earlier = tokio::time::timeout(LIFE_TIMEOUT, store.is_of_earlier_version()).await;
+    let earlier = earlier.map_err(|late| ReachError::Away(waiting()(late)))?;
+    let limit = if earlier.map_err(|error| ReachError::Away(preparing()(error)))? {
+        tracing::warn!(database = place, "the tables are brought up to date; with many events this takes minutes");
+        UPGRADE_TIMEOUT
+    } else {
+        MIGRATE_TIMEOUT
+    };
+    let migrated = tokio::time::timeout(limit, store.migrate()).await;
     migrated.map_err(|late| ReachError::Away(waiting()(late)))?.map_err(|error| {
         let wrong = error.is_of_other_tables();
         let error = preparing()(error);

@@ -196,7 +196,16 @@ impl Store {
     /// # Errors
     /// When the database is away or has tables of another making.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        MIGRATIONS.run(&self.pool).await.map_err(StoreError::Migration)
+        if self.engine == Engine::Sqlite {
+            return MIGRATIONS.run(&self.pool).await.map_err(StoreError::Migration);
+        }
+        // An index over years of events takes longer than any request may wait, so this has no bound but its
+        // caller's.
+        let pool = AnyPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
+        let pool = pool.connect_lazy_with(self.url.parse::<AnyConnectOptions>()?.disable_statement_logging());
+        let migrated = MIGRATIONS.run(&pool).await.map_err(StoreError::Migration);
+        pool.close().await;
+        migrated
     }
 
     /// Asks the database for a sign of life.
@@ -222,6 +231,18 @@ impl Store {
         };
         let count: i64 = sqlx::query_scalar(query).fetch_one(&self.pool).await?;
         Ok(count > 0)
+    }
+
+    /// Whether the tables are those of an earlier version, which `migrate` brings up to date.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn is_of_earlier_version(&self) -> Result<bool, StoreError> {
+        if !self.has_tables().await? {
+            return Ok(false);
+        }
+        let applied: i64 = sqlx::query_scalar("select count(*) from _sqlx_migrations").fetch_one(&self.pool).await?;
+        Ok(usize::try_from(applied).unwrap_or(0) < MIGRATIONS.iter().count())
     }
 
     /// Begins a transaction that may write.

@@ -119,8 +119,10 @@ async fn every_route_lets_in_whom_it_must_and_nobody_else() {
             _ => bobs_session,
         };
         let mut path = path.replace("{id}", id).replace("{item}", "1");
-        if path.contains("/inclusion") || path.contains("/consistency") {
-            path = format!("{path}?log=installation&index=0&from=1");
+        for (proof, query) in [("/inclusion", "index=0"), ("/consistency", "from=1")] {
+            if path.ends_with(proof) {
+                path = format!("{path}?log=installation&{query}");
+            }
         }
         if path == "/oauth2/authorize" {
             path = authorize_path(&[]);

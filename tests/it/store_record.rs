@@ -6,6 +6,7 @@ use std::sync::Arc;
 use doorward::audit::{Event, EventType, Outcome, PersonalField};
 use doorward::model::{DecisionId, EventId, NodeId, Principal, SessionId, Timestamp, Ttl};
 use doorward::store::{EventFilter, Log, Recorded, Store, StoreError};
+use sqlx::{AnyConnection, Connection, Executor};
 
 use crate::leaf::{decision, sealing};
 use crate::support::databases;
@@ -260,5 +261,22 @@ async fn an_event_before_the_log_is_open_is_refused() {
         store.migrate().await.unwrap();
         let mut tx = store.begin().await.unwrap();
         assert!(matches!(tx.event_append(&state_event(1)).await, Err(StoreError::NoLog)));
+    }
+}
+
+#[tokio::test]
+async fn tables_of_an_earlier_version_are_known_and_brought_up_to_date() {
+    for url in databases() {
+        let store = Store::open(&url).unwrap();
+        assert!(!store.has_tables().await.unwrap() && !store.is_of_earlier_version().await.unwrap());
+        store.migrate().await.unwrap();
+        assert!(store.has_tables().await.unwrap() && !store.is_of_earlier_version().await.unwrap());
+        sqlx::any::install_default_drivers();
+        let mut outside = AnyConnection::connect(&url).await.unwrap();
+        // The newest one makes indexes anew, so it can be done once more.
+        outside.execute("delete from _sqlx_migrations where version = 23").await.unwrap();
+        assert!(store.is_of_earlier_version().await.unwrap());
+        store.migrate().await.unwrap();
+        assert!(!store.is_of_earlier_version().await.unwrap());
     }
 }
