@@ -131,7 +131,8 @@ fn a66_service_files_with_faults_are_refused_with_a_way_out() {
         (with("origins = [\"https://app.example.com/\"]"), "2:12", "help: browsers write it `https://app.example.com`"),
         (with("time_zone = \"Europe/Berlln\""), "2:13", "is not a time zone"),
         (with("limits = { burst = 0 }"), "2:20", "`limits.burst` must be from 1 to 10000000"),
-        (with("timeouts = { connect = \"5\" }"), "2:24", "help: write `90s`"),
+        (with("timeouts = { connect = \"5\" }"), "2:24", "help: write `\"5s\"`"),
+        (with("timeouts = { connect = \"soon\" }"), "2:24", "help: write `90s`"),
         (
             with("timeouts = { conect = \"5s\" }"),
             "2:14",
