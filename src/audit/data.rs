@@ -12,12 +12,6 @@ use serde_json::{Map, Value};
 pub struct Data(Vec<(Cow<'static, str>, Value)>);
 
 impl Data {
-    /// With room for `count` values.
-    #[must_use]
-    pub fn with_capacity(count: usize) -> Self {
-        Self(Vec::with_capacity(count))
-    }
-
     /// Sets the value of this name.
     pub fn insert(&mut self, name: impl Into<Cow<'static, str>>, value: Value) {
         let name = name.into();

@@ -18,7 +18,8 @@ const OF_ACCESS: &str = "\
     select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \
     e.body, e.personal, e.salts, e.leaf \
     from audit_event e join audit_log l on l.number = e.log \
-    where (e.type < 'bz' or (e.type > 'f' and e.type < 's')) and e.type in ('request.created', 'request.approved', 'request.denied', 'request.voided', 'grant.scheduled', \
+    where (e.type < 'bz' or (e.type > 'f' and e.type < 's')) and e.type in (\
+    'request.created', 'request.approved', 'request.denied', 'request.voided', 'grant.scheduled', \
     'grant.active', 'grant.extended', 'grant.expired', 'grant.revoked', 'grant.dropped', 'breakglass.opened', \
     'breakglass.closed', 'breakglass.expired') and e.id > $1 and e.id < $2 order by e.id limit $3";
 const USES: &str = "\

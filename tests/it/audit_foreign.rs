@@ -3,24 +3,17 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use doorward::audit::evidence::Head;
 use doorward::audit::filter::Filter;
 use serde_json::json;
 
-use crate::audit_report::{exported, run as report, told};
+use crate::audit_report::{audit, exported, run as report, told};
 use crate::support::temporary_folder;
 
 fn verify(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_doorward"))
-        .args(["audit", "verify"])
-        .args(arguments)
-        .current_dir(folder)
-        .env_clear()
-        .env("DOORWARD_HOME", folder)
-        .output()
-        .unwrap()
+    audit(folder, "verify", arguments)
 }
 
 #[track_caller]

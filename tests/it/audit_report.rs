@@ -613,8 +613,13 @@ pub async fn exported_of(script: &Script, filter: &Filter) -> (String, String) {
 }
 
 pub fn run(folder: &Path, arguments: &[&str]) -> Output {
+    audit(folder, "report", arguments)
+}
+
+/// `doorward audit COMMAND` in this folder, with nothing else around it.
+pub fn audit(folder: &Path, command: &str, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_doorward"))
-        .args(["audit", "report"])
+        .args(["audit", command])
         .args(arguments)
         .current_dir(folder)
         .env_clear()
