@@ -1,7 +1,7 @@
 //! The record of a request: its decision before anything goes upstream, its outcome after.
 //!
 //! ORDER: [`open`] has answered before the first byte goes upstream. With `durable` it answers once
-//! the decision is on the disk; with `buffered` once it is in the queue.
+//! the decision is on the disk; with `buffered` once it is in the queue, as long as the record keeps up.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -144,15 +144,17 @@ pub async fn open(
     judged(&mut event, &permitted.verdict);
     rested(&mut event, caller);
     let recorder = &worker.shared.recorder;
-    match routed.entry.service.record.unwrap_or(worker.shared.settings.record) {
-        RecordMode::Buffered => {
-            recorder.offer(event);
-            Ok(())
-        }
-        RecordMode::Durable => match tokio::time::timeout(RECORD_TIMEOUT, recorder.submit(event)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
-        },
+    let submitted = match routed.entry.service.record.unwrap_or(worker.shared.settings.record) {
+        RecordMode::Buffered => recorder.submit_buffered(event),
+        RecordMode::Durable => recorder.submit(event),
+    };
+    let answer = match submitted.known() {
+        Some(answer) => Ok(answer),
+        None => tokio::time::timeout(RECORD_TIMEOUT, submitted).await,
+    };
+    match answer {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The recorder: many requests wait for one durable write.
 //!
-//! 1. A request's decision is put into the queue (`submit`) and its task waits; what need not be
-//!    waited for (the end of an exchange, decisions of a buffered service) is put there by `offer`.
+//! 1. A request's decision is put into the queue (`submit`) and its task waits; what can't be waited
+//!    for (the end of an exchange) is put there by `offer`. The decision of a buffered service waits
+//!    only when the record falls behind (`submit_buffered`).
 //! 2. One task takes all that waits, seals it, writes it in one transaction with its numbers, and
 //!    answers everyone at once. While it writes, the next batch gathers.
 //! 3. Twice a second it also writes what was only offered, and numbers events that were committed
@@ -111,6 +112,17 @@ pub struct Submitted(Answer);
 enum Answer {
     Known(Result<(), Unrecorded>),
     Waiting(oneshot::Receiver<Result<(), Unrecorded>>),
+}
+
+impl Submitted {
+    /// The answer, where there is nothing to wait for.
+    #[must_use]
+    pub const fn known(&self) -> Option<Result<(), Unrecorded>> {
+        match &self.0 {
+            Answer::Known(answer) => Some(*answer),
+            Answer::Waiting(_) => None,
+        }
+    }
 }
 
 impl Future for Submitted {
@@ -279,6 +291,20 @@ impl Recorder {
         Submitted(Answer::Waiting(receiver))
     }
 
+    /// Records `event` within a second and answers at once while the record keeps up with what comes. When a
+    /// quarter of the queue is left, or nothing takes the record, it is [`Self::submit`]: who comes faster than
+    /// can be written waits, instead of losing what others did.
+    pub fn submit_buffered(&self, event: Event) -> Submitted {
+        let queue = self.0.lock();
+        let max = self.0.settings.queue_max;
+        if queue.closed || queue.state.keeping == Keeping::Nowhere || queue.entries.len() >= max - max / 4 {
+            drop(queue);
+            return self.submit(event);
+        }
+        self.push_offered(queue, event);
+        Submitted(Answer::Known(Ok(())))
+    }
+
     /// Records `event` within a second, and never waits. What does not fit is counted as lost.
     pub fn offer(&self, event: Event) {
         let mut queue = self.0.lock();
@@ -286,6 +312,10 @@ impl Recorder {
             queue.lose(1);
             return;
         }
+        self.push_offered(queue, event);
+    }
+
+    fn push_offered(&self, mut queue: MutexGuard<'_, Queue>, event: Event) {
         queue.entries.push_back(Entry { event, reply: None, attempts: 0 });
         let full_batch = queue.entries.len() == self.0.settings.batch_max;
         drop(queue);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use doorward::audit::{Event, EventType, Outcome};
 use doorward::model::{Entropy, EventId, Timestamp};
 use doorward::store::{Log, Recorder, RecorderSettings, RefusalRates, Store, Unrecorded};
+use futures_util::FutureExt;
 use sqlx::{AnyConnection, Connection, Executor};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -251,6 +252,49 @@ async fn what_is_lost_is_counted_and_told() {
         let lost = events.last().unwrap();
         assert_eq!((lost.clear().kind, &lost.body["data"]["count"]), (EventType::RecordLost, &15.into()));
         assert_eq!(running.recorder.state().lost, 15);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_buffered_waits_once_the_record_falls_behind_and_is_not_lost() {
+    for url in databases() {
+        let settings = RecorderSettings { queue_max: 100, ..RecorderSettings::default() };
+        let running = Running::start(&url, settings).await;
+        let entropy = SeededEntropy::new(10);
+        let mut holder = hang(&url).await;
+        let first = running.recorder.submit(event(&entropy));
+        until(|| async { running.recorder.state().queued == 0 }).await;
+        for _ in 0..75 {
+            let answer = running.recorder.submit_buffered(event(&entropy));
+            assert_eq!(answer.now_or_never(), Some(Ok(())), "it waits for nothing while there is room");
+        }
+        let mut waits: Vec<_> = (0..20).map(|_| running.recorder.submit_buffered(event(&entropy))).collect();
+        assert!(waits.iter_mut().all(|answer| answer.now_or_never().is_none()), "the rest is for what can't wait");
+        (0..5).for_each(|_| running.recorder.offer(event(&entropy)));
+        holder.execute("rollback").await.unwrap();
+        assert_eq!(first.await, Ok(()));
+        for answer in waits {
+            assert_eq!(answer.await, Ok(()));
+        }
+        running.end().await;
+        assert_eq!(assert_gapless(&running.store, running.log).await.len(), 101);
+        assert_eq!(running.recorder.state().lost, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a61_what_is_buffered_is_refused_while_nothing_takes_the_record() {
+    for url in databases() {
+        let running = Running::start(&url, RecorderSettings::default()).await;
+        let entropy = SeededEntropy::new(11);
+        let mut holder = hang(&url).await;
+        assert_eq!(running.recorder.submit(event(&entropy)).await, Err(Unrecorded::Away));
+        assert_eq!(running.recorder.submit_buffered(event(&entropy)).await, Err(Unrecorded::Away));
+        holder.execute("rollback").await.unwrap();
+        until(|| async { !running.recorder.state().away }).await;
+        assert_eq!(running.recorder.submit_buffered(event(&entropy)).await, Ok(()));
+        running.end().await;
+        assert_eq!(assert_gapless(&running.store, running.log).await.len(), 1);
     }
 }
 

@@ -92,6 +92,35 @@ fn a61_while_the_database_is_held_nothing_passes_and_afterwards_it_does_by_itsel
 }
 
 #[test]
+fn a61_what_is_buffered_passes_no_longer_than_a_moment_unrecorded() {
+    for database in databases() {
+        let held = database.clone();
+        let environment = vec![
+            ("DOORWARD__AUDIT__SPOOL", "off".to_owned()),
+            ("DOORWARD__AUDIT__REQUESTS", "buffered".to_owned()),
+        ];
+        with_door(Plan { database: Some(database), environment, ..Plan::default() }, async |door| {
+            let alice = door.sign_in("alice").await;
+            let mut client = door.client("app", Some(&alice), Speaks::Http2).await;
+            assert_eq!(client.get("/x").await.status, 200);
+            let mut holder = hold(&held).await;
+            let began = Instant::now();
+            loop {
+                let got = client.get("/held").await;
+                if got.status == 503 {
+                    assert_eq!(got.reason().as_str(), "audit_unavailable", "{held}");
+                    break;
+                }
+                assert_eq!(got.status, 200, "{held}: {got:?}");
+                assert!(began.elapsed() < Duration::from_secs(5), "{held}: unrecorded for {:?}", began.elapsed());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            holder.execute("rollback").await.unwrap();
+        });
+    }
+}
+
+#[test]
 fn every_answer_has_its_event() {
     with_door(Plan::default(), async |door| {
         let (alice, dave) = (door.sign_in("alice").await, door.sign_in("dave").await);
