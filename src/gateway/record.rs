@@ -144,15 +144,11 @@ pub async fn open(
     judged(&mut event, &permitted.verdict);
     rested(&mut event, caller);
     let recorder = &worker.shared.recorder;
-    let submitted = match routed.entry.service.record.unwrap_or(worker.shared.settings.record) {
-        RecordMode::Buffered => recorder.submit_buffered(event),
-        RecordMode::Durable => recorder.submit(event),
+    let recorded = match routed.entry.service.record.unwrap_or(worker.shared.settings.record) {
+        RecordMode::Buffered => tokio::time::timeout(RECORD_TIMEOUT, recorder.submit_buffered(event)).await,
+        RecordMode::Durable => tokio::time::timeout(RECORD_TIMEOUT, recorder.submit(event)).await,
     };
-    let answer = match submitted.known() {
-        Some(answer) => Ok(answer),
-        None => tokio::time::timeout(RECORD_TIMEOUT, submitted).await,
-    };
-    match answer {
+    match recorded {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
     }

@@ -114,17 +114,6 @@ enum Answer {
     Waiting(oneshot::Receiver<Result<(), Unrecorded>>),
 }
 
-impl Submitted {
-    /// The answer, where there is nothing to wait for.
-    #[must_use]
-    pub const fn known(&self) -> Option<Result<(), Unrecorded>> {
-        match &self.0 {
-            Answer::Known(answer) => Some(*answer),
-            Answer::Waiting(_) => None,
-        }
-    }
-}
-
 impl Future for Submitted {
     type Output = Result<(), Unrecorded>;
 
@@ -191,6 +180,8 @@ pub struct Recorder(Arc<Shared>);
 pub(in crate::store) struct Shared {
     queue: Mutex<Queue>,
     pub wake: Notify,
+    /// Rings when the queue got shorter, or nothing takes the record any more.
+    pub room: Notify,
     pub spool: Option<Spool>,
     pub settings: RecorderSettings,
 }
@@ -257,7 +248,7 @@ impl Recorder {
     ) -> (Self, JoinHandle<()>) {
         let RecorderParts { store, spool, sealing, settings, clock } = parts;
         let queue = Mutex::new(Queue::default());
-        let shared = Arc::new(Shared { queue, wake: Notify::new(), spool, settings });
+        let shared = Arc::new(Shared { queue, wake: Notify::new(), room: Notify::new(), spool, settings });
         let writer = Writer { shared: Arc::clone(&shared), store, sealing, clock };
         let task = tracker.spawn_on(writer.run(cancel), runtime);
         (Self(shared), task)
@@ -291,18 +282,45 @@ impl Recorder {
         Submitted(Answer::Waiting(receiver))
     }
 
-    /// Records `event` within a second and answers at once while the record keeps up with what comes. When a
-    /// quarter of the queue is left, or nothing takes the record, it is [`Self::submit`]: who comes faster than
-    /// can be written waits, instead of losing what others did.
-    pub fn submit_buffered(&self, event: Event) -> Submitted {
-        let queue = self.0.lock();
-        let max = self.0.settings.queue_max;
-        if queue.closed || queue.state.keeping == Keeping::Nowhere || queue.entries.len() >= max - max / 4 {
-            drop(queue);
-            return self.submit(event);
+    /// Records `event` within a second and answers as soon as it is in the queue, of which it leaves the last
+    /// quarter free: who comes faster than can be written waits, instead of losing what others did.
+    ///
+    /// # Errors
+    /// When nothing takes the record.
+    pub async fn submit_buffered(&self, event: Event) -> Result<(), Unrecorded> {
+        let Some(event) = self.push_if_room(event)? else {
+            return Ok(());
+        };
+        Box::pin(self.push_once_there_is_room(event)).await
+    }
+
+    async fn push_once_there_is_room(&self, mut event: Event) -> Result<(), Unrecorded> {
+        loop {
+            // ORDER: it listens before it looks, so that no call between the two is missed.
+            let room = self.0.room.notified();
+            match self.push_if_room(event)? {
+                None => return Ok(()),
+                Some(waits) => event = waits,
+            }
+            room.await;
         }
-        self.push_offered(queue, event);
-        Submitted(Answer::Known(Ok(())))
+    }
+
+    /// Gives the event back where there is no room now.
+    fn push_if_room(&self, event: Event) -> Result<Option<Event>, Unrecorded> {
+        let mut queue = self.0.lock();
+        let max = self.0.settings.queue_max;
+        let refused = match queue.state.keeping {
+            _ if queue.closed => Unrecorded::Closed,
+            Keeping::Nowhere => Unrecorded::Away,
+            Keeping::Database | Keeping::Spool if queue.entries.len() >= max - max / 4 => return Ok(Some(event)),
+            Keeping::Database | Keeping::Spool => {
+                self.push_offered(queue, event);
+                return Ok(None);
+            }
+        };
+        queue.state.unrecorded += 1;
+        Err(refused)
     }
 
     /// Records `event` within a second, and never waits. What does not fit is counted as lost.

@@ -265,10 +265,11 @@ async fn what_is_buffered_waits_once_the_record_falls_behind_and_is_not_lost() {
         let first = running.recorder.submit(event(&entropy));
         until(|| async { running.recorder.state().queued == 0 }).await;
         for _ in 0..75 {
-            let answer = running.recorder.submit_buffered(event(&entropy));
-            assert_eq!(answer.now_or_never(), Some(Ok(())), "it waits for nothing while there is room");
+            let answer = running.recorder.submit_buffered(event(&entropy)).now_or_never();
+            assert_eq!(answer, Some(Ok(())), "it waits for nothing while there is room");
         }
-        let mut waits: Vec<_> = (0..20).map(|_| running.recorder.submit_buffered(event(&entropy))).collect();
+        let recorder = &running.recorder;
+        let mut waits: Vec<_> = (0..20).map(|_| Box::pin(recorder.submit_buffered(event(&entropy)))).collect();
         assert!(waits.iter_mut().all(|answer| answer.now_or_never().is_none()), "the rest is for what can't wait");
         (0..5).for_each(|_| running.recorder.offer(event(&entropy)));
         holder.execute("rollback").await.unwrap();

@@ -95,10 +95,8 @@ fn a61_while_the_database_is_held_nothing_passes_and_afterwards_it_does_by_itsel
 fn a61_what_is_buffered_passes_no_longer_than_a_moment_unrecorded() {
     for database in databases() {
         let held = database.clone();
-        let environment = vec![
-            ("DOORWARD__AUDIT__SPOOL", "off".to_owned()),
-            ("DOORWARD__AUDIT__REQUESTS", "buffered".to_owned()),
-        ];
+        let environment =
+            vec![("DOORWARD__AUDIT__SPOOL", "off".to_owned()), ("DOORWARD__AUDIT__REQUESTS", "buffered".to_owned())];
         with_door(Plan { database: Some(database), environment, ..Plan::default() }, async |door| {
             let alice = door.sign_in("alice").await;
             let mut client = door.client("app", Some(&alice), Speaks::Http2).await;
