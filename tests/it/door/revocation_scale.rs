@@ -172,12 +172,11 @@ fn another(door: &Door, folder: &Path) -> Running {
             std::fs::remove_file(own.path()).unwrap();
         }
     }
-    let telemetry = crate::support::free_port();
     let variables = [
         ("DOORWARD__SERVER__THREADS", "1".to_owned()),
         ("DOORWARD__SERVER__DRAIN", "0s".to_owned()),
         ("DOORWARD__SERVER__LISTEN", "127.0.0.1:0".to_owned()),
-        ("DOORWARD__TELEMETRY__LISTEN", format!("127.0.0.1:{telemetry}")),
+        ("DOORWARD__TELEMETRY__LISTEN", "127.0.0.1:0".to_owned()),
         ("DOORWARD__AUDIT__REQUESTS", "buffered".to_owned()),
     ];
     let environment: config::Environment =
