@@ -1,7 +1,6 @@
 //! What goes to the upstream: the one canonical target, the client's headers without any that are
 //! ours to write, and what we say of the caller, made fresh.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -70,11 +69,7 @@ pub fn equip(
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
     }
-    let authority = match worker.shared.settings.public_port {
-        443 => routed.canonical.host.clone(),
-        port => format!("{}:{port}", routed.canonical.host),
-    };
-    forwarded(headers, channel.peer.ip().to_canonical(), authority, worker.shared.settings.public_port)?;
+    forwarded(headers, channel, &routed.canonical.host, worker.shared.settings.public_port)?;
     headers.insert(DECISION_HEADER, value(exchange.decision.to_string())?);
     headers.insert(TRACEPARENT, value(traceparent(worker, exchange))?);
     if let Some(assertion) = assertion(worker, snapshot, exchange, routed, caller, permitted, now)? {
@@ -92,21 +87,59 @@ fn value(text: String) -> Result<HeaderValue, Refusal> {
     HeaderValue::try_from(text).map_err(|_| Refusal::Internal)
 }
 
+/// What upstreams are told of where a connection came from and what it asked for. The same for all of its
+/// requests, so it is made with the first of them.
+#[derive(Debug)]
+pub struct ForwardedFields {
+    host: String,
+    authority: HeaderValue,
+    forwarded: HeaderValue,
+    client: HeaderValue,
+    port: HeaderValue,
+}
+
+impl ForwardedFields {
+    fn new(client: IpAddr, host: &str, port: u16) -> Result<Self, Refusal> {
+        let authority = match port {
+            443 => host.to_owned(),
+            port => format!("{host}:{port}"),
+        };
+        let node = match client {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => format!("\"[{v6}]\""),
+        };
+        Ok(Self {
+            host: host.to_owned(),
+            forwarded: value(format!("for={node};host=\"{authority}\";proto=https"))?,
+            authority: value(authority)?,
+            client: value(client.to_string())?,
+            port: HeaderValue::from(port),
+        })
+    }
+
+    fn write(&self, headers: &mut HeaderMap) {
+        headers.insert(FORWARDED, self.forwarded.clone());
+        headers.insert(X_FORWARDED_FOR, self.client.clone());
+        headers.insert(X_FORWARDED_HOST, self.authority.clone());
+        headers.insert(HOST, self.authority.clone());
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        headers.insert(X_FORWARDED_PORT, self.port.clone());
+    }
+}
+
 /// `Host`, `Forwarded` (RFC 7239) and its older relatives, in place of whatever came.
-fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: String, port: u16) -> Result<(), Refusal> {
-    let mut text = String::with_capacity(96);
-    let written = match client {
-        IpAddr::V4(v4) => write!(text, "for={v4};host=\"{host}\";proto=https"),
-        IpAddr::V6(v6) => write!(text, "for=\"[{v6}]\";host=\"{host}\";proto=https"),
-    };
-    written.map_err(|_| Refusal::Internal)?;
-    let host = value(host)?;
-    headers.insert(FORWARDED, value(text)?);
-    headers.insert(X_FORWARDED_FOR, value(client.to_string())?);
-    headers.insert(X_FORWARDED_HOST, host.clone());
-    headers.insert(HOST, host);
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
-    headers.insert(X_FORWARDED_PORT, HeaderValue::from(port));
+fn forwarded(headers: &mut HeaderMap, channel: &Channel, host: &str, port: u16) -> Result<(), Refusal> {
+    let made = || ForwardedFields::new(channel.peer.ip().to_canonical(), host, port);
+    match channel.forwarded.get() {
+        Some(fields) if fields.host == host => fields.write(headers),
+        Some(_) => made()?.write(headers),
+        None => {
+            let fields = made()?;
+            fields.write(headers);
+            // Nobody else sets it: a connection is one thread's.
+            let _ = channel.forwarded.set(fields);
+        }
+    }
     Ok(())
 }
 
@@ -140,7 +173,9 @@ pub fn trace_of(headers: &HeaderMap, worker: &Worker) -> (Arc<str>, Option<Strin
     named.unwrap_or_else(|| {
         let mut trace = [0u8; 16];
         worker.shared.entropy.fill(&mut trace);
-        (HEXLOWER.encode(&trace).into(), None)
+        let mut text = [0u8; 32];
+        HEXLOWER.encode_mut(&trace, &mut text);
+        (String::from_utf8_lossy(&text).into(), None)
     })
 }
 

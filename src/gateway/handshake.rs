@@ -5,7 +5,7 @@
 //! missing name is refused with an alert. INVARIANTS: no session is ever resumed (no tickets, no
 //! cache), so the client's chain is verified on each connection; and no early data is taken.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ use crate::identity::breakglass::{Opening, OpeningRules, carries_opening, eviden
 use crate::identity::certificate::{ClientCertificate, Issuer, may_prove, may_vouch, trust_domain_of};
 use crate::model::breakglass::Scope;
 use crate::model::{Clock, Timestamp, Ttl};
+
+use super::equip::ForwardedFields;
 
 /// ALPN of HTTP/2 (RFC 9113 §3.1).
 pub const ALPN_H2: &[u8] = b"h2";
@@ -415,6 +417,8 @@ pub struct Channel {
     chain: Vec<CertificateDer<'static>>,
     /// The set of authorities that last verified it.
     epoch: Cell<u64>,
+    /// What upstreams are told of it, once there was a request.
+    pub forwarded: OnceCell<ForwardedFields>,
 }
 
 impl Channel {
@@ -462,6 +466,7 @@ impl Channel {
             opening,
             chain,
             epoch: Cell::new(epoch),
+            forwarded: OnceCell::new(),
         })
     }
 

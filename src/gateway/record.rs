@@ -14,6 +14,7 @@ use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts, basis};
 use crate::identity::directory::LiveGrant;
 use crate::model::{DecisionId, EventId, Principal, Timestamp};
 use crate::policy::{RecordMode, Verdict};
+use crate::store::Unrecorded;
 
 use super::authenticate::Caller;
 use super::body::{BodyError, Ending, Progress};
@@ -145,13 +146,12 @@ pub async fn open(
     rested(&mut event, caller);
     let recorder = &worker.shared.recorder;
     let recorded = match routed.entry.service.record.unwrap_or(worker.shared.settings.record) {
-        RecordMode::Buffered => tokio::time::timeout(RECORD_TIMEOUT, recorder.submit_buffered(event)).await,
-        RecordMode::Durable => tokio::time::timeout(RECORD_TIMEOUT, recorder.submit(event)).await,
+        RecordMode::Buffered => recorder.submit_buffered(event, RECORD_TIMEOUT).await,
+        RecordMode::Durable => {
+            tokio::time::timeout(RECORD_TIMEOUT, recorder.submit(event)).await.unwrap_or(Err(Unrecorded::Away))
+        }
     };
-    match recorded {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
-    }
+    recorded.map_err(|_| Refusal::AuditUnavailable)
 }
 
 /// Records a refusal. One of somebody who is identified is on record before it is answered, where

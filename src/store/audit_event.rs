@@ -31,16 +31,16 @@ const INSERT_TAIL: &str = " on conflict (id) do nothing";
 
 /// Rows of the statements that write batches, largest first. The database reads a statement once
 /// and keeps it, so there are few.
-const INSERT_SIZES: [usize; 4] = [64, 16, 4, 1];
+const INSERT_SIZES: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 /// The texts of those statements: the one place of the house where SQL is put together, from
 /// constants and counted placeholders only.
-static NUMBERED: LazyLock<[&'static str; 4]> =
+static NUMBERED: LazyLock<[&'static str; 7]> =
     LazyLock::new(|| INSERT_SIZES.map(|rows| insert_text(rows, Placeholders::Numbered)));
-static PLAIN: LazyLock<[&'static str; 4]> =
+static PLAIN: LazyLock<[&'static str; 7]> =
     LazyLock::new(|| INSERT_SIZES.map(|rows| insert_text(rows, Placeholders::Plain)));
 
 /// The statements that write batches on this engine, largest first.
-fn inserts(placeholders: Placeholders) -> &'static [&'static str; 4] {
+fn inserts(placeholders: Placeholders) -> &'static [&'static str; 7] {
     match placeholders {
         Placeholders::Numbered => &NUMBERED,
         Placeholders::Plain => &PLAIN,

@@ -19,7 +19,6 @@ use sqlx::ConnectOptions;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, Transaction};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::log::{Desk, Log};
 use crate::audit::merkle::Hash;
@@ -133,12 +132,13 @@ pub(in crate::store) enum Placeholders {
 #[derive(Clone)]
 pub struct Store {
     pool: AnyPool,
+    /// Where transactions come from. SQLite has one writer at a time: ours take turns for one connection, in the
+    /// order of their coming. Its own way is to sleep and ask again, which is slow and starves the unlucky; and
+    /// only what nobody else wrote may stay in the memory of a connection.
+    writer: AnyPool,
     engine: Engine,
     url: Arc<str>,
     desk: Arc<OnceLock<Desk>>,
-    /// SQLite has one writer at a time. Ours take turns here, in the order of their coming: its
-    /// own way is to sleep and ask again, which is slow and starves the unlucky.
-    writer: Arc<Semaphore>,
 }
 
 impl Store {
@@ -165,32 +165,13 @@ impl Store {
             let scheme: String = url.split("://").next().unwrap_or_default().chars().take(40).collect();
             return Err(StoreError::Url { url: format!("{scheme}://…") });
         };
-        let pool = AnyPoolOptions::new()
-            .max_connections(CONNECTIONS_MAX)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    if engine == Engine::Sqlite {
-                        connection
-                            .execute(
-                                "pragma page_size = 8192; pragma journal_mode = wal; pragma synchronous = full; \
-                                 pragma busy_timeout = 5000; pragma foreign_keys = on; \
-                                 pragma secure_delete = on; pragma wal_autocheckpoint = 256; pragma temp_store = memory;",
-                            )
-                            .await?;
-                    } else {
-                        connection.execute("set statement_timeout = '5s'; set lock_timeout = '2s';").await?;
-                    }
-                    Ok(())
-                })
-            })
-            // A full or failing disk makes SQLite roll back by itself; the driver then still counts a
-            // transaction and refuses every other one on that connection.
-            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
-            // A log line would name statements of thousands of characters, and waits are measured
-            // where they matter.
-            .connect_lazy_with(url.parse::<AnyConnectOptions>()?.disable_statement_logging());
-        Ok(Self { pool, engine, url: url.into(), desk: Arc::new(OnceLock::new()), writer: Arc::new(Semaphore::new(1)) })
+        let options = url.parse::<AnyConnectOptions>()?.disable_statement_logging();
+        let pool = pool_of(engine, CONNECTIONS_MAX, options.clone());
+        let writer = match engine {
+            Engine::Sqlite => pool_of(engine, 1, options),
+            Engine::Postgres => pool.clone(),
+        };
+        Ok(Self { pool, writer, engine, url: url.into(), desk: Arc::new(OnceLock::new()) })
     }
 
     /// Brings the tables up to date.
@@ -252,18 +233,11 @@ impl Store {
     /// # Errors
     /// When no connection is to be had in time.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        let (turn, inner) = match self.engine {
-            Engine::Sqlite => {
-                let turn = Arc::clone(&self.writer).acquire_owned();
-                let turn = tokio::time::timeout(ACQUIRE_TIMEOUT, turn)
-                    .await
-                    .map_err(|_| sqlx::Error::PoolTimedOut)?
-                    .map_err(|_| sqlx::Error::PoolClosed)?;
-                (Some(turn), self.pool.begin_with("begin immediate").await?)
-            }
-            Engine::Postgres => (None, Beginning(Some(Box::pin(begin_at(self.pool.clone())))).await?),
+        let inner = match self.engine {
+            Engine::Sqlite => self.writer.begin_with("begin immediate").await?,
+            Engine::Postgres => Beginning(Some(Box::pin(begin_at(self.writer.clone())))).await?,
         };
-        Ok(Tx { inner, desk: Arc::clone(&self.desk), engine: self.engine, numbered: None, _turn: turn })
+        Ok(Tx { inner, desk: Arc::clone(&self.desk), engine: self.engine, numbered: None })
     }
 
     /// What this node seals events with and where it numbers them, once its log is open.
@@ -297,10 +271,42 @@ impl Store {
         Ok(())
     }
 
-    /// Closes the pool once its users are done.
+    /// Closes all connections once their users are done.
     pub async fn close(&self) {
+        self.writer.close().await;
         self.pool.close().await;
     }
+}
+
+/// A pool of at most so many connections, each set up as this house wants it.
+fn pool_of(engine: Engine, connections: u32, options: AnyConnectOptions) -> AnyPool {
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A file does not hang up.
+        .test_before_acquire(engine == Engine::Postgres)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                if engine == Engine::Sqlite {
+                    connection
+                        .execute(
+                            "pragma page_size = 8192; pragma journal_mode = wal; pragma synchronous = full; \
+                             pragma busy_timeout = 5000; pragma foreign_keys = on; \
+                             pragma secure_delete = on; pragma wal_autocheckpoint = 256; pragma temp_store = memory;",
+                        )
+                        .await?;
+                } else {
+                    connection.execute("set statement_timeout = '5s'; set lock_timeout = '2s';").await?;
+                }
+                Ok(())
+            })
+        })
+        // A full or failing disk makes SQLite roll back by itself; the driver then still counts a
+        // transaction and refuses every other one on that connection.
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
+        // A log line would name statements of thousands of characters, and waits are measured
+        // where they matter.
+        .connect_lazy_with(options)
 }
 
 async fn begin_at(pool: AnyPool) -> Result<Transaction<'static, Any>, sqlx::Error> {
@@ -341,8 +347,6 @@ pub struct Tx {
     engine: Engine,
     /// The leaves that were numbered in this node's log: from which number on, and their hashes.
     numbered: Option<(i64, Vec<Hash>)>,
-    // ORDER: after `inner`, so that a roll-back is on its way when the next writer's turn comes.
-    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Tx {

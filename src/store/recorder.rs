@@ -30,6 +30,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -283,15 +284,20 @@ impl Recorder {
     }
 
     /// Records `event` within a second and answers as soon as it is in the queue, of which it leaves the last
-    /// quarter free: who comes faster than can be written waits, instead of losing what others did.
+    /// quarter free: who comes faster than can be written waits, for `limit` at most, instead of losing what
+    /// others did.
     ///
     /// # Errors
-    /// When nothing takes the record.
-    pub async fn submit_buffered(&self, event: Event) -> Result<(), Unrecorded> {
+    /// When nothing takes the record, or there was no room in time.
+    pub async fn submit_buffered(&self, event: Event, limit: Duration) -> Result<(), Unrecorded> {
         let Some(event) = self.push_if_room(event)? else {
             return Ok(());
         };
-        Box::pin(self.push_once_there_is_room(event)).await
+        let pushed = Box::pin(timeout(limit, self.push_once_there_is_room(event))).await;
+        pushed.unwrap_or_else(|_| {
+            self.0.lock().state.unrecorded += 1;
+            Err(Unrecorded::Full)
+        })
     }
 
     async fn push_once_there_is_room(&self, mut event: Event) -> Result<(), Unrecorded> {
