@@ -23,8 +23,8 @@ use super::worker::{CallerKey, Worker};
 /// Everything that a remembered decision was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DecisionKey {
-    generation: u64,
-    caller: CallerKey,
+    pub(super) generation: u64,
+    pub(super) caller: CallerKey,
     entitlements: Vec<EntitlementName>,
     service: ServiceName,
     action: ActionName,

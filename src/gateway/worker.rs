@@ -232,6 +232,23 @@ impl Worker {
         pool
     }
 
+    /// Forgets what can't be of use any more: what was made of sessions that have ended or changed, under
+    /// earlier policies, and of tokens that are over.
+    fn forget(&self) {
+        let (generation, now) = (self.shared.snapshot.load().generation, self.now());
+        let is_over = |caller: &CallerKey| match caller {
+            CallerKey::Session(id, version) => {
+                let known = self.shared.directory.session(*id);
+                known.is_none_or(|live| live.session.version != *version || !live.session.is_live(now))
+            }
+            CallerKey::Token(_) | CallerKey::Certificate(_) => false,
+        };
+        self.tokens.borrow_mut().retain(|_, token| !token.expires_at.is_over(now));
+        self.subjects.borrow_mut().retain(|(caller, _), built| built.generation == generation && !is_over(caller));
+        self.decisions.borrow_mut().retain(|key, _| key.generation == generation && !is_over(&key.caller));
+        self.assertions.borrow_mut().retain(|(caller, _), made| !made.until.is_over(now) && !is_over(caller));
+    }
+
     /// Tidies up every now and then until the end.
     pub async fn sweep(self: Rc<Self>) {
         const EVERY: Duration = Duration::from_secs(10);
@@ -240,6 +257,7 @@ impl Worker {
             for (_, pool) in self.pools.borrow().iter() {
                 pool.sweep();
             }
+            self.forget();
         }
         // Idle connections to upstreams would keep their tasks, and so this thread, waiting.
         for (_, pool) in self.pools.borrow().iter() {
