@@ -109,7 +109,7 @@ async def f13(leg, folder):
 # DPoP proofs, break-glass and logout tokens need keys that a client of a few lines has not.
 REPLAYS = [
     "door::exchange::a46_a_token_that_is_bound_to_a_key_is_good_with_a_fresh_proof_of_it_and_once",
-    "door::exchange::a47_of_twenty_who_exchange_one_token_at_once_one_gets_a_session",
+    "door::exchange::a47_of_fifty_who_exchange_one_token_at_once_one_gets_a_session",
     "sign_in::a47_fifty_redemptions_of_one_code_give_one_cookie",
     "sign_in::a47_fifty_deliveries_of_one_logout_token_are_obeyed_once",
     "oauth::a47_of_fifty_polls_of_an_agreed_device_one_gets_in",

@@ -38,8 +38,8 @@ fn names(folder: &Path, found: &mut Vec<String>) {
             names(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path).unwrap();
-            let functions = text.lines().filter_map(|line| line.trim_start().split("fn a").nth(1));
-            found.extend(functions.filter_map(|rest| rest.split('(').next()).map(|rest| format!("a{rest}")));
+            let functions = text.lines().filter_map(|line| line.trim_start().split("fn ").nth(1));
+            found.extend(functions.filter_map(|rest| rest.split('(').next()).map(str::to_owned));
         }
     }
 }
@@ -61,6 +61,28 @@ fn every_attack_class_has_a_test_or_a_reason() {
     for class in CLASSES {
         println!("A{class:02} {} {}", tests.get(&class).copied().unwrap_or(0), reason(class).unwrap_or_default());
     }
+}
+
+/// `tests/faults` runs some of these by name, and a name that is nobody's runs nothing.
+#[test]
+fn every_test_that_the_faults_name_is_there() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut all = Vec::new();
+    names(&tests.join("it"), &mut all);
+    let mut named = 0;
+    for entry in std::fs::read_dir(tests.join("faults")).unwrap().flatten() {
+        let is_path = |text: &&str| {
+            text.split("::").nth(1).is_some_and(|name| !name.is_empty())
+                && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b':'))
+        };
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        for path in text.split('"').filter(is_path) {
+            let name = path.rsplit("::").next().unwrap();
+            assert!(all.iter().any(|known| known == name), "{}: there is no test {path}", entry.path().display());
+            named += 1;
+        }
+    }
+    assert!(named > 10, "{named}");
 }
 
 #[test]
