@@ -145,13 +145,15 @@ pub async fn open(
     judged(&mut event, &permitted.verdict);
     rested(&mut event, caller);
     let recorder = &worker.shared.recorder;
-    let recorded = match routed.entry.service.record.unwrap_or(worker.shared.settings.record) {
-        RecordMode::Buffered => recorder.submit_buffered(event, RECORD_TIMEOUT).await,
-        RecordMode::Durable => {
-            tokio::time::timeout(RECORD_TIMEOUT, recorder.submit(event)).await.unwrap_or(Err(Unrecorded::Away))
-        }
+    let submitted = match routed.entry.service.record.unwrap_or(worker.shared.settings.record) {
+        RecordMode::Buffered => recorder.submit_buffered(event),
+        RecordMode::Durable => recorder.submit(event),
     };
-    recorded.map_err(|_| Refusal::AuditUnavailable)
+    let answer = match submitted.known() {
+        Some(answer) => answer,
+        None => tokio::time::timeout(RECORD_TIMEOUT, submitted).await.unwrap_or(Err(Unrecorded::Away)),
+    };
+    answer.map_err(|_| Refusal::AuditUnavailable)
 }
 
 /// Records a refusal. One of somebody who is identified is on record before it is answered, where

@@ -80,12 +80,9 @@ impl Writer {
     }
 
     pub(super) fn keep(&self, keeping: Keeping) {
-        {
-            let state = &mut self.shared.lock().state;
-            state.keeping = keeping;
-            state.away = keeping != Keeping::Database;
-        }
-        self.shared.room.notify_waiters();
+        let state = &mut self.shared.lock().state;
+        state.keeping = keeping;
+        state.away = keeping != Keeping::Database;
     }
 
     fn log(&self) -> Result<Log, StoreError> {
@@ -95,7 +92,6 @@ impl Writer {
     /// Takes nothing more, writes what waits, and counts what can't be written.
     async fn end(&self) {
         self.shared.lock().closed = true;
-        self.shared.room.notify_waiters();
         self.tell_counted();
         if self.keeping() == Keeping::Database {
             if self.write_due(true).await {
@@ -105,7 +101,8 @@ impl Writer {
             self.spool_due(true).await;
         }
         let mut queue = self.shared.lock();
-        let left = queue.take(usize::MAX).len();
+        queue.send_away(Unrecorded::Closed);
+        let left = queue.take(usize::MAX, 0).len();
         queue.lose(u64::try_from(left).unwrap_or(u64::MAX));
         if queue.lost_untold > 0 {
             tracing::error!(
@@ -121,14 +118,11 @@ impl Writer {
         let mut queue = self.shared.lock();
         let full = queue.entries.len() >= self.shared.settings.batch_max;
         let lost = queue.lost_untold > 0;
-        if !(queue.waiting > 0 || full || (all && (lost || !queue.entries.is_empty()))) {
+        if !(queue.waiting > 0 || !queue.crowd.is_empty() || full || (all && (lost || !queue.entries.is_empty()))) {
             return None;
         }
-        let batch = queue.take(self.shared.settings.batch_max);
-        let told = queue.lost_untold;
-        drop(queue);
-        self.shared.room.notify_waiters();
-        Some((batch, told))
+        let batch = queue.take(self.shared.settings.batch_max, self.shared.settings.room_for_buffered());
+        Some((batch, queue.lost_untold))
     }
 
     /// Writes batches into the database. Says whether it took them.

@@ -30,7 +30,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -64,6 +63,13 @@ pub struct RecorderSettings {
     pub counted_every: Duration,
     /// Which refusals of nobody are recorded one by one.
     pub refusal_rates: RefusalRates,
+}
+
+impl RecorderSettings {
+    /// How long the queue may be for what waits for room. The rest is for what can't wait.
+    pub(in crate::store) const fn room_for_buffered(&self) -> usize {
+        self.queue_max - self.queue_max / 4
+    }
 }
 
 impl Default for RecorderSettings {
@@ -113,6 +119,17 @@ pub struct Submitted(Answer);
 enum Answer {
     Known(Result<(), Unrecorded>),
     Waiting(oneshot::Receiver<Result<(), Unrecorded>>),
+}
+
+impl Submitted {
+    /// The answer, where there is nothing to wait for.
+    #[must_use]
+    pub const fn known(&self) -> Option<Result<(), Unrecorded>> {
+        match &self.0 {
+            Answer::Known(answer) => Some(*answer),
+            Answer::Waiting(_) => None,
+        }
+    }
 }
 
 impl Future for Submitted {
@@ -181,8 +198,6 @@ pub struct Recorder(Arc<Shared>);
 pub(in crate::store) struct Shared {
     queue: Mutex<Queue>,
     pub wake: Notify,
-    /// Rings when the queue got shorter, or nothing takes the record any more.
-    pub room: Notify,
     pub spool: Option<Spool>,
     pub settings: RecorderSettings,
 }
@@ -192,6 +207,8 @@ pub(in crate::store) struct Queue {
     pub entries: VecDeque<Entry>,
     /// Entries for whose end somebody waits.
     pub waiting: usize,
+    /// What waits for room, and is answered when it has it.
+    pub crowd: VecDeque<Entry>,
     pub closed: bool,
     /// Lost events that no `record.lost` has told of yet.
     pub lost_untold: u64,
@@ -249,7 +266,7 @@ impl Recorder {
     ) -> (Self, JoinHandle<()>) {
         let RecorderParts { store, spool, sealing, settings, clock } = parts;
         let queue = Mutex::new(Queue::default());
-        let shared = Arc::new(Shared { queue, wake: Notify::new(), room: Notify::new(), spool, settings });
+        let shared = Arc::new(Shared { queue, wake: Notify::new(), spool, settings });
         let writer = Writer { shared: Arc::clone(&shared), store, sealing, clock };
         let task = tracker.spawn_on(writer.run(cancel), runtime);
         (Self(shared), task)
@@ -284,49 +301,33 @@ impl Recorder {
     }
 
     /// Records `event` within a second and answers as soon as it is in the queue, of which it leaves the last
-    /// quarter free: who comes faster than can be written waits, for `limit` at most, instead of losing what
-    /// others did.
-    ///
-    /// # Errors
-    /// When nothing takes the record, or there was no room in time.
-    pub async fn submit_buffered(&self, event: Event, limit: Duration) -> Result<(), Unrecorded> {
-        let Some(event) = self.push_if_room(event)? else {
-            return Ok(());
-        };
-        let pushed = Box::pin(timeout(limit, self.push_once_there_is_room(event))).await;
-        pushed.unwrap_or_else(|_| {
-            self.0.lock().state.unrecorded += 1;
-            Err(Unrecorded::Full)
-        })
-    }
-
-    async fn push_once_there_is_room(&self, mut event: Event) -> Result<(), Unrecorded> {
-        loop {
-            // ORDER: it listens before it looks, so that no call between the two is missed.
-            let room = self.0.room.notified();
-            match self.push_if_room(event)? {
-                None => return Ok(()),
-                Some(waits) => event = waits,
-            }
-            room.await;
-        }
-    }
-
-    /// Gives the event back where there is no room now.
-    fn push_if_room(&self, event: Event) -> Result<Option<Event>, Unrecorded> {
+    /// quarter free: who comes faster than can be written waits, in the order of their coming, instead of losing
+    /// what others did. Errors come at once when too many wait or nothing takes the record.
+    pub fn submit_buffered(&self, event: Event) -> Submitted {
         let mut queue = self.0.lock();
-        let max = self.0.settings.queue_max;
         let refused = match queue.state.keeping {
-            _ if queue.closed => Unrecorded::Closed,
-            Keeping::Nowhere => Unrecorded::Away,
-            Keeping::Database | Keeping::Spool if queue.entries.len() >= max - max / 4 => return Ok(Some(event)),
+            _ if queue.closed => Some(Unrecorded::Closed),
+            Keeping::Nowhere => Some(Unrecorded::Away),
             Keeping::Database | Keeping::Spool => {
-                self.push_offered(queue, event);
-                return Ok(None);
+                (queue.crowd.len() >= self.0.settings.queue_max).then_some(Unrecorded::Full)
             }
         };
-        queue.state.unrecorded += 1;
-        Err(refused)
+        if let Some(reason) = refused {
+            queue.state.unrecorded += 1;
+            return Submitted(Answer::Known(Err(reason)));
+        }
+        if queue.crowd.is_empty() && queue.entries.len() < self.0.settings.room_for_buffered() {
+            self.push_offered(queue, event);
+            return Submitted(Answer::Known(Ok(())));
+        }
+        let (reply, receiver) = oneshot::channel();
+        queue.crowd.push_back(Entry { event, reply: Some(reply), attempts: 0 });
+        let first = queue.crowd.len() == 1;
+        drop(queue);
+        if first {
+            self.0.wake.notify_one();
+        }
+        Submitted(Answer::Waiting(receiver))
     }
 
     /// Records `event` within a second, and never waits. What does not fit is counted as lost.
@@ -397,15 +398,33 @@ impl Queue {
         self.state.lost += count;
     }
 
-    pub fn take(&mut self, most: usize) -> Vec<Entry> {
+    /// Takes a batch, and lets others in up to `room`.
+    pub fn take(&mut self, most: usize, room: usize) -> Vec<Entry> {
         let count = self.entries.len().min(most);
         let batch: Vec<Entry> = self.entries.drain(..count).collect();
         self.waiting -= batch.iter().filter(|entry| entry.reply.is_some()).count();
+        while self.entries.len() < room {
+            let Some(mut entry) = self.crowd.pop_front() else { break };
+            // Whoever does not wait any more was told that it is not on record.
+            if entry.reply.take().is_some_and(|reply| reply.send(Ok(())).is_ok()) {
+                self.entries.push_back(entry);
+            }
+        }
         batch
+    }
+
+    /// Who waits for room is told that there is none.
+    pub fn send_away(&mut self, why: Unrecorded) {
+        for entry in self.crowd.drain(..) {
+            self.state.unrecorded += 1;
+            // Whoever does not wait any more needs no answer.
+            let _ = entry.reply.map(|reply| reply.send(Err(why)));
+        }
     }
 
     /// Everyone who waits is told; what was offered stays, in front of what came later.
     pub fn fail(&mut self, batch: Vec<Entry>, room: usize) {
+        self.send_away(Unrecorded::Away);
         let behind = std::mem::take(&mut self.entries);
         self.waiting = 0;
         let tried = batch.into_iter().map(|entry| Entry { attempts: entry.attempts + 1, ..entry });
