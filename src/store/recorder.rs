@@ -302,19 +302,16 @@ impl Recorder {
 
     /// Records `event` within a second and answers as soon as it is in the queue, of which it leaves the last
     /// quarter free: who comes faster than can be written waits, in the order of their coming, instead of losing
-    /// what others did. Errors come at once when too many wait or nothing takes the record.
+    /// what others did. While the database is away it is [`Self::submit`]: the spool's room is bounded.
     pub fn submit_buffered(&self, event: Event) -> Submitted {
         let mut queue = self.0.lock();
-        let refused = match queue.state.keeping {
-            _ if queue.closed => Some(Unrecorded::Closed),
-            Keeping::Nowhere => Some(Unrecorded::Away),
-            Keeping::Database | Keeping::Spool => {
-                (queue.crowd.len() >= self.0.settings.queue_max).then_some(Unrecorded::Full)
-            }
-        };
-        if let Some(reason) = refused {
+        if queue.closed || queue.state.keeping != Keeping::Database {
+            drop(queue);
+            return self.submit(event);
+        }
+        if queue.crowd.len() >= self.0.settings.queue_max {
             queue.state.unrecorded += 1;
-            return Submitted(Answer::Known(Err(reason)));
+            return Submitted(Answer::Known(Err(Unrecorded::Full)));
         }
         if queue.crowd.is_empty() && queue.entries.len() < self.0.settings.room_for_buffered() {
             self.push_offered(queue, event);

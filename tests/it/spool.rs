@@ -177,6 +177,11 @@ async fn a71_junk_cannot_use_the_last_fifth_of_the_spool_and_the_emergency_path_
     };
     assert_eq!(running.recorder.submit(emergency()).await, Ok(()));
     assert_eq!(running.recorder.submit(event(&entropy)).await, Err(Unrecorded::Full));
+    assert_eq!(
+        running.recorder.submit_buffered(event(&entropy)).await,
+        Err(Unrecorded::Full),
+        "nor does it pass unkept"
+    );
     while running.recorder.submit(emergency()).await.is_ok() {}
     assert!(used() > 0.97, "{}", used());
     holder.execute("rollback").await.unwrap();
