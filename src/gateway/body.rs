@@ -3,9 +3,9 @@
 //! INVARIANT: nothing flows through a [`Relay`] after its permit has ended: it is asked on every
 //! frame, and an idle stream is woken by the permit's cancellation or its end, whichever is first.
 //! Timers and cancellation are armed only when a stream actually waits, so that a short answer
-//! that is already there costs neither.
+//! that is already there costs neither. While its client takes nothing, `untaken.rs` looks after it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,7 +23,8 @@ use crate::identity::directory::Uses;
 use crate::identity::session_use::SessionUse;
 use crate::model::{Clock, Timestamp, Ttl};
 
-use super::guard::{Pace, PaceLimits};
+use super::guard::{Exchange, Pace, PaceLimits};
+use super::untaken::{Open, Untaken};
 
 /// Why a body ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +143,8 @@ pub trait Ending {
 
 /// A body that passes through.
 pub struct Relay {
-    inner: Incoming,
+    /// None once it is in `open`.
+    inner: Option<Incoming>,
     permit: Permit,
     idle: Ttl,
     bytes_max: u64,
@@ -152,6 +154,10 @@ pub struct Relay {
     /// How slowly it may come; none where the connection's guard sees to that.
     pace: Option<Pace>,
     trailers: fn(&mut http::HeaderMap),
+    /// Who is told of it when it has more to come than its first piece, and the rate at which it must be taken.
+    untaken: Option<(Rc<Untaken>, PaceLimits)>,
+    exchange: Option<Exchange>,
+    open: Option<Rc<Open>>,
 }
 
 /// Armed only while the body waits.
@@ -166,7 +172,7 @@ impl Relay {
     #[must_use]
     pub fn new(inner: Incoming, permit: Permit, idle: Ttl, bytes_max: u64, trailers: fn(&mut http::HeaderMap)) -> Self {
         Self {
-            inner,
+            inner: Some(inner),
             permit,
             idle,
             bytes_max,
@@ -175,7 +181,22 @@ impl Relay {
             waiting: None,
             pace: None,
             trailers,
+            untaken: None,
+            exchange: None,
+            open: None,
         }
+    }
+
+    /// Has it looked after while its client does not take it; `limits` are those of taking.
+    #[must_use]
+    pub fn looked_after(mut self, untaken: Rc<Untaken>, limits: PaceLimits) -> Self {
+        self.untaken = Some((untaken, limits));
+        self
+    }
+
+    /// Keeps the exchange open for as long as this is.
+    pub fn hold(&mut self, exchange: Exchange) {
+        self.exchange = Some(exchange);
     }
 
     /// Demands a minimum rate of whoever sends it: only the time in which we wait for them counts.
@@ -194,11 +215,56 @@ impl Relay {
     /// Reports to `ending` when the relay is gone.
     #[must_use]
     pub fn reporting_to(mut self, ending: Box<dyn Ending>) -> Self {
-        if self.inner.is_end_stream() {
+        if self.is_end_stream() {
             self.progress.finished.set(true);
         }
         self.ending = Some(ending);
         self
+    }
+
+    /// What comes in; none of what was given up.
+    fn with_inner<T>(&mut self, act: impl FnOnce(&mut Incoming) -> T) -> Option<T> {
+        match &self.open {
+            None => self.inner.as_mut().map(act),
+            Some(open) => open.incoming.borrow_mut().as_mut().map(act),
+        }
+    }
+
+    /// So many bytes are handed out. Where they are the last, the upstream has done its part.
+    fn handed(&mut self, bytes: usize) {
+        if self.is_end_stream() {
+            self.progress.finished.set(true);
+            return self.end();
+        }
+        if let Some((untaken, limits)) = self.untaken.take() {
+            let open = Rc::new(Open {
+                incoming: RefCell::new(self.inner.take()),
+                ending: RefCell::new(self.ending.take()),
+                exchange: RefCell::new(self.exchange.take()),
+                permit: self.permit.clone(),
+                progress: Rc::clone(&self.progress),
+                untaken: Cell::default(),
+                pace: RefCell::new(Pace::new(limits)),
+                limits,
+            });
+            untaken.look_after(&open);
+            self.open = Some(open);
+        }
+        if let Some(open) = &self.open {
+            open.handed(bytes);
+        }
+    }
+
+    /// Tells of the end, once.
+    fn end(&mut self) {
+        match &self.open {
+            Some(open) => open.end(),
+            None => {
+                if let Some(mut ending) = self.ending.take() {
+                    ending.ended(&self.progress);
+                }
+            }
+        }
     }
 
     fn fail(&self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -238,10 +304,19 @@ impl HttpBody for Relay {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(open) = &this.open {
+            open.asked();
+            if let Some(why) = this.progress.failed.get() {
+                return this.fail(why);
+            }
+        }
         if this.permit.is_over() {
             return this.fail(BodyError::Cut);
         }
-        match Pin::new(&mut this.inner).poll_frame(context) {
+        let Some(polled) = this.with_inner(|inner| Pin::new(inner).poll_frame(context)) else {
+            return this.fail(BodyError::Cut);
+        };
+        match polled {
             Poll::Pending => this.wait(context),
             Poll::Ready(None) => {
                 this.progress.finished.set(true);
@@ -251,7 +326,7 @@ impl HttpBody for Relay {
             Poll::Ready(Some(Ok(frame))) => {
                 this.waiting = None;
                 this.progress.last.set(Some(Instant::now()));
-                let frame = match frame.into_data() {
+                let (frame, length) = match frame.into_data() {
                     Ok(data) => {
                         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
                         let bytes = this.progress.bytes.get().saturating_add(length);
@@ -263,38 +338,42 @@ impl HttpBody for Relay {
                         if let Some(pace) = &mut this.pace {
                             pace.moved(data.len());
                         }
-                        Frame::data(data)
+                        let length = data.len();
+                        (Frame::data(data), length)
                     }
                     Err(frame) => match frame.into_trailers() {
                         Ok(mut trailers) => {
                             (this.trailers)(&mut trailers);
-                            Frame::trailers(trailers)
+                            (Frame::trailers(trailers), 0)
                         }
-                        Err(other) => other,
+                        Err(other) => (other, 0),
                     },
                 };
-                if this.inner.is_end_stream() {
-                    this.progress.finished.set(true);
-                }
+                this.handed(length);
                 Poll::Ready(Some(Ok(frame)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.open {
+            None => self.inner.as_ref().is_some_and(HttpBody::is_end_stream),
+            Some(open) => open.incoming.borrow().as_ref().is_some_and(HttpBody::is_end_stream),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.open {
+            None => self.inner.as_ref().map(HttpBody::size_hint),
+            Some(open) => open.incoming.borrow().as_ref().map(HttpBody::size_hint),
+        }
+        .unwrap_or_default()
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if let Some(mut ending) = self.ending.take() {
-            ending.ended(&self.progress);
-        }
+        self.end();
     }
 }
 

@@ -366,14 +366,20 @@ pub fn last_words(refusal: WireRefusal, decision: DecisionId) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A body that marks its exchange as open until it is gone.
+/// A body that marks its exchange as open until it is gone, or given up.
 pub struct Held {
     body: Body,
-    _exchange: Exchange,
+    _exchange: Option<Exchange>,
 }
 
 fn held(response: Response<Body>, exchange: Exchange) -> Response<Held> {
-    response.map(|body| Held { body, _exchange: exchange })
+    response.map(|mut body| match &mut body {
+        Body::Full(_) => Held { body, _exchange: Some(exchange) },
+        Body::Relay(relay) => {
+            relay.hold(exchange);
+            Held { body, _exchange: None }
+        }
+    })
 }
 
 impl HttpBody for Held {

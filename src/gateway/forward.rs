@@ -168,10 +168,19 @@ impl Ending for KeepLane {
 
 /// The answer's body on its way to the client; `then` hears of its end.
 #[must_use]
-pub fn relayed(routed: &Routed, incoming: Incoming, lane: Lane, permit: Permit, then: Box<dyn Ending>) -> Relay {
+pub fn relayed(
+    worker: &Worker,
+    routed: &Routed,
+    incoming: Incoming,
+    lane: Lane,
+    permit: Permit,
+    then: Box<dyn Ending>,
+) -> Relay {
     let idle = routed.entry.service.timeouts.stream_idle;
+    let taking = PaceLimits { bytes_per_second: worker.shared.settings.body_rate_min, ..PaceLimits::default() };
     Relay::new(incoming, permit, idle, u64::MAX, strip_response_trailers)
         .reporting_to(Box::new(KeepLane { lane: Some(lane), then }))
+        .looked_after(Rc::clone(&worker.untaken), taking)
 }
 
 /// Joins client and upstream after a 101, and gives the head that the client gets.

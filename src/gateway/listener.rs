@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use super::connection::serve;
+use super::record::counted_address;
 use super::worker::{Shared, Worker};
 
 /// Connections that the kernel keeps while they wait to be accepted.
@@ -54,6 +55,8 @@ pub async fn run(shared: Arc<Shared>, listener: std::net::TcpListener) -> io::Re
     let worker = Rc::new(Worker::new(Arc::clone(&shared)));
     let listener = TcpListener::from_std(listener)?;
     worker.beside.spawn_local(Rc::clone(&worker).sweep());
+    let untaken = Rc::clone(&worker.untaken);
+    worker.beside.spawn_local(async move { untaken.run().await });
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -61,7 +64,7 @@ pub async fn run(shared: Arc<Shared>, listener: std::net::TcpListener) -> io::Re
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(counted) = shared.admit(peer.ip().to_canonical()) else {
+                let Some(counted) = shared.admit(counted_address(peer.ip())) else {
                     shared.metrics.handshake_failed("too_many_connections");
                     continue;
                 };

@@ -35,5 +35,6 @@ pub mod snapshot;
 mod subject;
 pub mod trust;
 pub mod tunnel;
+pub mod untaken;
 pub mod upstream;
 pub mod worker;

@@ -156,7 +156,7 @@ async fn pass(
         let head = join(worker, channel, routed, answer, client, control, permit, close)?;
         return Ok(Response::from_parts(head, Body::empty()));
     }
-    let body = relayed(routed, answer.incoming, answer.lane, permit, close);
+    let body = relayed(worker, routed, answer.incoming, answer.lane, permit, close);
     Ok(Response::from_parts(answer.head, Body::Relay(body)))
 }
 

@@ -35,6 +35,7 @@ use super::membership::Rests;
 use super::metrics::Metrics;
 use super::settings::Settings;
 use super::snapshot::{Limiter, ServiceEntry, Snapshot};
+use super::untaken::Untaken;
 use super::upstream::Pool;
 
 /// Tokens that one thread remembers as verified.
@@ -167,6 +168,8 @@ pub struct Worker {
     pub tasks: TaskTracker,
     /// What waits for no client: idle connections to upstreams among it. The end drops these.
     pub beside: TaskTracker,
+    /// Answers that have more to come.
+    pub untaken: Rc<Untaken>,
     pools: RefCell<Vec<(Arc<ServiceEntry>, Rc<Pool>)>>,
     /// Tokens by SHA-256 and audience.
     pub tokens: RefCell<LruCache<TokenKey, Rc<VerifiedToken>>>,
@@ -190,6 +193,7 @@ impl Worker {
             shared,
             tasks: TaskTracker::new(),
             beside: TaskTracker::new(),
+            untaken: Rc::default(),
             pools: RefCell::default(),
             tokens: RefCell::new(LruCache::new(TOKENS_MAX)),
             subjects: RefCell::new(LruCache::new(SUBJECTS_MAX)),

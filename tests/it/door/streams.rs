@@ -196,3 +196,85 @@ fn a_mebibyte_passes_both_ways_unchanged() {
         }
     });
 }
+
+/// An answer of which the client takes the beginning and then no more.
+async fn untaken(
+    door: &Door,
+    person: &Person,
+    speaks: Speaks,
+) -> (super::fixture::Http, http::Response<hyper::body::Incoming>) {
+    let mut client = door.client("app", Some(person), speaks).await;
+    let request = client.request(Method::GET, "/much").body(full("")).unwrap();
+    let response = client.send(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    (client, response)
+}
+
+async fn until_open(door: &Door, wanted: usize, limit: Duration) -> Duration {
+    let began = Instant::now();
+    while door.raw.open.load(std::sync::atomic::Ordering::SeqCst) != wanted {
+        let open = door.raw.open.load(std::sync::atomic::Ordering::SeqCst);
+        assert!(began.elapsed() < limit, "{open} connections to the upstream are open after {limit:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    began.elapsed()
+}
+
+fn much() -> super::upstream::Reply {
+    const LENGTH: usize = 64 << 20;
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n");
+    super::upstream::Reply::Bytes([head.as_bytes(), &vec![b'x'; LENGTH]].concat())
+}
+
+#[test]
+fn a28_what_its_client_does_not_take_is_cut_all_the_same() {
+    with_door(Plan::default(), async |door| {
+        door.raw.reply("/much", much());
+        for speaks in BOTH {
+            let alice = door.sign_in("alice").await;
+            let (_client, response) = untaken(door, &alice, speaks).await;
+            until_open(door, 1, Duration::from_secs(5)).await;
+            // Long enough for every buffer between upstream and client to be full.
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            door.revoke(&alice).await;
+            until_open(door, 0, Duration::from_millis(1500)).await;
+            let decision = response.headers()["doorward-decision"].to_str().unwrap().to_owned();
+            assert_eq!(ended(door, &decision).await, "permit_ended", "{speaks:?}");
+        }
+    });
+}
+
+#[test]
+fn a23_an_answer_that_is_not_taken_holds_its_upstream_for_some_seconds_only() {
+    // What was read in one piece may take longer, at the least rate.
+    let environment = vec![("DOORWARD__SERVER__LIMITS__BODY_RATE_MIN", "1000000".to_owned())];
+    with_door(Plan { environment, ..Plan::default() }, async |door| {
+        door.raw.reply("/much", much());
+        let alice = door.sign_in("alice").await;
+        let mut held = Vec::new();
+        for speaks in BOTH {
+            held.push(untaken(door, &alice, speaks).await);
+        }
+        until_open(door, 2, Duration::from_secs(5)).await;
+        // HTTP/1 has its connection cut by the guard, a stream of HTTP/2 is given up.
+        until_open(door, 0, Duration::from_secs(25)).await;
+        let decision = held[1].1.headers()["doorward-decision"].to_str().unwrap().to_owned();
+        assert_eq!(ended(door, &decision).await, "idle");
+        // The connection lives, and so do its other streams.
+        assert_eq!(held[1].0.get("/x").await.status, 200);
+    });
+}
+
+/// Why an exchange ended.
+async fn ended(door: &Door, decision: &str) -> String {
+    let filter =
+        doorward::store::EventFilter { kind: Some(doorward::audit::EventType::ExchangeEnded), ..Default::default() };
+    for _ in 0..60 {
+        let events = door.running().desk.store.event_list(&filter, 100).await.unwrap();
+        if let Some(event) = events.iter().find(|event| event.text("/decision") == Some(decision)) {
+            return event.text("/reason").unwrap_or("done").to_owned();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the end of {decision} is not on record");
+}
