@@ -23,8 +23,10 @@ use super::breakglass;
 use super::cross_site::not_cross_site;
 use super::handshake::Channel;
 use super::hygiene::{SESSION_COOKIE, own_cookie};
+use super::limit;
 use super::membership::{self, counting};
 use super::proof;
+use super::record::counted_address;
 use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;
@@ -131,7 +133,7 @@ pub async fn authenticate(
 
     let cookie = own_cookie(headers, SESSION_COOKIE).map_err(|_| Refusal::BadCredential("two session cookies"))?;
     if let Some(value) = cookie {
-        claims.session(cookie_session(worker, value, &routed.canonical.host).await?)?;
+        claims.session(cookie_session(worker, channel, value, &routed.canonical.host).await?)?;
     }
 
     let token = match presented_token(headers, service.pass_authorization)? {
@@ -232,8 +234,9 @@ impl Caller {
     }
 }
 
-/// The session of a cookie of this host.
-async fn cookie_session(worker: &Worker, value: &str, host: &str) -> Result<SessionId, Refusal> {
+/// The session of a cookie of this host. Anybody can make cookies up, so looks for them count as refusals of
+/// their address, before they are made.
+async fn cookie_session(worker: &Worker, channel: &Channel, value: &str, host: &str) -> Result<SessionId, Refusal> {
     let unknown = Refusal::BadCredential("an unknown session cookie");
     if value.len() != 43 {
         return Err(unknown);
@@ -243,6 +246,10 @@ async fn cookie_session(worker: &Worker, value: &str, host: &str) -> Result<Sess
     let entry = match directory.cookie(&hash) {
         Some(entry) => entry,
         None => {
+            let address = counted_address(channel.peer.ip());
+            if let refused @ Refusal::RateLimited { .. } = limit::anonymous(&worker.shared, address, unknown.clone()) {
+                return Err(refused);
+            }
             worker.shared.lookup.cookie(hash).await;
             directory.cookie(&hash).ok_or_else(|| unknown.clone())?
         }
@@ -360,7 +367,8 @@ fn machine_caller(
     let recognised = recognised.ok_or(Refusal::BadCredential("a machine that no rule of `workloads.toml` names"))?;
     let key = CallerKey::Certificate(certificate);
     let subject = remembered(worker, snapshot, key, &[], || of_workload(snapshot, &recognised));
-    Ok(Caller::named(recognised.principal, Some(key), subject, ends_at, CancellationToken::new()))
+    let streams = worker.shared.directory.sessionless(&recognised.principal);
+    Ok(Caller::named(recognised.principal, Some(key), subject, ends_at, streams))
 }
 
 /// A caller by a provider's token alone.
@@ -374,9 +382,7 @@ fn bearer_caller(
     debug_assert!(identity.principal.kind() == PrincipalKind::User, "providers name users");
     let key = CallerKey::Token(token.hash);
     let subject = remembered(worker, snapshot, key, &[], || of_identity(snapshot, identity));
-    // Nothing revokes a provider's token but its end and a lock, which `Directory::lock` can't cut by
-    // session: the stream's bound is the token's own.
-    let streams = CancellationToken::new();
+    let streams = worker.shared.directory.sessionless(&identity.principal);
     let caller = Caller::named(identity.principal.clone(), Some(key), subject, ends_at, streams);
     Ok(Caller { email: identity.email.as_deref().map(Into::into), token: Some(token), ..caller })
 }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::identity::acting::{self, Acting};
 use crate::identity::token::{Expected, Verified, claimed, verify};
-use crate::model::{GrantId, Principal, SessionId, Thumbprint, Timestamp};
+use crate::model::{GrantId, Principal, SessionId, Thumbprint, Timestamp, Ttl};
 use crate::policy::ClientCertificate;
 
 use super::proof::{Presented, Scheme};
@@ -24,6 +24,9 @@ use super::worker::Worker;
 
 /// Where a token comes when `Authorization` is the upstream's.
 pub const TOKEN_HEADER: HeaderName = HeaderName::from_static("doorward-token");
+
+/// How long a provider's token is taken as verified before it is verified again.
+const PROVIDER_TOKEN_REUSE: Ttl = Ttl::minutes(1);
 
 /// A person as a provider's bearer token names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +77,10 @@ pub struct VerifiedToken {
     pub acting: Vec<Acting>,
     /// When it ends.
     pub expires_at: Timestamp,
-    /// The keys that verified it.
+    /// The keys of ours that verified it.
     keys_version: u64,
+    /// When a provider's is to be verified again: its keys come and go, which no version here counts.
+    verify_again: Option<Timestamp>,
     /// What a provider's token says of the person.
     pub(super) identity: Option<BearerIdentity>,
 }
@@ -126,6 +131,7 @@ pub(super) fn verified_token(
     if let Some(known) = worker.tokens.borrow_mut().get(&key)
         && known.keys_version == snapshot.keys.version
         && !known.expires_at.is_over(now)
+        && !known.verify_again.is_some_and(|at| at.is_over(now))
     {
         return Ok(Rc::clone(known));
     }
@@ -150,6 +156,7 @@ pub(super) fn verified_token(
             acting: Vec::new(),
             expires_at: identity.expires_at,
             keys_version: snapshot.keys.version,
+            verify_again: Some(now.plus(PROVIDER_TOKEN_REUSE)),
             identity: Some(identity),
         }
     };
@@ -193,6 +200,7 @@ fn own_token(hash: [u8; 32], keys_version: u64, verified: Verified) -> Option<Ve
         acting: acting::read(&verified.claims)?,
         expires_at: verified.expires_at,
         keys_version,
+        verify_again: None,
         identity: None,
     })
 }

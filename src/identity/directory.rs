@@ -63,6 +63,9 @@ pub struct Directory {
     locks: HashMap<Principal, ()>,
     /// Tokens of ours by `jti`: withdrawn ones, and those that streams are open under.
     tokens: HashMap<String, Arc<KnownToken>>,
+    /// What cuts the streams of those who come without a session: machines by their certificates, people by
+    /// their providers' tokens. They are as many as there are, and are kept.
+    sessionless: HashMap<Principal, CancellationToken>,
     /// Openings that were used here, with what cuts their streams.
     openings: HashMap<BreakGlassId, CancellationToken>,
     /// What is known of the emergency path.
@@ -160,6 +163,9 @@ impl Directory {
                 streams.cancel();
             }
         }
+        if let Some(streams) = self.sessionless.pin().remove(principal) {
+            streams.cancel();
+        }
         let sessions = self.sessions.pin();
         let theirs: Vec<SessionId> =
             sessions.iter().filter(|(_, entry)| entry.session.principal == *principal).map(|(id, _)| *id).collect();
@@ -170,6 +176,17 @@ impl Directory {
                 Arc::new(LiveSession { session, streams: CancellationToken::new(), used })
             });
         }
+    }
+
+    /// What cuts the streams of one who comes without a session. ORDER: whether they are barred is asked after
+    /// this, so that a bar which is set meanwhile is met by one or the other.
+    #[must_use]
+    pub fn sessionless(&self, principal: &Principal) -> CancellationToken {
+        let known = self.sessionless.pin();
+        if let Some(streams) = known.get(principal) {
+            return streams.clone();
+        }
+        known.get_or_insert_with(principal.clone(), CancellationToken::new).clone()
     }
 
     /// What cuts the streams of an opening; none where this node has not let it through yet.

@@ -2,9 +2,11 @@
 //! trust domain alone, and nothing goes together with it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use doorward::model::{Principal, SessionId};
 use http::Method;
+use http_body_util::BodyExt as _;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType,
@@ -145,6 +147,28 @@ fn the_authority_of_one_trust_domain_says_nothing_of_anothers_machines() {
         let request = client.request(Method::GET, "/x").body(full("")).unwrap();
         if let Ok(answer) = client.send(request).await {
             assert_eq!(read(answer).await.reason(), "bad_credential");
+        }
+    });
+}
+
+#[test]
+fn a28_a_lock_cuts_what_a_machine_has_open() {
+    with_door(Plan { change: Some(trusting), ..Plan::default() }, async |door| {
+        let prod = of_door(door, "prod.example.com");
+        let job = machine(&prod, &["spiffe://prod.example.com/ns/batch/report"]);
+        let directory = &door.running().shared.directory;
+        for speaks in BOTH {
+            let mut client = door.client("app", Some(&job), speaks).await;
+            let mut body =
+                client.send(client.request(Method::GET, "/sse").body(full("")).unwrap()).await.unwrap().into_body();
+            assert!(body.frame().await.unwrap().is_ok());
+            directory.lock(&job.principal);
+            let cut =
+                tokio::time::timeout(Duration::from_secs(1), async { while let Some(Ok(_)) = body.frame().await {} });
+            cut.await.expect("a stream outlived the lock of its workload");
+            assert_eq!(door.get("app", Some(&job), speaks, "/x").await.reason(), "locked");
+            directory.unlock(&job.principal);
+            assert_eq!(door.get("app", Some(&job), speaks, "/x").await.status, 200);
         }
     });
 }

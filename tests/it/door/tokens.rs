@@ -1,11 +1,15 @@
 //! Who is asking: a34 to a38, a42, a43, a68, a69.
 
+use std::time::Duration;
+
 use data_encoding::BASE64URL_NOPAD;
 use doorward::model::{Clock, Ttl};
 use http::Method;
 use serde_json::{Value, json};
 
+use super::exchange::used;
 use super::fixture::{BOTH, Door, Person, Plan, Speaks, with_door};
+use crate::fake_provider::Key;
 
 /// The claims of a token of ours.
 pub struct Token {
@@ -251,5 +255,57 @@ fn a69_another_sites_page_cannot_use_a_certificate() {
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: https://evil.example\r\n\r\n";
         let got = door.bytes("app", Some(&alice), upgrade.as_bytes()).await;
         assert!(got.starts_with("HTTP/1.1 403 "), "{got}");
+    });
+}
+
+fn with_a_provider_of_tokens(dir: &std::path::Path) {
+    let keys = dir.join("keys/corp.jwks.json");
+    std::fs::write(&keys, json!({ "keys": [Key::new("none").jwk()] }).to_string()).unwrap();
+    let path = dir.join("doorward.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let provider = "name = \"corp\"\nissuer = \"https://corp.example\"\nclient_id = \"door\"\n\
+        jwks_file = \"keys/corp.jwks.json\"\nbearer_audiences = [\"api\"]\ngroups_claim = \"groups\"\n\
+        groups = { eng = \"engineering\" }\n";
+    std::fs::write(path, format!("{text}\n[[identity.provider]]\n{provider}")).unwrap();
+}
+
+/// A token of that provider, good for an hour.
+fn of_provider(door: &Door, key: &Key) -> String {
+    let now = door.running().desk.clock.now().seconds();
+    let claims = json!({ "iss": "https://corp.example", "aud": "api", "sub": "alice", "groups": ["eng"],
+        "iat": now, "exp": now + 3600 });
+    key.sign(&json!({ "alg": "ES256", "typ": "at+jwt", "kid": key.kid }), &claims)
+}
+
+/// Asks until it is let through: keys are fetched once somebody wants them.
+async fn until_taken(door: &Door, token: &str) {
+    for _ in 0..100 {
+        if used(door, "web", None, token, "/x").await.status == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("a provider's token is not taken");
+}
+
+#[test]
+fn a36_a_providers_token_is_worth_nothing_a_minute_after_its_key_was_withdrawn() {
+    let plan =
+        Plan { change: Some(with_a_provider_of_tokens), lines: "unbound_bearer = true".to_owned(), ..Plan::default() };
+    with_door(plan, async |door| {
+        let publish = |key: &Key| {
+            std::fs::write(door.dir.join("keys/corp.jwks.json"), json!({ "keys": [key.jwk()] }).to_string()).unwrap();
+        };
+        let (leaked, fresh) = (Key::new("leaked"), Key::new("fresh"));
+        publish(&leaked);
+        let token = of_provider(door, &leaked);
+        until_taken(door, &token).await;
+        publish(&fresh);
+        door.clock.advance(Ttl::seconds(31));
+        until_taken(door, &of_provider(door, &fresh)).await;
+        door.clock.advance(Ttl::seconds(31));
+        let refused = used(door, "web", None, &token, "/x").await;
+        assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (401, "bad_credential"));
+        until_taken(door, &of_provider(door, &fresh)).await;
     });
 }
