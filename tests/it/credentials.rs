@@ -2,7 +2,13 @@
 
 use doorward::control::session;
 use doorward::model::Ttl;
+use doorward::model::session::CERTIFICATE_URI_PREFIX;
+use rcgen::{
+    CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    SanType,
+};
 use serde_json::{Value, json};
+use x509_parser::pem::parse_x509_pem;
 
 use crate::api_house::{Caller, House, csr};
 use crate::support::databases;
@@ -122,5 +128,93 @@ async fn there_are_no_leases_and_bad_questions_are_told_so() {
     }
     for id in ["x", "crd_x", "crd_06h01rs2cto0b2afh7rgi8mlb0"] {
         assert_eq!(house.get(&alice, &format!("/api/v1/credentials/{id}")).await.status, 404, "{id}");
+    }
+}
+
+/// What a certificate says beside its key, its number and the session that it is for.
+fn said(pem: &str, session: &str) -> String {
+    let (_, block) = parse_x509_pem(pem.as_bytes()).unwrap();
+    let certificate = block.parse_x509().unwrap();
+    // The identifier of the key is the key once more.
+    let extensions = certificate.extensions().iter().filter(|extension| extension.oid.to_id_string() != "2.5.29.14");
+    let extensions: Vec<_> = extensions.map(|e| (e.oid.to_id_string(), e.critical, e.parsed_extension())).collect();
+    format!("{} {} {extensions:?}", certificate.subject(), certificate.issuer()).replace(session, "SESSION")
+}
+
+#[tokio::test]
+async fn a58_a_certificate_has_nothing_of_what_its_request_asked_for_but_the_key() {
+    let house = House::new(&databases()[0]).await;
+    let (browser, _) = house.browser("alice").await;
+    let (_, other, _) = house.command_line("bob").await;
+    let others_session = other["session"]["id"].as_str().unwrap();
+    let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+    let extension = |oid: &[u64], content: &[u8]| CustomExtension::from_oid_content(oid, content.to_vec());
+    let plain = |_: &mut CertificateParams| {};
+    let name = |params: &mut CertificateParams| {
+        params.distinguished_name.push(DnType::CommonName, others_session);
+        params.distinguished_name.push(DnType::OrganizationName, "a,b\nCN=doorward\0/*");
+    };
+    let names = |params: &mut CertificateParams| {
+        params.subject_alt_names = vec![
+            uri(&format!("{CERTIFICATE_URI_PREFIX}{others_session}")),
+            uri("spiffe://example.com/ns/prod"),
+            SanType::DnsName("door.doorward.localhost".try_into().unwrap()),
+            SanType::Rfc822Name("bob@example.com".try_into().unwrap()),
+        ];
+    };
+    let uses = |params: &mut CertificateParams| {
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::Any];
+    };
+    // `CA:TRUE`, a name constraint of nothing, and what nobody knows, all critical or not as they come.
+    let authority = |params: &mut CertificateParams| {
+        params.custom_extensions = vec![extension(&[2, 5, 29, 19], &[0x30, 3, 1, 1, 0xff])];
+    };
+    let unknown = |params: &mut CertificateParams| {
+        params.custom_extensions = vec![extension(&[1, 3, 6, 1, 4, 1, 99999, 1], b"\x04\x03abc")];
+    };
+    let asked: [(&str, &dyn Fn(&mut CertificateParams)); 6] = [
+        ("nothing", &plain),
+        ("another's name", &name),
+        ("other names", &names),
+        ("other uses", &uses),
+        ("to be an authority", &authority),
+        ("what nobody knows", &unknown),
+    ];
+    let (mut as_plain, mut refused) = (None, Vec::new());
+    for (what, change) in asked {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        change(&mut params);
+        let request = params.serialize_request(&key).unwrap().pem().unwrap();
+        let answer = house.exchange(&house.code(&browser).await, &[("csr", &request)]).await;
+        if answer.status == 400 {
+            refused.push(what);
+            continue;
+        }
+        assert_eq!(answer.status, 200, "{what}: {answer:?}");
+        let pem = answer.text("/certificate");
+        let (_, block) = parse_x509_pem(pem.as_bytes()).unwrap();
+        assert_eq!(block.parse_x509().unwrap().public_key().raw, key.subject_public_key_info(), "{what}");
+        let said = said(pem, answer.text("/session/id"));
+        assert!(said.contains("SESSION") && !said.contains(others_session), "{what}: {said}");
+        assert_eq!(as_plain.get_or_insert_with(|| said.clone()), &said, "{what}");
+    }
+    // What can't be read to its end is not read at all.
+    assert_eq!(refused, ["what nobody knows"]);
+    // A signature of another key than the one that is asked about.
+    let (mine, theirs) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let request = CertificateParams::default().serialize_request(&mine).unwrap();
+    let swapped = request.der().to_vec();
+    let at = swapped.windows(91).position(|part| part == mine.subject_public_key_info()).unwrap();
+    let swapped = [&swapped[..at], &theirs.subject_public_key_info(), &swapped[at + 91..]].concat();
+    let text = data_encoding::BASE64.encode(&swapped);
+    let pem = format!("-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n");
+    let answer = house.exchange(&house.code(&browser).await, &[("csr", &pem)]).await;
+    assert_eq!((answer.status.as_u16(), answer.text("/error")), (400, "invalid_request"), "{answer:?}");
+    for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let answer = house.exchange(&house.code(&browser).await, &[("csr", &csr(&key))]).await;
+        assert_eq!((answer.status.as_u16(), answer.text("/error")), (400, "invalid_request"), "{answer:?}");
     }
 }
