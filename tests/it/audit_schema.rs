@@ -235,6 +235,7 @@ async fn every_record_that_a_run_of_tests_left_behind_is_valid() {
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["type"].as_str().unwrap().to_owned())
         .collect();
     println!("{} events of {} types: {kinds:?}", lines.len(), kinds.len());
+    assert!(lines.len() >= 5_000 && kinds.len() >= 60, "the tests did not run, or left less than they do");
     let Some(told) = validated(&schema::line(), &lines) else { return };
     assert_eq!(told, Ok(format!("{} events, 0 faults\n", lines.len())));
 }
