@@ -151,6 +151,22 @@ pub enum Unsent {
     Failed,
 }
 
+/// One of the connections that a target may have, from its beginning on.
+struct Place(Rc<Target>);
+
+impl Place {
+    fn of(target: &Rc<Target>) -> Self {
+        target.open.set(target.open.get() + 1);
+        Self(Rc::clone(target))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+    }
+}
+
 impl Drop for Pool {
     /// A reload brought another pool. The task of each connection holds its upstream, whose idle
     /// connections would hold their tasks: nobody else would ever close them.
@@ -270,7 +286,9 @@ impl Pool {
         if target.open.get() >= self.connections_max {
             return Err(UpstreamFault::Busy);
         }
-        match tokio::time::timeout(self.connect, self.connect(target)).await {
+        // Taken before anything is waited for: many may come at once.
+        let place = Place::of(target);
+        match tokio::time::timeout(self.connect, self.connect(target, place)).await {
             Ok(Ok(sender)) => {
                 target.rest.set(REST_FIRST);
                 target.rests_until.set(None);
@@ -285,14 +303,14 @@ impl Pool {
         }
     }
 
-    async fn connect(&self, target: &Rc<Target>) -> Result<Sender, ()> {
+    async fn connect(&self, target: &Rc<Target>, place: Place) -> Result<Sender, ()> {
         let address = &target.address;
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|_| ())?;
         stream.set_nodelay(true).map_err(|_| ())?;
         if !address.tls {
             return match address.protocol {
-                UpstreamProtocol::Http2 => self.http2(target, TokioIo::new(stream)).await,
-                UpstreamProtocol::Http1 | UpstreamProtocol::Auto => self.http1(target, TokioIo::new(stream)).await,
+                UpstreamProtocol::Http2 => self.http2(target, place, TokioIo::new(stream)).await,
+                UpstreamProtocol::Http1 | UpstreamProtocol::Auto => self.http1(place, TokioIo::new(stream)).await,
             };
         }
         let name = self.server_name.clone().unwrap_or_else(|| address.host.clone());
@@ -300,23 +318,23 @@ impl Pool {
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(|_| ())?;
         let agreed_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
         match address.protocol {
-            UpstreamProtocol::Http1 => self.http1(target, TokioIo::new(stream)).await,
-            UpstreamProtocol::Http2 => self.http2(target, TokioIo::new(stream)).await,
-            UpstreamProtocol::Auto if agreed_http2 => self.http2(target, TokioIo::new(stream)).await,
-            UpstreamProtocol::Auto => self.http1(target, TokioIo::new(stream)).await,
+            UpstreamProtocol::Http1 => self.http1(place, TokioIo::new(stream)).await,
+            UpstreamProtocol::Http2 => self.http2(target, place, TokioIo::new(stream)).await,
+            UpstreamProtocol::Auto if agreed_http2 => self.http2(target, place, TokioIo::new(stream)).await,
+            UpstreamProtocol::Auto => self.http1(place, TokioIo::new(stream)).await,
         }
     }
 
-    async fn http1<I>(&self, target: &Rc<Target>, io: I) -> Result<Sender, ()>
+    async fn http1<I>(&self, place: Place, io: I) -> Result<Sender, ()>
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
         let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(|_| ())?;
-        self.keep(target, connection.with_upgrades());
+        self.keep(place, connection.with_upgrades());
         Ok(Sender::Http1(sender))
     }
 
-    async fn http2<I>(&self, target: &Rc<Target>, io: I) -> Result<Sender, ()>
+    async fn http2<I>(&self, target: &Rc<Target>, place: Place, io: I) -> Result<Sender, ()>
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
     {
@@ -325,16 +343,14 @@ impl Pool {
             .handshake(io)
             .await
             .map_err(|_| ())?;
-        self.keep(target, connection);
+        self.keep(place, connection);
         target.multiplexed.borrow_mut().push(sender.clone());
         Ok(Sender::Http2(sender))
     }
 
-    /// Runs a connection until it ends, and counts it while it is open.
-    fn keep<F: Future<Output = hyper::Result<()>> + 'static>(&self, target: &Rc<Target>, connection: F) {
-        let target = Rc::clone(target);
+    /// Runs a connection until it ends; until then it has its place.
+    fn keep<F: Future<Output = hyper::Result<()>> + 'static>(&self, place: Place, connection: F) {
         let stopping = self.stopping.clone();
-        target.open.set(target.open.get() + 1);
         self.tasks.spawn_local(async move {
             tokio::select! {
                 ended = connection => {
@@ -344,7 +360,7 @@ impl Pool {
                 }
                 () = stopping.cancelled() => {}
             }
-            target.open.set(target.open.get().saturating_sub(1));
+            drop(place);
         });
     }
 

@@ -295,6 +295,11 @@ fn pool_of(engine: Engine, connections: u32, options: AnyConnectOptions) -> AnyP
                              pragma secure_delete = on; pragma wal_autocheckpoint = 256; pragma temp_store = memory;",
                         )
                         .await?;
+                    if connections > 1 {
+                        // Two megabytes for each that reads would be most of what a gateway at rest takes; what
+                        // they read is in the system's memory besides.
+                        connection.execute("pragma cache_size = -512;").await?;
+                    }
                 } else {
                     connection.execute("set statement_timeout = '5s'; set lock_timeout = '2s';").await?;
                 }
