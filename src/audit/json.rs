@@ -147,7 +147,7 @@ fn push_whole(out: &mut String, text: &str) {
     let mut rest = text;
     loop {
         // Most of it is copied as it is: a leaf within a line has a quotation mark every few bytes.
-        let run = rest.bytes().position(|byte| !is_plain(byte)).unwrap_or(rest.len());
+        let run = plain_run(rest.as_bytes());
         let Some((plain, behind)) = rest.split_at_checked(run) else { break };
         out.push_str(plain);
         let mut characters = behind.chars();
@@ -156,6 +156,15 @@ fn push_whole(out: &mut String, text: &str) {
         rest = characters.as_str();
     }
     out.push('"');
+}
+
+/// How many bytes from the first on stand for themselves.
+fn plain_run(bytes: &[u8]) -> usize {
+    // Sixteen at a time, without a branch for each: that is one comparison for the processor.
+    let whole = bytes.chunks_exact(16).take_while(|piece| piece.iter().fold(true, |all, byte| all & is_plain(*byte)));
+    let run = 16 * whole.count();
+    let rest = bytes.get(run..).unwrap_or_default();
+    run + rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len())
 }
 
 /// Printable ASCII that stands for itself in a JSON string.

@@ -69,6 +69,7 @@ mod idempotency;
 mod jose_vectors;
 mod leaf;
 mod limbo;
+mod log_secrets;
 mod mail_sink;
 mod notice_api;
 mod notice_people;
