@@ -371,6 +371,8 @@ impl OauthFailure {
                 ExchangeError::Invalid(_) | ExchangeError::Subject | ExchangeError::Certificate(_) => {
                     ("invalid_request", bad)
                 }
+                // Whoever shows it is nobody any more (RFC 6749 §5.2).
+                ExchangeError::SessionEnded => ("invalid_client", StatusCode::UNAUTHORIZED),
                 ExchangeError::NoRule(_)
                 | ExchangeError::NoGrant
                 | ExchangeError::GrantNotActive { .. }

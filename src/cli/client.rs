@@ -125,6 +125,10 @@ impl From<ClientError> for Failure {
                 Self::new(Exit::Unreachable, "unreachable", text)
             }
             ClientError::Refused(problem) => Self::refused(*problem),
+            // Our client has no secret that could be wrong: what is not taken is the session's certificate.
+            ClientError::Oauth(error) if error.error == "invalid_client" => {
+                Self::signed_out("session_ended", text, "doorward login")
+            }
             ClientError::Oauth(error) => {
                 let exit = match error.error.as_str() {
                     "access_denied" => Exit::Denied,

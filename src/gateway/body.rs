@@ -152,10 +152,10 @@ pub struct Relay {
     ending: Option<Box<dyn Ending>>,
     waiting: Option<Waiting>,
     /// How slowly it may come; none where the connection's guard sees to that.
-    pace: Option<Pace>,
+    pace: Option<Box<Pace>>,
     trailers: fn(&mut http::HeaderMap),
-    /// Who is told of it when it has more to come than its first piece, and the rate at which it must be taken.
-    untaken: Option<(Rc<Untaken>, PaceLimits)>,
+    /// Who is told of it when it has more to come than its first piece.
+    untaken: Option<Rc<Untaken>>,
     exchange: Option<Exchange>,
     open: Option<Rc<Open>>,
 }
@@ -187,10 +187,10 @@ impl Relay {
         }
     }
 
-    /// Has it looked after while its client does not take it; `limits` are those of taking.
+    /// Has it looked after while its client does not take it.
     #[must_use]
-    pub fn looked_after(mut self, untaken: Rc<Untaken>, limits: PaceLimits) -> Self {
-        self.untaken = Some((untaken, limits));
+    pub fn looked_after(mut self, untaken: Rc<Untaken>) -> Self {
+        self.untaken = Some(untaken);
         self
     }
 
@@ -202,7 +202,7 @@ impl Relay {
     /// Demands a minimum rate of whoever sends it: only the time in which we wait for them counts.
     #[must_use]
     pub fn paced(mut self, limits: Option<PaceLimits>) -> Self {
-        self.pace = limits.map(Pace::new);
+        self.pace = limits.map(|limits| Box::new(Pace::new(limits)));
         self
     }
 
@@ -236,7 +236,7 @@ impl Relay {
             self.progress.finished.set(true);
             return self.end();
         }
-        if let Some((untaken, limits)) = self.untaken.take() {
+        if let Some(untaken) = self.untaken.take() {
             let open = Rc::new(Open {
                 incoming: RefCell::new(self.inner.take()),
                 ending: RefCell::new(self.ending.take()),
@@ -244,8 +244,8 @@ impl Relay {
                 permit: self.permit.clone(),
                 progress: Rc::clone(&self.progress),
                 untaken: Cell::default(),
-                pace: RefCell::new(Pace::new(limits)),
-                limits,
+                pace: RefCell::new(Pace::new(untaken.limits)),
+                bytes_per_second: untaken.limits.bytes_per_second,
             });
             untaken.look_after(&open);
             self.open = Some(open);

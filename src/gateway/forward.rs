@@ -177,10 +177,9 @@ pub fn relayed(
     then: Box<dyn Ending>,
 ) -> Relay {
     let idle = routed.entry.service.timeouts.stream_idle;
-    let taking = PaceLimits { bytes_per_second: worker.shared.settings.body_rate_min, ..PaceLimits::default() };
     Relay::new(incoming, permit, idle, u64::MAX, strip_response_trailers)
         .reporting_to(Box::new(KeepLane { lane: Some(lane), then }))
-        .looked_after(Rc::clone(&worker.untaken), taking)
+        .looked_after(Rc::clone(&worker.untaken))
 }
 
 /// Joins client and upstream after a 101, and gives the head that the client gets.

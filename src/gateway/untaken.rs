@@ -19,12 +19,21 @@ use super::guard::{Exchange, Pace, PaceLimits};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The answers of one thread that have more to come.
-#[derive(Default)]
-pub struct Untaken(RefCell<Vec<Weak<Open>>>);
+pub struct Untaken {
+    open: RefCell<Vec<Weak<Open>>>,
+    /// How slowly a client may take what there is.
+    pub(super) limits: PaceLimits,
+}
 
 impl Untaken {
+    /// None yet; each must be taken at this rate.
+    #[must_use]
+    pub fn new(limits: PaceLimits) -> Self {
+        Self { open: RefCell::default(), limits }
+    }
+
     pub(super) fn look_after(&self, open: &Rc<Open>) {
-        self.0.borrow_mut().push(Rc::downgrade(open));
+        self.open.borrow_mut().push(Rc::downgrade(open));
     }
 
     /// Gives up what is not taken in time, or by nobody who may have it.
@@ -33,9 +42,9 @@ impl Untaken {
             tokio::time::sleep(LOOK_EVERY).await;
             let now = Instant::now();
             // Not borrowed meanwhile: the end of one may be the beginning of another.
-            let mut looked_at = self.0.take();
+            let mut looked_at = self.open.take();
             looked_at.retain(|open| open.upgrade().is_some_and(|open| open.goes_on(now)));
-            self.0.borrow_mut().append(&mut looked_at);
+            self.open.borrow_mut().append(&mut looked_at);
         }
     }
 }
@@ -49,13 +58,13 @@ pub(super) struct Open {
     pub progress: Rc<Progress>,
     pub untaken: Cell<Option<(usize, Instant)>>,
     pub pace: RefCell<Pace>,
-    pub limits: PaceLimits,
+    pub bytes_per_second: u32,
 }
 
 impl Open {
     /// Bytes were handed out: now the client has to take them, at the least rate.
     pub fn handed(&self, bytes: usize) {
-        let seconds = u32::try_from(bytes).unwrap_or(u32::MAX) / self.limits.bytes_per_second.max(1);
+        let seconds = u32::try_from(bytes).unwrap_or(u32::MAX) / self.bytes_per_second.max(1);
         let until = self.pace.borrow_mut().waiting() + Duration::from_secs(u64::from(seconds));
         self.untaken.set(Some((bytes, until)));
     }

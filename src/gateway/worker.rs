@@ -30,6 +30,7 @@ use super::authorize::DecisionKey;
 use super::bearer::{BearerIssuers, VerifiedToken};
 use super::browser::CodeDesk;
 use super::connection::ControlConnection;
+use super::guard::PaceLimits;
 use super::lookup::Lookup;
 use super::membership::Rests;
 use super::metrics::Metrics;
@@ -189,11 +190,12 @@ impl Worker {
     /// A thread with nothing remembered.
     #[must_use]
     pub fn new(shared: Arc<Shared>) -> Self {
+        let taking = PaceLimits { bytes_per_second: shared.settings.body_rate_min, ..PaceLimits::default() };
         Self {
             shared,
             tasks: TaskTracker::new(),
             beside: TaskTracker::new(),
-            untaken: Rc::default(),
+            untaken: Rc::new(Untaken::new(taking)),
             pools: RefCell::default(),
             tokens: RefCell::new(LruCache::new(TOKENS_MAX)),
             subjects: RefCell::new(LruCache::new(SUBJECTS_MAX)),

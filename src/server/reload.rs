@@ -39,6 +39,8 @@ pub struct Reloader {
     /// Holds reloads apart, and remembers the authorities in force.
     anchors: Mutex<TrustAnchors>,
     told: Mutex<Vec<Told>>,
+    /// The single files that the configuration names now.
+    files: Mutex<Arc<Vec<PathBuf>>>,
 }
 
 impl Reloader {
@@ -52,7 +54,8 @@ impl Reloader {
         gauges: Gauges,
         anchors: TrustAnchors,
     ) -> Self {
-        Self { path, environment, shared, desk, gauges, anchors: Mutex::new(anchors), told: Mutex::default() }
+        let (anchors, told, files) = (Mutex::new(anchors), Mutex::default(), Mutex::default());
+        Self { path, environment, shared, desk, gauges, anchors, told, files }
     }
 
     /// Tells each outcome to `told`.
@@ -91,7 +94,7 @@ impl Reloader {
 
     fn swap(&self) -> Result<(), MaterialError> {
         let mut anchors = self.anchors.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, material) = material::read_again(&self.path, &self.environment)?;
+        let (config, material) = material::read_again(&self.path, &self.environment)?;
         for warning in &material.warnings {
             tracing::warn!("{warning}");
         }
@@ -119,7 +122,16 @@ impl Reloader {
         self.desk.policies.store(Arc::clone(&material.policies));
         self.desk.authority.store(Arc::clone(&material.authority));
         *anchors = material.anchors;
+        self.look_at(watched(&config).files);
         Ok(())
+    }
+
+    fn look_at(&self, files: Vec<PathBuf>) {
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(files);
+    }
+
+    fn files(&self) -> Arc<Vec<PathBuf>> {
+        Arc::clone(&self.files.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Puts other keys in force.
@@ -199,9 +211,10 @@ pub async fn watch(reloader: Arc<Reloader>, watched: Watched) {
         }
     };
     let draining = reloader.shared.draining.clone();
+    reloader.look_at(watched.files);
     tokio::select! {
         () = reload_on(&reloader, &changed) => {}
-        () = look_for_changes(watched.files, &changed) => {}
+        () = look_for_changes(&reloader, &changed) => {}
         () = draining.cancelled() => {}
     }
 }
@@ -220,18 +233,18 @@ async fn reload_on(reloader: &Arc<Reloader>, changed: &Notify) {
     }
 }
 
-/// Rings when one of the files looks otherwise than before.
-async fn look_for_changes(files: Vec<PathBuf>, changed: &Notify) {
-    let files = Arc::new(files);
+/// Rings when one of the files looks otherwise than before. Which they are may change with a reload.
+async fn look_for_changes(reloader: &Reloader, changed: &Notify) {
     let mut before = None;
     loop {
+        let files = reloader.files();
         let these = Arc::clone(&files);
         // A file on a disk that hangs keeps nothing else waiting.
         let Ok(now) = tokio::task::spawn_blocking(move || look(&these)).await else { return };
-        if before.as_ref().is_some_and(|before| *before != now) {
+        if before.as_ref().is_some_and(|(of, before)| *of == files && *before != now) {
             changed.notify_one();
         }
-        before = Some(now);
+        before = Some((files, now));
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -59,16 +59,20 @@ pub struct Folder {
     pub late: Option<Fault>,
 }
 
-fn read(dir: &Path, name: &str) -> Result<String, Fault> {
-    let wrong = |error: io::Error| match error.kind() {
+/// What a part of an export is that can't be read.
+pub(super) fn unread(name: &str, error: &io::Error) -> Fault {
+    match error.kind() {
         io::ErrorKind::NotFound => {
             Fault::Gap { at: crate::audit::verify::Place::Part(name.to_owned()), what: "it is missing".to_owned() }
         }
         _ => Fault::altered(name, error.to_string()),
-    };
+    }
+}
+
+fn read(dir: &Path, name: &str) -> Result<String, Fault> {
     let mut text = String::new();
-    let opened = File::open(dir.join(name)).map_err(wrong)?;
-    opened.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(wrong)?;
+    let opened = File::open(dir.join(name)).map_err(|error| unread(name, &error))?;
+    opened.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| unread(name, &error))?;
     Ok(text)
 }
 

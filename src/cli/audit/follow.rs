@@ -32,6 +32,9 @@ pub async fn tail(context: &Context, args: &TailArgs) -> Result<(), Failure> {
     if args.lines > 0 {
         let mut past = page(&here, &format!("/api/v1/audit/events?limit={}&{query}", args.lines)).await?.items;
         past.reverse();
+        if !args.follow && context.printer.format() == Format::Json {
+            return context.printer.json(&Page::whole(past));
+        }
         for event in &past {
             print(context, event)?;
         }

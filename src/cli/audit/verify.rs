@@ -23,7 +23,7 @@ use crate::cli::progress::Progress;
 use crate::cli::renewal::signed_in;
 use crate::server::verify as database;
 
-use super::folder::read_folder;
+use super::folder::{read_folder, unread};
 use super::stream::lines;
 use super::{VerifyArgs, anchor, foreign};
 
@@ -131,8 +131,7 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
 pub fn folder(context: &Context, dir: &Path, anchor: &Anchor) -> Result<Verified, Fault> {
     let read = read_folder(dir)?;
     let mut verifier = Verifier::new(&read.evidence, anchor)?;
-    let wrong = |error: io::Error| Fault::altered(file::EVENTS, error.to_string());
-    let events = File::open(dir.join(file::EVENTS)).map_err(wrong)?;
+    let events = File::open(dir.join(file::EVENTS)).map_err(|error| unread(file::EVENTS, &error))?;
     let seen = check_lines(context, &mut verifier, BufReader::new(events), None)?;
     let verified = verifier.end()?;
     if let Some(fault) = read.late {

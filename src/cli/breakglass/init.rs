@@ -20,7 +20,7 @@ use crate::identity::breakglass::Custodians;
 use crate::model::breakglass::SIGN_NAMESPACE;
 
 use super::InitArgs;
-use super::sign::read;
+use super::sign::{PASSPHRASE, read};
 
 /// The custodians' file, beside the configuration.
 const FILE: &str = "custodians";
@@ -106,10 +106,10 @@ fn tell(
         args.config.display()
     ));
     if !made.is_empty() {
-        let sealed = if args.passphrase_file.is_some() {
+        let sealed = if args.passphrase_file.is_some() || context.environment.text(PASSPHRASE).is_some() {
             "sealed with the passphrase"
         } else {
-            "NOT sealed: no passphrase file was given"
+            "NOT sealed: neither `--passphrase-file` nor DOORWARD_PASSPHRASE was given"
         };
         context.printer.talk(&format!("Give each custodian one of these keys, and keep none ({sealed}):"));
     }
@@ -120,7 +120,7 @@ fn tell(
 fn keys(context: &Context, args: &InitArgs) -> Result<Vec<Made>, Failure> {
     let Some(out) = &args.out else { return Ok(Vec::new()) };
     let passphrase = match &args.passphrase_file {
-        None => None,
+        None => context.environment.text(PASSPHRASE).map(|text| Zeroizing::new(text.to_owned())),
         Some(file) => {
             let text = String::from_utf8_lossy(&read(file, 4096)?).trim_end_matches(['\r', '\n']).to_owned();
             if text.is_empty() {

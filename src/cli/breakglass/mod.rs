@@ -77,7 +77,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "M")]
     pub threshold: u32,
     /// A custodian and their OpenSSH public key; may be given several times
-    #[arg(long, value_name = "NAME=PUBLIC_KEY_FILE", value_parser = custodian)]
+    #[arg(long, value_name = "NAME=PUBLIC_KEY_FILE", value_parser = custodian, num_args = 1..)]
     pub custodian: Vec<(String, PathBuf)>,
     /// Make so many keys, for custodians who have none
     #[arg(long, value_name = "N", requires = "out", value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -85,7 +85,7 @@ pub struct InitArgs {
     /// Where the new keys are written, `custodian-1` and so on
     #[arg(long, value_name = "DIR", requires = "generate")]
     pub out: Option<PathBuf>,
-    /// The passphrase that seals the new keys
+    /// The passphrase that seals the new keys [else DOORWARD_PASSPHRASE]
     #[arg(long, value_name = "FILE", requires = "generate")]
     pub passphrase_file: Option<PathBuf>,
     /// The configuration; custodians are written beside it
@@ -142,7 +142,7 @@ pub struct OpenArgs {
     #[arg(long, value_name = "ID", value_parser = BreakGlassId::parse, requires = "signature")]
     pub resume: Option<BreakGlassId>,
     /// A signature of it; one for each custodian
-    #[arg(long, value_name = "FILE", requires = "resume")]
+    #[arg(long, value_name = "FILE", requires = "resume", num_args = 1..)]
     pub signature: Vec<PathBuf>,
 }
 
@@ -170,7 +170,7 @@ pub struct CloseArgs {
     #[arg(value_name = "ID", value_parser = BreakGlassId::parse)]
     pub id: BreakGlassId,
     /// A node to close it at; may be given several times [default: the server]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", num_args = 1..)]
     pub node: Vec<String>,
     /// Sign as a custodian, with this OpenSSH key [default: the opening's client key]
     #[arg(long, value_name = "KEY")]
@@ -229,7 +229,7 @@ pub struct DrillArgs {
     #[arg(long, value_name = "ID", value_parser = BreakGlassId::parse, requires = "signature")]
     pub resume: Option<BreakGlassId>,
     /// A signature of it; one for each custodian
-    #[arg(long, value_name = "FILE", requires = "resume")]
+    #[arg(long, value_name = "FILE", requires = "resume", num_args = 1..)]
     pub signature: Vec<PathBuf>,
     /// Sign here and now with this custodian's key; may be given several times
     #[arg(long, value_name = "KEY", conflicts_with = "resume")]
@@ -238,7 +238,7 @@ pub struct DrillArgs {
     #[arg(long, value_name = "FILE", requires = "key")]
     pub passphrase_file: Option<PathBuf>,
     /// A node to drill at; may be given several times [default: the server]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", num_args = 1..)]
     pub node: Vec<String>,
 }
 

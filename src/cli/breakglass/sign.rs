@@ -2,14 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
 use zeroize::Zeroizing;
 
+use crate::cli::args::Format;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::model::breakglass::{CHALLENGE_BYTES_MAX, Challenge, SIGN_NAMESPACE};
 
 use super::SignArgs;
+
+/// The variable that has a key's passphrase where no file does.
+pub(super) const PASSPHRASE: &str = "DOORWARD_PASSPHRASE";
 
 /// Reads a challenge, prints it and signs it.
 ///
@@ -27,7 +32,10 @@ pub fn run(context: &Context, args: &SignArgs) -> Result<(), Failure> {
     });
     std::fs::write(&out, signature)
         .map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
-    context.printer.line(&out.display().to_string())
+    match context.printer.format() {
+        Format::Json => context.printer.json(&json!({ "signature": out })),
+        Format::Table | Format::Junit => context.printer.line(&out.display().to_string()),
+    }
 }
 
 /// A small file.
@@ -64,7 +72,7 @@ fn private_key(context: &Context, path: &Path, passphrase_file: Option<&Path>) -
             None => Zeroizing::new(
                 context
                     .environment
-                    .text("DOORWARD_PASSPHRASE")
+                    .text(PASSPHRASE)
                     .ok_or_else(|| {
                         Failure::usage(format!(
                             "`{}` has a passphrase: give `--passphrase-file` or `DOORWARD_PASSPHRASE`, or sign with ssh-keygen",

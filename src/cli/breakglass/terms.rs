@@ -1,5 +1,6 @@
 //! What a challenge must say: from a configuration, or from a node that answers without a sign-in.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{KeyPair, PublicKeyData};
@@ -107,7 +108,11 @@ impl Terms {
         now: Timestamp,
     ) -> Result<Challenge, Failure> {
         let Asked { opener, scope, reason, length } = asked;
-        let opener = opener.or_else(|| context.environment.text("USER").map(str::to_owned));
+        let named = |variable| context.environment.text(variable).filter(|name| !name.is_empty()).map(str::to_owned);
+        let opener = opener.or_else(|| named("USER")).or_else(|| named("LOGNAME"));
+        // A service or a container may have a user without a name.
+        let by_number = || std::fs::metadata("/proc/self").ok().map(|own| format!("uid-{}", own.uid()));
+        let opener = opener.or_else(by_number);
         let opener = opener.ok_or_else(|| Failure::usage("say who it is: `--opener NAME`"))?;
         let challenge = Challenge {
             id: BreakGlassId::fresh(now, &*context.entropy),

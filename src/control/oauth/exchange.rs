@@ -99,6 +99,8 @@ pub enum ExchangeError {
     Invalid(&'static str),
     /// The subject's token does not hold, is not of this connection, or was used.
     Subject,
+    /// The session of the certificate that was named is over.
+    SessionEnded,
     /// A workload's token that is good and that no rule names; told as far as the caller, who holds
     /// the token, may know.
     NoRule(String),
@@ -141,6 +143,7 @@ impl fmt::Display for ExchangeError {
             Self::Subject => f.write_str(
                 "`subject_token` is not good here: it does not hold, is bound to another key, or was exchanged before",
             ),
+            Self::SessionEnded => f.write_str("the session of this certificate is over; sign in again"),
             Self::NoRule(why) => write!(f, "no rule of `workloads.toml` names this token: {why}"),
             Self::Target => f.write_str("there is no service of that name for this subject; give one `audience`"),
             Self::Scope(name) => write!(f, "the service has no action `{}`", name.escape_debug()),
@@ -317,7 +320,7 @@ pub(super) async fn by_certificate(
     let stored = desk.store.session_fetch(id).await?.ok_or(ExchangeError::Subject)?;
     let ended_here = desk.directory.session(id).is_some_and(|known| known.session.ended.is_some());
     if ended_here || !stored.session.is_live(now) {
-        return Err(ExchangeError::Subject);
+        return Err(ExchangeError::SessionEnded);
     }
     Ok(stored)
 }

@@ -180,7 +180,9 @@ async fn fresh(options: &DevOptions, clock: &Arc<dyn Clock>, entropy: &Arc<dyn E
     let provider = provider_at(loopback(0), listen.port(), Secret::new(secret.clone()), dir, clock, entropy).await?;
     let telemetry_port = match options.listen.port() {
         0 => free_port().map_err(taken(loopback(0), "metrics"))?,
-        _ => TELEMETRY_PORT,
+        // Nobody asked for this one: where it is taken, another does.
+        _ if std::net::TcpListener::bind(loopback(TELEMETRY_PORT)).is_ok() => TELEMETRY_PORT,
+        _ => free_port().map_err(taken(loopback(0), "metrics"))?,
     };
     let installation = InitOptions {
         listen,
