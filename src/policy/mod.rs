@@ -3,7 +3,7 @@
 //! Reading the folder is its only I/O ([`load`]); what comes out is whole, validated and never
 //! changes. Default deny; a forbid beats a permit; an evaluation error refuses.
 //!
-//! The walk of a decision: `service.rs` finds the route (`route.rs`), `subject.rs` has the
+//! The walk of a decision: `service.rs` finds the route (`router.rs`), `subject.rs` has the
 //! principal's entities ready, `context.rs` builds what `reads.rs` found to be read, and
 //! `judge.rs` asks Cedar with the policies of that one action.
 
@@ -25,9 +25,11 @@ mod lint;
 mod load;
 mod people;
 mod policy_set;
+mod reading;
 mod reads;
 mod replay;
 mod route;
+mod router;
 mod rule;
 mod scenario;
 mod schema;

@@ -1,18 +1,11 @@
-//! Routes: which action a method and a canonical path stand for.
+//! Routes: which methods and paths stand for which action, as `[[route]]` writes it.
 //!
-//! INVARIANT: a pattern is anchored at both ends and compared byte for byte; query, fragment and
-//! metacharacters have no part in it. At each segment a literal beats `{name}`, which beats `**`.
-//!
-//! INVARIANT: a path that only *looks* unlike a stricter route (`/Admin`, `/admin/`, `/admin;x`,
-//! `/admin.`) never slips through a wider one: where the folded path would reach another action,
-//! the request has no route. Upstreams fold in their own ways, so both readings must agree.
-//! A service whose upstream is known not to fold says `exact_paths = true`.
+//! INVARIANT: a pattern is anchored at both ends; query, fragment and metacharacters have no part
+//! in it. `router.rs` finds the one of a request.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use percent_encoding::percent_decode_str;
-
+use super::reading::Reading;
 use super::suggestion;
 use crate::model::ActionName;
 
@@ -65,11 +58,26 @@ pub enum Methods {
     Listed(Vec<String>),
 }
 
+/// One segment of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Segment {
+pub(super) enum Segment {
+    /// Itself; empty at the end of a path with a trailing slash.
     Literal(String),
+    /// `{name}`.
     Parameter(Arc<str>),
+    /// `**`.
     Rest,
+}
+
+/// How a route comes to serve a method, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fit {
+    /// It names the method.
+    Named,
+    /// It names `GET`, and the method is `HEAD`.
+    GetForHead,
+    /// It takes all methods.
+    Any,
 }
 
 /// One `[[route]]`.
@@ -81,7 +89,7 @@ pub struct Route {
     pub template: Arc<str>,
     /// What it stands for.
     pub action: ActionName,
-    segments: Vec<Segment>,
+    pub(super) segments: Vec<Segment>,
 }
 
 /// A request that has a route.
@@ -136,32 +144,59 @@ impl Route {
         unknown.filter_map(|method| Some((method, near(method)?))).next()
     }
 
-    fn serves(&self, method: &str) -> bool {
-        match &self.methods {
-            Methods::Any => true,
+    /// How it serves the method, if it does.
+    pub(super) fn fit(&self, method: &str) -> Option<Fit> {
+        let names = |method: &str| match &self.methods {
+            Methods::Any => false,
             Methods::Listed(methods) => methods.iter().any(|own| own == method),
+        };
+        if self.methods == Methods::Any {
+            Some(Fit::Any)
+        } else if names(method) {
+            Some(Fit::Named)
+        } else {
+            (method == "HEAD" && names("GET")).then_some(Fit::GetForHead)
         }
     }
 
-    fn same_place(&self, other: &Self) -> bool {
-        let same = |(left, right): (&Segment, &Segment)| match (left, right) {
-            (Segment::Literal(left), Segment::Literal(right)) => left == right,
-            (Segment::Parameter(_), Segment::Parameter(_)) | (Segment::Rest, Segment::Rest) => true,
-            _ => false,
-        };
-        self.segments.len() == other.segments.len() && self.segments.iter().zip(&other.segments).all(same)
+    /// The pattern as an upstream may read it.
+    pub(super) fn read(&self, reading: Reading) -> Vec<Segment> {
+        let mut segments = Vec::with_capacity(self.segments.len());
+        for segment in &self.segments {
+            match segment {
+                Segment::Literal(text) => {
+                    segments.extend(reading.pieces(text).map(|piece| Segment::Literal(piece.into_owned())));
+                }
+                Segment::Parameter(_) | Segment::Rest => segments.push(segment.clone()),
+            }
+        }
+        segments
     }
 
-    /// Whether `earlier` has the same path and takes some of this route's methods.
-    pub(super) fn collides_with(&self, earlier: &Self) -> bool {
-        let overlap = match (&self.methods, &earlier.methods) {
+    /// Whether a method comes to both in the same way.
+    pub(super) fn shares_methods(&self, other: &Self) -> bool {
+        match (&self.methods, &other.methods) {
             (Methods::Any, Methods::Any) => true,
             // `*` beside listed methods serves what is not listed.
             (Methods::Any, Methods::Listed(_)) | (Methods::Listed(_), Methods::Any) => false,
             (Methods::Listed(own), Methods::Listed(others)) => own.iter().any(|method| others.contains(method)),
-        };
-        overlap && self.same_place(earlier)
+        }
     }
+
+    /// Whether `earlier` has the same path and takes some of this route's methods.
+    pub(super) fn collides_with(&self, earlier: &Self) -> bool {
+        self.shares_methods(earlier) && same_place(&self.segments, &earlier.segments)
+    }
+}
+
+/// Whether two patterns take the same paths.
+pub(super) fn same_place(left: &[Segment], right: &[Segment]) -> bool {
+    let same = |(left, right): (&Segment, &Segment)| match (left, right) {
+        (Segment::Literal(left), Segment::Literal(right)) => left == right,
+        (Segment::Parameter(_), Segment::Parameter(_)) | (Segment::Rest, Segment::Rest) => true,
+        _ => false,
+    };
+    left.len() == right.len() && left.iter().zip(right).all(same)
 }
 
 fn parse_methods(text: &str) -> Result<Methods, TemplateError> {
@@ -197,11 +232,10 @@ fn parse_path(path: &str) -> Result<Vec<Segment>, TemplateError> {
         );
     };
     let parts: Vec<&str> = rest.split('/').collect();
-    if parts.len() > SEGMENTS_MAX {
-        return wrong(
-            format!("the path has {} segments", parts.len()),
-            "a route has at most 64; use `**` for the rest",
-        );
+    // An encoded slash counts too, as where it is decoded the path has that many.
+    let count = parts.len() + rest.matches("%2F").count();
+    if count > SEGMENTS_MAX {
+        return wrong(format!("the path has {count} segments"), "a route has at most 64; use `**` for the rest");
     }
     let last = parts.len() - 1;
     let mut segments: Vec<Segment> = Vec::with_capacity(parts.len());
@@ -269,147 +303,4 @@ fn is_canonical(part: &str) -> bool {
         }
     }
     true
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    literals: HashMap<Box<str>, Node>,
-    parameter: Option<Box<Node>>,
-    /// Routes that end in `**` after this node.
-    rest: Vec<usize>,
-    /// Routes that end at this node.
-    here: Vec<usize>,
-}
-
-impl Node {
-    fn insert(&mut self, segments: &[Segment], route: usize, fold: bool) {
-        let Some((first, tail)) = segments.split_first() else {
-            self.here.push(route);
-            return;
-        };
-        match first {
-            Segment::Rest => self.rest.push(route),
-            Segment::Parameter(_) => self.parameter.get_or_insert_default().insert(tail, route, fold),
-            Segment::Literal(text) if fold && tail.is_empty() && text.is_empty() => self.here.push(route),
-            Segment::Literal(text) => {
-                let key = if fold { folded(text) } else { text.clone() };
-                self.literals.entry(key.into()).or_default().insert(tail, route, fold);
-            }
-        }
-    }
-
-    /// Depth first, the most specific first; each node of the tree is visited at most once.
-    fn find<'p>(
-        &self,
-        routes: &[Route],
-        method: &str,
-        segments: &[&'p str],
-        values: &mut Vec<&'p str>,
-    ) -> Option<usize> {
-        let Some((first, tail)) = segments.split_first() else {
-            return pick(routes, &self.here, method).or_else(|| pick(routes, &self.rest, method));
-        };
-        if let Some(found) = self.literals.get(*first).and_then(|node| node.find(routes, method, tail, values)) {
-            return Some(found);
-        }
-        if let Some(node) = self.parameter.as_ref().filter(|_| !first.is_empty()) {
-            values.push(first);
-            if let Some(found) = node.find(routes, method, tail, values) {
-                return Some(found);
-            }
-            values.pop();
-        }
-        pick(routes, &self.rest, method)
-    }
-}
-
-/// The route of these that serves the method: by name, then `GET` for `HEAD`, then `*`.
-fn pick(routes: &[Route], candidates: &[usize], method: &str) -> Option<usize> {
-    let listed = |method: &str| {
-        candidates
-            .iter()
-            .copied()
-            .find(|index| routes.get(*index).is_some_and(|route| route.methods != Methods::Any && route.serves(method)))
-    };
-    let any = || candidates.iter().copied().find(|index| routes.get(*index).is_some_and(|r| r.methods == Methods::Any));
-    listed(method).or_else(|| if method == "HEAD" { listed("GET") } else { None }).or_else(any)
-}
-
-/// A segment as a careless upstream might take it.
-fn folded(segment: &str) -> String {
-    let decoded = percent_decode_str(segment).decode_utf8_lossy();
-    let plain = decoded.split(';').next().unwrap_or_default();
-    plain.trim_matches(|c: char| c == '.' || c.is_whitespace() || c.is_control()).to_lowercase()
-}
-
-/// All routes of a service.
-#[derive(Debug)]
-pub struct Router {
-    routes: Vec<Route>,
-    exact_paths: bool,
-    exact: Node,
-    folded: Option<Node>,
-}
-
-impl Router {
-    /// Builds the tree. Collisions have been reported before.
-    pub(super) fn new(routes: Vec<Route>, exact_paths: bool) -> Self {
-        let mut exact = Node::default();
-        let mut twin = Node::default();
-        for (index, route) in routes.iter().enumerate() {
-            exact.insert(&route.segments, index, false);
-            twin.insert(&route.segments, index, true);
-        }
-        let wild = routes.iter().any(|route| route.segments.iter().any(|s| !matches!(s, Segment::Literal(_))));
-        let folded = (!exact_paths && wild && routes.len() > 1).then_some(twin);
-        Self { routes, exact_paths, exact, folded }
-    }
-
-    /// The routes as written.
-    #[must_use]
-    pub fn routes(&self) -> &[Route] {
-        &self.routes
-    }
-
-    /// Whether the upstream is known not to fold paths.
-    pub(super) const fn exact_paths(&self) -> bool {
-        self.exact_paths
-    }
-
-    /// The most specific route of a method and canonical path.
-    #[must_use]
-    pub fn find(&self, method: &str, path: &str) -> Option<Matched> {
-        let rest = path.strip_prefix('/')?;
-        let mut segments: Vec<&str> = Vec::with_capacity(8);
-        // One more than any pattern has: what is beyond can only be the extent of a `**`.
-        segments.extend(rest.split('/').take(SEGMENTS_MAX + 1));
-        let mut values = Vec::new();
-        let route = self.routes.get(self.exact.find(&self.routes, method, &segments, &mut values)?)?;
-        let wild = !values.is_empty() || route.segments.last() == Some(&Segment::Rest);
-        if wild && !self.agrees_when_folded(method, path, &segments, route) {
-            return None;
-        }
-        let mut params = Vec::with_capacity(values.len());
-        for (name, value) in route.params().zip(values) {
-            let decoded = percent_decode_str(value).decode_utf8().ok()?;
-            if decoded.chars().any(char::is_control) {
-                return None;
-            }
-            params.push((name.clone(), decoded.into_owned()));
-        }
-        Some(Matched { action: route.action.clone(), params, template: route.template.clone() })
-    }
-
-    fn agrees_when_folded(&self, method: &str, path: &str, segments: &[&str], route: &Route) -> bool {
-        let Some(tree) = &self.folded else { return true };
-        let odd = path.bytes().any(|b| b.is_ascii_uppercase() || b";%".contains(&b) || !b.is_ascii())
-            || segments.iter().any(|segment| segment.is_empty() || segment.starts_with('.') || segment.ends_with('.'));
-        if !odd {
-            return true;
-        }
-        let folded: Vec<String> = segments.iter().map(|segment| folded(segment)).collect();
-        let kept: Vec<&str> = folded.iter().map(String::as_str).filter(|segment| !segment.is_empty()).collect();
-        let twin = tree.find(&self.routes, method, &kept, &mut Vec::new());
-        twin.and_then(|index| self.routes.get(index)).is_none_or(|twin| twin.action == route.action)
-    }
 }

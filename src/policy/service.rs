@@ -11,7 +11,8 @@ use super::entitlement::Entitlement;
 use super::judge::Judge;
 use super::policy_set::{EntitlementAction, PolicySet};
 use super::reads::Reads;
-use super::route::{Matched, Route, Router};
+use super::route::{Matched, Route};
+use super::router::Router;
 use super::settings::{
     AssertionMode, ClientCertificate, HealthCheck, Injection, OnStale, RecordMode, ServiceLimits, ServiceSettings,
     ServiceTimeouts,

@@ -10,7 +10,8 @@ use super::diagnostic::{Report, Source};
 use super::document::{self, Field, Table};
 use super::entitlement::Entitlement;
 use super::health;
-use super::route::Route;
+use super::reading::Reading;
+use super::route::{Route, Segment, same_place};
 use super::schema;
 use super::settings::{
     AssertionMode, ClientCertificate, Injection, InjectionScheme, OnStale, RecordMode, SecretSource, ServiceLimits,
@@ -99,6 +100,9 @@ impl ServiceFile {
             time_zone: root.take("time_zone").and_then(|field| time_zone(&field)).unwrap_or(TimeZone::UTC),
         };
         let exact_paths = root.boolean("exact_paths", false);
+        if !exact_paths {
+            warn_of_mistakable(&routes, source, report);
+        }
         root.finish();
         Some(Self { settings, routes, exact_paths, entitlements, hosts })
     }
@@ -203,6 +207,24 @@ fn routes(root: &mut Table<'_>, source: &Source, report: &Report) -> Vec<(Route,
         found.push((route, pattern.start()));
     }
     found
+}
+
+/// Routes that an upstream may serve for one another: the router then takes neither.
+fn warn_of_mistakable(routes: &[(Route, usize)], source: &Source, report: &Report) {
+    let places: Vec<Vec<Segment>> = routes.iter().map(|(route, _)| route.read(Reading::WIDEST)).collect();
+    for (index, ((route, offset), place)) in routes.iter().zip(&places).enumerate() {
+        let earlier = routes.iter().zip(&places).take(index).find(|((earlier, _), other)| {
+            route.action != earlier.action && route.shares_methods(earlier) && same_place(place, other)
+        });
+        if let Some(((earlier, _), _)) = earlier {
+            let message = format!(
+                "to an upstream `{}` may be the same as `{}`: what both would take is refused",
+                route.template, earlier.template
+            );
+            let help = "give both one action, or set `exact_paths = true` if the upstream tells them apart";
+            report.warning(source, *offset, message, help);
+        }
+    }
 }
 
 fn action(field: &Field<'_>) -> Option<ActionName> {

@@ -1,5 +1,7 @@
 //! Paths and what is judged by them: a06 to a10, against allow everything, `/admin` for others only.
 
+use http::Method;
+
 use super::fixture::{BOTH, Plan, Speaks, host, with_door};
 
 /// Ways to write a path that some program reads as `/admin/secret`.
@@ -107,6 +109,54 @@ fn a08_the_path_judged_is_the_path_sent() {
                 let recorded = door.recorded(got.decision()).await;
                 let path = recorded.personal(doorward::audit::PersonalField::Path).unwrap().to_owned();
                 assert_eq!(door.raw.last().path(), path, "the record says another path than was sent");
+            }
+        }
+    });
+}
+
+#[test]
+fn a08_a_stricter_route_holds_for_all_that_the_upstream_takes_for_it() {
+    let tables = ["DELETE /api/Users/{id}", "GET /console/", "POST /files/{name}"]
+        .map(|pattern| format!("[[route]]\nmatch = \"{pattern}\"\naction = \"manage\"\n"));
+    let plan = Plan { lines: "encoded_slash = true".to_owned(), tables: tables.concat(), ..Plan::default() };
+    with_door(plan, async |door| {
+        let (alice, carol) = (door.sign_in("alice").await, door.sign_in("carol").await);
+        for speaks in BOTH {
+            let mut client = door.client("app", Some(&alice), speaks).await;
+            let before = door.raw.count();
+            for (method, path) in [
+                (Method::DELETE, "/api/users/5"),
+                (Method::DELETE, "/API/USERS/5"),
+                (Method::DELETE, "/api%2Fusers/5"),
+                (Method::GET, "/console"),
+                (Method::GET, "/Console/"),
+                (Method::GET, "/admin%2Fusers"),
+                (Method::GET, "/admin%2fusers"),
+                (Method::GET, "/ADMIN%2Fusers/5"),
+                (Method::POST, "/files%2Fx"),
+            ] {
+                let got = client.ask(method.clone(), path, &[], b"").await;
+                assert_eq!(got.status, 404, "{method} {path}: {got:?}");
+                assert_eq!(door.raw.count(), before, "{method} {path} reached the upstream");
+                assert!(got.header("doorward-decision").is_some(), "{method} {path}: {got:?}");
+            }
+            // What is near no such route goes on, as it was judged.
+            for (method, path) in [
+                (Method::GET, "/api/users/5"),
+                (Method::GET, "/consoles"),
+                (Method::GET, "/wiki%2Fadmin"),
+                (Method::GET, "/Wiki/"),
+            ] {
+                assert_eq!(client.ask(method.clone(), path, &[], b"").await.status, 200, "{method} {path}");
+                assert_eq!(door.raw.last().target(), path);
+            }
+            // And who may, may.
+            let mut client = door.client("app", Some(&carol), speaks).await;
+            for (method, path) in
+                [(Method::DELETE, "/api/Users/5"), (Method::GET, "/console/"), (Method::GET, "/admin/a%2Fb")]
+            {
+                assert_eq!(client.ask(method.clone(), path, &[], b"").await.status, 200, "{method} {path}");
+                assert_eq!(door.raw.last().target(), path);
             }
         }
     });
