@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine::{Store, StoreError};
 use super::log::Log;
 use super::recorder::{Entry, Keeping, Shared, Unrecorded};
+use super::spool::SpoolState;
 use super::spool_file::Room;
 use crate::audit::{Event, EventType, Outcome, Sealed, Sealing};
 use crate::model::{Clock, EventId, PrincipalKind};
@@ -21,8 +22,6 @@ use crate::model::{Clock, EventId, PrincipalKind};
 /// Pauses before a batch is tried again within its time: a database that restarts is not away.
 const RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(80), Duration::from_millis(200), Duration::from_millis(400)];
-/// How often a spool that gave an error is tried again while it is not needed.
-const SPOOL_LOOK: Duration = Duration::from_secs(5);
 /// Events that are sealed before others may have the core: a tenth of a millisecond.
 const SEALED_AT_ONCE: usize = 32;
 
@@ -43,7 +42,7 @@ impl Writer {
         }
         let mut pulse = Instant::now() + settings.pulse;
         let mut counted = Instant::now() + settings.counted_every;
-        let mut looked = Instant::now() + SPOOL_LOOK;
+        let mut looked = Instant::now() + settings.spool_look;
         loop {
             if self.keeping() != Keeping::Database {
                 self.be_away(&mut counted, &cancel).await;
@@ -64,7 +63,7 @@ impl Writer {
             if well && beat {
                 self.number().await;
                 if now >= looked {
-                    looked = now + SPOOL_LOOK;
+                    looked = now + settings.spool_look;
                     self.look_after_spool().await;
                 }
             }
@@ -248,12 +247,15 @@ impl Writer {
         }
     }
 
-    /// A spool that gave an error may hold events that were not merged when the database came back.
+    /// A spool that gave an error, or answered too late, may hold events that were not merged when the
+    /// database came back.
     async fn look_after_spool(&self) {
-        let Some(spool) = self.shared.spool.as_ref().filter(|spool| spool.state().error.is_some()) else {
+        let in_doubt = |state: SpoolState| state.error.is_some() || state.events > 0;
+        let Some(spool) = self.shared.spool.as_ref().filter(|spool| in_doubt(spool.state())) else {
             return;
         };
-        if spool.probe().await.is_ok() && spool.state().events > 0 {
+        // New decisions go behind the old ones only where those can be read back now.
+        if spool.probe().await.is_ok() && spool.state().events > 0 && spool.answers_reads().await {
             self.keep(Keeping::Spool);
         }
     }

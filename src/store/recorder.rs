@@ -59,6 +59,8 @@ pub struct RecorderSettings {
     pub pulse: Duration,
     /// How often a database that is away is asked for a sign of life.
     pub probe: Duration,
+    /// How often a spool that gave an error, or kept events, is looked at while it is not needed.
+    pub spool_look: Duration,
     /// How often counted refusals are told of.
     pub counted_every: Duration,
     /// Which refusals of nobody are recorded one by one.
@@ -81,6 +83,7 @@ impl Default for RecorderSettings {
             spool_after: Duration::from_millis(700),
             pulse: Duration::from_millis(500),
             probe: Duration::from_millis(250),
+            spool_look: Duration::from_secs(5),
             counted_every: Duration::from_secs(10),
             refusal_rates: RefusalRates::default(),
         }

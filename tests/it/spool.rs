@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use doorward::audit::spool::{chained, record_of};
 use doorward::audit::{Event, EventType, Outcome};
-use doorward::model::{Entropy, EventId, Principal, PrincipalKind};
+use doorward::model::{Entropy, EventId, NodeId, Principal, PrincipalKind};
 use doorward::store::{
     Keeping, Log, Recorded, Recorder, RecorderParts, RecorderSettings, Spool, SpoolError, SpoolSettings, Store,
     Unrecorded, is_volatile,
@@ -39,16 +39,26 @@ async fn spool_at(path: &Path, bytes: u64) -> Result<Spool, SpoolError> {
 
 impl Running {
     pub async fn start(url: &str, path: &Path, bytes: u64) -> Self {
+        Self::start_with(url, spool_at(path, bytes).await.unwrap(), RecorderSettings::default()).await
+    }
+
+    async fn start_with(url: &str, spool: Spool, settings: RecorderSettings) -> Self {
         let (store, log) = opened(url, 1).await;
+        Self::over(store, spool, settings, async |_| log).await
+    }
+
+    /// A recorder over a store whose log is opened, or was, by `open`.
+    async fn over(
+        store: Store,
+        spool: Spool,
+        settings: RecorderSettings,
+        open: impl AsyncFnOnce(&Recorder) -> Log,
+    ) -> Self {
         let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let parts = RecorderParts {
-            store: store.clone(),
-            spool: Some(spool_at(path, bytes).await.unwrap()),
-            sealing: sealing(1),
-            settings: RecorderSettings::default(),
-            clock: Arc::new(TestClock::at(NOW)),
-        };
+        let clock = Arc::new(TestClock::at(NOW));
+        let parts = RecorderParts { store: store.clone(), spool: Some(spool), sealing: sealing(1), settings, clock };
         let (recorder, _) = Recorder::start_with(parts, cancel.clone(), &tracker, &Handle::current());
+        let log = open(&recorder).await;
         Self { store, log, recorder, cancel, tracker }
     }
 
@@ -262,6 +272,64 @@ async fn f6_a_spool_that_is_altered_while_the_database_is_away_is_kept_and_the_d
     let events = running.end().await;
     let lost = events.iter().find(|event| event.clear().kind == EventType::RecordLost).unwrap();
     assert_eq!(lost.body["data"]["count"], 4);
+}
+
+/// Chance that nobody gets before `release`: whoever needs some is as slow as a bad disk.
+struct Slow {
+    chance: SeededEntropy,
+    held: Mutex<bool>,
+    released: Condvar,
+}
+
+impl Slow {
+    fn release(&self) {
+        *self.held.lock().unwrap() = false;
+        self.released.notify_all();
+    }
+}
+
+impl Entropy for Slow {
+    fn fill(&self, target: &mut [u8]) {
+        drop(self.released.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
+        self.chance.fill(target);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f6_a_spool_that_is_read_too_late_when_the_database_is_back_is_merged_all_the_same() {
+    for url in databases() {
+        let folder = temporary_folder();
+        let path = folder.path().join("s.spool");
+        five(&url, &path).await;
+        // All five are there, and far behind them something that makes whoever opens it take a copy.
+        let mut kept = fs::read(&path).unwrap();
+        kept.resize(3 * usize::try_from(MEGABYTE).unwrap(), 0);
+        *kept.last_mut().unwrap() = 1;
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let disk = Arc::new(Slow { chance: SeededEntropy::new(78), held: Mutex::new(true), released: Condvar::new() });
+        let chance: Arc<dyn Entropy> = Arc::<Slow>::clone(&disk);
+        let spool = Spool::open(SpoolSettings { path: path.clone(), bytes: MEGABYTE }, chance).await.unwrap();
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, kept).unwrap();
+        let settings = RecorderSettings { spool_look: Duration::from_millis(200), ..RecorderSettings::default() };
+        let store = Store::open(&url).unwrap();
+        let running = Running::over(store.clone(), spool, settings, async |recorder| {
+            until(|| async { recorder.state().keeping == Keeping::Spool }).await;
+            store.log_open(NodeId::from_bytes([1; 16]), sealing(1), NOW).await.unwrap()
+        })
+        .await;
+        // The database is back and does not wait for the disk.
+        until(|| async { running.keeping() == Keeping::Database }).await;
+        assert_eq!(running.recorder.submit(event(&SeededEntropy::new(47))).await, Ok(()));
+        assert_eq!(running.recorder.state().merged, 0);
+        disk.release();
+        until(|| async { running.recorder.state().merged == 5 && running.keeping() == Keeping::Database }).await;
+        assert_eq!(running.recorder.state().spool.unwrap().events, 0);
+        let events = running.end().await;
+        assert_eq!((events.len(), merges(&events).len()), (7, 1));
+        assert_proven(&events, merges(&events)[0]);
+    }
 }
 
 /// A small file system in memory, which only root can have; else the test says that it was skipped.
