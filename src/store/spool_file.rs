@@ -133,7 +133,7 @@ pub(in crate::store) struct SpoolFile {
     size: u64,
     start: Chain,
     end: Place,
-    /// Merged, but not emptied yet.
+    /// Merged, but not known to be emptied yet.
     merged: bool,
 }
 
@@ -275,16 +275,17 @@ impl SpoolFile {
 
     /// Empties it: all that is in it was merged.
     pub fn clear(&mut self, entropy: &dyn Entropy) -> Result<(), SpoolError> {
-        // ORDER: first one mark that says so; a crash while it is emptied then loses and repeats nothing.
+        // ORDER: first one mark that says so; a crash while it is emptied then loses and repeats nothing. An
+        // error does not say whether the mark is on the disk, so from before it nothing goes behind the end.
+        self.merged = true;
         self.file.write_all_at(&self.end.at.to_be_bytes(), 32).map_err(disk("emptying"))?;
         self.file.sync_data().map_err(disk("emptying"))?;
-        self.merged = true;
         self.begin(entropy)
     }
 
     /// Finishes an emptying that an error broke off.
     pub fn finish_clearing(&mut self, entropy: &dyn Entropy) -> Result<(), SpoolError> {
-        if self.merged { self.begin(entropy) } else { Ok(()) }
+        if self.merged { self.clear(entropy) } else { Ok(()) }
     }
 
     fn begin(&mut self, entropy: &dyn Entropy) -> Result<(), SpoolError> {
