@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::{Store, StoreError};
 use super::log::Log;
-use super::recorder::{Entry, Keeping, Shared, Unrecorded};
+use super::recorder::{Entry, Keeping, Shared, Unrecorded, gives_way};
 use super::spool::SpoolState;
 use super::spool_file::Room;
 use crate::audit::{Event, EventType, Outcome, Sealed, Sealing};
-use crate::model::{Clock, EventId, PrincipalKind};
+use crate::model::{Clock, EventId, Principal, PrincipalKind};
 
 /// Pauses before a batch is tried again within its time: a database that restarts is not away.
 const RETRY_PAUSES: [Duration; 4] =
@@ -298,11 +298,10 @@ impl Writer {
         let Some(spool) = &self.shared.spool else {
             return false;
         };
-        let room = |event: &Event| match event.actor.principal.as_ref().map(crate::model::Principal::kind) {
+        let room = |event: &Event| match event.actor.principal.as_ref().map(Principal::kind) {
+            _ if gives_way(event) => Room::GivesWay,
             Some(PrincipalKind::BreakGlass) => Room::Emergency,
-            Some(PrincipalKind::User | PrincipalKind::Workload) => Room::Identified,
-            None if event.actor.address.is_none() => Room::Identified,
-            None => Room::Anonymous,
+            Some(PrincipalKind::User | PrincipalKind::Workload) | None => Room::Identified,
         };
         let mut rooms: Vec<Room> = batch.iter().map(|entry| room(&entry.event)).collect();
         rooms.resize(batch.len() + usize::from(told > 0), Room::Identified);
@@ -380,10 +379,9 @@ impl Writer {
         }
         let now = self.clock.now();
         let mut queue = self.shared.lock();
-        if let Some(event) = queue.refusals.event(now, self.sealing.entropy()) {
-            // One event each ten seconds: it need not ask whether there is room.
-            queue.entries.push_back(Entry { event, reply: None, attempts: 0 });
-        }
+        let events = queue.refusals.events(now, self.sealing.entropy());
+        // A few events each ten seconds: they need not ask whether there is room.
+        queue.entries.extend(events.into_iter().map(|event| Entry { event, reply: None, attempts: 0 }));
     }
 
     fn lost_event(&self, count: u64) -> Event {

@@ -41,11 +41,11 @@ const FILE_BYTES_MIN: u64 = 64 * 1024;
 /// `f_type` of file systems in memory (statfs(2)).
 const VOLATILE: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
-/// For whom there is room. What nobody identified sends fills four fifths, what the identified
-/// send all but a twentieth, and the rest is for the emergency path.
+/// For whom there is room. Refusals and what nobody identified sends fill four fifths, what the
+/// identified send all but a twentieth, and the rest is for the emergency path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::store) enum Room {
-    Anonymous,
+    GivesWay,
     Identified,
     Emergency,
 }
@@ -211,7 +211,7 @@ impl SpoolFile {
     pub fn has_room(&self, pending: u64, bytes: usize, room: Room) -> bool {
         let all = self.size - HEADER_BYTES;
         let limit = match room {
-            Room::Anonymous => all - all / 5,
+            Room::GivesWay => all - all / 5,
             Room::Identified => all - all / 20,
             Room::Emergency => all,
         };

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::leaf::sealing;
-use crate::recorder::{NOW, anonymous, event, hang, until};
+use crate::recorder::{NOW, anonymous, event, hang, refusal, until};
 use crate::store_record::{assert_gapless, opened};
 use crate::support::{SeededEntropy, TestClock, databases, temporary_folder};
 
@@ -178,6 +178,7 @@ async fn a71_junk_cannot_use_the_last_fifth_of_the_spool_and_the_emergency_path_
     };
     while running.recorder.submit(anonymous(&entropy, "192.0.2.1")).await.is_ok() {}
     assert!((0.77..0.80).contains(&used()), "{}", used());
+    assert_eq!(running.recorder.submit(refusal(&entropy, "dave")).await, Err(Unrecorded::Full), "nor can any refusal");
     while running.recorder.submit(event(&entropy)).await.is_ok() {}
     assert!((0.92..0.95).contains(&used()), "{}", used());
     let emergency = || {
