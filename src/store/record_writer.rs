@@ -92,11 +92,10 @@ impl Writer {
     async fn end(&self) {
         self.shared.lock().closed = true;
         self.tell_counted();
-        if self.keeping() == Keeping::Database {
-            if self.write_due(true).await {
-                self.number().await;
-            }
+        if self.keeping() == Keeping::Database && self.write_due(true).await {
+            self.number().await;
         } else {
+            // What the database has not taken by now goes to the spool, where there is one.
             self.spool_due(true).await;
         }
         let mut queue = self.shared.lock();

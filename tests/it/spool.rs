@@ -10,8 +10,8 @@ use doorward::audit::spool::{chained, record_of};
 use doorward::audit::{Event, EventType, Outcome};
 use doorward::model::{Entropy, EventId, NodeId, Principal, PrincipalKind};
 use doorward::store::{
-    Keeping, Log, Recorded, Recorder, RecorderParts, RecorderSettings, Spool, SpoolError, SpoolSettings, Store,
-    Unrecorded, is_volatile,
+    Keeping, Log, Recorded, Recorder, RecorderParts, RecorderSettings, RefusalRates, Spool, SpoolError, SpoolSettings,
+    Store, Unrecorded, is_volatile,
 };
 use sqlx::Executor;
 use tokio::runtime::Handle;
@@ -330,6 +330,40 @@ async fn f6_a_spool_that_is_read_too_late_when_the_database_is_back_is_merged_al
         let events = running.end().await;
         assert_eq!((events.len(), merges(&events).len()), (7, 1));
         assert_proven(&events, merges(&events)[0]);
+    }
+}
+
+#[tokio::test]
+async fn f6_what_the_database_does_not_take_at_the_end_goes_to_the_spool_all_of_it() {
+    for url in databases() {
+        let folder = temporary_folder();
+        let path = folder.path().join("s.spool");
+        let entropy = SeededEntropy::new(48);
+        let settings = RecorderSettings {
+            batch_max: 4,
+            pulse: Duration::from_secs(60),
+            refusal_rates: RefusalRates { per_principal: 0, ..RefusalRates::default() },
+            ..RecorderSettings::default()
+        };
+        let running = Running::start_with(&url, spool_at(&path, MEGABYTE).await.unwrap(), settings).await;
+        let mut holder = hang(&url).await;
+        // Too few to be written before the end; what was counted makes them more than one batch.
+        (0..3).for_each(|_| running.recorder.offer(event(&entropy)));
+        for number in 0..6 {
+            assert_eq!(running.recorder.refused(refusal(&entropy, &format!("p{number}"))).await, Ok(()));
+        }
+        running.cancel.cancel();
+        running.tracker.close();
+        running.tracker.wait().await;
+        let state = running.recorder.state();
+        assert_eq!((state.rows, state.spooled, state.lost), (0, 9, 0));
+        holder.execute("rollback").await.unwrap();
+        drop((holder, running));
+        until(|| async { spool_at(&path, MEGABYTE).await.is_ok() }).await;
+        let again = Running::start(&url, &path, MEGABYTE).await;
+        until(|| async { again.recorder.state().merged == 9 }).await;
+        let events = again.end().await;
+        assert_eq!((events.len(), merges(&events).len()), (10, 1));
     }
 }
 
