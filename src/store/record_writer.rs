@@ -110,22 +110,39 @@ impl Writer {
         }
     }
 
-    /// The next batch, while somebody waits, or a batch is full, or `all` is asked for; and how many
-    /// lost events it is to tell of.
-    fn batch_due(&self, all: bool) -> Option<(Vec<Entry>, u64)> {
+    /// How much one round may take: what is there now, and what was lost. What comes meanwhile is the next
+    /// round's, so that whoever goes on asking keeps this task from nothing else.
+    fn round(&self) -> usize {
+        let queue = self.shared.lock();
+        queue.entries.len() + queue.crowd.len() + 1
+    }
+
+    /// The next batch of a round, while somebody waits, or a batch is full, or `all` is asked for; and how
+    /// many lost events it is to tell of.
+    fn batch_due(&self, all: bool, left: &mut usize) -> Option<(Vec<Entry>, u64)> {
         let mut queue = self.shared.lock();
         let full = queue.entries.len() >= self.shared.settings.batch_max;
         let lost = queue.lost_untold > 0;
-        if !(queue.waiting > 0 || !queue.crowd.is_empty() || full || (all && (lost || !queue.entries.is_empty()))) {
+        let waits = queue.waiting > 0 || !queue.crowd.is_empty() || full;
+        if *left == 0 {
+            if waits {
+                // The next round begins at once.
+                self.shared.wake.notify_one();
+            }
+            return None;
+        }
+        if !(waits || (all && (lost || !queue.entries.is_empty()))) {
             return None;
         }
         let batch = queue.take(self.shared.settings.batch_max, self.shared.settings.room_for_buffered());
+        *left = left.saturating_sub(batch.len().max(1));
         Some((batch, queue.lost_untold))
     }
 
     /// Writes batches into the database. Says whether it took them.
     async fn write_due(&self, all: bool) -> bool {
-        while let Some((batch, told)) = self.batch_due(all) {
+        let mut left = self.round();
+        while let Some((batch, told)) = self.batch_due(all, &mut left) {
             if !self.write(batch, told).await {
                 return false;
             }
@@ -285,7 +302,8 @@ impl Writer {
             tracing::warn!("the spool takes decisions again");
             self.keep(Keeping::Spool);
         }
-        while let Some((batch, told)) = self.batch_due(all) {
+        let mut left = self.round();
+        while let Some((batch, told)) = self.batch_due(all, &mut left) {
             if !self.spool_batch(batch, told).await {
                 return;
             }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::leaf::sealing;
-use crate::recorder::{NOW, anonymous, event, hang, refusal, until};
+use crate::recorder::{NOW, anonymous, ceaseless, event, hang, refusal, until};
 use crate::store_record::{assert_gapless, opened};
 use crate::support::{SeededEntropy, TestClock, databases, temporary_folder};
 
@@ -364,6 +364,48 @@ async fn f6_what_the_database_does_not_take_at_the_end_goes_to_the_spool_all_of_
         until(|| async { again.recorder.state().merged == 9 }).await;
         let events = again.end().await;
         assert_eq!((events.len(), merges(&events).len()), (10, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f6_a_full_spool_that_cannot_tell_what_was_lost_is_left_when_the_database_is_back() {
+    for url in databases() {
+        let folder = temporary_folder();
+        let running = Running::start(&url, &folder.path().join("s.spool"), 1).await;
+        let entropy = SeededEntropy::new(49);
+        let mut holder = hang(&url).await;
+        // Smaller than what tells of the loss.
+        let small = || Event::new(EventId::fresh(NOW, &entropy), NOW, EventType::NodeStarted, Outcome::Success);
+        while running.recorder.submit(small()).await.is_ok() {}
+        running.recorder.offer(event(&entropy));
+        until(|| async { running.recorder.state().lost == 1 }).await;
+        holder.execute("rollback").await.unwrap();
+        until(|| async { running.keeping() == Keeping::Database }).await;
+        let events = running.end().await;
+        assert_proven(&events, merges(&events)[0]);
+        let lost = events.iter().find(|event| event.clear().kind == EventType::RecordLost).unwrap();
+        assert_eq!(lost.body["data"]["count"], 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f6_the_database_is_noticed_again_while_decisions_never_stop_coming() {
+    for url in databases() {
+        let folder = temporary_folder();
+        let running = Running::start(&url, &folder.path().join("s.spool"), 128 * MEGABYTE).await;
+        let mut holder = hang(&url).await;
+        assert_eq!(running.recorder.submit(event(&SeededEntropy::new(50))).await, Ok(()));
+        let enough = CancellationToken::new();
+        let asking = ceaseless(&running.recorder, 51, &enough);
+        until(|| async { running.recorder.state().spooled > 50 }).await;
+        holder.execute("rollback").await.unwrap();
+        until(|| async { running.keeping() == Keeping::Database }).await;
+        enough.cancel();
+        asking.await.unwrap();
+        let state = running.recorder.state();
+        assert_eq!((state.lost, state.unrecorded), (0, 0));
+        let events = running.end().await;
+        assert_proven(&events, merges(&events)[0]);
     }
 }
 
