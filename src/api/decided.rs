@@ -150,15 +150,13 @@ async fn record(
     {
         event = event.with(DATA_REMEDY, remedy);
     }
-    let identified = actor.is_some();
     event.actor = actor.unwrap_or_else(|| Actor {
         address: connection.map(|connection| connection.address),
         certificate: connection.and_then(|it| it.certificate.as_ref()).map(|certificate| certificate.thumbprint),
         ..Actor::default()
     });
-    let submitted = if identified { desk.recorder.submit(event) } else { desk.recorder.refused_anonymous(event) };
     // What is refused stays refused, on record or not: the recorder counts what it could not keep.
-    if !matches!(tokio::time::timeout(RECORD_TIMEOUT, submitted).await, Ok(Ok(()))) {
+    if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await, Ok(Ok(()))) {
         tracing::warn!(%decision, "a refusal of the control host is not on record");
     }
 }

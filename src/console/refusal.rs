@@ -275,18 +275,12 @@ impl Refused {
         event.reason = Some(self.reason.into());
         event.request = Some(facts);
         event.policy_version = Some(Arc::clone(desk.policies.load().version()));
-        let submitted = match &self.actor {
-            Some(actor) => {
-                event.actor = (**actor).clone();
-                desk.recorder.submit(event)
-            }
-            None => {
-                event.actor.address = connection.map(|connection| connection.address);
-                desk.recorder.refused_anonymous(event)
-            }
-        };
+        match &self.actor {
+            Some(actor) => event.actor = (**actor).clone(),
+            None => event.actor.address = connection.map(|connection| connection.address),
+        }
         // What is refused stays refused, on record or not: the recorder counts what it could not keep.
-        if !matches!(tokio::time::timeout(RECORD_TIMEOUT, submitted).await, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await, Ok(Ok(()))) {
             tracing::warn!(%decision, "a refusal of a page is not on record");
         }
     }

@@ -220,7 +220,7 @@ pub async fn complete(
         event.reason = Some(error.reason().into());
         // Anybody can make this happen, so it is counted where it comes in floods. What is refused
         // stays refused, on record or not.
-        let recorded = tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused_anonymous(event)).await;
+        let recorded = tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await;
         if !matches!(recorded, Ok(Ok(()))) {
             tracing::warn!(reason = error.reason(), "a failed sign-in is not on record");
         }

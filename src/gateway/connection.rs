@@ -174,7 +174,7 @@ fn note_handshake(shared: &Shared, peer: SocketAddr, name: Option<&str>, error: 
     if let Some(name) = name {
         event.data.insert("host", name.chars().take(253).collect::<String>().into());
     }
-    drop(shared.recorder.refused_anonymous(event));
+    drop(shared.recorder.refused(event));
 }
 
 /// The guard's limits for HTTP/2.
@@ -338,7 +338,7 @@ pub fn wire_decision(shared: &Shared, actor: Actor, host: &str, refusal: WireRef
     event.data.insert("note", refusal.what().into());
     event.data.insert("host", host.into());
     event.data.insert("status", refusal.status().into());
-    drop(shared.recorder.refused_anonymous(event));
+    drop(shared.recorder.refused(event));
     Some(decision)
 }
 

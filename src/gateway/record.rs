@@ -156,8 +156,8 @@ pub async fn open(
     answer.map_err(|_| Refusal::AuditUnavailable)
 }
 
-/// Records a refusal. One of somebody who is identified is on record before it is answered, where
-/// the record can be written at all; the others are recorded up to a rate and counted beyond.
+/// Records a refusal: up to a rate it is on record before it is answered, where the record can be written
+/// at all; beyond it is counted at once, and so is each while nothing takes the record.
 #[expect(clippy::too_many_arguments, reason = "each is one stage's proof or absence of it")]
 pub async fn refuse(
     worker: &Worker,
@@ -203,13 +203,10 @@ pub async fn refuse(
     }
     event.data.insert("status", refusal.status().as_u16().into());
     event.data.insert("remedy", refusal.remedy().to_json());
-    let recorder = &worker.shared.recorder;
-    if named.is_none() {
-        // Within the rate it is on record before it is answered; beyond it is counted at once.
-        let _ = tokio::time::timeout(RECORD_TIMEOUT, recorder.refused_anonymous(event)).await;
-    } else if *refusal != Refusal::AuditUnavailable {
+    if named.is_none() || *refusal != Refusal::AuditUnavailable {
+        let recorded = tokio::time::timeout(RECORD_TIMEOUT, worker.shared.recorder.refused(event)).await;
         // A refusal stands whether it could be recorded or not: it lets nothing through.
-        if !matches!(tokio::time::timeout(RECORD_TIMEOUT, recorder.submit(event)).await, Ok(Ok(()))) {
+        if !matches!(recorded, Ok(Ok(()))) {
             tracing::warn!(decision = %exchange.decision, "a refusal could not be recorded");
         }
     }

@@ -189,7 +189,7 @@ impl Host {
             event.data.insert("note", note.into());
         }
         // Within the rate it is on record before it is answered; beyond it is counted at once.
-        let _ = tokio::time::timeout(RECORD_TIMEOUT, self.shared.recorder.refused_anonymous(event)).await;
+        let _ = tokio::time::timeout(RECORD_TIMEOUT, self.shared.recorder.refused(event)).await;
         let metadata = format!("{}/.well-known/oauth-protected-resource", self.shared.settings.origin);
         let answer = refusal.response(decision, form, &metadata, &self.shared.settings.origin);
         let mut response = answer.map(|body| Body::from(body.into_own()));

@@ -13,16 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::{Store, StoreError};
 use super::log::Log;
-use super::recorder::{Entry, Keeping, Shared, Unrecorded};
+use super::recorder::{Entry, Keeping, Shared, Unrecorded, gives_way};
+use super::spool::SpoolState;
 use super::spool_file::Room;
 use crate::audit::{Event, EventType, Outcome, Sealed, Sealing};
-use crate::model::{Clock, EventId, PrincipalKind};
+use crate::model::{Clock, EventId, Principal, PrincipalKind};
 
 /// Pauses before a batch is tried again within its time: a database that restarts is not away.
 const RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(80), Duration::from_millis(200), Duration::from_millis(400)];
-/// How often a spool that gave an error is tried again while it is not needed.
-const SPOOL_LOOK: Duration = Duration::from_secs(5);
 /// Events that are sealed before others may have the core: a tenth of a millisecond.
 const SEALED_AT_ONCE: usize = 32;
 
@@ -43,7 +42,7 @@ impl Writer {
         }
         let mut pulse = Instant::now() + settings.pulse;
         let mut counted = Instant::now() + settings.counted_every;
-        let mut looked = Instant::now() + SPOOL_LOOK;
+        let mut looked = Instant::now() + settings.spool_look;
         loop {
             if self.keeping() != Keeping::Database {
                 self.be_away(&mut counted, &cancel).await;
@@ -64,7 +63,7 @@ impl Writer {
             if well && beat {
                 self.number().await;
                 if now >= looked {
-                    looked = now + SPOOL_LOOK;
+                    looked = now + settings.spool_look;
                     self.look_after_spool().await;
                 }
             }
@@ -93,11 +92,10 @@ impl Writer {
     async fn end(&self) {
         self.shared.lock().closed = true;
         self.tell_counted();
-        if self.keeping() == Keeping::Database {
-            if self.write_due(true).await {
-                self.number().await;
-            }
+        if self.keeping() == Keeping::Database && self.write_due(true).await {
+            self.number().await;
         } else {
+            // What the database has not taken by now goes to the spool, where there is one.
             self.spool_due(true).await;
         }
         let mut queue = self.shared.lock();
@@ -112,22 +110,39 @@ impl Writer {
         }
     }
 
-    /// The next batch, while somebody waits, or a batch is full, or `all` is asked for; and how many
-    /// lost events it is to tell of.
-    fn batch_due(&self, all: bool) -> Option<(Vec<Entry>, u64)> {
+    /// How much one round may take: what is there now, and what was lost. What comes meanwhile is the next
+    /// round's, so that whoever goes on asking keeps this task from nothing else.
+    fn round(&self) -> usize {
+        let queue = self.shared.lock();
+        queue.entries.len() + queue.crowd.len() + 1
+    }
+
+    /// The next batch of a round, while somebody waits, or a batch is full, or `all` is asked for; and how
+    /// many lost events it is to tell of.
+    fn batch_due(&self, all: bool, left: &mut usize) -> Option<(Vec<Entry>, u64)> {
         let mut queue = self.shared.lock();
         let full = queue.entries.len() >= self.shared.settings.batch_max;
         let lost = queue.lost_untold > 0;
-        if !(queue.waiting > 0 || !queue.crowd.is_empty() || full || (all && (lost || !queue.entries.is_empty()))) {
+        let waits = queue.waiting > 0 || !queue.crowd.is_empty() || full;
+        if *left == 0 {
+            if waits {
+                // The next round begins at once.
+                self.shared.wake.notify_one();
+            }
+            return None;
+        }
+        if !(waits || (all && (lost || !queue.entries.is_empty()))) {
             return None;
         }
         let batch = queue.take(self.shared.settings.batch_max, self.shared.settings.room_for_buffered());
+        *left = left.saturating_sub(batch.len().max(1));
         Some((batch, queue.lost_untold))
     }
 
     /// Writes batches into the database. Says whether it took them.
     async fn write_due(&self, all: bool) -> bool {
-        while let Some((batch, told)) = self.batch_due(all) {
+        let mut left = self.round();
+        while let Some((batch, told)) = self.batch_due(all, &mut left) {
             if !self.write(batch, told).await {
                 return false;
             }
@@ -248,12 +263,15 @@ impl Writer {
         }
     }
 
-    /// A spool that gave an error may hold events that were not merged when the database came back.
+    /// A spool that gave an error, or answered too late, may hold events that were not merged when the
+    /// database came back.
     async fn look_after_spool(&self) {
-        let Some(spool) = self.shared.spool.as_ref().filter(|spool| spool.state().error.is_some()) else {
+        let in_doubt = |state: SpoolState| state.error.is_some() || state.events > 0;
+        let Some(spool) = self.shared.spool.as_ref().filter(|spool| in_doubt(spool.state())) else {
             return;
         };
-        if spool.probe().await.is_ok() && spool.state().events > 0 {
+        // New decisions go behind the old ones only where those can be read back now.
+        if spool.probe().await.is_ok() && spool.state().events > 0 && spool.answers_reads().await {
             self.keep(Keeping::Spool);
         }
     }
@@ -284,7 +302,8 @@ impl Writer {
             tracing::warn!("the spool takes decisions again");
             self.keep(Keeping::Spool);
         }
-        while let Some((batch, told)) = self.batch_due(all) {
+        let mut left = self.round();
+        while let Some((batch, told)) = self.batch_due(all, &mut left) {
             if !self.spool_batch(batch, told).await {
                 return;
             }
@@ -296,11 +315,10 @@ impl Writer {
         let Some(spool) = &self.shared.spool else {
             return false;
         };
-        let room = |event: &Event| match event.actor.principal.as_ref().map(crate::model::Principal::kind) {
+        let room = |event: &Event| match event.actor.principal.as_ref().map(Principal::kind) {
+            _ if gives_way(event) => Room::GivesWay,
             Some(PrincipalKind::BreakGlass) => Room::Emergency,
-            Some(PrincipalKind::User | PrincipalKind::Workload) => Room::Identified,
-            None if event.actor.address.is_none() => Room::Identified,
-            None => Room::Anonymous,
+            Some(PrincipalKind::User | PrincipalKind::Workload) | None => Room::Identified,
         };
         let mut rooms: Vec<Room> = batch.iter().map(|entry| room(&entry.event)).collect();
         rooms.resize(batch.len() + usize::from(told > 0), Room::Identified);
@@ -378,10 +396,9 @@ impl Writer {
         }
         let now = self.clock.now();
         let mut queue = self.shared.lock();
-        if let Some(event) = queue.refusals.event(now, self.sealing.entropy()) {
-            // One event each ten seconds: it need not ask whether there is room.
-            queue.entries.push_back(Entry { event, reply: None, attempts: 0 });
-        }
+        let events = queue.refusals.events(now, self.sealing.entropy());
+        // A few events each ten seconds: they need not ask whether there is room.
+        queue.entries.extend(events.into_iter().map(|event| Entry { event, reply: None, attempts: 0 }));
     }
 
     fn lost_event(&self, count: u64) -> Event {

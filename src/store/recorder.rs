@@ -17,7 +17,7 @@
 //! INVARIANT: `Ok` is answered only after the commit, or after the spool is on the disk. A
 //! submission that failed is never written again; one whose commit succeeded after its time had
 //! run out is an allow without an end, which reads "possibly forwarded".
-//! INVARIANT: the queue is bounded, and the last fifth of it is for those who are identified.
+//! INVARIANT: the queue is bounded, and the last fifth of it is for those who are identified and let through.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -37,7 +37,7 @@ use super::engine::{Store, StoreError};
 use super::record_writer::Writer;
 use super::refusal_count::{RefusalCount, RefusalRates};
 use super::spool::{Spool, SpoolState};
-use crate::audit::{Event, Sealing};
+use crate::audit::{Event, EventType, Sealing};
 use crate::model::{Clock, Timestamp};
 
 /// After so many batches that failed with it, an offered event is given up.
@@ -59,9 +59,11 @@ pub struct RecorderSettings {
     pub pulse: Duration,
     /// How often a database that is away is asked for a sign of life.
     pub probe: Duration,
+    /// How often a spool that gave an error, or kept events, is looked at while it is not needed.
+    pub spool_look: Duration,
     /// How often counted refusals are told of.
     pub counted_every: Duration,
-    /// Which refusals of nobody are recorded one by one.
+    /// Which refusals are recorded one by one.
     pub refusal_rates: RefusalRates,
 }
 
@@ -81,6 +83,7 @@ impl Default for RecorderSettings {
             spool_after: Duration::from_millis(700),
             pulse: Duration::from_millis(500),
             probe: Duration::from_millis(250),
+            spool_look: Duration::from_secs(5),
             counted_every: Duration::from_secs(10),
             refusal_rates: RefusalRates::default(),
         }
@@ -182,7 +185,7 @@ pub struct RecorderState {
     pub unrecorded: u64,
     /// Offered events that were lost.
     pub lost: u64,
-    /// Refusals of nobody that were only counted.
+    /// Refusals that were only counted.
     pub counted: u64,
     /// What the database said last time it did not do what it was asked.
     pub last_error: Option<Arc<str>>,
@@ -346,9 +349,9 @@ impl Recorder {
         }
     }
 
-    /// Records a refusal of somebody who is not identified: by itself up to a rate per address
-    /// and node, else in a count. A counted one is answered with `Ok` at once.
-    pub fn refused_anonymous(&self, event: Event) -> Submitted {
+    /// Records a refusal: by itself up to a rate per node and principal, or address where nobody is
+    /// identified, else in a count. A counted one is answered with `Ok` at once.
+    pub fn refused(&self, event: Event) -> Submitted {
         let mut queue = self.0.lock();
         let room =
             queue.entries.len() < self.0.room(&event) && queue.state.keeping != Keeping::Nowhere && !queue.closed;
@@ -380,13 +383,19 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long the queue may be for `event` to be taken. Events of this node itself have no
-    /// address and count as identified.
+    /// How long the queue may be for `event` to be taken.
     fn room(&self, event: &Event) -> usize {
-        let identified = event.actor.principal.is_some() || event.actor.address.is_none();
         let max = self.settings.queue_max;
-        if identified { max } else { max - max / 5 }
+        if gives_way(event) { max - max / 5 } else { max }
     }
+}
+
+/// Whether `event` leaves the last fifth to others: what nobody identified sent, and every refusal, since
+/// it lets nothing through and may be had as often as somebody asks. Events of this node itself have no
+/// address and count as identified.
+pub(in crate::store) fn gives_way(event: &Event) -> bool {
+    let nobody = event.actor.principal.is_none() && event.actor.address.is_some();
+    nobody || event.kind == EventType::DecisionDeny
 }
 
 impl Queue {

@@ -23,6 +23,9 @@ const DISK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long it may take to open the file at start: all of it is read.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Events that are read and merged at once at most.
+pub(in crate::store) const PAGE_EVENTS: usize = 256;
+
 /// A process that is just ending gives its spool up in so many tries.
 const TAKEN_TRIES: u32 = 20;
 const TAKEN_PAUSE: Duration = Duration::from_millis(50);
@@ -128,16 +131,21 @@ impl Spool {
         self.ask(DISK_TIMEOUT, |disk| disk.file()?.probe()).await
     }
 
-    /// Events behind `from`, or from the beginning.
-    pub(in crate::store) async fn read(&self, from: Option<Place>, most: usize) -> Result<Page, SpoolError> {
+    /// A page of events behind `from`, or from the beginning.
+    pub(in crate::store) async fn read(&self, from: Option<Place>) -> Result<Page, SpoolError> {
         self.ask(DISK_TIMEOUT * 2, move |disk| {
             let file = disk.file()?;
             let from = from.unwrap_or_else(|| file.start_place());
-            let (events, next) = file.read(from, most)?;
+            let (events, next) = file.read(from, PAGE_EVENTS)?;
             let last = next.at >= file.end().at;
             Ok(Page { events, start: file.start_place().chain, next, last })
         })
         .await
+    }
+
+    /// Whether its first page is read in time, be it what was written or not.
+    pub(in crate::store) async fn answers_reads(&self) -> bool {
+        matches!(self.read(None).await, Ok(_) | Err(SpoolError::Altered { .. }))
     }
 
     /// Empties it.

@@ -41,11 +41,11 @@ const FILE_BYTES_MIN: u64 = 64 * 1024;
 /// `f_type` of file systems in memory (statfs(2)).
 const VOLATILE: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
-/// For whom there is room. What nobody identified sends fills four fifths, what the identified
-/// send all but a twentieth, and the rest is for the emergency path.
+/// For whom there is room. Refusals and what nobody identified sends fill four fifths, what the
+/// identified send all but a twentieth, and the rest is for the emergency path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::store) enum Room {
-    Anonymous,
+    GivesWay,
     Identified,
     Emergency,
 }
@@ -133,7 +133,7 @@ pub(in crate::store) struct SpoolFile {
     size: u64,
     start: Chain,
     end: Place,
-    /// Merged, but not emptied yet.
+    /// Merged, but not known to be emptied yet.
     merged: bool,
 }
 
@@ -211,7 +211,7 @@ impl SpoolFile {
     pub fn has_room(&self, pending: u64, bytes: usize, room: Room) -> bool {
         let all = self.size - HEADER_BYTES;
         let limit = match room {
-            Room::Anonymous => all - all / 5,
+            Room::GivesWay => all - all / 5,
             Room::Identified => all - all / 20,
             Room::Emergency => all,
         };
@@ -275,16 +275,17 @@ impl SpoolFile {
 
     /// Empties it: all that is in it was merged.
     pub fn clear(&mut self, entropy: &dyn Entropy) -> Result<(), SpoolError> {
-        // ORDER: first one mark that says so; a crash while it is emptied then loses and repeats nothing.
+        // ORDER: first one mark that says so; a crash while it is emptied then loses and repeats nothing. An
+        // error does not say whether the mark is on the disk, so from before it nothing goes behind the end.
+        self.merged = true;
         self.file.write_all_at(&self.end.at.to_be_bytes(), 32).map_err(disk("emptying"))?;
         self.file.sync_data().map_err(disk("emptying"))?;
-        self.merged = true;
         self.begin(entropy)
     }
 
     /// Finishes an emptying that an error broke off.
     pub fn finish_clearing(&mut self, entropy: &dyn Entropy) -> Result<(), SpoolError> {
-        if self.merged { self.begin(entropy) } else { Ok(()) }
+        if self.merged { self.clear(entropy) } else { Ok(()) }
     }
 
     fn begin(&mut self, entropy: &dyn Entropy) -> Result<(), SpoolError> {

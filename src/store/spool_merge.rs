@@ -19,9 +19,6 @@ use crate::audit::spool::Chain;
 use crate::audit::{Event, EventType, Outcome, Sealed};
 use crate::model::EventId;
 
-/// Events of the spool that are merged in one transaction.
-const MERGE_PAGE: usize = 256;
-
 /// What was merged so far.
 #[derive(Default)]
 struct Merged {
@@ -41,7 +38,7 @@ impl Writer {
         };
         let (mut merged, mut from) = (Merged::default(), None);
         loop {
-            let page = match spool.read(from, MERGE_PAGE).await {
+            let page = match spool.read(from).await {
                 Ok(page) => page,
                 Err(SpoolError::Altered { at }) => return self.give_up(spool, &merged, at).await,
                 Err(error) => {

@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use doorward::audit::EventType;
+use doorward::audit::{EventType, PersonalField};
 use doorward::store::{Keeping, Store};
 use http::StatusCode;
+use sqlx::Executor;
 use tokio::task::JoinSet;
 
 use crate::away::{ask, told};
 use crate::crash::{Callers, HUNG, events, installation, terminate, upstream};
-use crate::recorder::{event, until};
+use crate::recorder::{event, hang, until};
 use crate::spool::{MEGABYTE, Running, assert_proven, merges};
-use crate::support::{SeededEntropy, install_crypto, temporary_folder};
+use crate::support::{SeededEntropy, databases, install_crypto, temporary_folder};
 
 fn run(program: &str, arguments: &[&str]) -> Option<Output> {
     Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())
@@ -144,4 +145,51 @@ async fn f6_with_every_flush_failing_nothing_passes_and_it_recovers_by_itself() 
     let store = Store::open(&url).unwrap();
     let allowed = events(&store).await.iter().filter(|event| event.clear().kind == EventType::DecisionAllow).count();
     assert!(allowed >= served.lock().unwrap().len());
+}
+
+/// The spool's disk does not confirm the mark that all of it was merged. The database is PostgreSQL, which
+/// has a disk of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f6_what_is_spooled_after_a_merge_whose_mark_was_not_confirmed_outlives_a_kill() {
+    install_crypto();
+    let Some(preload) = libfiu() else { return };
+    let Some(url) = databases().into_iter().find(|url| url.starts_with("postgres")) else { return };
+    let folder = temporary_folder();
+    let mut tasks = JoinSet::new();
+    let (upstream, served) = upstream(&mut tasks).await;
+    let installation = installation(&url, upstream, &mut tasks).await;
+    let pipe = folder.path().join("fiu").to_str().unwrap().to_owned();
+    let mut child = installation.spawn_with(&[("LD_PRELOAD", &preload), ("FIU_CTRL_FIFO", &pipe)]);
+    told(&installation, "/readyz", &["\"ready\""]).await;
+    let callers = Callers::new(installation.sign_in().await, installation.door.port());
+    assert_eq!(ask(&callers).await, Some(StatusCode::OK));
+    let mut holder = hang(&url).await;
+    assert_eq!(ask(&callers).await, Some(StatusCode::OK), "{}", installation.told());
+    let id = child.id().unwrap().to_string();
+    let control = |command: &str| {
+        run("fiu-ctrl", &["-f", &pipe, "-c", command, &id]).expect("libfiu obeys");
+    };
+    control("enable name=posix/io/sync/fdatasync,failinfo=5");
+    holder.execute("rollback").await.unwrap();
+    told(&installation, "/metrics", &["doorward_audit_state{state=\"database\"} 1"]).await;
+    assert!(installation.told().contains("could not be emptied yet"), "{}", installation.told());
+    control("disable name=posix/io/sync/fdatasync");
+    let mut holder = hang(&url).await;
+    assert_eq!(ask(&callers).await, Some(StatusCode::OK), "{}", installation.told());
+    child.kill().await.unwrap();
+    holder.execute("rollback").await.unwrap();
+    (child, _) = installation.start().await;
+    told(&installation, "/metrics", &["doorward_audit_spool_events 0"]).await;
+    terminate(&installation, &mut child).await;
+    let store = Store::open(&url).unwrap();
+    let events = events(&store).await;
+    let allowed: Vec<&str> = events
+        .iter()
+        .filter(|event| event.clear().kind == EventType::DecisionAllow)
+        .filter_map(|event| event.personal(PersonalField::Path))
+        .collect();
+    let served = served.lock().unwrap().clone();
+    assert_eq!(served.len(), 3);
+    let missing: Vec<_> = served.iter().filter(|path| !allowed.contains(&path.as_str())).collect();
+    assert!(missing.is_empty(), "served and not on record: {missing:?}");
 }

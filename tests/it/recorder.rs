@@ -4,12 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use doorward::audit::{Event, EventType, Outcome};
-use doorward::model::{Entropy, EventId, Timestamp};
-use doorward::store::{Log, Recorder, RecorderSettings, RefusalRates, Store, Unrecorded};
+use doorward::audit::{Event, EventType, Outcome, PersonalField};
+use doorward::model::{Entropy, EventId, Principal, Timestamp};
+use doorward::store::{Log, Recorded, Recorder, RecorderSettings, RefusalRates, Store, Unrecorded};
 use futures_util::FutureExt;
 use sqlx::{AnyConnection, Connection, Executor};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,6 +57,27 @@ pub fn anonymous(entropy: &dyn Entropy, address: &str) -> Event {
     event.actor.address = Some(address.parse().unwrap());
     event.reason = Some("no_credential".into());
     event
+}
+
+/// A refusal of somebody who is identified.
+pub fn refusal(entropy: &dyn Entropy, name: &str) -> Event {
+    let mut event = anonymous(entropy, "192.0.2.1");
+    event.actor.principal = Principal::user("dev", name);
+    event.reason = Some("session_ended".into());
+    event
+}
+
+/// Decisions that never stop coming: whenever the recorder takes what waits, there is more.
+pub fn ceaseless(recorder: &Recorder, seed: u64, enough: &CancellationToken) -> JoinHandle<()> {
+    let (recorder, entropy, enough) = (recorder.clone(), SeededEntropy::new(seed), enough.clone());
+    tokio::spawn(async move {
+        while !enough.is_cancelled() {
+            if recorder.state().queued < 2 {
+                drop(recorder.submit(event(&entropy)));
+            }
+            tokio::task::yield_now().await;
+        }
+    })
 }
 
 /// Waits until `ready` says so, which the machine's load decides.
@@ -179,6 +201,15 @@ async fn a61_a_broken_batch_is_refused_and_the_recorder_goes_on_when_it_is_mende
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a71_the_last_fifth_of_the_queue_is_for_the_identified() {
+    last_fifth_is_kept_from(|entropy| anonymous(entropy, "192.0.2.1")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a71_refusals_of_the_identified_have_no_part_of_the_last_fifth() {
+    last_fifth_is_kept_from(|entropy| refusal(entropy, "dave")).await;
+}
+
+async fn last_fifth_is_kept_from(junk: impl Fn(&dyn Entropy) -> Event) {
     for url in databases() {
         let settings = RecorderSettings { queue_max: 100, ..RecorderSettings::default() };
         let running = Running::start(&url, settings).await;
@@ -186,14 +217,14 @@ async fn a71_the_last_fifth_of_the_queue_is_for_the_identified() {
         let mut holder = hang(&url).await;
         let first = running.recorder.submit(event(&entropy));
         until(|| async { running.recorder.state().queued == 0 }).await;
-        let anonymous: Vec<_> = (0..90).map(|_| running.recorder.submit(anonymous(&entropy, "192.0.2.1"))).collect();
+        let junk: Vec<_> = (0..90).map(|_| running.recorder.submit(junk(&entropy))).collect();
         let identified: Vec<_> = (0..30).map(|_| running.recorder.submit(event(&entropy))).collect();
         assert_eq!(running.recorder.state().queued, 100);
         assert_eq!(running.recorder.state().unrecorded, 20);
         holder.execute("rollback").await.unwrap();
         assert_eq!(first.await, Ok(()));
         let mut taken = [0, 0];
-        for (kind, answers) in [anonymous, identified].into_iter().enumerate() {
+        for (kind, answers) in [junk, identified].into_iter().enumerate() {
             for answer in answers {
                 taken[kind] += usize::from(answer.await == Ok(()));
             }
@@ -207,7 +238,7 @@ async fn a71_the_last_fifth_of_the_queue_is_for_the_identified() {
 async fn a71_a_flood_of_nobody_is_counted() {
     for url in databases() {
         let settings = RecorderSettings {
-            refusal_rates: RefusalRates { per_address: 5, per_node: 20 },
+            refusal_rates: RefusalRates { per_address: 5, per_node: 20, ..RefusalRates::default() },
             counted_every: Duration::from_millis(600),
             ..RecorderSettings::default()
         };
@@ -215,12 +246,12 @@ async fn a71_a_flood_of_nobody_is_counted() {
         let entropy = SeededEntropy::new(7);
         let mut answers = Vec::new();
         for number in 0..1000 {
-            answers.push(running.recorder.refused_anonymous(anonymous(&entropy, "192.0.2.1")));
+            answers.push(running.recorder.refused(anonymous(&entropy, "192.0.2.1")));
             // One /64 is one address.
-            answers.push(running.recorder.refused_anonymous(anonymous(&entropy, &format!("2001:db8::{number:x}"))));
+            answers.push(running.recorder.refused(anonymous(&entropy, &format!("2001:db8::{number:x}"))));
         }
         for number in 0..200 {
-            answers.push(running.recorder.refused_anonymous(anonymous(&entropy, &format!("198.51.100.{number}"))));
+            answers.push(running.recorder.refused(anonymous(&entropy, &format!("198.51.100.{number}"))));
         }
         for answer in answers {
             assert_eq!(answer.await, Ok(()));
@@ -234,6 +265,43 @@ async fn a71_a_flood_of_nobody_is_counted() {
         assert_eq!(counted.clear().kind, EventType::DecisionDenyCounted);
         assert_eq!(counted.body["data"]["count"], 2180);
         assert_eq!(counted.body["data"]["reasons"]["no_credential"], 2180);
+    }
+}
+
+#[tokio::test]
+async fn a71_a_flood_of_refusals_of_somebody_is_counted_and_says_of_whom() {
+    for url in databases() {
+        let settings = RecorderSettings {
+            refusal_rates: RefusalRates { per_principal: 5, named_per_node: 20, ..RefusalRates::default() },
+            counted_every: Duration::from_millis(600),
+            ..RecorderSettings::default()
+        };
+        let running = Running::start(&url, settings).await;
+        let entropy = SeededEntropy::new(12);
+        let refused = |event| running.recorder.refused(event);
+        let mut answers: Vec<_> = (0..1000).map(|_| refused(refusal(&entropy, "dave"))).collect();
+        // What one shut-out person does takes nothing from others, up to the node's bound.
+        answers.extend((0..60).map(|number| refused(refusal(&entropy, &format!("p{number}")))));
+        answers.push(refused(anonymous(&entropy, "192.0.2.1")));
+        for answer in answers {
+            assert_eq!(answer.await, Ok(()));
+        }
+        assert_eq!(running.recorder.state().counted, 995 + 45);
+        until(|| async { running.recorder.state().rows == 21 + 33 }).await;
+        running.end().await;
+        let events = assert_gapless(&running.store, running.log).await;
+        let (counted, single): (Vec<_>, Vec<_>) =
+            events.iter().partition(|event| event.clear().kind == EventType::DecisionDenyCounted);
+        let name = Principal::user("dev", "dave").unwrap().to_string();
+        let dave = |event: &&&Recorded| event.personal(PersonalField::Principal) == Some(name.as_str());
+        assert_eq!((single.len(), single.iter().filter(dave).count()), (21, 5));
+        let told: Vec<_> = counted.iter().filter(dave).map(|event| &event.body["data"]["count"]).collect();
+        assert_eq!(told, [&995]);
+        // Of so many by name, then of the others together.
+        let nameless: Vec<_> = counted.iter().filter(|it| it.personal(PersonalField::Principal).is_none()).collect();
+        assert_eq!((counted.len(), nameless.len()), (33, 1));
+        assert_eq!(nameless[0].body["data"]["count"], 14);
+        assert_eq!(nameless[0].body["data"]["reasons"]["session_ended"], 14);
     }
 }
 

@@ -3,15 +3,15 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use doorward::audit::spool::{chained, record_of};
 use doorward::audit::{Event, EventType, Outcome};
-use doorward::model::{Entropy, EventId, Principal, PrincipalKind};
+use doorward::model::{Entropy, EventId, NodeId, Principal, PrincipalKind};
 use doorward::store::{
-    Keeping, Log, Recorded, Recorder, RecorderParts, RecorderSettings, Spool, SpoolError, SpoolSettings, Store,
-    Unrecorded, is_volatile,
+    Keeping, Log, Recorded, Recorder, RecorderParts, RecorderSettings, RefusalRates, Spool, SpoolError, SpoolSettings,
+    Store, Unrecorded, is_volatile,
 };
 use sqlx::Executor;
 use tokio::runtime::Handle;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::leaf::sealing;
-use crate::recorder::{NOW, anonymous, event, hang, until};
+use crate::recorder::{NOW, anonymous, ceaseless, event, hang, refusal, until};
 use crate::store_record::{assert_gapless, opened};
 use crate::support::{SeededEntropy, TestClock, databases, temporary_folder};
 
@@ -39,16 +39,26 @@ async fn spool_at(path: &Path, bytes: u64) -> Result<Spool, SpoolError> {
 
 impl Running {
     pub async fn start(url: &str, path: &Path, bytes: u64) -> Self {
+        Self::start_with(url, spool_at(path, bytes).await.unwrap(), RecorderSettings::default()).await
+    }
+
+    async fn start_with(url: &str, spool: Spool, settings: RecorderSettings) -> Self {
         let (store, log) = opened(url, 1).await;
+        Self::over(store, spool, settings, async |_| log).await
+    }
+
+    /// A recorder over a store whose log is opened, or was, by `open`.
+    async fn over(
+        store: Store,
+        spool: Spool,
+        settings: RecorderSettings,
+        open: impl AsyncFnOnce(&Recorder) -> Log,
+    ) -> Self {
         let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let parts = RecorderParts {
-            store: store.clone(),
-            spool: Some(spool_at(path, bytes).await.unwrap()),
-            sealing: sealing(1),
-            settings: RecorderSettings::default(),
-            clock: Arc::new(TestClock::at(NOW)),
-        };
+        let clock = Arc::new(TestClock::at(NOW));
+        let parts = RecorderParts { store: store.clone(), spool: Some(spool), sealing: sealing(1), settings, clock };
         let (recorder, _) = Recorder::start_with(parts, cancel.clone(), &tracker, &Handle::current());
+        let log = open(&recorder).await;
         Self { store, log, recorder, cancel, tracker }
     }
 
@@ -168,6 +178,7 @@ async fn a71_junk_cannot_use_the_last_fifth_of_the_spool_and_the_emergency_path_
     };
     while running.recorder.submit(anonymous(&entropy, "192.0.2.1")).await.is_ok() {}
     assert!((0.77..0.80).contains(&used()), "{}", used());
+    assert_eq!(running.recorder.submit(refusal(&entropy, "dave")).await, Err(Unrecorded::Full), "nor can any refusal");
     while running.recorder.submit(event(&entropy)).await.is_ok() {}
     assert!((0.92..0.95).contains(&used()), "{}", used());
     let emergency = || {
@@ -262,6 +273,140 @@ async fn f6_a_spool_that_is_altered_while_the_database_is_away_is_kept_and_the_d
     let events = running.end().await;
     let lost = events.iter().find(|event| event.clear().kind == EventType::RecordLost).unwrap();
     assert_eq!(lost.body["data"]["count"], 4);
+}
+
+/// Chance that nobody gets before `release`: whoever needs some is as slow as a bad disk.
+struct Slow {
+    chance: SeededEntropy,
+    held: Mutex<bool>,
+    released: Condvar,
+}
+
+impl Slow {
+    fn release(&self) {
+        *self.held.lock().unwrap() = false;
+        self.released.notify_all();
+    }
+}
+
+impl Entropy for Slow {
+    fn fill(&self, target: &mut [u8]) {
+        drop(self.released.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
+        self.chance.fill(target);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f6_a_spool_that_is_read_too_late_when_the_database_is_back_is_merged_all_the_same() {
+    for url in databases() {
+        let folder = temporary_folder();
+        let path = folder.path().join("s.spool");
+        five(&url, &path).await;
+        // All five are there, and far behind them something that makes whoever opens it take a copy.
+        let mut kept = fs::read(&path).unwrap();
+        kept.resize(3 * usize::try_from(MEGABYTE).unwrap(), 0);
+        *kept.last_mut().unwrap() = 1;
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let disk = Arc::new(Slow { chance: SeededEntropy::new(78), held: Mutex::new(true), released: Condvar::new() });
+        let chance: Arc<dyn Entropy> = Arc::<Slow>::clone(&disk);
+        let spool = Spool::open(SpoolSettings { path: path.clone(), bytes: MEGABYTE }, chance).await.unwrap();
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, kept).unwrap();
+        let settings = RecorderSettings { spool_look: Duration::from_millis(200), ..RecorderSettings::default() };
+        let store = Store::open(&url).unwrap();
+        let running = Running::over(store.clone(), spool, settings, async |recorder| {
+            until(|| async { recorder.state().keeping == Keeping::Spool }).await;
+            store.log_open(NodeId::from_bytes([1; 16]), sealing(1), NOW).await.unwrap()
+        })
+        .await;
+        // The database is back and does not wait for the disk.
+        until(|| async { running.keeping() == Keeping::Database }).await;
+        assert_eq!(running.recorder.submit(event(&SeededEntropy::new(47))).await, Ok(()));
+        assert_eq!(running.recorder.state().merged, 0);
+        disk.release();
+        until(|| async { running.recorder.state().merged == 5 && running.keeping() == Keeping::Database }).await;
+        assert_eq!(running.recorder.state().spool.unwrap().events, 0);
+        let events = running.end().await;
+        assert_eq!((events.len(), merges(&events).len()), (7, 1));
+        assert_proven(&events, merges(&events)[0]);
+    }
+}
+
+#[tokio::test]
+async fn f6_what_the_database_does_not_take_at_the_end_goes_to_the_spool_all_of_it() {
+    for url in databases() {
+        let folder = temporary_folder();
+        let path = folder.path().join("s.spool");
+        let entropy = SeededEntropy::new(48);
+        let settings = RecorderSettings {
+            batch_max: 4,
+            pulse: Duration::from_secs(60),
+            refusal_rates: RefusalRates { per_principal: 0, ..RefusalRates::default() },
+            ..RecorderSettings::default()
+        };
+        let running = Running::start_with(&url, spool_at(&path, MEGABYTE).await.unwrap(), settings).await;
+        let mut holder = hang(&url).await;
+        // Too few to be written before the end; what was counted makes them more than one batch.
+        (0..3).for_each(|_| running.recorder.offer(event(&entropy)));
+        for number in 0..6 {
+            assert_eq!(running.recorder.refused(refusal(&entropy, &format!("p{number}"))).await, Ok(()));
+        }
+        running.cancel.cancel();
+        running.tracker.close();
+        running.tracker.wait().await;
+        let state = running.recorder.state();
+        assert_eq!((state.rows, state.spooled, state.lost), (0, 9, 0));
+        holder.execute("rollback").await.unwrap();
+        drop((holder, running));
+        until(|| async { spool_at(&path, MEGABYTE).await.is_ok() }).await;
+        let again = Running::start(&url, &path, MEGABYTE).await;
+        until(|| async { again.recorder.state().merged == 9 }).await;
+        let events = again.end().await;
+        assert_eq!((events.len(), merges(&events).len()), (10, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f6_a_full_spool_that_cannot_tell_what_was_lost_is_left_when_the_database_is_back() {
+    for url in databases() {
+        let folder = temporary_folder();
+        let running = Running::start(&url, &folder.path().join("s.spool"), 1).await;
+        let entropy = SeededEntropy::new(49);
+        let mut holder = hang(&url).await;
+        // Smaller than what tells of the loss.
+        let small = || Event::new(EventId::fresh(NOW, &entropy), NOW, EventType::NodeStarted, Outcome::Success);
+        while running.recorder.submit(small()).await.is_ok() {}
+        running.recorder.offer(event(&entropy));
+        until(|| async { running.recorder.state().lost == 1 }).await;
+        holder.execute("rollback").await.unwrap();
+        until(|| async { running.keeping() == Keeping::Database }).await;
+        let events = running.end().await;
+        assert_proven(&events, merges(&events)[0]);
+        let lost = events.iter().find(|event| event.clear().kind == EventType::RecordLost).unwrap();
+        assert_eq!(lost.body["data"]["count"], 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f6_the_database_is_noticed_again_while_decisions_never_stop_coming() {
+    for url in databases() {
+        let folder = temporary_folder();
+        let running = Running::start(&url, &folder.path().join("s.spool"), 128 * MEGABYTE).await;
+        let mut holder = hang(&url).await;
+        assert_eq!(running.recorder.submit(event(&SeededEntropy::new(50))).await, Ok(()));
+        let enough = CancellationToken::new();
+        let asking = ceaseless(&running.recorder, 51, &enough);
+        until(|| async { running.recorder.state().spooled > 50 }).await;
+        holder.execute("rollback").await.unwrap();
+        until(|| async { running.keeping() == Keeping::Database }).await;
+        enough.cancel();
+        asking.await.unwrap();
+        let state = running.recorder.state();
+        assert_eq!((state.lost, state.unrecorded), (0, 0));
+        let events = running.end().await;
+        assert_proven(&events, merges(&events)[0]);
+    }
 }
 
 /// A small file system in memory, which only root can have; else the test says that it was skipped.

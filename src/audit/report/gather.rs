@@ -90,7 +90,7 @@ pub struct Totals {
     pub allowed: u64,
     /// Requests refused, one by one.
     pub refused: u64,
-    /// Anonymous refusals that were only counted.
+    /// Refusals that were only counted.
     pub refused_counted: u64,
     /// Decisions that could not be kept.
     pub lost: u64,

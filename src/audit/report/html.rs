@@ -205,7 +205,7 @@ fn totals(report: &Report) -> Vec<TotalView> {
         ("Events on record", totals.events),
         ("Requests allowed", totals.allowed),
         ("Requests refused, each on record", totals.refused),
-        ("Anonymous refusals beyond the recorded rate, counted only", totals.refused_counted),
+        ("Refusals beyond the recorded rate, counted only", totals.refused_counted),
         ("Sign-ins", count(Population::SignIns)),
         ("Access requests", count(Population::Requests)),
         ("Grants that became active", count(Population::Grants)),

@@ -51,7 +51,7 @@ populations! {
     /// Requests that were refused.
     Refusals = "refusals", "Requests refused", r#".type == "decision.deny""#;
     /// Refusals that were counted, not recorded one by one.
-    RefusalsCounted = "refusals_counted", "Summaries of anonymous refusals beyond the recorded rate",
+    RefusalsCounted = "refusals_counted", "Summaries of refusals beyond the recorded rate",
         r#".type == "decision.deny_counted""#;
     /// Ends of what was passed on.
     Exchanges = "exchanges", "Outcomes of requests passed on (status, bytes, duration)", r#".type == "exchange.ended""#;

@@ -239,7 +239,7 @@ fn summary(report: &Report, mut sheet: Sheet<'_>) -> Result<(), XlsxError> {
         ("events", totals.events),
         ("requests allowed", totals.allowed),
         ("requests refused", totals.refused),
-        ("anonymous refusals counted", totals.refused_counted),
+        ("refusals counted only", totals.refused_counted),
         ("decisions lost", totals.lost),
         ("events pruned", totals.pruned),
         ("events with erased values", totals.erased),

@@ -147,7 +147,7 @@ pub(super) async fn refused(desk: &Desk, error: &CheckError, presented: &Present
     }
     event.reason = Some("opening_refused".into());
     event.actor.address = Some(address);
-    if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused_anonymous(event)).await, Ok(Ok(()))) {
+    if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await, Ok(Ok(()))) {
         tracing::warn!(%error, "a failed use of the emergency path is not on record");
     }
 }

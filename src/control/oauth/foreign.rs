@@ -135,7 +135,7 @@ pub(super) async fn refused(
         event.data.extend(data);
     }
     // Anybody may send anything: these are recorded up to a rate and counted beyond.
-    if desk.recorder.refused_anonymous(event).await.is_err() {
+    if desk.recorder.refused(event).await.is_err() {
         tracing::warn!(reason, "a refused exchange is not on record");
     }
     Ok(())

@@ -1,10 +1,13 @@
 //! Too much, too big, too slow: a20 to a23, a71, rates, upstreams that are down or don't read.
 
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use doorward::audit::{EventType, PersonalField};
+use doorward::store::Store;
 use http::Method;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -12,6 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::fixture::{BOTH, Plan, Speaks, full, host, with_door};
 use super::upstream::Reply;
+use crate::crash::events;
+use crate::support::databases;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
@@ -200,6 +205,55 @@ fn a71_a_flood_without_identity_is_counted_not_kept() {
         door.recorded(got.decision()).await;
         assert_eq!(door.raw.count(), 1);
     });
+}
+
+#[test]
+fn a71_a_flood_of_refusals_of_one_person_is_counted_with_their_name() {
+    for database in databases() {
+        let url = database.clone();
+        let (dave, sent) = (OnceCell::new(), Cell::new(200));
+        with_door(Plan { database: Some(database), ..Plan::default() }, async |door| {
+            let (alice, barred) = (door.sign_in("alice").await, door.sign_in("dave").await);
+            let counted = || door.running().desk.recorder.state().counted;
+            let mut client = door.client("app", Some(&barred), Speaks::Http2).await;
+            for number in 0..200 {
+                let got = client.get(&format!("/barred/{number}")).await;
+                assert!([403, 429].contains(&got.status.as_u16()), "{got:?}");
+                if number < 30 {
+                    door.recorded(got.decision()).await;
+                }
+            }
+            let of_refused = counted();
+            assert!(of_refused >= 50, "{of_refused}");
+            // One whose session has ended is known by it all the same.
+            door.revoke(&barred).await;
+            while counted() < of_refused + 20 {
+                let got = door.get("app", Some(&barred), Speaks::Http2, "/x").await;
+                assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "session_ended"));
+                sent.set(sent.get() + 1);
+                assert!(sent.get() < 2000, "none of {} is counted", sent.get());
+            }
+            // Others lose nothing by it.
+            for speaks in BOTH {
+                for (path, status) in [("/x", 200), ("/admin/x", 403)] {
+                    let got = door.get("app", Some(&alice), speaks, path).await;
+                    assert_eq!(got.status, status, "{got:?}");
+                    door.recorded(got.decision()).await;
+                }
+            }
+            dave.set(barred.principal.to_string()).unwrap();
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let events = runtime.block_on(async { events(&Store::open(&url).unwrap()).await });
+        let of_dave = |kind| {
+            let all = events.iter().filter(move |event| event.clear().kind == kind);
+            all.filter(|event| event.personal(PersonalField::Principal) == dave.get().map(String::as_str))
+        };
+        let counted =
+            of_dave(EventType::DecisionDenyCounted).map(|event| event.body["data"]["count"].as_u64().unwrap());
+        let single = of_dave(EventType::DecisionDeny).count();
+        assert_eq!(counted.sum::<u64>() + u64::try_from(single).unwrap(), sent.get(), "{single} one by one");
+    }
 }
 
 #[test]
