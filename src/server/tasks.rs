@@ -250,20 +250,33 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
         shared.anonymous.retain_recent();
         shared.control_requests.retain_recent();
         shared.snapshot.load().sweep();
-        let swept = async {
-            let mut tx = desk.store.begin().await?;
-            tx.revocation_prune(now.minus(FEED_KEPT)).await?;
-            tx.token_sweep(now).await?;
-            tx.notice_prune(now.minus(NOTICES_KEPT)).await?;
-            tx.commit().await?;
-            recheck::sweep(&desk, now).await?;
-            idempotency::sweep(&desk, now).await?;
-            session::idle::round(&desk, now).await?;
-            session::sweep(&desk, now).await?;
-            review::sweep::round(&desk, desk.store.node()?, now).await
-        };
-        if let Err(error) = swept.await {
+        if let Err(error) = tidy(&desk, now).await {
             tracing::warn!(%error, "what is over could not be tidied up");
         }
     }
+}
+
+/// Forgets what is over, and ends what is idle, in the database; nothing while the clock may be ahead.
+///
+/// # Errors
+/// When the database is away.
+pub async fn tidy(desk: &Desk, now: Timestamp) -> Result<(), StoreError> {
+    // What is over by a clock that may be ahead is over at this node. The other nodes still count on what
+    // was used once, on sessions, and on entries of the feed that they have not read.
+    if desk.clock_guard.may_be_ahead() {
+        return Ok(());
+    }
+    // The caller may have asked for the time while it was ahead.
+    let now = now.min(desk.clock.now());
+    desk.directory.tokens_sweep(now);
+    let mut tx = desk.store.begin().await?;
+    tx.revocation_prune(now.minus(FEED_KEPT)).await?;
+    tx.token_sweep(now).await?;
+    tx.notice_prune(now.minus(NOTICES_KEPT)).await?;
+    tx.commit().await?;
+    recheck::sweep(desk, now).await?;
+    idempotency::sweep(desk, now).await?;
+    session::idle::round(desk, now).await?;
+    session::sweep(desk, now).await?;
+    review::sweep::round(desk, desk.store.node()?, now).await
 }
