@@ -134,6 +134,13 @@ impl Directory {
         self.sessions.pin().values().filter(|entry| entry.used.has_moved()).cloned().collect()
     }
 
+    /// Sessions that this node has not heard the end of, whatever the time.
+    #[must_use]
+    pub fn sessions_not_ended(&self) -> Vec<SessionId> {
+        let sessions = self.sessions.pin();
+        sessions.iter().filter(|(_, entry)| entry.session.ended.is_none()).map(|(id, _)| *id).collect()
+    }
+
     /// Enters a cookie.
     pub fn cookie_insert(&self, hash: CookieHash, entry: CookieEntry) {
         self.cookies.pin().insert(hash, entry);
@@ -192,6 +199,12 @@ impl Directory {
     pub fn unlock(&self, principal: &Principal) {
         self.locks.pin().remove(principal);
         self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    /// All who are barred.
+    #[must_use]
+    pub fn locked(&self) -> Vec<Principal> {
+        self.locks.pin().keys().cloned().collect()
     }
 
     /// Whether the principal is barred.
@@ -313,6 +326,13 @@ impl Directory {
         grants.get(principal).and_then(|held| held.iter().find(|grant| grant.id == id)).cloned()
     }
 
+    /// All grants that this node has heard of and not the end, with their holders, whatever the time.
+    #[must_use]
+    pub fn grants_known(&self) -> Vec<(GrantId, Principal)> {
+        let grants = self.grants.pin();
+        grants.iter().flat_map(|(holder, held)| held.iter().map(|grant| (grant.id, holder.clone()))).collect()
+    }
+
     /// Whether any grant that this node has heard of ends for want of use.
     #[must_use]
     pub fn knows_idle_grants(&self) -> bool {
@@ -395,10 +415,10 @@ impl Directory {
         let sessions = self.sessions.pin();
         self.cookies.pin().retain(|_, cookie| sessions.contains_key(&cookie.session));
     }
-}
 
     /// Forgets tokens that are over. Not by a clock that may be ahead: the data path asks no database whether
     /// one was withdrawn, so that it would be good again once the clock is put right.
     pub fn tokens_sweep(&self, now: Timestamp) {
         self.tokens.pin().retain(|_, known| !known.expires_at.is_over(now));
     }
+}
