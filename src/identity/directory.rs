@@ -276,10 +276,12 @@ impl Directory {
             GrantState::Over { .. } => return self.grant_leave(principal, grant.id),
             GrantState::Scheduled | GrantState::Queued => return,
         };
-        if self.ended.pin().contains_key(&grant.id) {
-            return;
-        }
         self.grants.pin().compute(principal.clone(), |known| {
+            // In here: of two who change a principal's grants the second looks once more, and so sees the
+            // end that the first entered.
+            if self.ended.pin().contains_key(&grant.id) {
+                return Operation::<_, ()>::Abort(());
+            }
             let known = known.map(|(_, held)| &**held).unwrap_or_default();
             let before = known.iter().find(|held| held.id == grant.id);
             let entered = LiveGrant {
@@ -301,7 +303,7 @@ impl Directory {
                 }),
             };
             let others = known.iter().filter(|held| held.id != grant.id).cloned();
-            Operation::<_, ()>::Insert(others.chain(std::iter::once(entered)).collect())
+            Operation::Insert(others.chain(std::iter::once(entered)).collect())
         });
     }
 
@@ -312,7 +314,11 @@ impl Directory {
         let known = grants.get(principal).and_then(|held| held.iter().find(|grant| grant.id == id)).cloned();
         let until = known.as_ref().map_or(self.confirmed_at(), |grant| grant.expires_at);
         self.ended.pin().insert(id, until);
-        grants.update(principal.clone(), |held| held.iter().filter(|grant| grant.id != id).cloned().collect());
+        // Written where nothing is held too, so that who is just entering the grant looks once more.
+        grants.compute(principal.clone(), |held| {
+            let held = held.map(|(_, held)| &**held).unwrap_or_default();
+            Operation::<_, ()>::Insert(held.iter().filter(|grant| grant.id != id).cloned().collect())
+        });
         // ORDER: after it is gone from the list, since whoever is woken by this looks there.
         if let Some(known) = known {
             known.over.cancel();

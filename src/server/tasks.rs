@@ -148,9 +148,9 @@ impl Feed {
     async fn obey(&mut self, store: &Store, directory: &Directory, entry: &Revocation) -> Result<(), StoreError> {
         match entry.kind {
             RevocationKind::SessionEnded | RevocationKind::SessionChanged => {
-                // A session that this node has not heard of is looked up when it is first used.
+                // One that this node has not heard of too: a view of before may have been read already, and
+                // would be entered as live after this.
                 if let Ok(id) = SessionId::parse(&entry.subject)
-                    && directory.session(id).is_some()
                     && let Some(stored) = store.session_fetch(id).await?
                 {
                     directory.insert(stored.session);

@@ -1,16 +1,22 @@
 //! The feed that every node follows, locks, and the opening of the record, on both engines.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use doorward::audit::{Actor, EventType, PersonalField};
 use doorward::control::lock::{self, LockError};
 use doorward::control::record::{self, OpenRecordError};
 use doorward::credential::seal::Sealer;
-use doorward::model::{Clock, NodeId, Principal, SessionId, Timestamp, Ttl};
+use doorward::identity::directory::Directory;
+use doorward::model::{
+    ActionName, Clock, Entropy, Grant, GrantEnd, GrantId, GrantState, NodeId, Person, Principal, RequestId, SessionId,
+    Timestamp, Ttl,
+};
 use doorward::store::{EventFilter, RevocationKind, Store};
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor};
 
-use crate::access_world::{Node, Rules, asked, groups, principal};
+use crate::access_world::{Node, Rules, asked, entitlement, groups, principal};
 use crate::store_record::opened;
 use crate::support::{SeededEntropy, TestClock, databases};
 
@@ -231,4 +237,92 @@ async fn f12_an_entry_that_went_from_between_others_or_from_a_database_that_was_
             node.desk().store.close().await;
         }
     }
+}
+
+#[tokio::test]
+async fn a28_a_view_of_a_session_that_was_read_before_its_end_or_change_is_never_entered_after_it() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let [here, mut away] = two_nodes(&url, &clock, 630).await;
+        let store = &here.desk().store;
+        // Two looks into the store find them as they are, and are held up.
+        let mut views = Vec::new();
+        for name in ["dev0", "dev1"] {
+            let id = here.sign_in(name, groups(name)).await.unwrap();
+            views.push(away.desk().store.session_fetch(id).await.unwrap().unwrap().session);
+        }
+        let (ended, changed) = (views[0].id, views[1].id);
+        here.sign_out(ended).await;
+        let mut tx = store.begin().await.unwrap();
+        tx.session_regroup(changed, &[], here.now()).await.unwrap().unwrap();
+        tx.revocation_append(RevocationKind::SessionChanged, &changed.to_string(), here.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        away.follow().await;
+        let directory = Arc::clone(&away.desk().directory);
+        for view in views {
+            directory.insert(view);
+        }
+        assert!(!is_live(&away, ended));
+        assert_eq!(directory.session(changed).unwrap().session.groups, Vec::<String>::new());
+        // What is known of them is bounded by their time.
+        clock.advance(Ttl::hours(24 * 400));
+        directory.sweep(away.now());
+        assert!(directory.session(ended).is_none() && directory.session(changed).is_none());
+        for node in [&here, &away] {
+            node.desk().store.close().await;
+        }
+    }
+}
+
+#[test]
+fn a28_a_grant_that_ends_while_it_is_entered_is_over() {
+    const ROUNDS: usize = 10_000;
+    let (entropy, directory) = (SeededEntropy::new(1), Directory::default());
+    let (entropy, from, until): (&dyn Entropy, _, _) = (&entropy, NOW, NOW.plus(Ttl::minutes(10)));
+    let grants: Vec<Grant> = (0..ROUNDS)
+        .map(|number| Grant {
+            id: GrantId::fresh(from, entropy),
+            request: RequestId::fresh(from, entropy),
+            entitlement: entitlement("one"),
+            holder: Person {
+                principal: Principal::user("dev", &format!("dev{number}")).unwrap(),
+                email: None,
+                email_verified: false,
+                name: None,
+            },
+            params: BTreeMap::new(),
+            actions: vec![ActionName::parse("write").unwrap()],
+            emergency: false,
+            reviews: 0,
+            created_at: from,
+            starts_at: from,
+            length: until.since(from),
+            state: GrantState::Active { from, until },
+            end_reason: None,
+            idle: None,
+            used_at: None,
+        })
+        .collect();
+    let over = GrantState::Over { from: Some(from), until: Some(until), end: GrantEnd::Revoked, at: from };
+    let ends: Vec<Grant> = grants.iter().map(|grant| Grant { state: over, ..grant.clone() }).collect();
+    // Both begin each round together, the one a little later than the other and each time a little more so.
+    let begun = AtomicUsize::new(0);
+    let each = |views: &[Grant], late: &dyn Fn(usize) -> usize| {
+        for (round, view) in views.iter().enumerate() {
+            begun.fetch_add(1, Ordering::AcqRel);
+            let mut looks = 0_u32;
+            while begun.load(Ordering::Acquire) < 2 * (round + 1) {
+                looks += 1;
+                if looks.is_multiple_of(1000) { std::thread::yield_now() } else { std::hint::spin_loop() }
+            }
+            (0..late(round)).for_each(|_| std::hint::spin_loop());
+            directory.grant_enter(view);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| each(&grants, &|_| 0));
+        each(&ends, &|round| round % 64);
+    });
+    let live = grants.iter().filter(|grant| directory.grant(&grant.holder.principal, grant.id).is_some()).count();
+    assert_eq!(live, 0, "of {ROUNDS}");
 }
