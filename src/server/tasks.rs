@@ -16,7 +16,7 @@ use crate::identity::directory::Directory;
 use crate::model::{GrantId, Principal, SessionEnd, SessionId, Timestamp, Ttl, UserRef};
 use crate::store::{Revocation, RevocationKind, SESSION_PAGE_MAX, Store, StoreError};
 
-use super::keys::{KeyBox, keys_of};
+use super::keys::KeyBox;
 use super::reload::Reloader;
 
 /// How often the feed is read.
@@ -279,7 +279,6 @@ enum Going {
 
 /// The feed must go on while exchanges drain: their sessions can still be revoked.
 async fn follow_feed(mut feed: Feed, mut keys: KeyBox, shared: Arc<Shared>, desk: Arc<Desk>, reloader: Arc<Reloader>) {
-    let mut version = 0;
     while pause(FEED_EVERY, &shared.stopping).await == Going::On {
         let now = shared.clock.now();
         let limit = if feed.torn { WHOLE_TIMEOUT } else { FEED_TIMEOUT };
@@ -302,10 +301,8 @@ async fn follow_feed(mut feed: Feed, mut keys: KeyBox, shared: Arc<Shared>, desk
                 for alert in &loaded.alerts {
                     tracing::warn!(%alert, "a signing key needs attention");
                 }
-                version += 1;
                 keys.replace(loaded.ring);
-                let (of_desk, of_tokens) = keys_of(keys.ring(), version);
-                reloader.replace_keys(of_desk, of_tokens);
+                reloader.replace_keys(keys.ring());
                 feed.keys_changed = false;
             }
             Err(error) => tracing::warn!(%error, "the signing keys could not be renewed; the old ones go on"),
