@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
-use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -72,6 +72,7 @@ pub async fn respond(
     let shows_proof = request.headers().contains_key(&DPOP_HEADER);
     let asks_upgrade = request.headers().contains_key(http::header::UPGRADE);
     let form = form_of(request.method(), request.headers());
+    let head_only = *request.method() == Method::HEAD;
     let mut known = Known::default();
     let passed = pass(&worker, &snapshot, &channel, control.as_ref(), &exchange, request, &mut known);
     // A fault of ours costs this request, never the others of the connection or the process. What it
@@ -81,6 +82,9 @@ pub async fn respond(
         Ok(response) => response,
         Err(refusal) => Box::pin(refuse(&worker, &snapshot, &channel, &exchange, refusal, form, &known)).await,
     };
+    if head_only {
+        without_content(&mut response);
+    }
     if let (true, Some(control)) = (asks_upgrade && response.status() != 101, &control) {
         control.no_tunnel();
     }
@@ -100,6 +104,15 @@ pub async fn respond(
     }
     *response.version_mut() = if channel.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     Ok(response)
+}
+
+/// What `HEAD` gets of an answer of our own: its length and none of it (RFC 9110 §9.3.2). Over HTTP/1 hyper
+/// sees to that, over HTTP/2 it sends what it is given.
+fn without_content(response: &mut Response<Body>) {
+    if let Body::Full(bytes) = response.body_mut() {
+        let length = bytes.take().map_or(0, |bytes| bytes.len());
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
 }
 
 /// From the request to the upstream's answer, or to the first reason against it.

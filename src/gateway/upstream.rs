@@ -63,6 +63,8 @@ struct Target {
     in_flight: Cell<u32>,
     rests_until: Cell<Option<Instant>>,
     rest: Cell<Duration>,
+    /// Whether it took no connection when it was tried last, nor refused one.
+    hangs: Cell<bool>,
     /// Its pool is gone: what comes back from an exchange is not kept for another one.
     retired: Cell<bool>,
 }
@@ -200,6 +202,7 @@ impl Pool {
                 open: Cell::new(0),
                 in_flight: Cell::new(0),
                 rests_until: Cell::new(None),
+                hangs: Cell::new(false),
                 rest: Cell::new(REST_FIRST),
                 retired: Cell::new(false),
             })
@@ -286,15 +289,26 @@ impl Pool {
         if target.open.get() >= self.connections_max {
             return Err(UpstreamFault::Busy);
         }
+        let rests_until = target.rests_until.get();
+        // One that refuses connections says so at once; for one that takes none, one request waits and not each.
+        if target.hangs.get() && rests_until.is_some_and(|until| until > Instant::now()) {
+            return Err(UpstreamFault::Unreachable);
+        }
+        if rests_until.is_some() {
+            // While this one tries whether it is back, the others go elsewhere.
+            target.rests_until.set(Some(Instant::now() + self.connect));
+        }
         // Taken before anything is waited for: many may come at once.
         let place = Place::of(target);
         match tokio::time::timeout(self.connect, self.connect(target, place)).await {
             Ok(Ok(sender)) => {
+                target.hangs.set(false);
                 target.rest.set(REST_FIRST);
                 target.rests_until.set(None);
                 Ok(sender)
             }
-            Ok(Err(())) | Err(_) => {
+            failed @ (Ok(Err(())) | Err(_)) => {
+                target.hangs.set(failed.is_err());
                 let rest = target.rest.get();
                 target.rests_until.set(Some(Instant::now() + rest));
                 target.rest.set((rest * 2).min(REST_MAX));

@@ -55,6 +55,18 @@ struct KnownToken {
     revoked: bool,
 }
 
+/// What a node knows that began with its clock behind its record.
+#[derive(Debug)]
+struct BeganBehind {
+    /// What it had recorded last.
+    latest: Timestamp,
+    /// When it began.
+    now: Timestamp,
+    by: Ttl,
+    /// Grants that were there when it began.
+    granted: HashMap<GrantId, ()>,
+}
+
 /// The view of one node. Shared by all of its threads.
 #[derive(Debug, Default)]
 pub struct Directory {
@@ -77,9 +89,9 @@ pub struct Directory {
     idle_grants: AtomicBool,
     /// Grants that ended early and when they would have: never entered as live again.
     ended: HashMap<GrantId, Timestamp>,
-    /// Where this node began with a clock behind what it had recorded: grants of before that time end
-    /// so much earlier by it, in milliseconds.
-    began_behind: OnceLock<(Timestamp, Ttl)>,
+    /// Where this node began with a clock behind what it had recorded: grants of before that end
+    /// so much earlier by it.
+    began_behind: OnceLock<BeganBehind>,
     /// Counts lock changes; remembered decisions are keyed by it.
     epoch: AtomicU64,
     /// When the revocation feed was last known to be complete, in milliseconds.
@@ -135,6 +147,13 @@ impl Directory {
     #[must_use]
     pub fn sessions_moved(&self) -> Vec<Arc<LiveSession>> {
         self.sessions.pin().values().filter(|entry| entry.used.has_moved()).cloned().collect()
+    }
+
+    /// Sessions that this node has not heard the end of, whatever the time.
+    #[must_use]
+    pub fn sessions_not_ended(&self) -> Vec<SessionId> {
+        let sessions = self.sessions.pin();
+        sessions.iter().filter(|(_, entry)| entry.session.ended.is_none()).map(|(id, _)| *id).collect()
     }
 
     /// Enters a cookie.
@@ -211,6 +230,12 @@ impl Directory {
         self.epoch.fetch_add(1, Ordering::Release);
     }
 
+    /// All who are barred.
+    #[must_use]
+    pub fn locked(&self) -> Vec<Principal> {
+        self.locks.pin().keys().cloned().collect()
+    }
+
     /// Whether the principal is barred.
     #[must_use]
     pub fn is_locked(&self, principal: &Principal) -> bool {
@@ -259,16 +284,20 @@ impl Directory {
         let by = latest.since(now);
         if by > STEP_MIN {
             // A node begins once.
-            let _ = self.began_behind.set((latest, by));
+            let _ = self.began_behind.set(BeganBehind { latest, now, by, granted: HashMap::new() });
         }
     }
 
-    /// The end of what was granted at `from`, as this node's clock shows it.
-    fn by_this_clock(&self, from: Timestamp, until: Timestamp) -> Timestamp {
-        match self.began_behind.get() {
-            Some((latest, by)) if from <= *latest => until.minus(*by),
-            _ => until,
+    /// The end of what was granted at `from`, as this node's clock shows it. What begins later is a grant by
+    /// the clock that was put right, though the wrong one had shown that time before.
+    fn by_this_clock(&self, id: GrantId, from: Timestamp, until: Timestamp) -> Timestamp {
+        let Some(behind) = self.began_behind.get().filter(|behind| from <= behind.latest) else { return until };
+        let granted = behind.granted.pin();
+        if self.confirmed_at.load(Ordering::Acquire) == 0 {
+            // All that is active is read before the feed is confirmed for the first time.
+            granted.insert(id, ());
         }
+        if from <= behind.now || granted.contains_key(&id) { until.minus(behind.by) } else { until }
     }
 
     /// Enters a grant as committed: it began, it lasts longer, or it is over. The streams that are
@@ -276,14 +305,16 @@ impl Directory {
     pub fn grant_enter(&self, grant: &Grant) {
         let principal = &grant.holder.principal;
         let (active_at, expires_at) = match grant.state {
-            GrantState::Active { from, until } => (from, self.by_this_clock(from, until)),
+            GrantState::Active { from, until } => (from, self.by_this_clock(grant.id, from, until)),
             GrantState::Over { .. } => return self.grant_leave(principal, grant.id),
             GrantState::Scheduled | GrantState::Queued => return,
         };
-        if self.ended.pin().contains_key(&grant.id) {
-            return;
-        }
         self.grants.pin().compute(principal.clone(), |known| {
+            // In here: of two who change a principal's grants the second looks once more, and so sees the
+            // end that the first entered.
+            if self.ended.pin().contains_key(&grant.id) {
+                return Operation::<_, ()>::Abort(());
+            }
             let known = known.map(|(_, held)| &**held).unwrap_or_default();
             let before = known.iter().find(|held| held.id == grant.id);
             let entered = LiveGrant {
@@ -299,13 +330,17 @@ impl Directory {
                     .map_or_else(CancellationToken::new, |held| held.over.clone()),
                 idle: grant.idle.map(|length| {
                     let uses = before.and_then(LiveGrant::uses).cloned().unwrap_or_default();
-                    let used = self.by_this_clock(active_at, grant.used_at.map_or(active_at, |at| at.max(active_at)));
+                    let used = self.by_this_clock(
+                        grant.id,
+                        active_at,
+                        grant.used_at.map_or(active_at, |at| at.max(active_at)),
+                    );
                     self.idle_grants.store(true, Ordering::Release);
                     Idle::entered(length, uses, used)
                 }),
             };
             let others = known.iter().filter(|held| held.id != grant.id).cloned();
-            Operation::<_, ()>::Insert(others.chain(std::iter::once(entered)).collect())
+            Operation::Insert(others.chain(std::iter::once(entered)).collect())
         });
     }
 
@@ -316,7 +351,11 @@ impl Directory {
         let known = grants.get(principal).and_then(|held| held.iter().find(|grant| grant.id == id)).cloned();
         let until = known.as_ref().map_or(self.confirmed_at(), |grant| grant.expires_at);
         self.ended.pin().insert(id, until);
-        grants.update(principal.clone(), |held| held.iter().filter(|grant| grant.id != id).cloned().collect());
+        // Written where nothing is held too, so that who is just entering the grant looks once more.
+        grants.compute(principal.clone(), |held| {
+            let held = held.map(|(_, held)| &**held).unwrap_or_default();
+            Operation::<_, ()>::Insert(held.iter().filter(|grant| grant.id != id).cloned().collect())
+        });
         // ORDER: after it is gone from the list, since whoever is woken by this looks there.
         if let Some(known) = known {
             known.over.cancel();
@@ -328,6 +367,13 @@ impl Directory {
     pub fn grant(&self, principal: &Principal, id: GrantId) -> Option<LiveGrant> {
         let grants = self.grants.pin();
         grants.get(principal).and_then(|held| held.iter().find(|grant| grant.id == id)).cloned()
+    }
+
+    /// All grants that this node has heard of and not the end, with their holders, whatever the time.
+    #[must_use]
+    pub fn grants_known(&self) -> Vec<(GrantId, Principal)> {
+        let grants = self.grants.pin();
+        grants.iter().flat_map(|(holder, held)| held.iter().map(|grant| (grant.id, holder.clone()))).collect()
     }
 
     /// Whether any grant that this node has heard of ends for want of use.
@@ -397,7 +443,7 @@ impl Directory {
         Timestamp::from_millis(self.confirmed_at.load(Ordering::Acquire))
     }
 
-    /// Forgets what is over: sessions past their end and the cookies of sessions that are unknown.
+    /// Forgets what is over but tokens: sessions past their end and the cookies of sessions that are unknown.
     pub fn sweep(&self, now: Timestamp) {
         self.sessions.pin().retain(|_, entry| {
             let over = entry.session.expires_at.is_over(now);
@@ -409,8 +455,13 @@ impl Directory {
         // One that was only not used may turn out to have been used elsewhere.
         self.grants.pin().retain(|_, held| held.iter().any(|grant| grant.is_live(now) || !grant.over.is_cancelled()));
         self.ended.pin().retain(|_, until| !until.plus(ENDED_KEPT).is_over(now));
-        self.tokens.pin().retain(|_, known| !known.expires_at.is_over(now));
         let sessions = self.sessions.pin();
         self.cookies.pin().retain(|_, cookie| sessions.contains_key(&cookie.session));
+    }
+
+    /// Forgets tokens that are over. Not by a clock that may be ahead: the data path asks no database whether
+    /// one was withdrawn, so that it would be good again once the clock is put right.
+    pub fn tokens_sweep(&self, now: Timestamp) {
+        self.tokens.pin().retain(|_, known| !known.expires_at.is_over(now));
     }
 }

@@ -12,11 +12,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::HeaderValue;
-use axum::http::header::ALLOW;
+use axum::http::header::{ALLOW, CONTENT_LENGTH};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
@@ -127,12 +127,21 @@ impl Host {
     /// an answer too, and the process lives on.
     async fn answer(self, request: Request<Incoming>) -> Result<Response, std::convert::Infallible> {
         let form = form_of(request.method(), request.headers());
+        let head_only = *request.method() == Method::HEAD;
         let passed = AssertUnwindSafe(self.pass(request)).catch_unwind().await;
-        Ok(match passed {
+        let mut response = match passed {
             Ok(Ok(response)) => response,
             Ok(Err(refusal)) => self.refuse(&refusal, form).await,
             Err(_) => self.refuse(&Refusal::Internal, form).await,
-        })
+        };
+        if head_only {
+            // Over HTTP/2 hyper sends what it is given; `HEAD` gets none of it (RFC 9110 §9.3.2).
+            let body = std::mem::take(response.body_mut());
+            if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+                response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+            }
+        }
+        Ok(response)
     }
 
     async fn pass(&self, mut request: Request<Incoming>) -> Result<Response, Refusal> {

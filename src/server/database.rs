@@ -31,7 +31,7 @@ use crate::identity::provider::Providers;
 use crate::model::{Entropy, NodeId, Timestamp};
 use crate::store::{Recorder, RecorderParts, RecorderSettings, Spool, SpoolError, SpoolSettings, Store, StoreError};
 
-use super::keys::{KeyBox, keys_of};
+use super::keys::KeyBox;
 use super::reload::Reloader;
 use super::run::{Start, StartError, outside};
 use super::tasks::{self, Feed};
@@ -308,8 +308,7 @@ impl ComeBack {
             match self.attempt().await {
                 Ok((loaded, feed)) => {
                     self.keys.replace(loaded.ring);
-                    let (of_desk, of_tokens) = keys_of(self.keys.ring(), 1);
-                    reloader.replace_keys(of_desk, of_tokens);
+                    reloader.replace_keys(self.keys.ring());
                     // ORDER: revocations and locks are known before anyone passes.
                     self.shared.emergency.store(false, Ordering::Release);
                     tracing::warn!("the database is back: ordinary callers are served again");

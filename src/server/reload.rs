@@ -14,12 +14,14 @@ use tokio::sync::Notify;
 use crate::audit::{Event, EventType, Outcome};
 use crate::config::{Config, Environment};
 use crate::control::Desk;
+use crate::control::signing_key::KeyRing;
 use crate::gateway::handshake::TrustAnchors;
-use crate::gateway::snapshot::{Snapshot, TokenKeys};
+use crate::gateway::snapshot::Snapshot;
 use crate::gateway::worker::Shared;
 use crate::model::EventId;
 
 use super::gauges::{Gauges, Taken};
+use super::keys::keys_of;
 use super::material::{self, MaterialError};
 
 /// How long files must be still before they are read: editors and copies write in steps.
@@ -134,10 +136,12 @@ impl Reloader {
         Arc::clone(&self.files.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts other keys in force.
-    pub fn replace_keys(&self, desk: Arc<crate::control::Keys>, tokens: Arc<TokenKeys>) {
+    /// Puts other keys in force. Their version is counted here alone, so that none comes twice, whoever
+    /// brings them: what was remembered under earlier keys is worth nothing under these.
+    pub fn replace_keys(&self, ring: &KeyRing) {
         let _held = self.anchors.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.shared.snapshot.load_full();
+        let (desk, tokens) = keys_of(ring, before.keys.version + 1);
         self.shared.snapshot.store(Arc::new(before.with_keys(before.generation + 1, tokens)));
         self.desk.keys.store(desk);
     }

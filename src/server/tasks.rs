@@ -1,5 +1,6 @@
 //! What runs beside requests: the revocation feed, key rotation, checks at providers, tidying up.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,20 +13,22 @@ use crate::control::desk::ACCESS_TTL_MAX;
 use crate::control::{Desk, access, idempotency, recheck, review, session, signing_key};
 use crate::gateway::worker::Shared;
 use crate::identity::directory::Directory;
-use crate::model::{GrantId, Principal, SessionId, Timestamp, Ttl, UserRef};
-use crate::store::{Revocation, RevocationKind, Store, StoreError};
+use crate::model::{GrantId, Principal, SessionEnd, SessionId, Timestamp, Ttl, UserRef};
+use crate::store::{Revocation, RevocationKind, SESSION_PAGE_MAX, Store, StoreError};
 
-use super::keys::{KeyBox, keys_of};
+use super::keys::KeyBox;
 use super::reload::Reloader;
 
 /// How often the feed is read.
 const FEED_EVERY: Duration = Duration::from_millis(500);
 /// Entries that are read at a time.
 const FEED_PAGE: u32 = 500;
-/// Grants that are read at a time at the start.
+/// Grants that are read at a time where they are read whole.
 const GRANT_PAGE: u32 = 200;
 /// How long one read of the feed may take.
 const FEED_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long it may take to read whole what the feed tells changes of.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often providers and keys are looked after.
 const TEND_EVERY: Duration = Duration::from_secs(5);
 /// How often requests and grants are looked after.
@@ -34,14 +37,20 @@ const ACCESS_EVERY: Duration = Duration::from_millis(500);
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often erasures of people are looked after.
 const ERASURES_EVERY: Duration = Duration::from_secs(5);
-/// How long entries of the feed are kept: any node that was away longer starts anew.
+/// How long entries of the feed are kept: a node that was away longer sees the gap and reads anew.
 const FEED_KEPT: Ttl = Ttl::hours(24);
 /// How long notices are kept after they were taken or given up.
 const NOTICES_KEPT: Ttl = Ttl::hours(30 * 24);
 
 /// The revocation feed as far as this node has read it.
+///
+/// INVARIANT: nothing is confirmed while an entry is missing. Numbers have no gaps, so one that does not
+/// follow the last, or a newest one that is never read, tells of entries that went before this node read
+/// them; it then reads whole what they may have told of.
 pub struct Feed {
     read: i64,
+    /// Entries went unread, and what they told of has not been read whole yet.
+    torn: bool,
     keys_changed: bool,
 }
 
@@ -51,26 +60,10 @@ impl Feed {
     /// # Errors
     /// When the database is away.
     pub async fn begin(store: &Store, directory: &Directory, now: Timestamp) -> Result<Self, StoreError> {
-        // ORDER: the number first, then the locks, so that a lock set in between is read twice and
-        // not never.
-        let read = store.revocation_latest().await?;
-        for lock in store.lock_list().await? {
-            directory.lock(&lock.principal);
-        }
-        let mut after = None;
-        loop {
-            let page = store.grant_list_active(after, GRANT_PAGE, now).await?;
-            page.iter().for_each(|grant| directory.grant_enter(grant));
-            after = page.last().map(|grant| grant.id);
-            if page.len() < usize::try_from(GRANT_PAGE).unwrap_or(usize::MAX) {
-                break;
-            }
-        }
-        for token in store.revoked_token_list(now).await? {
-            directory.token_revoke(&token.jti, token.expires_at);
-        }
+        let mut feed = Self { read: 0, torn: true, keys_changed: false };
+        feed.read_whole(store, directory, now).await?;
         directory.confirm(now);
-        Ok(Self { read, keys_changed: false })
+        Ok(feed)
     }
 
     /// Reads to the end and obeys.
@@ -84,27 +77,80 @@ impl Feed {
         delay: &Histogram,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        loop {
+        if !self.torn {
+            self.read_on(store, directory, delay, now).await?;
+        }
+        if self.torn {
+            tracing::warn!(read = self.read, "entries of the revocation feed went unread: all is read anew");
+            self.read_whole(store, directory, now).await?;
+            // One of them may have told of keys.
+            self.keys_changed = true;
+            self.read_on(store, directory, delay, now).await?;
+        }
+        // Torn once more, it is read whole at the next look.
+        if !self.torn {
+            directory.confirm(now);
+        }
+        Ok(())
+    }
+
+    /// Obeys entry by entry, to the end or to where one is missing.
+    async fn read_on(
+        &mut self,
+        store: &Store,
+        directory: &Directory,
+        delay: &Histogram,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        // ORDER: the newest number first, so that an entry up to it that is not there then is gone. A
+        // number that is behind is that of a database that was put back: others have those numbers now.
+        let latest = store.revocation_latest().await?;
+        self.torn = latest < self.read;
+        while !self.torn {
             let page = store.revocation_since(self.read, FEED_PAGE).await?;
             let whole = page.len() < usize::try_from(FEED_PAGE).unwrap_or(usize::MAX);
             for entry in &page {
+                if entry.number != self.read + 1 {
+                    self.torn = true;
+                    return Ok(());
+                }
                 self.obey(store, directory, entry).await?;
                 delay.observe(now.since(entry.time).duration().as_secs_f64());
                 self.read = entry.number;
             }
             if whole {
-                directory.confirm(now);
+                self.torn = self.read < latest;
                 return Ok(());
             }
         }
+        Ok(())
+    }
+
+    /// Reads whole what entries tell changes of; of sessions those that are known here, since others
+    /// are looked up when they are first used.
+    async fn read_whole(&mut self, store: &Store, directory: &Directory, now: Timestamp) -> Result<(), StoreError> {
+        // ORDER: the number first, then the rest, so that what changes in between is read twice and
+        // not never.
+        let latest = store.revocation_latest().await?;
+        read_locks(store, directory).await?;
+        read_grants(store, directory, now).await?;
+        read_sessions(store, directory, now).await?;
+        for token in store.revoked_token_list(now).await? {
+            directory.token_revoke(&token.jti, token.expires_at);
+        }
+        for pseudonym in store.pseudonyms_retired().await? {
+            store.pseudonym_retire(pseudonym)?;
+        }
+        (self.read, self.torn) = (latest, false);
+        Ok(())
     }
 
     async fn obey(&mut self, store: &Store, directory: &Directory, entry: &Revocation) -> Result<(), StoreError> {
         match entry.kind {
             RevocationKind::SessionEnded | RevocationKind::SessionChanged => {
-                // A session that this node has not heard of is looked up when it is first used.
+                // One that this node has not heard of too: a view of before may have been read already, and
+                // would be entered as live after this.
                 if let Ok(id) = SessionId::parse(&entry.subject)
-                    && directory.session(id).is_some()
                     && let Some(stored) = store.session_fetch(id).await?
                 {
                     directory.insert(stored.session);
@@ -139,6 +185,71 @@ impl Feed {
     }
 }
 
+/// Reads who is barred, and lets go of who is not.
+async fn read_locks(store: &Store, directory: &Directory) -> Result<(), StoreError> {
+    // ORDER: what is known first, so that a bar that an operation of this node sets meanwhile stays.
+    let mut known: HashSet<Principal> = directory.locked().into_iter().collect();
+    for lock in store.lock_list().await? {
+        if !known.remove(&lock.principal) {
+            directory.lock(&lock.principal);
+        }
+    }
+    known.iter().for_each(|principal| directory.unlock(principal));
+    Ok(())
+}
+
+/// Reads all active grants, and of those that are known here what became of them.
+async fn read_grants(store: &Store, directory: &Directory, now: Timestamp) -> Result<(), StoreError> {
+    let mut known: HashMap<GrantId, Principal> = directory.grants_known().into_iter().collect();
+    let mut after = None;
+    loop {
+        let page = store.grant_list_active(after, GRANT_PAGE, now).await?;
+        for grant in &page {
+            known.remove(&grant.id);
+            directory.grant_enter(grant);
+        }
+        after = page.last().map(|grant| grant.id);
+        if page.len() < usize::try_from(GRANT_PAGE).unwrap_or(usize::MAX) {
+            break;
+        }
+    }
+    for (id, principal) in known {
+        match store.grant_fetch(id).await? {
+            Some(grant) => directory.grant_enter(&grant),
+            // A database that was put back has never heard of it.
+            None => directory.grant_leave(&principal, id),
+        }
+    }
+    Ok(())
+}
+
+/// Reads what became of the sessions that are known here.
+async fn read_sessions(store: &Store, directory: &Directory, now: Timestamp) -> Result<(), StoreError> {
+    let mut known: HashSet<SessionId> = directory.sessions_not_ended().into_iter().collect();
+    let mut before = None;
+    // Page by page, since there may be many, and most of them live.
+    while !known.is_empty() {
+        let page = store.session_list(None, before, SESSION_PAGE_MAX, now).await?;
+        before = page.last().map(|stored| stored.session.id);
+        let last = i64::try_from(page.len()).unwrap_or(i64::MAX) < SESSION_PAGE_MAX;
+        for stored in page {
+            if known.remove(&stored.session.id) {
+                directory.insert(stored.session);
+            }
+        }
+        if last {
+            break;
+        }
+    }
+    for id in known {
+        match store.session_fetch(id).await? {
+            Some(stored) => directory.insert(stored.session),
+            None => directory.end(id, SessionEnd::Revoked, now),
+        }
+    }
+    Ok(())
+}
+
 /// Starts everything that runs beside requests, until `draining` or `stopping`.
 pub fn spawn_all(
     tasks: &TaskTracker,
@@ -168,11 +279,11 @@ enum Going {
 
 /// The feed must go on while exchanges drain: their sessions can still be revoked.
 async fn follow_feed(mut feed: Feed, mut keys: KeyBox, shared: Arc<Shared>, desk: Arc<Desk>, reloader: Arc<Reloader>) {
-    let mut version = 0;
     while pause(FEED_EVERY, &shared.stopping).await == Going::On {
         let now = shared.clock.now();
+        let limit = if feed.torn { WHOLE_TIMEOUT } else { FEED_TIMEOUT };
         let followed = feed.follow(&desk.store, &shared.directory, &shared.metrics.revocation_delay, now);
-        match tokio::time::timeout(FEED_TIMEOUT, followed).await {
+        match tokio::time::timeout(limit, followed).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the revocation feed could not be read"),
             Err(_) => tracing::warn!("the revocation feed was not read in time"),
@@ -190,10 +301,8 @@ async fn follow_feed(mut feed: Feed, mut keys: KeyBox, shared: Arc<Shared>, desk
                 for alert in &loaded.alerts {
                     tracing::warn!(%alert, "a signing key needs attention");
                 }
-                version += 1;
                 keys.replace(loaded.ring);
-                let (of_desk, of_tokens) = keys_of(keys.ring(), version);
-                reloader.replace_keys(of_desk, of_tokens);
+                reloader.replace_keys(keys.ring());
                 feed.keys_changed = false;
             }
             Err(error) => tracing::warn!(%error, "the signing keys could not be renewed; the old ones go on"),
@@ -250,20 +359,33 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
         shared.anonymous.retain_recent();
         shared.control_requests.retain_recent();
         shared.snapshot.load().sweep();
-        let swept = async {
-            let mut tx = desk.store.begin().await?;
-            tx.revocation_prune(now.minus(FEED_KEPT)).await?;
-            tx.token_sweep(now).await?;
-            tx.notice_prune(now.minus(NOTICES_KEPT)).await?;
-            tx.commit().await?;
-            recheck::sweep(&desk, now).await?;
-            idempotency::sweep(&desk, now).await?;
-            session::idle::round(&desk, now).await?;
-            session::sweep(&desk, now).await?;
-            review::sweep::round(&desk, desk.store.node()?, now).await
-        };
-        if let Err(error) = swept.await {
+        if let Err(error) = tidy(&desk, now).await {
             tracing::warn!(%error, "what is over could not be tidied up");
         }
     }
+}
+
+/// Forgets what is over, and ends what is idle, in the database; nothing while the clock may be ahead.
+///
+/// # Errors
+/// When the database is away.
+pub async fn tidy(desk: &Desk, now: Timestamp) -> Result<(), StoreError> {
+    // What is over by a clock that may be ahead is over at this node. The other nodes still count on what
+    // was used once, on sessions, and on entries of the feed that they have not read.
+    if desk.clock_guard.may_be_ahead() {
+        return Ok(());
+    }
+    // The caller may have asked for the time while it was ahead.
+    let now = now.min(desk.clock.now());
+    desk.directory.tokens_sweep(now);
+    let mut tx = desk.store.begin().await?;
+    tx.revocation_prune(now.minus(FEED_KEPT)).await?;
+    tx.token_sweep(now).await?;
+    tx.notice_prune(now.minus(NOTICES_KEPT)).await?;
+    tx.commit().await?;
+    recheck::sweep(desk, now).await?;
+    idempotency::sweep(desk, now).await?;
+    session::idle::round(desk, now).await?;
+    session::sweep(desk, now).await?;
+    review::sweep::round(desk, desk.store.node()?, now).await
 }

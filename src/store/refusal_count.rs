@@ -38,7 +38,7 @@ pub struct RefusalRates {
 
 impl Default for RefusalRates {
     fn default() -> Self {
-        Self { per_address: 10, per_node: 200, per_principal: 50, named_per_node: 1000 }
+        Self { per_address: 100, per_node: 1000, per_principal: 100, named_per_node: 1000 }
     }
 }
 

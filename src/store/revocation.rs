@@ -158,7 +158,7 @@ impl Tx {
         Ok(number)
     }
 
-    /// Forgets entries from before `time`: no node that is alive has not heard of them.
+    /// Forgets entries from before `time`. A node that has not read them yet sees that they are missing.
     ///
     /// # Errors
     /// When the database refuses.

@@ -4,10 +4,14 @@
 use std::time::Duration;
 
 use doorward::control::access::{self, AccessError};
+use doorward::control::audit::retention;
 use doorward::model::clock_watch::{ClockDoubt, ClockWatch, StepAgainst, StepDirection};
 use doorward::model::{Clock, Timestamp, Ttl};
+use doorward::server::tasks;
+use doorward::store::Use;
 
 use crate::access_world::{Node, Rules, asked, groups};
+use crate::api_house::House;
 use crate::support::{TestClock, databases};
 
 const SECOND: i64 = 1000;
@@ -322,6 +326,53 @@ async fn a57_a_node_whose_clock_ran_ahead_ends_nothing_for_the_others_until_it_i
         assert_eq!(node_state(&good, held.id).await, "expired", "its clock is believed by then");
         good.desk().store.close().await;
         bad.desk().store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a57_a_node_whose_clock_ran_ahead_forgets_nothing_that_the_others_count_on() {
+    for url in databases() {
+        let (clock, ahead) = (TestClock::new(), TestClock::new());
+        let good = House::node(&url, clock.clone(), 1, 540, |_| {}).await;
+        let mut bad = node(&url, &ahead, 2, 541).await;
+        let (store, now) = (&good.desk.store, clock.now());
+        let soon = now.plus(Ttl::minutes(15));
+        let (browser, signed_in) = good.browser("alice").await;
+        assert_eq!(store.use_once(&[7; 32], soon).await.unwrap(), Use::First);
+        let mut tx = store.begin().await.unwrap();
+        assert!(tx.token_revoke("withdrawn", soon, now).await.unwrap());
+        tx.commit().await.unwrap();
+        bad.follow().await;
+        for log in store.log_list().await.unwrap() {
+            while store.number_pending(log.log, now).await.unwrap() > 0 {}
+        }
+
+        ahead.step(240 * HOUR);
+        tasks::tidy(bad.desk(), bad.now()).await.unwrap();
+        assert_eq!(store.use_once(&[7; 32], soon).await.unwrap(), Use::Again, "what was used once is used");
+        assert_eq!(store.revoked_token_list(now).await.unwrap().len(), 1);
+        let feed = store.revocation_since(0, 10).await.unwrap();
+        assert!(feed.iter().any(|entry| entry.subject == "withdrawn"), "nobody else has read it");
+        assert!(store.session_fetch(signed_in.session.id).await.unwrap().is_some());
+        let third = House::node(&url, clock.clone(), 3, 542, |_| {}).await;
+        assert_eq!(third.get(&browser, "/api/v1/whoami").await.status, 200, "its cookie is there");
+        assert_eq!(retention::prune(bad.desk(), Ttl::hours(24), bad.now()).await.unwrap(), 0);
+        // Nor does the node itself forget what would be good again.
+        ahead.step(-240 * HOUR);
+        assert!(bad.desk().directory.is_token_revoked("withdrawn"));
+
+        ahead.step(240 * HOUR);
+        tasks::tidy(bad.desk(), bad.now()).await.unwrap();
+        ahead.advance(Ttl::minutes(1));
+        tasks::tidy(bad.desk(), bad.now()).await.unwrap();
+        assert_eq!(store.revocation_since(0, 10).await.unwrap(), [], "its clock is believed by then");
+        assert!(!bad.desk().directory.is_token_revoked("withdrawn"));
+        assert_eq!(store.use_once(&[7; 32], soon).await.unwrap(), Use::First);
+        assert!(store.session_fetch(signed_in.session.id).await.unwrap().is_none());
+        assert!(retention::prune(bad.desk(), Ttl::hours(24), bad.now()).await.unwrap() > 0);
+        for desk in [&good.desk, &third.desk, bad.desk()] {
+            desk.store.close().await;
+        }
     }
 }
 

@@ -141,6 +141,8 @@ fn said(pem: &str, session: &str) -> String {
     format!("{} {} {extensions:?}", certificate.subject(), certificate.issuer()).replace(session, "SESSION")
 }
 
+type Change<'a> = &'a dyn Fn(&mut CertificateParams);
+
 #[tokio::test]
 async fn a58_a_certificate_has_nothing_of_what_its_request_asked_for_but_the_key() {
     let house = House::new(&databases()[0]).await;
@@ -173,7 +175,7 @@ async fn a58_a_certificate_has_nothing_of_what_its_request_asked_for_but_the_key
     let unknown = |params: &mut CertificateParams| {
         params.custom_extensions = vec![extension(&[1, 3, 6, 1, 4, 1, 99999, 1], b"\x04\x03abc")];
     };
-    let asked: [(&str, &dyn Fn(&mut CertificateParams)); 6] = [
+    let asked: [(&str, Change<'_>); 6] = [
         ("nothing", &plain),
         ("another's name", &name),
         ("other names", &names),

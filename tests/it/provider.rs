@@ -204,6 +204,32 @@ async fn a_rotated_key_is_taken_within_a_minute_and_old_keys_live_on_while_the_p
     assert_eq!(token_error(scene.sign_in().await), TokenError::UnknownKey, "asked for the keys just now");
     scene.clock.advance(Ttl::seconds(30));
     scene.sign_in().await.unwrap();
+    // A logout token needs nothing of its provider but the key: what is in memory is good for a day.
+    scene.fake.with(|lies| lies.down = true);
+    let logout = async || {
+        let claims = json!({ "aud": CLIENT_ID, "sub": "alice", "jti": "j1",
+            "events": { "http://schemas.openid.net/event/backchannel-logout": {} } });
+        scene.provider().logout_token(&scene.fake.token(json!({}), claims), scene.now()).await
+    };
+    let asked = || (scene.fake.hits("discovery"), scene.fake.hits("jwks"));
+    let before = asked();
+    scene.clock.advance(Ttl::hours(23));
+    logout().await.unwrap();
+    assert_eq!(asked(), (before.0 + 1, before.1 + 1), "it was asked for newer ones");
+    scene.clock.advance(Ttl::hours(2));
+    let outcome = logout().await;
+    assert!(matches!(outcome, Err(ProviderError::Unreachable { .. })), "{outcome:?}");
+    // Half back: it describes itself again and has no keys to give, which makes the old ones no younger.
+    let keys = scene.fake.with(|lies| {
+        lies.down = false;
+        lies.jwks.take()
+    });
+    scene.clock.advance(Ttl::seconds(5));
+    let outcome = logout().await;
+    assert!(matches!(outcome, Err(ProviderError::Metadata { .. })), "{outcome:?}");
+    scene.fake.with(|lies| lies.jwks = keys);
+    scene.clock.advance(Ttl::seconds(5));
+    logout().await.unwrap();
 }
 
 #[tokio::test]

@@ -1,16 +1,24 @@
 //! The feed that every node follows, locks, and the opening of the record, on both engines.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use doorward::audit::{Actor, EventType, PersonalField};
 use doorward::control::lock::{self, LockError};
 use doorward::control::record::{self, OpenRecordError};
 use doorward::credential::seal::Sealer;
-use doorward::model::{NodeId, Principal, Timestamp};
+use doorward::identity::directory::Directory;
+use doorward::model::{
+    ActionName, Clock, Entropy, Grant, GrantEnd, GrantId, GrantState, NodeId, Person, Principal, RequestId, SessionId,
+    Timestamp, Ttl,
+};
 use doorward::store::{EventFilter, RevocationKind, Store};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor};
 
+use crate::access_world::{Node, Rules, asked, entitlement, groups, principal};
 use crate::store_record::opened;
-use crate::support::{SeededEntropy, databases};
+use crate::support::{SeededEntropy, TestClock, databases};
 
 const NOW: Timestamp = Timestamp::from_seconds(1_795_341_600);
 
@@ -113,4 +121,208 @@ async fn the_record_opens_with_the_key_that_it_was_made_with() {
         let refused = record::open(&store, &other, node, NOW, Arc::new(SeededEntropy::new(1))).await;
         assert!(matches!(refused, Err(OpenRecordError::Sealed(_))), "{refused:?}");
     }
+}
+
+/// Two nodes on one database.
+async fn two_nodes(url: &str, clock: &TestClock, seed: u64) -> [Node; 2] {
+    let nodes = [Node::start(url, clock, 1, seed).await, Node::start(url, clock, 2, seed + 1).await];
+    for node in &nodes {
+        node.desk().policies.store(Rules::default().set());
+    }
+    nodes
+}
+
+async fn bar(node: &Node, name: &str, now: Timestamp) {
+    let desk = node.desk();
+    lock::set(&desk.store, Actor::default(), &principal(name), "a test", now, &*desk.entropy).await.unwrap();
+}
+
+async fn prune(node: &Node, before: Timestamp) -> u64 {
+    let mut tx = node.desk().store.begin().await.unwrap();
+    let pruned = tx.revocation_prune(before).await.unwrap();
+    tx.commit().await.unwrap();
+    pruned
+}
+
+fn barred(node: &Node) -> Vec<&'static str> {
+    let names = ["dev0", "dev1", "dev2", "dev3"];
+    names.into_iter().filter(|name| node.desk().directory.is_locked(&principal(name))).collect()
+}
+
+fn is_live(node: &Node, id: SessionId) -> bool {
+    node.desk().directory.session(id).is_some_and(|known| known.session.is_live(node.now()))
+}
+
+#[tokio::test]
+async fn f12_a_node_that_was_away_for_longer_than_entries_are_kept_hears_of_everything_all_the_same() {
+    for (seed, more) in [(600, false), (610, true)] {
+        for url in databases() {
+            let clock = TestClock::new();
+            let [here, mut away] = two_nodes(&url, &clock, seed).await;
+            let session = here.sign_in("dev0", groups("dev0")).await.unwrap();
+            let owner = here.sign_in("owner", groups("owner")).await.unwrap();
+            let (dev, owning) = (here.caller(session).await.unwrap(), here.caller(owner).await.unwrap());
+            let (_, held) = here.ask(&dev, &asked("auto", Ttl::minutes(20))).await.unwrap();
+            let (_, stays) = here.ask(&dev, &asked("auto", Ttl::minutes(30))).await.unwrap();
+            bar(&here, "dev2", here.now()).await;
+            for id in [session, owner] {
+                let found = away.desk().store.session_fetch(id).await.unwrap().unwrap();
+                away.desk().directory.insert(found.session);
+            }
+            away.follow().await;
+            assert_eq!((away.held("dev0").len(), barred(&away)), (2, vec!["dev2"]));
+            let streams = away.desk().directory.session(session).unwrap().streams.clone();
+            // Only where something is missing is all of it read: what the database does not know stays.
+            away.desk().directory.lock(&principal("dev3"));
+            away.follow().await;
+            assert_eq!(barred(&away), ["dev2", "dev3"]);
+
+            let (desk, now) = (here.desk(), here.now());
+            lock::clear(&desk.store, Actor::default(), &principal("dev2"), "found", now, &*desk.entropy).await.unwrap();
+            bar(&here, "dev1", now).await;
+            here.revoke(&owning, held.unwrap().id).await.unwrap();
+            here.sign_out(session).await;
+            let mut tx = desk.store.begin().await.unwrap();
+            tx.token_revoke("withdrawn", now.plus(Ttl::minutes(15)), now).await.unwrap();
+            tx.commit().await.unwrap();
+            clock.advance(Ttl::seconds(1));
+            assert!(prune(&here, clock.now()).await >= 5);
+            if more {
+                bar(&here, "dev3", clock.now()).await;
+            }
+            away.follow().await;
+            let directory = &away.desk().directory;
+            assert_eq!(barred(&away), if more { vec!["dev1", "dev3"] } else { vec!["dev1"] });
+            assert_eq!(away.held("dev0").into_iter().map(|(id, ..)| id).collect::<Vec<_>>(), [stays.unwrap().id]);
+            assert!(!is_live(&away, session) && streams.is_cancelled());
+            assert!(is_live(&away, owner));
+            assert!(directory.is_token_revoked("withdrawn"));
+            assert_eq!(directory.confirmed_at(), clock.now());
+            for node in [&here, &away] {
+                node.desk().store.close().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn f12_an_entry_that_went_from_between_others_or_from_a_database_that_was_put_back_is_missed_by_nobody() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let [here, mut away] = two_nodes(&url, &clock, 620).await;
+        let first = here.desk().store.revocation_latest().await.unwrap() + 1;
+        // A node whose clock is behind writes what the next one prunes.
+        bar(&here, "dev0", here.now()).await;
+        bar(&here, "dev1", here.now().minus(Ttl::hours(25))).await;
+        bar(&here, "dev2", here.now()).await;
+        assert_eq!(prune(&here, here.now().minus(Ttl::hours(24))).await, 1);
+        away.follow().await;
+        assert_eq!(barred(&away), ["dev0", "dev1", "dev2"]);
+
+        // The last entries are lost with their database, and their numbers are given again.
+        sqlx::any::install_default_drivers();
+        let mut connection = AnyConnection::connect(&url).await.unwrap();
+        for statement in [
+            format!("delete from revocation where number > {first}"),
+            "delete from principal_lock where principal_id <> 'dev|dev0'".to_owned(),
+            format!("update counter set value = {first} where name = 'revocation'"),
+        ] {
+            connection.execute(AssertSqlSafe(statement)).await.unwrap();
+        }
+        connection.close().await.unwrap();
+        bar(&here, "dev3", here.now()).await;
+        away.follow().await;
+        assert_eq!(barred(&away), ["dev0", "dev3"]);
+        for node in [&here, &away] {
+            node.desk().store.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a28_a_view_of_a_session_that_was_read_before_its_end_or_change_is_never_entered_after_it() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let [here, mut away] = two_nodes(&url, &clock, 630).await;
+        let store = &here.desk().store;
+        // Two looks into the store find them as they are, and are held up.
+        let mut views = Vec::new();
+        for name in ["dev0", "dev1"] {
+            let id = here.sign_in(name, groups(name)).await.unwrap();
+            views.push(away.desk().store.session_fetch(id).await.unwrap().unwrap().session);
+        }
+        let (ended, changed) = (views[0].id, views[1].id);
+        here.sign_out(ended).await;
+        let mut tx = store.begin().await.unwrap();
+        tx.session_regroup(changed, &[], here.now()).await.unwrap().unwrap();
+        tx.revocation_append(RevocationKind::SessionChanged, &changed.to_string(), here.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        away.follow().await;
+        let directory = Arc::clone(&away.desk().directory);
+        for view in views {
+            directory.insert(view);
+        }
+        assert!(!is_live(&away, ended));
+        assert_eq!(directory.session(changed).unwrap().session.groups, Vec::<String>::new());
+        // What is known of them is bounded by their time.
+        clock.advance(Ttl::hours(24 * 400));
+        directory.sweep(away.now());
+        assert!(directory.session(ended).is_none() && directory.session(changed).is_none());
+        for node in [&here, &away] {
+            node.desk().store.close().await;
+        }
+    }
+}
+
+#[test]
+fn a28_a_grant_that_ends_while_it_is_entered_is_over() {
+    const ROUNDS: usize = 10_000;
+    let (entropy, directory) = (SeededEntropy::new(1), Directory::default());
+    let (entropy, from, until): (&dyn Entropy, _, _) = (&entropy, NOW, NOW.plus(Ttl::minutes(10)));
+    let grants: Vec<Grant> = (0..ROUNDS)
+        .map(|number| Grant {
+            id: GrantId::fresh(from, entropy),
+            request: RequestId::fresh(from, entropy),
+            entitlement: entitlement("one"),
+            holder: Person {
+                principal: Principal::user("dev", &format!("dev{number}")).unwrap(),
+                email: None,
+                email_verified: false,
+                name: None,
+            },
+            params: BTreeMap::new(),
+            actions: vec![ActionName::parse("write").unwrap()],
+            emergency: false,
+            reviews: 0,
+            created_at: from,
+            starts_at: from,
+            length: until.since(from),
+            state: GrantState::Active { from, until },
+            end_reason: None,
+            idle: None,
+            used_at: None,
+        })
+        .collect();
+    let over = GrantState::Over { from: Some(from), until: Some(until), end: GrantEnd::Revoked, at: from };
+    let ends: Vec<Grant> = grants.iter().map(|grant| Grant { state: over, ..grant.clone() }).collect();
+    // Both begin each round together, the one a little later than the other and each time a little more so.
+    let begun = AtomicUsize::new(0);
+    let each = |views: &[Grant], late: &dyn Fn(usize) -> usize| {
+        for (round, view) in views.iter().enumerate() {
+            begun.fetch_add(1, Ordering::AcqRel);
+            let mut looks = 0_u32;
+            while begun.load(Ordering::Acquire) < 2 * (round + 1) {
+                looks += 1;
+                if looks.is_multiple_of(1000) { std::thread::yield_now() } else { std::hint::spin_loop() }
+            }
+            (0..late(round)).for_each(|_| std::hint::spin_loop());
+            directory.grant_enter(view);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| each(&grants, &|_| 0));
+        each(&ends, &|round| round % 64);
+    });
+    let live = grants.iter().filter(|grant| directory.grant(&grant.holder.principal, grant.id).is_some()).count();
+    assert_eq!(live, 0, "of {ROUNDS}");
 }

@@ -86,3 +86,20 @@ async fn a_use_is_written_now_and_then_and_not_at_each_request() {
     house.desk.store.session_use_set(stored.session.id, first).await.unwrap();
     assert_eq!(written().await, Some(clock.now()));
 }
+
+#[tokio::test]
+async fn a57_a_node_whose_clock_ran_ahead_ends_no_session_for_want_of_use() {
+    for url in databases() {
+        let (clock, ahead) = (TestClock::new(), TestClock::new());
+        let [house, _] = nodes(&url, &clock).await;
+        let bad = House::node(&url, ahead.clone(), 3, 3, |settings| settings.idle = Some(Ttl::minutes(20))).await;
+        let (browser, stored) = house.browser("alice").await;
+        ahead.step(3_600_000);
+        assert_eq!(idle::round(&bad.desk, bad.desk.clock.now()).await.unwrap(), 0);
+        assert_eq!(answers(&house, &browser).await.0, 200);
+        let used = house.desk.store.session_use_fetch(stored.session.id).await.unwrap();
+        assert_eq!(used, Some(clock.now()), "nor does it write a use that is to come");
+        ahead.advance(Ttl::minutes(1));
+        assert_eq!(idle::round(&bad.desk, bad.desk.clock.now()).await.unwrap(), 1, "its clock is believed by then");
+    }
+}

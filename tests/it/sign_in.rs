@@ -301,6 +301,20 @@ async fn a43_a_recheck_replaces_groups_and_ends_what_the_provider_refuses() {
 }
 
 #[tokio::test]
+async fn a57_a_clock_that_ran_ahead_puts_off_no_check_at_a_provider() {
+    for url in databases() {
+        let scene = Scene::new(&url).await;
+        scene.sign_in(&mut Browser::default(), "/signin").await;
+        scene.clock.step(3_600_000);
+        let asked = recheck::recheck_due(&scene.desk, scene.now()).await.unwrap();
+        scene.clock.step(-3_600_000);
+        scene.clock.advance(Ttl::minutes(15));
+        let asked = (asked, recheck::recheck_due(&scene.desk, scene.now()).await.unwrap());
+        assert_eq!(asked, (0, 1), "it is due when it was");
+    }
+}
+
+#[tokio::test]
 async fn of_several_nodes_one_asks() {
     for url in databases() {
         let scene = Scene::new(&url).await;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use doorward::identity::directory::Directory;
 use doorward::model::{
-    ActionName, Clock, EntitlementName, Entropy, Grant, GrantEnd, GrantId, GrantState, Person as Holder, RequestId,
-    Timestamp, Ttl,
+    ActionName, Clock, EntitlementName, Entropy, Grant, GrantEnd, GrantId, GrantState, Person as Holder, Principal,
+    RequestId, SessionId, Timestamp, Ttl,
 };
 use doorward::server::ambient::SystemEntropy;
 use futures_util::{SinkExt, StreamExt};
@@ -146,4 +147,33 @@ fn a28_a_grant_that_is_ended_cuts_its_streams_at_once_and_never_lives_again() {
         directory.grant_enter(&first);
         assert_eq!(client.get("/x").await.status, 403);
     });
+}
+
+/// A clock that ran ahead is put right and the node begins again: what was granted before ends so much
+/// earlier, and what is granted from now on lasts as long as it says (`clock_right_since`).
+#[test]
+fn f7_a_grant_of_after_a_clock_was_put_right_is_not_shortened() {
+    let person = Person {
+        key_pem: String::new(),
+        certificate_pem: String::new(),
+        session: SessionId::from_bytes([7; 16]),
+        principal: Principal::user("dev", "dave").unwrap(),
+    };
+    let now = Timestamp::from_seconds(1_795_341_600);
+    let directory = Directory::default();
+    directory.began_behind(now.plus(Ttl::minutes(11)), now);
+    // Half an hour, given one minute before its end by the clock that was ahead.
+    let before = grant(&person, now.plus(Ttl::minutes(10)), now.plus(Ttl::minutes(40)));
+    directory.grant_enter(&before);
+    directory.confirm(now);
+    let later = now.plus(Ttl::seconds(5));
+    let after = grant(&person, later, later.plus(Ttl::minutes(2)));
+    directory.grant_enter(&after);
+    let end = |id| directory.grant(&person.principal, id).unwrap().expires_at;
+    assert_eq!(end(before.id), now.plus(Ttl::minutes(29)));
+    assert_eq!(end(after.id), later.plus(Ttl::minutes(2)));
+    // Told of again, also once the time has come at which the first one says that it began.
+    directory.confirm(now.plus(Ttl::minutes(12)));
+    directory.grant_enter(&before);
+    assert_eq!(end(before.id), now.plus(Ttl::minutes(29)));
 }

@@ -197,3 +197,25 @@ fn a18_cookie_crumbs_of_http2_arrive_joined() {
         assert_eq!(door.raw.last().one("cookie"), Some("a=1; b=2; c=3"));
     });
 }
+
+#[test]
+fn head_gets_of_our_own_answers_the_length_and_no_content() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        for speaks in BOTH {
+            let mut client = door.client("app", Some(&alice), speaks).await;
+            for path in ["/admin/x", "/nowhere/at/all"] {
+                let whole = client.get(path).await;
+                let head = client.ask(Method::HEAD, path, &[], b"").await;
+                assert_eq!((head.status, head.body.len()), (whole.status, 0), "{speaks:?} {path}");
+                let length: usize = head.header("content-length").unwrap().parse().unwrap();
+                assert!(whole.status == 200 || length > 100, "{head:?}");
+            }
+            let mut control = door.client("", None, speaks).await;
+            for path in ["/api/v1/whoami", "/requests", "/nowhere", "/a/../b"] {
+                let head = control.ask(Method::HEAD, path, &[], b"").await;
+                assert_eq!(head.body.len(), 0, "{speaks:?} {path}: {head:?}");
+            }
+        }
+    });
+}

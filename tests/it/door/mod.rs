@@ -20,6 +20,7 @@ mod headers;
 mod health;
 mod http2;
 mod idle;
+mod keys;
 mod limits;
 mod machines;
 mod paths;
