@@ -367,6 +367,59 @@ async fn f6_what_the_database_does_not_take_at_the_end_goes_to_the_spool_all_of_
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f6_a_full_spool_that_cannot_tell_what_was_lost_is_left_when_the_database_is_back() {
+    for url in databases() {
+        let folder = temporary_folder();
+        let running = Running::start(&url, &folder.path().join("s.spool"), 1).await;
+        let entropy = SeededEntropy::new(49);
+        let mut holder = hang(&url).await;
+        // Smaller than what tells of the loss.
+        let small = || Event::new(EventId::fresh(NOW, &entropy), NOW, EventType::NodeStarted, Outcome::Success);
+        while running.recorder.submit(small()).await.is_ok() {}
+        running.recorder.offer(event(&entropy));
+        until(|| async { running.recorder.state().lost == 1 }).await;
+        holder.execute("rollback").await.unwrap();
+        until(|| async { running.keeping() == Keeping::Database }).await;
+        let events = running.end().await;
+        assert_proven(&events, merges(&events)[0]);
+        let lost = events.iter().find(|event| event.clear().kind == EventType::RecordLost).unwrap();
+        assert_eq!(lost.body["data"]["count"], 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f6_the_database_is_noticed_again_while_decisions_never_stop_coming() {
+    for url in databases() {
+        let folder = temporary_folder();
+        let spool = spool_at(&folder.path().join("s.spool"), 128 * MEGABYTE).await.unwrap();
+        // One by one, so that some are always left.
+        let settings = RecorderSettings { batch_max: 1, ..RecorderSettings::default() };
+        let running = Running::start_with(&url, spool, settings).await;
+        let entropy = SeededEntropy::new(50);
+        let mut holder = hang(&url).await;
+        assert_eq!(running.recorder.submit(event(&entropy)).await, Ok(()));
+        let (recorder, enough) = (running.recorder.clone(), CancellationToken::new());
+        let over = enough.clone();
+        let asking = tokio::spawn(async move {
+            while !over.is_cancelled() {
+                if recorder.state().queued < 64 {
+                    drop(recorder.submit(event(&entropy)));
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        until(|| async { running.recorder.state().spooled > 50 }).await;
+        holder.execute("rollback").await.unwrap();
+        until(|| async { running.keeping() == Keeping::Database }).await;
+        enough.cancel();
+        asking.await.unwrap();
+        assert_eq!(running.recorder.state().lost, 0);
+        let events = running.end().await;
+        assert_proven(&events, merges(&events)[0]);
+    }
+}
+
 /// A small file system in memory, which only root can have; else the test says that it was skipped.
 struct Tmpfs(PathBuf);
 
