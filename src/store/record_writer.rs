@@ -4,7 +4,7 @@
 //! INVARIANT: events reach the log in the order of their decisions, each once: an id that is there
 //! already is left as it is, so a merge that broke off begins anew.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,21 @@ const RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(80), Duration::from_millis(200), Duration::from_millis(400)];
 /// Events that are sealed before others may have the core: a tenth of a millisecond.
 const SEALED_AT_ONCE: usize = 32;
+
+/// Does `work` to its end while `other` goes on too, which a disk that is always busy must not hold up. Gives
+/// what `other` came to, if it ended meanwhile.
+pub(super) async fn beside<T>(
+    work: impl Future<Output = ()>,
+    mut other: Pin<&mut impl Future<Output = T>>,
+) -> Option<T> {
+    let (mut work, mut ended) = (pin!(work), None);
+    loop {
+        tokio::select! {
+            () = &mut work => return ended,
+            done = &mut other, if ended.is_none() => ended = Some(done),
+        }
+    }
+}
 
 /// The task's side.
 pub(in crate::store) struct Writer {
@@ -244,21 +259,23 @@ impl Writer {
         let mut life = pin!(self.wait_for_life());
         let mut pulse = Instant::now() + settings.probe;
         loop {
-            tokio::select! {
-                () = &mut life => {
-                    if self.merge(cancel).await {
-                        tracing::info!("the record is written to the database again");
-                        return self.keep(Keeping::Database);
-                    }
-                    life.set(self.wait_for_life());
-                }
-                () = self.shared.wake.notified() => self.spool_due(false).await,
+            let back = tokio::select! {
+                () = &mut life => true,
+                () = self.shared.wake.notified() => beside(self.spool_due(false), life.as_mut()).await.is_some(),
                 () = sleep_until(pulse) => {
                     self.tell_counted_when_due(counted);
-                    self.spool_due(true).await;
+                    let back = beside(self.spool_due(true), life.as_mut()).await.is_some();
                     pulse = Instant::now() + settings.probe;
+                    back
                 }
                 () = cancel.cancelled() => return,
+            };
+            if back {
+                if self.merge(cancel).await {
+                    tracing::info!("the record is written to the database again");
+                    return self.keep(Keeping::Database);
+                }
+                life.set(self.wait_for_life());
             }
         }
     }

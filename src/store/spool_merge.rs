@@ -12,7 +12,7 @@ use data_encoding::HEXLOWER;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::record_writer::Writer;
+use super::record_writer::{Writer, beside};
 use super::spool::{Page, Spool};
 use super::spool_file::SpoolError;
 use crate::audit::spool::Chain;
@@ -101,7 +101,11 @@ impl Writer {
         let done = loop {
             tokio::select! {
                 done = &mut write => break done,
-                () = self.shared.wake.notified(), if !last => self.spool_due(false).await,
+                () = self.shared.wake.notified(), if !last => {
+                    if let Some(done) = beside(self.spool_due(false), write.as_mut()).await {
+                        break done;
+                    }
+                }
             }
         };
         let error = match done {

@@ -2,14 +2,18 @@
 
 import asyncio
 import collections
+import json
+import os
 import re
 import signal
+import socket
 import subprocess
 import time
 
 from caller import Broken, SignIn, percentile
 from crash import rust, whole
-from house import Cluster, Door, Load, Options, Upstream, end, find, sql
+from house import Cluster, Door, Load, Options, Upstream, end, find, free_port, path_of, sql
+from tls_upstream import NAME, TlsUpstreams
 
 
 async def f4(leg, folder):
@@ -138,70 +142,158 @@ async def f5(leg, folder):
          "worst_day::a59_with_provider_and_database_stopped_three_of_five_open_and_all_of_it_is_on_record")
 
 
+# A service's own clocks, short enough to be seen in a minute.
+CONNECT, FIRST_BYTE = 1, 2
+# What F8 gives a breaker to open, and how long the gateway leaves alone what it could not reach.
+OPEN, REST = 5, 5
+CHECK = "/healthz"
+HEALTH = f'\n[health]\npath = "{CHECK}"\ninterval = "1s"\nunhealthy_threshold = 2\n'
+
+
+class Hole:
+    """A port that takes no connection and refuses none, as one behind a filter: its queue is full."""
+
+    def __init__(self, port=0):
+        self.listener = socket.socket()
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listener.bind(("127.0.0.1", port))
+        self.listener.listen(0)
+        self.port = self.listener.getsockname()[1]
+        self.queue = [socket.socket() for _ in range(4)]
+        for waiting in self.queue:
+            waiting.setblocking(False)
+            waiting.connect_ex(self.listener.getsockname())
+
+    def close(self):
+        for each in (*self.queue, self.listener):
+            each.close()
+
+
 async def f8(leg, folder):
-    bad = Upstream(folder_made(folder), "bad")
-    door = Door(folder, leg.engine)
+    folder.mkdir(parents=True, exist_ok=True)
+    others = bad, spare, half = [Upstream(folder, name) for name in ("bad", "spare", "half")]
+    door, hole = Door(folder, leg.engine), Hole()
     try:
-        door.steady("metrics", bad.port)
-        # Its own clocks, short enough to be seen in a minute.
-        path = door.policies() / "metrics" / "service.toml"
-        path.write_text(re.sub(r"\[timeouts\]\n(?:[^\[\n].*\n|\n)*", "", path.read_text())
-                        + "\n[timeouts]\nconnect = \"1s\"\nfirst_byte = \"2s\"\nbody_idle = \"2s\"\n"
-                        "\n[[route]]\nmatch = \"GET|POST /echo/**\"\naction = \"echo\"\n")
-        (door.policies() / "metrics" / "access.cedar").open("a").write(
-            '\n@id("faults")\npermit (principal in Group::"engineering", action == Action::"echo", resource);\n')
+        add_service(door, "flapping", [bad.port])
+        add_service(door, "refusing", [free_port(), spare.port])
+        add_service(door, "hanging", [hole.port, spare.port])
+        add_service(door, "silent", [half.port, spare.port], HEALTH)
+        tls = TlsUpstreams(folder / "tls")
+        for name, port in (await tls.open()).items():
+            add_service(door, name, [port], tls.settings, "https")
         door.start()
         door.login("alice", "carol")
         good = Load(door, rate=100, connections=4).start()
         await asyncio.sleep(2 if Options.short else 4)
         base = percentile(good.seconds, 0.99)
         good.clear()
-        flapping = Load(door, rate=40, connections=8, service="metrics", method="POST", prefix="p").start()
-        span = 0.8 if Options.short else 2.5
-        for mode in ("cut", "silent", "slow", "bad"):
-            bad.mode(mode)
-            await asyncio.sleep(span)
-        bad.stop()  # connections are refused
-        await asyncio.sleep(span)
-        flapping.clear()
-        await asyncio.sleep(2)
-        late = percentile([seconds for *_, seconds, _ in flapping.refused], 0.95)
-        leg.at_most("an upstream that is gone is told within", late, 1.0)
-        bodies = {body for *_, body in flapping.refused}
-        bad.start()
-        bad.mode("ok")
-        before, began = len(flapping.answered), time.monotonic()
-        while len(flapping.answered) == before and time.monotonic() - began < 20:
-            await asyncio.sleep(0.02)
-        leg.at_most("an upstream that is back is used again within", time.monotonic() - began, 5.5)
-        await flapping.stop()
+        bodies = await flap(leg, door, bad) + await one_of_two(leg, door, half) + await tls.judge(leg, door)
         await good.stop()
-        bodies |= {body for *_, body in flapping.refused}
-        leg.none("error bodies that name the upstream", [b for b in bodies if str(bad.port).encode() in b or b"half of it" in b])
-        twice = collections.Counter(path for _, method, path in bad.served() if method == "POST")
+        # Not reached, too slow, no HTTP; a body that is cut has none of ours after it.
+        leg.count(f"different ones among {len(bodies)} error bodies", len({json.loads(body)["detail"] for body in bodies}), 3)
+        ports = [f":{port}" for port in (hole.port, *(upstream.port for upstream in others))]
+        traces = [trace.encode() for trace in ("127.0.0.1", "half of it", "this is no HTTP", NAME, *ports)]
+        leg.none("of these that name the upstream", [body for body in bodies if any(trace in body for trace in traces)])
+        served = [(method, path) for upstream in others for _, method, path in upstream.served()]
+        twice = collections.Counter(path for method, path in served if method == "POST")
         leg.none("POSTs that were sent twice", [path for path, count in twice.items() if count > 1])
         leg.none("other services: refused or broken", good.refused + good.broken)
         # On a machine with other work, a base of some milliseconds says nothing twice.
         limit = max(2 * base, base + 0.05)
         leg.at_most(f"other services' p99 (base {base * 1000:.0f} ms)", percentile(good.seconds, 0.99) * 1000, limit * 1000, "ms")
-        events = whole_of(leg, door, bad)
+        events = whole(leg, door)
+        allowed = {path_of(event) for event in events if event["type"] == "decision.allow"}
+        leg.none("served by the bad upstreams without a record", {path for _, path in served} - allowed - {CHECK})
         ended = [find(event, "status") for event in events if event["type"] == "exchange.ended"]
         leg.note("outcomes on record of what was passed on", dict(collections.Counter(map(str, ended)).most_common(5)))
     finally:
-        bad.stop()
+        for upstream in others:
+            upstream.stop()
+        hole.close()
         door.close()
 
 
-def folder_made(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def add_service(door, name, ports, more="", scheme="http"):
+    """One beside the examples."""
+    folder = door.policies() / name
+    folder.mkdir()
+    upstreams = ", ".join(f'"{scheme}://127.0.0.1:{port}"' for port in ports)
+    (folder / "service.toml").write_text(
+        f'upstreams = [{upstreams}]\n\n[[route]]\nmatch = "GET|POST /echo/**"\naction = "echo"\n'
+        f'\n[timeouts]\nconnect = "{CONNECT}s"\nfirst_byte = "{FIRST_BYTE}s"\nbody_idle = "2s"\n'
+        f"\n[limits]\nrequests_per_second = 1000000\nburst = 1000000\n{more}")
+    (folder / "access.cedar").write_text('@id("faults")\npermit (principal in Group::"engineering", action == Action::"echo", resource);\n')
 
 
-def whole_of(leg, door, other):
-    """As `whole`, with a second upstream's truth."""
-    events = whole(leg, door)
-    from house import path_of
+def taken(load):
+    """What was refused up to now; the load is counted anew from here."""
+    refused = load.refused
+    load.clear()
+    return refused
 
-    allowed = {path_of(event) for event in events if event["type"] == "decision.allow"}
-    leg.none("served by the bad upstream without a record", {path for _, _, path in other.served()} - allowed)
-    return events
+
+def slowest(refused):
+    """How long it took to be told, but for one in twenty."""
+    return percentile([seconds for *_, seconds, _ in refused], 0.95)
+
+
+async def flap(leg, door, bad):
+    """The only upstream of a service in each of its moods. The bodies of what was refused."""
+    load = Load(door, rate=40, connections=8, service="flapping", method="POST", prefix="p").start()
+    span = 0.8 if Options.short else 2.5
+    for mode in ("cut", "silent", "slow", "bad"):
+        bad.mode(mode)
+        await asyncio.sleep(span)
+    bad.stop()  # connections are refused
+    await asyncio.sleep(span)
+    told = taken(load)
+    await asyncio.sleep(2)
+    gone = taken(load)
+    leg.at_most("a service's only upstream refuses connections: told within", slowest(gone), 1.0)
+    hole = Hole(bad.port)
+    await asyncio.sleep(CONNECT + 0.5)
+    told += taken(load)
+    await asyncio.sleep(2)
+    hanging = taken(load)
+    hole.close()
+    leg.at_most("it takes no connections: told within", slowest(hanging), CONNECT + 0.5)
+    # One request tries it anew every now and then; the others are told at once.
+    quick = sum(seconds < CONNECT / 2 for *_, seconds, _ in hanging)
+    leg.count(f"told without waiting for it, of {len(hanging)}", quick, max(len(hanging) // 2, 1))
+    bad.start()
+    bad.mode("ok")
+    before, began = len(load.answered), time.monotonic()
+    while len(load.answered) == before and time.monotonic() - began < 20:
+        await asyncio.sleep(0.02)
+    leg.at_most("an upstream that is back is used again within", time.monotonic() - began, 5.5)
+    await load.stop()
+    return [body for *_, body in told + gone + hanging + load.refused]
+
+
+async def one_of_two(leg, door, half):
+    """Services with two upstreams of which the first is dead, each in its own way, and for one from some
+    moment on. The bodies of what was refused."""
+    refusing, hanging, silent = loads = [Load(door, rate=40, connections=8, service=name, method="POST", prefix=name).start()
+                                         for name in ("refusing", "hanging", "silent")]
+    await asyncio.sleep(1)
+    half.mode("silent")
+    died = time.time()
+    # Who was sent there at the last moment has been told by then.
+    await asyncio.sleep(OPEN + FIRST_BYTE + 0.5)
+    told = taken(silent)
+    hanging.seconds, span = [], 10
+    await asyncio.sleep(span)
+    for load in loads:
+        await load.stop()
+    leg.none("one of two upstreams refuses or takes no connections: refused or broken",
+             [row for load in (refusing, hanging) for row in load.refused + load.broken])
+    leg.at_most("one refuses connections: p99 of its service", percentile(refusing.seconds, 0.99), CONNECT / 2)
+    # Each thread may find out with one request whether it is back.
+    threads = len(os.sched_getaffinity(0))
+    leg.at_most(f"one takes no connections: waited for it after {OPEN} s, of {len(hanging.seconds)} requests",
+                sum(seconds > CONNECT / 2 for seconds in hanging.seconds), threads * (span // REST + 1), "", of_time=False)
+    last = max(at for at, _, path in half.served() if path != CHECK) / 1000
+    leg.at_most("one is silent (checked each second, out after two): given requests for", last - died, OPEN)
+    leg.count("of its service refused before", len(told), 1)
+    leg.none("of its service refused, broken or late after", silent.refused + silent.broken + [s for s in silent.seconds if s > CONNECT / 2])
+    return [body for *_, body in told + silent.refused]
