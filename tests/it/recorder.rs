@@ -10,7 +10,6 @@ use doorward::store::{Log, Recorded, Recorder, RecorderSettings, RefusalRates, S
 use futures_util::FutureExt;
 use sqlx::{AnyConnection, Connection, Executor};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -65,19 +64,6 @@ pub fn refusal(entropy: &dyn Entropy, name: &str) -> Event {
     event.actor.principal = Principal::user("dev", name);
     event.reason = Some("session_ended".into());
     event
-}
-
-/// Decisions that never stop coming: whenever the recorder takes what waits, there is more.
-pub fn ceaseless(recorder: &Recorder, seed: u64, enough: &CancellationToken) -> JoinHandle<()> {
-    let (recorder, entropy, enough) = (recorder.clone(), SeededEntropy::new(seed), enough.clone());
-    tokio::spawn(async move {
-        while !enough.is_cancelled() {
-            if recorder.state().queued < 2 {
-                drop(recorder.submit(event(&entropy)));
-            }
-            tokio::task::yield_now().await;
-        }
-    })
 }
 
 /// Waits until `ready` says so, which the machine's load decides.
