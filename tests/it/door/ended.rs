@@ -62,7 +62,9 @@ impl Access {
         let mut control = door.client("", Some(&self.person), Speaks::Http1).await;
         assert_eq!(control.get("/api/v1/whoami").await.reason(), "session_ended", "{what}");
         let exchange = of_person(door, &self.person, &[], &[("audience", "app")]).await;
-        assert_eq!(exchange.status, 400, "{what}: {}", exchange.text());
+        // RFC 6749 §5.2: who shows it is nobody any more.
+        assert_eq!(exchange.status, 401, "{what}: {}", exchange.text());
+        assert_eq!(body(&exchange)["error"], "invalid_client", "{what}");
         assert_eq!(door.raw.count(), before, "{what}");
     }
 }

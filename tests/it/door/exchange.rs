@@ -159,7 +159,8 @@ fn a45_what_is_asked_for_can_only_narrow() {
         assert_eq!(body(&by_address)["aud"], "app");
         // A session that has ended gives nothing.
         door.revoke(&alice).await;
-        assert_eq!(ask(&[("audience", "app")]).await, "invalid_request");
+        let over = of_person(door, &alice, &[], &[("audience", "app")]).await;
+        assert_eq!((over.status.as_u16(), body(&over)["error"].as_str()), (401, Some("invalid_client")));
     });
 }
 
