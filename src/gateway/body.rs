@@ -98,6 +98,13 @@ impl Permit {
         self.streams.is_cancelled() || self.ends_at.is_over(now) || granted.is_some_and(|until| until.is_over(now))
     }
 
+    /// Whether the grants that it rests on are over.
+    #[must_use]
+    pub fn is_grant_over(&self) -> bool {
+        let granted = self.rests.as_ref().and_then(|rests| rests.granted.as_ref());
+        granted.is_some_and(|until| Timestamp::from_millis(until.load(Ordering::Acquire)).is_over(self.clock.now()))
+    }
+
     /// Something moves under it.
     pub fn used(&self) {
         if let Some(rests) = &self.rests

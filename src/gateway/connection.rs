@@ -38,6 +38,8 @@ use super::worker::{Counted, Shared, Worker};
 
 /// How long a connection with no exchange open is kept once draining has begun.
 pub const SILENT_DRAIN: Duration = Duration::from_secs(1);
+/// How long a request that has just come may take to hear that its client is not trusted any more.
+const DISTRUSTED: Duration = Duration::from_millis(100);
 /// How long the last words on a refused connection may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -283,7 +285,7 @@ async fn until_end<C: Future<Output = hyper::Result<()>>>(
     shut_down: impl Fn(Pin<&mut C>),
 ) -> Ended {
     let mut untrusted = pin!(trust::lost(Arc::clone(&worker.shared), Rc::clone(channel)));
-    let (mut asked, mut distrusted) = (false, false);
+    let (mut asked, mut distrusted, mut cut_at) = (false, false, None::<tokio::time::Instant>);
     let ended = loop {
         tokio::select! {
             biased;
@@ -299,11 +301,15 @@ async fn until_end<C: Future<Output = hyper::Result<()>>>(
                 }
             }
             () = untrusted.as_mut(), if !distrusted => {
+                distrusted = true;
+                cut_at = Some(tokio::time::Instant::now() + DISTRUSTED);
+            }
+            () = until(cut_at), if cut_at.is_some() => {
+                cut_at = None;
                 // What is open is cut; without anything open the next request hears why.
                 if control.open_exchanges() > 0 {
                     return Ended::Cut;
                 }
-                distrusted = true;
             }
             () = worker.shared.stopping.cancelled() => return Ended::Cut,
         }
@@ -312,6 +318,12 @@ async fn until_end<C: Future<Output = hyper::Result<()>>>(
         tracing::debug!(%error, peer = %channel.peer, "a connection ended badly");
     }
     Ended::ByItself
+}
+
+async fn until(at: Option<tokio::time::Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
+    }
 }
 
 fn refused_actor(channel: &Channel) -> Actor {

@@ -18,7 +18,7 @@ use crate::policy::{ClientCertificate, Verdict};
 
 use super::authenticate::{Caller, authenticate, with_grants};
 use super::authorize::authorize;
-use super::body::Body;
+use super::body::{Body, Permit};
 use super::browser;
 use super::equip::{equip, trace_of};
 use super::forward::{forward, join, relayed};
@@ -160,7 +160,8 @@ async fn pass(
     let (head, body) = request.into_parts();
     let head = equip(worker, snapshot, channel, exchange, routed, caller, &permitted, head, now)?;
     let pace = pace_of(worker, channel, &head.headers);
-    let answer = forward(worker, routed, head, body, pace, &permit).await?;
+    let answer = forward(worker, routed, head, body, pace, &permit).await;
+    let answer = answer.map_err(|refusal| why_cut(worker, caller, &permit, refusal))?;
     routed.entry.metrics.allowed.inc();
     let status = answer.head.status;
     let sent = Rc::clone(&answer.sent);
@@ -171,6 +172,19 @@ async fn pass(
     }
     let body = relayed(worker, routed, answer.incoming, answer.lane, permit, close);
     Ok(Response::from_parts(answer.head, Body::Relay(body)))
+}
+
+/// A request that was cut while it was under way is told what ended: its caller was barred, or the grant that it
+/// rested on is over, or else the session is.
+fn why_cut(worker: &Worker, caller: &Caller, permit: &Permit, refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::SessionEnded if worker.shared.directory.is_locked(&caller.principal) => Refusal::Locked,
+        Refusal::SessionEnded if permit.is_grant_over() => match &caller.under {
+            Some(grant) => Refusal::GrantOver(grant.id),
+            None => Refusal::NoPolicyMatch { remedies: Vec::new() },
+        },
+        other => other,
+    }
 }
 
 /// A node that started without its database knows no session and no lock: only those pass who

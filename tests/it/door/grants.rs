@@ -177,3 +177,35 @@ fn f7_a_grant_of_after_a_clock_was_put_right_is_not_shortened() {
     directory.grant_enter(&before);
     assert_eq!(end(before.id), now.plus(Ttl::minutes(29)));
 }
+
+#[test]
+fn a28_a_request_that_is_cut_under_way_is_told_what_ended() {
+    with_door(plan(), async |door| {
+        door.raw.reply("/stall", super::upstream::Reply::Stall);
+        let directory = &door.running().shared.directory;
+        for (what, told) in
+            [("grant", (403, "no_policy_match")), ("lock", (403, "locked")), ("session", (401, "session_ended"))]
+        {
+            let dave = door.sign_in("dave").await;
+            let now = door.running().desk.clock.now();
+            let held = grant(&dave, now, now.plus(Ttl::minutes(10)));
+            directory.grant_enter(&held);
+            let mut client = door.client("app", Some(&dave), Speaks::Http2).await;
+            let before = door.raw.count();
+            let ending = async {
+                while door.raw.count() == before {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                match what {
+                    "grant" => directory.grant_leave(&dave.principal, held.id),
+                    "lock" => directory.lock(&dave.principal),
+                    _ => door.revoke(&dave).await,
+                }
+            };
+            let (got, ()) = tokio::join!(client.get("/stall"), ending);
+            assert_eq!((got.status.as_u16(), got.reason().as_str()), told, "{what}");
+            directory.unlock(&dave.principal);
+            directory.grant_leave(&dave.principal, held.id);
+        }
+    });
+}
