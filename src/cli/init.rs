@@ -1,6 +1,6 @@
 //! `doorward init`: a new installation on disk.
 
-use crate::config::InitOptions;
+use crate::config::{InitOptions, is_host_name};
 use crate::server::examples::POLICIES;
 use crate::server::installation::create;
 
@@ -13,6 +13,12 @@ use super::failure::Failure;
 /// # Errors
 /// Exit 2 when something that would be written exists or the domain is none; nothing is written then.
 pub fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
+    if !is_host_name(&args.domain) {
+        return Err(Failure::usage(format!(
+            "`{}` is no domain for hosts: give a DNS name in lower case, such as `example.com`",
+            args.domain.escape_debug()
+        )));
+    }
     let options = InitOptions::for_domain(&args.domain);
     let config = create(&args.dir, &options, POLICIES, context.clock.now(), &*context.entropy)
         .map_err(|error| Failure::usage(error.to_string()))?;

@@ -2,6 +2,7 @@
 //! development provider with the address, providers with each other.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use super::certificate::{CertificateError, authorities_of, chain_of, covers, names_of, pair_of};
@@ -58,11 +59,17 @@ fn names(config: &Config, places: Places<'_>, ledger: &Ledger) {
             format!("browsers must see control host and services as one site: write `{domain}` or `door.{domain}`");
         ledger.error(&places("server.control_host"), message, Some(help));
     }
-    let telemetry = config.telemetry.listen;
-    if telemetry.is_some_and(|address| address == config.server.listen && address.port() != 0) {
+    if config.telemetry.listen.is_some_and(|address| meet(address, config.server.listen)) {
         let message = format!("`telemetry.listen` is {}, where the door itself listens", config.server.listen);
         ledger.error(&places("telemetry.listen"), message, Some("give it a port of its own".into()));
     }
+}
+
+/// Whether no two listeners can have both: an unspecified address is every address of the machine.
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let (ip, other_ip) = (one.ip(), other.ip());
+    let same = ip == other_ip || ip.is_unspecified() || other_ip.is_unspecified();
+    same && one.port() == other.port() && one.port() != 0
 }
 
 fn own_certificate(config: &Config, places: Places<'_>, ledger: &Ledger) {

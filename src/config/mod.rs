@@ -39,7 +39,7 @@ pub use identity::{Identity, Provider};
 pub use init::{InitError, InitKeys, InitOptions, InitProvider, write_installation};
 pub use problem::{Problem, Severity};
 pub use record::{Audit, Durability, Keys, Policies, Spool, Storage, Telemetry, Witness};
-pub use server::{Limits, Server, ServerTls};
+pub use server::{Limits, Server, ServerTls, is_host_name};
 pub use session::{SessionSettings, Tokens};
 pub use stream::{HttpReceiver, Receiver, Stream};
 pub use trust::{CertificateAndKey, SpiffeBundle, Trust};

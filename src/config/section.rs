@@ -284,10 +284,15 @@ impl<'a> Section<'a> {
             let mut source = Section::of(self.reading, path, Some(node));
             return secret::read(&mut source);
         }
-        // An override from the environment is outside the file already.
-        match &node.raw {
-            Some(raw) => Some(Arc::new(Secret::new(raw.clone()))),
-            None => {
+        // An override from the environment is outside the file already. What stands there in quotes, or within a
+        // list or table, was read as TOML; everything else is the secret as it is.
+        match (&node.value, &node.raw) {
+            (Value::Text(text), _) | (_, Some(text)) if text.is_empty() => {
+                self.error(key, format!("the secret `{path}` is empty"), "put the secret there");
+                None
+            }
+            (Value::Text(text), _) | (_, Some(text)) => Some(Arc::new(Secret::new(text.clone()))),
+            _ => {
                 self.wrong_kind(key, node, "a secret", "write `{ file = \"path\" }` or `{ env = \"VARIABLE\" }`");
                 None
             }

@@ -189,6 +189,12 @@ fn read_limits(mut section: Section<'_>) -> Limits {
     }
 }
 
+/// Whether this can be `server.domain`.
+#[must_use]
+pub fn is_host_name(text: &str) -> bool {
+    host_name(text).is_some()
+}
+
 /// A DNS host name in the form that comparisons use: lower case, no port, no trailing dot (RFC 1123 §2.1).
 pub(in crate::config) fn host_name(text: &str) -> Option<String> {
     let label = |label: &str| {

@@ -174,6 +174,16 @@ impl Snapshot {
     }
 }
 
+/// Whether everything that a service names outside its own file can be used: certificates, keys, secrets.
+///
+/// # Errors
+/// What can't, and what to do.
+pub fn usable(service: &Service, environment: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
+    upstream_tls(service)?;
+    injections(service, environment)?;
+    Ok(())
+}
+
 /// A limiter of so many requests a second with such a burst.
 #[must_use]
 pub fn limiter<K: std::hash::Hash + Eq + Clone>(per_second: u32, burst: u32) -> Limiter<K> {
@@ -237,12 +247,19 @@ fn injections(
         let secret: Secret<String> = match &injection.secret {
             SecretSource::File(path) => {
                 let text = std::fs::read_to_string(path).map_err(|e| {
-                    format!("reading the secret for `{}` from `{}`: {e}", injection.header, path.display())
+                    format!(
+                        "reading the secret for `{}` from `{}`: {e}; check the path and the rights of the user that runs doorward",
+                        injection.header,
+                        path.display()
+                    )
                 })?;
                 Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())
             }
             SecretSource::Env(name) => Secret::new(environment(name).ok_or_else(|| {
-                format!("the secret for `{}` is to come from the variable `{name}`, which is not set", injection.header)
+                format!(
+                    "the secret for `{}` is to come from the variable `{name}`, which is not set; set it in the environment of the process",
+                    injection.header
+                )
             })?),
         };
         let text = Zeroizing::new(match &injection.scheme {

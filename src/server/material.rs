@@ -11,8 +11,9 @@ use crate::config::{Config, Environment, Problem, Spool, certificate, check};
 use crate::credential::authority::Authority;
 use crate::gateway::handshake::{SpiffeAnchors, TlsSide, TrustAnchors};
 use crate::identity::breakglass::InForce;
-use crate::policy::{Diagnostic, LoadSettings, PolicySet};
-use crate::store::{SpoolError, is_volatile};
+use crate::gateway::snapshot::usable;
+use crate::policy::{Diagnostic, LoadSettings, PolicySet, Service};
+use crate::store::{SpoolError, Store, is_volatile};
 
 /// Everything that files say, read once.
 pub struct Material {
@@ -65,8 +66,10 @@ fn one(file: &Path, message: impl std::fmt::Display) -> MaterialError {
 ///
 /// # Errors
 /// All problems that were found.
-pub fn read(config: &Config) -> Result<Material, MaterialError> {
+pub fn read(config: &Config, environment: &Environment) -> Result<Material, MaterialError> {
+    Store::check_url(config.storage.url.expose()).map_err(|error| one(&config.path, format!("`storage.url`: {error}")))?;
     let policies = policies(config)?;
+    upstreams(config, &policies, environment)?;
     let hosts: Vec<String> = policies.services().flat_map(|service| service.hosts.iter().cloned()).collect();
     let (errors, notes): (Vec<Problem>, Vec<Problem>) =
         check::check_hosts(config, hosts.iter().map(String::as_str)).into_iter().partition(Problem::is_error);
@@ -121,6 +124,18 @@ pub fn policies(config: &Config) -> Result<PolicySet, MaterialError> {
     Ok(crate::policy::load(&config.policies.dir, &settings)?)
 }
 
+/// What services name outside their own files: upstream certificates, and secrets of injected fields.
+fn upstreams(config: &Config, policies: &PolicySet, environment: &Environment) -> Result<(), MaterialError> {
+    let variable = |name: &str| environment.var(name).map(str::to_owned);
+    let fault = |service: &Arc<Service>| {
+        let fault = usable(service, &variable).err()?;
+        let file = config.policies.dir.join(service.name.as_str()).join("service.toml");
+        Some(format!("{}: error: {fault}", file.display()))
+    };
+    let problems: Vec<String> = policies.services().filter_map(fault).collect();
+    if problems.is_empty() { Ok(()) } else { Err(MaterialError { problems }) }
+}
+
 fn anchors(config: &Config) -> Result<TrustAnchors, MaterialError> {
     let read = |path: &Path| certificate::authorities_of(path).map_err(|error| one(path, error));
     let mut anchors = TrustAnchors { ours: read(&config.trust.client_ca.certificate)?, ..TrustAnchors::default() };
@@ -150,6 +165,6 @@ fn tls(config: &Config, anchors: &TrustAnchors) -> Result<TlsSide, MaterialError
 /// All problems that were found.
 pub fn read_again(path: &Path, environment: &Environment) -> Result<(Config, Material), MaterialError> {
     let config = crate::config::load(path, environment)?;
-    let material = read(&config)?;
+    let material = read(&config, environment)?;
     Ok((config, material))
 }

@@ -19,6 +19,7 @@ use crate::gateway::handshake::TrustAnchors;
 use crate::gateway::snapshot::Snapshot;
 use crate::gateway::worker::Shared;
 use crate::model::EventId;
+use crate::policy::{PolicySet, SecretSource};
 
 use super::gauges::{Gauges, Taken};
 use super::keys::keys_of;
@@ -124,7 +125,7 @@ impl Reloader {
         self.desk.policies.store(Arc::clone(&material.policies));
         self.desk.authority.store(Arc::clone(&material.authority));
         *anchors = material.anchors;
-        self.look_at(watched(&config).files);
+        self.look_at(watched(&config, &material.policies).files);
         Ok(())
     }
 
@@ -156,15 +157,23 @@ pub struct Watched {
     files: Vec<PathBuf>,
 }
 
-/// What to watch for a configuration.
+/// What to watch for a configuration and the policies that it names.
 #[must_use]
-pub fn watched(config: &Config) -> Watched {
+pub fn watched(config: &Config, policies: &PolicySet) -> Watched {
     let (tls, ca) = (&config.server.tls, &config.trust.client_ca);
     let mut files = vec![config.path.clone()];
     files.extend([&tls.certificate, &tls.key, &ca.certificate, &ca.key].map(Clone::clone));
     files.extend(config.trust.device_ca.iter().cloned());
     files.extend(config.trust.spiffe.iter().map(|bundle| bundle.bundle.clone()));
     files.extend(config.breakglass.iter().map(|path| path.custodians.clone()));
+    for service in policies.services() {
+        let tls = &service.upstream_tls;
+        files.extend([&tls.ca, &tls.certificate, &tls.key].into_iter().flatten().cloned());
+        files.extend(service.inject.iter().filter_map(|field| match &field.secret {
+            SecretSource::File(path) => Some(path.clone()),
+            SecretSource::Env(_) => None,
+        }));
+    }
     Watched { policies: config.policies.dir.clone(), files }
 }
 

@@ -148,7 +148,7 @@ pub fn start(mut start: Start) -> Result<Running, StartError> {
         .enable_all()
         .build()
         .map_err(outside("starting the control runtime"))?;
-    let material = material::read(&start.config)?;
+    let material = material::read(&start.config, &start.environment)?;
     for warning in &material.warnings {
         tracing::warn!("{warning}");
     }
@@ -365,7 +365,7 @@ async fn build(
     tasks.spawn(probes::run(Arc::clone(&shared), tasks.clone()));
     tasks.spawn(control_host::run(Arc::clone(&shared), router, connections));
     tree.spawn(&tasks, &desk, &shared.stopping);
-    tasks.spawn(watch(Arc::clone(&reloader), watched(&config)));
+    tasks.spawn(watch(Arc::clone(&reloader), watched(&config, &material.policies)));
     note_start(&desk, address, threads, &material, away.as_deref(), now);
     match feed {
         Some(feed) => tasks::spawn_all(&tasks, feed, keys, &shared, &desk, &reloader),

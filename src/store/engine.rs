@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, Transaction};
 use tokio::runtime::Handle;
@@ -150,20 +152,14 @@ impl Store {
     pub fn open(url: &str) -> Result<Self, StoreError> {
         static DRIVERS: Once = Once::new();
         DRIVERS.call_once(sqlx::any::install_default_drivers);
-        let (engine, url) = if url.starts_with("sqlite:") {
-            let create = if url.contains("mode=") {
-                ""
-            } else if url.contains('?') {
-                "&mode=rwc"
-            } else {
-                "?mode=rwc"
-            };
-            (Engine::Sqlite, format!("{url}{create}"))
-        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            (Engine::Postgres, url.to_owned())
-        } else {
-            let scheme: String = url.split("://").next().unwrap_or_default().chars().take(40).collect();
-            return Err(StoreError::Url { url: format!("{scheme}://…") });
+        // A wrong option is no database that is away.
+        Self::check_url(url)?;
+        let engine = engine_of(url)?;
+        let url = match engine {
+            Engine::Sqlite if url.contains("mode=") => url.to_owned(),
+            Engine::Sqlite if url.contains('?') => format!("{url}&mode=rwc"),
+            Engine::Sqlite => format!("{url}?mode=rwc"),
+            Engine::Postgres => url.to_owned(),
         };
         let options = url.parse::<AnyConnectOptions>()?.disable_statement_logging();
         let pool = pool_of(engine, CONNECTIONS_MAX, options.clone());
@@ -172,6 +168,18 @@ impl Store {
             Engine::Postgres => pool.clone(),
         };
         Ok(Self { pool, writer, engine, url: url.into(), desk: Arc::new(OnceLock::new()) })
+    }
+
+    /// Whether a database could be opened at this URL, options included; nothing is asked of it.
+    ///
+    /// # Errors
+    /// When the URL is of another kind, or says something that the engine does not know.
+    pub fn check_url(url: &str) -> Result<(), StoreError> {
+        match engine_of(url)? {
+            Engine::Sqlite => url.parse::<SqliteConnectOptions>().map(drop)?,
+            Engine::Postgres => url.parse::<PgConnectOptions>().map(drop)?,
+        }
+        Ok(())
     }
 
     /// Brings the tables up to date.
@@ -275,6 +283,17 @@ impl Store {
     pub async fn close(&self) {
         self.writer.close().await;
         self.pool.close().await;
+    }
+}
+
+fn engine_of(url: &str) -> Result<Engine, StoreError> {
+    if url.starts_with("sqlite:") {
+        Ok(Engine::Sqlite)
+    } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        Ok(Engine::Postgres)
+    } else {
+        let scheme: String = url.split("://").next().unwrap_or_default().chars().take(40).collect();
+        Err(StoreError::Url { url: format!("{scheme}://…") })
     }
 }
 

@@ -360,6 +360,19 @@ fn a_variable_overrides_any_key_and_is_named_when_it_is_wrong() {
 }
 
 #[test]
+fn a_secret_in_a_variable_is_read_as_every_other_text() {
+    let new = Installation::new();
+    let name = "DOORWARD__STORAGE__URL";
+    for text in ["postgres://me:secret@db/doorward", "\"postgres://me:secret@db/doorward\""] {
+        let config = new.load_with(&[(name, text)]).unwrap();
+        assert_eq!(config.storage.url.expose(), "postgres://me:secret@db/doorward");
+    }
+    let whole = new.load_with(&[("DOORWARD__STORAGE", "{ url = \"postgres://me:secret@db/doorward\" }")]).unwrap();
+    assert_eq!(whole.storage.url.expose(), "postgres://me:secret@db/doorward");
+    new.refused_with(&[("DOORWARD__IDENTITY__PROVIDER__0__CLIENT_SECRET", "")], "", "is empty");
+}
+
+#[test]
 fn secrets_come_from_files_and_variables_only() {
     let inline = Installation::with(|text| {
         text.replace("client_secret = { file = \"keys/corp.secret\" }", "client_secret = \"s3cret\"")

@@ -167,3 +167,45 @@ async fn a32_a_reload_with_an_authority_or_key_that_is_no_good_keeps_the_old() {
     assert!(serving.try_wait().unwrap().is_none(), "{}", told());
     serving.kill().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_refuses_what_a_start_would_refuse() {
+    let house = House::new().await;
+    // A port of the machine's own address and of all of its addresses is one port.
+    let port = house.port.to_string();
+    let (all, own) = (format!("0.0.0.0:{port}"), format!("127.0.0.1:{port}"));
+    let told = house.refused(&[("DOORWARD__SERVER__LISTEN", &all), ("DOORWARD__TELEMETRY__LISTEN", &own)]).await;
+    assert!(told.contains("where the door itself listens"), "{told}");
+    // A typing error in a URL is no database that is away.
+    for url in ["sqlite://doorward.db?mode=rwx", "sqlite://doorward.db?foo=bar", "postgres://h/db?sslmode=bogus"] {
+        let told = house.refused(&[("DOORWARD__STORAGE__URL", url)]).await;
+        assert!(told.contains("storage.url"), "{url}: {told}");
+    }
+    // What a service names outside its own file.
+    let wiki = house.file("policies/legacy-wiki/service.toml");
+    let whole = std::fs::read_to_string(&wiki).unwrap();
+    let cases = [
+        ("secret = { file = \"upstream-password\" }", "secret = { file = \"not-there\" }", "not-there"),
+        ("secret = { file = \"upstream-password\" }", "secret = { env = \"NOT_SET\" }", "NOT_SET"),
+    ];
+    for (from, to, named) in cases {
+        std::fs::write(&wiki, whole.replace(from, to)).unwrap();
+        let told = house.refused(&[]).await;
+        assert!(told.contains(named) && told.contains("legacy-wiki/service.toml"), "{told}");
+    }
+    std::fs::write(&wiki, format!("{whole}\n[upstream_tls]\nca = \"no-such-ca.pem\"\n")).unwrap();
+    let told = house.refused(&[]).await;
+    assert!(told.contains("no-such-ca.pem"), "{told}");
+    std::fs::write(&wiki, whole).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_refuses_a_domain_that_its_own_check_would_refuse() {
+    let house = House::new().await;
+    for domain in ["Example.com", "bad_domain", "1.2.3.4", ""] {
+        let dir = house.file("other");
+        let output = house.command(&["init", "--dir", dir.to_str().unwrap(), "--domain", domain]).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{domain}");
+        assert!(!dir.exists());
+    }
+}

@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -55,6 +55,13 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
     }
     let folder = args.config.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = folder.join(FILE);
+    if file.symlink_metadata().is_ok() {
+        return Err(Failure::usage(format!(
+            "`{}` is there already; name it in a `[breakglass]` section of `{}`, or move it away",
+            file.display(),
+            args.config.display()
+        )));
+    }
     let made = keys(context, args)?;
     let mut text = String::from("# Who may open the door on the worst day (ssh-keygen(1), ALLOWED SIGNERS).\n");
     for (name, path) in &args.custodian {
@@ -74,6 +81,9 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
             "a threshold is 2 to the number of custodians, which is {count}; {} was asked for",
             args.threshold
         )));
+    }
+    if let Some(out) = &args.out {
+        std::fs::create_dir_all(out).map_err(|error| Failure::usage(format!("making `{}`: {error}", out.display())))?;
     }
     for key in &made {
         write_new(&key.path, key.private.as_bytes(), 0o600)?;
@@ -129,7 +139,6 @@ fn keys(context: &Context, args: &InitArgs) -> Result<Vec<Made>, Failure> {
             Some(Zeroizing::new(text))
         }
     };
-    std::fs::create_dir_all(out).map_err(|error| Failure::usage(format!("making `{}`: {error}", out.display())))?;
     let wrong = |error: ssh_key::Error| Failure::failed(format!("making a key: {error}"));
     let mut made = Vec::new();
     for number in 1..=args.generate.unwrap_or(0) {
@@ -193,8 +202,13 @@ fn append(path: &Path, config: &str, threshold: u32) -> Result<(), Failure> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    let mode = std::fs::metadata(path).map_err(failed)?.permissions();
-    file.as_file().set_permissions(mode).map_err(failed)?;
+    let about = std::fs::metadata(path).map_err(failed)?;
+    // Whoever reads it now goes on reading it: root may keep the owner, anybody else is the owner.
+    let mine = file.as_file().metadata().map_err(failed)?;
+    if (about.uid(), about.gid()) != (mine.uid(), mine.gid()) {
+        fchown(file.as_file(), Some(about.uid()), Some(about.gid())).map_err(failed)?;
+    }
+    file.as_file().set_permissions(about.permissions()).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }
