@@ -10,8 +10,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::config::{Config, Environment, Problem, Spool, certificate, check};
 use crate::credential::authority::Authority;
 use crate::gateway::handshake::{SpiffeAnchors, TlsSide, TrustAnchors};
-use crate::identity::breakglass::InForce;
 use crate::gateway::snapshot::usable;
+use crate::identity::breakglass::InForce;
 use crate::policy::{Diagnostic, LoadSettings, PolicySet, Service};
 use crate::store::{SpoolError, Store, is_volatile};
 
@@ -67,7 +67,8 @@ fn one(file: &Path, message: impl std::fmt::Display) -> MaterialError {
 /// # Errors
 /// All problems that were found.
 pub fn read(config: &Config, environment: &Environment) -> Result<Material, MaterialError> {
-    Store::check_url(config.storage.url.expose()).map_err(|error| one(&config.path, format!("`storage.url`: {error}")))?;
+    Store::check_url(config.storage.url.expose())
+        .map_err(|error| one(&config.path, format!("`storage.url`: {error}")))?;
     let policies = policies(config)?;
     upstreams(config, &policies, environment)?;
     let hosts: Vec<String> = policies.services().flat_map(|service| service.hosts.iter().cloned()).collect();

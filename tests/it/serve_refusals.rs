@@ -204,7 +204,8 @@ async fn init_refuses_a_domain_that_its_own_check_would_refuse() {
     let house = House::new().await;
     for domain in ["Example.com", "bad_domain", "1.2.3.4", ""] {
         let dir = house.file("other");
-        let output = house.command(&["init", "--dir", dir.to_str().unwrap(), "--domain", domain]).output().await.unwrap();
+        let output =
+            house.command(&["init", "--dir", dir.to_str().unwrap(), "--domain", domain]).output().await.unwrap();
         assert_eq!(output.status.code(), Some(2), "{domain}");
         assert!(!dir.exists());
     }
