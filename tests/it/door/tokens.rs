@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::exchange::used;
 use super::fixture::{BOTH, Door, Person, Plan, Speaks, with_door};
+use super::upstream::Reply;
 use crate::fake_provider::Key;
 
 /// The claims of a token of ours.
@@ -190,6 +191,23 @@ fn a44_a_token_seen_before_is_judged_for_each_service_and_caller_anew() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         assert_eq!(last, 401);
+    });
+}
+
+#[test]
+fn a_request_that_waits_for_its_answer_is_cut_when_its_token_ends() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        door.raw.reply("/slow", Reply::Stall);
+        for speaks in BOTH {
+            let mut client = door.client("app", Some(&alice), speaks).await;
+            let ends = door.clock.now().seconds() + 2;
+            let bearer = format!("Bearer {}", Token::of(door, &alice).with("exp", ends.into()).mint(door));
+            let got = client.ask(Method::GET, "/slow", &[("authorization", &bearer)], b"").await;
+            assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "session_ended"), "{speaks:?}");
+            let late = door.clock.now().millis() - ends * 1000;
+            assert!((0..1000).contains(&late), "{speaks:?}: {late} ms after its end");
+        }
     });
 }
 
