@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::identity::certificate::Issuer;
 use crate::model::{DecisionId, Principal, PrincipalKind, Timestamp, Ttl};
-use crate::policy::{ClientCertificate, Verdict};
+use crate::policy::Verdict;
 
 use super::authenticate::{Caller, authenticate, with_grants};
 use super::authorize::authorize;
@@ -72,6 +72,7 @@ pub async fn respond(
     let shows_proof = request.headers().contains_key(&DPOP_HEADER);
     let asks_upgrade = request.headers().contains_key(http::header::UPGRADE);
     let form = form_of(request.method(), request.headers());
+    let shown = browser::Shown::of(form, request.headers());
     let head_only = *request.method() == Method::HEAD;
     let mut known = Known::default();
     let passed = pass(&worker, &snapshot, &channel, control.as_ref(), &exchange, request, &mut known);
@@ -80,7 +81,9 @@ pub async fn respond(
     let passed = AssertUnwindSafe(passed).catch_unwind().await.unwrap_or(Err(Refusal::Internal));
     let mut response = match passed {
         Ok(response) => response,
-        Err(refusal) => Box::pin(refuse(&worker, &snapshot, &channel, &exchange, refusal, form, &known)).await,
+        Err(refusal) => {
+            Box::pin(refuse(&worker, &snapshot, &channel, &exchange, refusal, (form, shown), &known)).await
+        }
     };
     if head_only {
         without_content(&mut response);
@@ -129,7 +132,7 @@ async fn pass(
     let routed = known.routed.insert(route(snapshot, channel, &request)?);
     not_in_emergency(worker, channel)?;
     if browser::is_ours(routed) {
-        return Box::pin(browser::answer(worker, routed, request.headers(), now)).await;
+        return Box::pin(browser::answer(worker, channel, routed, request.headers(), now)).await;
     }
     if let Some(metadata) = resource::metadata(worker, routed) {
         return Ok(metadata);
@@ -248,7 +251,7 @@ async fn refuse(
     channel: &Channel,
     exchange: &Exchange,
     refusal: Refusal,
-    form: Form,
+    (form, shown): (Form, browser::Shown),
     known: &Known,
 ) -> Response<Body> {
     let routed = known.routed.as_ref();
@@ -278,9 +281,10 @@ async fn refuse(
         known.named.as_ref(),
     )
     .await;
-    let optional = |routed: &&Routed| routed.entry.service.client_certificate == ClientCertificate::Optional;
-    if let (Form::Page, true, Some(routed)) = (form, refusal.is_about_credentials(), routed.filter(optional)) {
-        return browser::to_sign_in(worker, routed, exchange);
+    if let (Form::Page, Some(routed)) = (form, routed)
+        && browser::sign_in_helps(snapshot, channel, routed, &refusal, &shown, exchange.arrived)
+    {
+        return browser::to_sign_in(worker, routed, exchange, shown);
     }
     refusal.response(exchange.decision, form, &metadata, &worker.shared.settings.origin)
 }
