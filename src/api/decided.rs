@@ -72,10 +72,7 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
     let facts = facts(&desk, &request);
     let scheme = scheme_of(request.headers());
     let mut response = next.run(request).await;
-    // There is no plain HTTP here to go back to (RFC 6797 §7.1).
-    let strict = HeaderValue::from_static("max-age=31536000");
     if response.headers().contains_key(&DECISION_HEADER) {
-        response.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(strict);
         return response;
     }
     if let Some(refused) = response.extensions_mut().remove::<Refused>() {
@@ -104,7 +101,8 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
     {
         headers.insert(EMERGENCY_HEADER, value);
     }
-    headers.entry(STRICT_TRANSPORT_SECURITY).or_insert(strict);
+    // There is no plain HTTP here to go back to (RFC 6797 §7.1).
+    headers.entry(STRICT_TRANSPORT_SECURITY).or_insert(HeaderValue::from_static("max-age=31536000"));
     // What is about a person or decided for one is kept by nobody, unless a route says otherwise.
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -339,7 +339,7 @@ fn parameters(route: &Route) -> Vec<Value> {
         }
         (_, "/api/v1/audit/events") => {
             let text = ["from", "to", "service", "actor", "type", "grant", "session", "cursor", "after"];
-            text.map(|name| query(name, "string")).into_iter().chain([query("limit", "limit")]).collect()
+            text.map(|name| query(name, "string")).into_iter().chain([query("limit", "integer")]).collect()
         }
         (_, "/api/v1/audit/export") => ["from", "to", "service", "actor", "type", "grant", "session", "rest"]
             .map(|name| query(name, "string"))

@@ -70,7 +70,9 @@ pub async fn forward(
     let pool = worker.pool(&routed.entry);
     let bytes_max = service.limits.body_bytes_max.unwrap_or(u64::MAX);
     let idle = service.timeouts.body_idle.min(worker.shared.settings.body_idle);
-    let relay = Relay::new(body, permit.clone(), idle, bytes_max, strip_client_trailers).paced(pace);
+    let relay = Relay::new(body, permit.clone(), idle, bytes_max, strip_client_trailers)
+        .without(routed.entry.injected.clone())
+        .paced(pace);
     let sent = relay.progress();
     let mut waiting = Some((head, relay));
     for _ in 0..TRIES {

@@ -18,9 +18,10 @@ use crate::policy::Verdict;
 
 use super::authenticate::{Caller, authenticate, with_grants};
 use super::authorize::authorize;
-use super::body::{Body, Permit};
+use super::body::{Body, Ending, Permit, Progress};
 use super::browser;
-use super::equip::{equip, trace_of};
+use super::cross_site;
+use super::equip::{equip, forwards_left, trace_of};
 use super::forward::{forward, join, relayed};
 use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
@@ -137,6 +138,9 @@ async fn pass(
     if let Some(metadata) = resource::metadata(worker, routed) {
         return Ok(metadata);
     }
+    if let Some(allowed) = cross_site::preflight(routed, request.headers()) {
+        return Ok(allowed);
+    }
     let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now, &mut known.named).await?;
     let caller = known.caller.insert(caller);
     limit::admit(&routed.entry, &caller.principal)?;
@@ -159,6 +163,9 @@ async fn pass(
     // ORDER: the decision is on record before anything of the request goes upstream.
     record::open(worker, snapshot, channel, exchange, routed, caller, &permitted).await?;
     known.opened = true;
+    if routed.canonical.method == Method::OPTIONS && forwards_left(request.headers()) == Some(0) {
+        return Ok(answered_here(worker, channel, exchange, routed, caller));
+    }
     let permit = membership::permit(worker, caller, routed, &permitted.rests, now);
     let (head, body) = request.into_parts();
     let head = equip(worker, snapshot, channel, exchange, routed, caller, &permitted, head, now)?;
@@ -175,6 +182,24 @@ async fn pass(
     }
     let body = relayed(worker, routed, answer.incoming, answer.lane, permit, close);
     Ok(Response::from_parts(answer.head, Body::Relay(body)))
+}
+
+/// Our own answer to an `OPTIONS` that may go no further (RFC 9110 §7.6.2): the caller is let through, and
+/// what the service can do is for the service to say.
+fn answered_here(
+    worker: &Worker,
+    channel: &Channel,
+    exchange: &Exchange,
+    routed: &Routed,
+    caller: &Caller,
+) -> Response<Body> {
+    routed.entry.metrics.allowed.inc();
+    let (none, status) = (Progress::default(), http::StatusCode::NO_CONTENT);
+    none.finished.set(true);
+    Close::new(worker, exchange, channel, routed, caller, status.as_u16(), Rc::default()).ended(&none);
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
 }
 
 /// A request that was cut while it was under way is told what ended: its caller was barred, or the grant that it

@@ -503,6 +503,22 @@ async fn the_metadata_says_what_is_there() {
 }
 
 #[tokio::test]
+async fn a_client_that_authenticates_is_refused_in_the_scheme_that_it_used() {
+    let house = House::new(&databases()[0]).await;
+    for (shown, challenge) in [
+        ("Basic eDp5", "Basic realm=\"doorward\""),
+        ("Digest username=\"x\"", "Digest realm=\"doorward\""),
+        ("a\"b c", "Bearer realm=\"doorward\""),
+        ("Bearer x", "Bearer realm=\"doorward\""),
+    ] {
+        let caller = Caller { headers: vec![("authorization", shown.to_owned())], ..Caller::default() };
+        let answer = house.form(&caller, "/oauth2/token", &[("grant_type", "refresh_token")]).await;
+        assert_refused(&answer, 401, "invalid_client");
+        assert!(answer.header("www-authenticate").starts_with(challenge), "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_withdrawn_refresh_token_ends_its_session() {
     let house = House::new(&databases()[0]).await;
     let (caller, answer, _) = house.command_line("alice").await;

@@ -276,6 +276,45 @@ fn a69_another_sites_page_cannot_use_a_certificate() {
     });
 }
 
+#[test]
+fn a69_a_page_of_a_listed_origin_may_ask_first_and_no_other() {
+    let plan = Plan { lines: "origins = [\"https://friend.example\"]".to_owned(), ..Plan::default() };
+    with_door(plan, async |door| {
+        let asks = ("access-control-request-method", "DELETE");
+        let names = ("access-control-request-headers", "content-type, x-app");
+        for speaks in BOTH {
+            let mut client = door.client("web", None, speaks).await;
+            let friend = ("origin", "https://friend.example");
+            let got = client.ask(Method::OPTIONS, "/x", &[friend, asks, names], b"").await;
+            assert_eq!(got.status, 204, "{got:?}");
+            for (name, value) in [
+                ("access-control-allow-origin", "https://friend.example"),
+                ("access-control-allow-credentials", "true"),
+                ("access-control-allow-methods", "DELETE"),
+                ("access-control-allow-headers", "content-type, x-app"),
+                ("vary", "Origin"),
+            ] {
+                assert_eq!(got.header(name), Some(value), "{name}");
+            }
+            for headers in [
+                vec![("origin", "https://evil.example"), asks],
+                vec![("origin", "null"), asks],
+                vec![friend, ("origin", "https://evil.example"), asks],
+                vec![friend],
+                vec![asks],
+                vec![friend, ("access-control-request-method", "GET, POST")],
+                vec![friend, asks, ("access-control-request-headers", "a;b")],
+            ] {
+                let got = client.ask(Method::OPTIONS, "/x", &headers, b"").await;
+                assert_eq!((got.status.as_u16(), got.header("access-control-allow-origin")), (401, None), "{headers:?}");
+            }
+            let got = client.ask(Method::POST, "/x", &[friend, asks], b"").await;
+            assert_eq!(got.status, 401);
+        }
+        assert_eq!(door.raw.count(), 0);
+    });
+}
+
 fn with_a_provider_of_tokens(dir: &std::path::Path) {
     let keys = dir.join("keys/corp.jwks.json");
     std::fs::write(&keys, json!({ "keys": [Key::new("none").jwk()] }).to_string()).unwrap();
