@@ -171,13 +171,7 @@ fn scheme_of(headers: &HeaderMap) -> Option<String> {
     (is_word && !scheme.eq_ignore_ascii_case("bearer")).then(|| scheme.to_owned())
 }
 
-fn written(
-    desk: &Desk,
-    refused: Refused,
-    status: StatusCode,
-    scheme: Option<&str>,
-    decision: DecisionId,
-) -> Response {
+fn written(desk: &Desk, refused: Refused, status: StatusCode, scheme: Option<&str>, decision: DecisionId) -> Response {
     let is_oauth = matches!(refused.form, Form::Oauth { .. });
     let decision = Some(decision.to_string());
     let mut response = match refused.form {

@@ -51,7 +51,10 @@ pub(super) fn preflight(routed: &Routed, headers: &HeaderMap) -> Option<Response
     let wanted = headers.get(ACCESS_CONTROL_REQUEST_HEADERS);
     let is_listed = origins.iter().any(|listed| listed.as_bytes() == origin.as_bytes());
     let are_words = |value: &HeaderValue, between: &[u8]| {
-        value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~!#$%&'*+^`|".contains(byte) || between.contains(byte))
+        value
+            .as_bytes()
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.~!#$%&'*+^`|".contains(byte) || between.contains(byte))
     };
     if !is_listed || !are_words(method, b"") || wanted.is_some_and(|names| !are_words(names, b", ")) {
         return None;

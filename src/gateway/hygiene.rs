@@ -294,9 +294,8 @@ impl Injected {
     /// Takes them out of a client's head or trailers.
     pub fn strip(&self, headers: &mut HeaderMap) {
         let is_one = |name: &HeaderName| {
-            let same = |(one, other): (u8, u8)| fold_byte(one) == other;
-            let equal = |of: &Box<str>| of.len() == name.as_str().len() && name.as_str().bytes().zip(of.bytes()).all(same);
-            self.0.iter().any(equal)
+            let bytes = || name.as_str().bytes().map(fold_byte);
+            self.0.iter().any(|of| bytes().eq(of.bytes()))
         };
         let doomed: Vec<HeaderName> = headers.keys().filter(|name| is_one(name)).cloned().collect();
         for name in doomed {

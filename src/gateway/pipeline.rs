@@ -82,9 +82,7 @@ pub async fn respond(
     let passed = AssertUnwindSafe(passed).catch_unwind().await.unwrap_or(Err(Refusal::Internal));
     let mut response = match passed {
         Ok(response) => response,
-        Err(refusal) => {
-            Box::pin(refuse(&worker, &snapshot, &channel, &exchange, refusal, (form, shown), &known)).await
-        }
+        Err(refusal) => Box::pin(refuse(&worker, &snapshot, &channel, &exchange, refusal, (form, shown), &known)).await,
     };
     if head_only {
         without_content(&mut response);

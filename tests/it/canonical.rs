@@ -21,7 +21,8 @@ fn a12_a_length_is_one_number_in_plain_digits() {
     for lengths in [&[][..], &["0"], &["5"], &["1024"]] {
         assert_eq!(of(lengths).as_deref(), Ok("/x"), "{lengths:?}");
     }
-    for lengths in [&["5", "5"][..], &["5", "6"], &["5, 5"], &["010"], &["00"], &["+5"], &["-1"], &["0x5"], &["5 "], &[""]]
+    for lengths in
+        [&["5", "5"][..], &["5", "6"], &["5, 5"], &["010"], &["00"], &["+5"], &["-1"], &["0x5"], &["5 "], &[""]]
     {
         assert_eq!(of(lengths), Err(Ambiguity::LengthForm), "{lengths:?}");
     }

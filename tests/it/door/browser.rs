@@ -189,7 +189,7 @@ fn a_link_with_a_long_query_is_arrived_at_after_signing_in_and_one_beyond_all_at
 }
 
 #[test]
-fn a54_codes_that_are_made_up_are_counted_before_they_are_looked_for() {
+fn codes_that_are_made_up_are_counted_before_they_are_looked_for() {
     with_door(Plan::default(), async |door| {
         let at = |path: &str| Url::parse(&format!("https://{}:{}{path}", host("web"), door.address.port())).unwrap();
         let mut browser = Browser { door, jars: BTreeMap::new() };

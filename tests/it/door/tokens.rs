@@ -306,7 +306,11 @@ fn a69_a_page_of_a_listed_origin_may_ask_first_and_no_other() {
                 vec![friend, asks, ("access-control-request-headers", "a;b")],
             ] {
                 let got = client.ask(Method::OPTIONS, "/x", &headers, b"").await;
-                assert_eq!((got.status.as_u16(), got.header("access-control-allow-origin")), (401, None), "{headers:?}");
+                assert_eq!(
+                    (got.status.as_u16(), got.header("access-control-allow-origin")),
+                    (401, None),
+                    "{headers:?}"
+                );
             }
             let got = client.ask(Method::POST, "/x", &[friend, asks], b"").await;
             assert_eq!(got.status, 401);
