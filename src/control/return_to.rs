@@ -9,7 +9,7 @@ use std::fmt;
 
 /// The longest path with its query, in bytes. The way to a service carries the service's own in its query,
 /// encoded, which may treble it; it must come through with a query of a few thousand characters.
-pub const RETURN_TO_BYTES_MAX: usize = 12 * 1024;
+pub const RETURN_TO_BYTES_MAX: usize = 8 * 1024;
 
 /// A path, with its query, of the host that the browser is at.
 #[derive(Debug, Clone, PartialEq, Eq)]
