@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, Method};
 
 use crate::control::Desk;
 use crate::control::caller::{Caller, ConnectionFacts, Evidence, Provenance, Shown, prove};
+use crate::identity::certificate::Issuer;
 use crate::identity::cookie::{self, Presented};
 use crate::model::Timestamp;
 
@@ -105,6 +106,15 @@ fn provenance(method: &Method, headers: &HeaderMap, ours: &str) -> Provenance {
         (Some(_), None) => Provenance::OtherPage,
         (None, None) => Provenance::NoPage,
     }
+}
+
+/// Whether a browser shows nothing of a session but its cookie: all else would disagree with the cookie that
+/// signing in gives.
+pub fn has_only_cookie(parts: &Parts) -> bool {
+    let certificate = parts.extensions.get::<Arc<ConnectionFacts>>().and_then(|it| it.certificate.as_ref());
+    certificate.is_none_or(|certificate| certificate.issuer != Issuer::Ours)
+        && !parts.headers.contains_key(AUTHORIZATION)
+        && !parts.headers.contains_key(&TOKEN_HEADER)
 }
 
 /// Who calls, for endpoints that go on without.

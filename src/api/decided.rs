@@ -7,10 +7,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -32,6 +32,8 @@ pub const EMERGENCY_HEADER: HeaderName = HeaderName::from_static("doorward-break
 pub(super) const NONCE_HEADER: HeaderName = HeaderName::from_static("dpop-nonce");
 /// How long a refusal waits for its place in the record: longer than the recorder may take for it.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest scheme of `Authorization` that is answered.
+const SCHEME_BYTES_MAX: usize = 32;
 /// The longest path that goes into the record.
 const PATH_BYTES_MAX: usize = 1024;
 
@@ -68,6 +70,7 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
     request.extensions_mut().insert(trail.clone());
     let connection = request.extensions().get::<Arc<ConnectionFacts>>().cloned();
     let facts = facts(&desk, &request);
+    let scheme = scheme_of(request.headers());
     let mut response = next.run(request).await;
     if response.headers().contains_key(&DECISION_HEADER) {
         return response;
@@ -82,7 +85,7 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
             record(&desk, &refused, actor, connection.as_deref(), facts, decision, now).await;
         }
         let kept = [ALLOW, NONCE_HEADER].map(|name| (response.headers_mut().remove(&name), name));
-        response = written(&desk, refused, status, decision);
+        response = written(&desk, refused, status, scheme.as_deref(), decision);
         for (value, name) in kept {
             if let Some(value) = value {
                 response.headers_mut().insert(name, value);
@@ -161,7 +164,15 @@ async fn record(
     }
 }
 
-fn written(desk: &Desk, refused: Refused, status: StatusCode, decision: DecisionId) -> Response {
+/// The scheme by which a client tried to authenticate itself, where it is none of ours.
+fn scheme_of(headers: &HeaderMap) -> Option<String> {
+    let scheme = headers.get(AUTHORIZATION)?.to_str().ok()?.split(' ').next()?;
+    let is_word = (1..=SCHEME_BYTES_MAX).contains(&scheme.len()) && scheme.bytes().all(|b| b.is_ascii_alphanumeric());
+    (is_word && !scheme.eq_ignore_ascii_case("bearer")).then(|| scheme.to_owned())
+}
+
+fn written(desk: &Desk, refused: Refused, status: StatusCode, scheme: Option<&str>, decision: DecisionId) -> Response {
+    let is_oauth = matches!(refused.form, Form::Oauth { .. });
     let decision = Some(decision.to_string());
     let mut response = match refused.form {
         Form::Problem { title, detail, remedy } => {
@@ -179,7 +190,11 @@ fn written(desk: &Desk, refused: Refused, status: StatusCode, decision: Decision
     if status == StatusCode::UNAUTHORIZED {
         let metadata = format!("{}/.well-known/oauth-protected-resource", desk.settings.origin);
         let error = if refused.reason == "no_credential" { "" } else { ", error=\"invalid_token\"" };
-        let challenge = format!("Bearer realm=\"doorward\", resource_metadata=\"{metadata}\"{error}");
+        let challenge = match scheme {
+            // A client is answered in the scheme that it used (RFC 6749 §5.2).
+            Some(scheme) if is_oauth => format!("{scheme} realm=\"doorward\""),
+            _ => format!("Bearer realm=\"doorward\", resource_metadata=\"{metadata}\"{error}"),
+        };
         if let Ok(challenge) = HeaderValue::from_str(&challenge) {
             headers.insert(WWW_AUTHENTICATE, challenge);
         }

@@ -67,7 +67,6 @@ pub async fn resource(State(desk): State<Arc<Desk>>) -> Response {
     let body = value!({
         "resource": origin,
         "authorization_servers": [origin],
-        "jwks_uri": format!("{origin}/oauth2/jwks"),
         "bearer_methods_supported": ["header"],
         "tls_client_certificate_bound_access_tokens": true,
     });

@@ -1,4 +1,5 @@
-//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header) before every POST of the API.
+//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header) before every POST of the API that needs
+//! somebody.
 //!
 //! INVARIANT: only what was done is answered again; a refusal is judged anew. What was done and then not
 //! answered, for whatever cause, is not done a second time under its key. A key counts for one principal,

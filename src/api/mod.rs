@@ -155,10 +155,17 @@ routes! {
 /// This room's routes, to be merged with pages and wrapped by [`decided`].
 pub fn routes(desk: Arc<Desk>) -> Router {
     let mut router = Router::new();
-    for (path, handler) in table() {
+    for (route, (path, handler)) in ROUTES.iter().zip(table()) {
+        // A key counts for one principal: where nobody need be one, there is none to count for.
+        let handler = match route.needs {
+            Needs::Nobody => handler,
+            Needs::Browser | Needs::Session | Needs::Certificate => {
+                handler.route_layer(from_fn_with_state(Arc::clone(&desk), idempotent::once))
+            }
+        };
         router = router.route(path, handler);
     }
-    router.route_layer(from_fn_with_state(Arc::clone(&desk), idempotent::once)).with_state(desk)
+    router.with_state(desk)
 }
 
 /// The whole control host without pages.

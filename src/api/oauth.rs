@@ -28,7 +28,7 @@ use crate::wire::oauth::{GRANT_DEVICE_CODE, GRANT_TOKEN_EXCHANGE, PROGRAM_PATH};
 use crate::wire::{DeviceAuthorization, Introspection};
 
 use super::answer::{ApiError, OauthFailure};
-use super::caller::{Connection, proven};
+use super::caller::{Connection, has_only_cookie, proven};
 use super::decided::{NONCE_HEADER, answered};
 use super::fields::{Fields, Form};
 use super::shape;
@@ -57,17 +57,15 @@ pub async fn authorize(State(desk): State<Arc<Desk>>, request: Request) -> Resul
     if let Err(error) = code::check(&asked) {
         return refused(error, back);
     }
-    let caller = match proven(&desk, &parts, now).await? {
-        Ok(caller) => caller,
-        // Whatever a browser holds that is no good, signing in anew replaces it.
-        Err(Unproven::NoCredential | Unproven::BadCredential | Unproven::SessionEnded(_)) => {
-            return sign_in(&parts.uri, &fields);
+    match proven(&desk, &parts, now).await? {
+        Err(Unproven::NoCredential | Unproven::SessionEnded(_)) => sign_in(&parts.uri, &fields),
+        // A cookie that is no good is replaced by signing in anew.
+        Err(Unproven::BadCredential) if has_only_cookie(&parts) => sign_in(&parts.uri, &fields),
+        // The page asks whom it is for, and says to all others why it is not: signing in would lead back here.
+        Ok(_) | Err(Unproven::BadCredential) => {
+            see_other(&format!("{PROGRAM_PATH}?{}", parts.uri.query().unwrap_or_default()))
         }
-        Err(unproven) => return Err(unproven.into()),
-    };
-    match code::is_browser(&caller) {
-        Ok(()) => see_other(&format!("{PROGRAM_PATH}?{}", parts.uri.query().unwrap_or_default())),
-        Err(_) => sign_in(&parts.uri, &fields),
+        Err(unproven) => Err(unproven.into()),
     }
 }
 

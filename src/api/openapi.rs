@@ -179,6 +179,7 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
                 "actor_token",
                 "actor_token_type",
                 "may_act",
+                "requested_token_type",
                 "audience",
                 "resource",
                 "scope",
@@ -299,7 +300,9 @@ fn parameters(route: &Route) -> Vec<Value> {
     let parameter = |name: &str, place: &str, required: bool, kind: &str| json!({ "name": name, "in": place, "required": required, "schema": schema::of(kind) });
     let query = |name: &str, kind: &str| parameter(name, "query", false, kind);
     let mut found = match (route.method, route.path) {
-        ("GET", "/api/v1/sessions") => vec![query("all", "boolean"), query("cursor", "id:ses_")],
+        ("GET", "/api/v1/sessions") => {
+            vec![query("all", "boolean"), query("cursor", "id:ses_"), query("limit", "limit")]
+        }
         ("GET", "/api/v1/services") => vec![query("cursor", "cursor"), query("limit", "limit")],
         ("GET", "/api/v1/entitlements") => vec![query("cursor", "cursor"), query("limit", "limit")],
         ("GET", "/api/v1/locks") => vec![query("cursor", "id:lck_"), query("limit", "limit")],
@@ -335,9 +338,8 @@ fn parameters(route: &Route) -> Vec<Value> {
             required.into_iter().chain(optional.map(|name| query(name, "string"))).collect()
         }
         (_, "/api/v1/audit/events") => {
-            ["from", "to", "service", "actor", "type", "grant", "session", "cursor", "after", "limit"]
-                .map(|name| query(name, "string"))
-                .to_vec()
+            let text = ["from", "to", "service", "actor", "type", "grant", "session", "cursor", "after"];
+            text.map(|name| query(name, "string")).into_iter().chain([query("limit", "integer")]).collect()
         }
         (_, "/api/v1/audit/export") => ["from", "to", "service", "actor", "type", "grant", "session", "rest"]
             .map(|name| query(name, "string"))
@@ -382,7 +384,7 @@ fn parameters(route: &Route) -> Vec<Value> {
     if route.path.contains("{item}") {
         found.push(parameter("item", "path", true, "item"));
     }
-    if route.method == "POST" && route.path.starts_with("/api/") {
+    if route.method == "POST" && route.path.starts_with("/api/") && route.needs != Needs::Nobody {
         let key = json!({ "type": "string", "pattern": "^[!-~]{1,255}$" });
         found.push(json!({ "name": "Idempotency-Key", "in": "header", "required": false, "schema": key }));
     }

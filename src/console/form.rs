@@ -6,12 +6,15 @@ use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
 
+use crate::control::return_to::RETURN_TO_BYTES_MAX;
+
 use super::refusal::PageError;
 
 /// The longest form that is read, in bytes.
 const FORM_BYTES_MAX: usize = 32 * 1024;
-/// The longest query that is read, in bytes.
-const QUERY_BYTES_MAX: usize = 8 * 1024;
+/// The longest query that is read, in bytes: a place to return to, each of its characters encoded, and room
+/// for the rest.
+const QUERY_BYTES_MAX: usize = 3 * RETURN_TO_BYTES_MAX + 2 * 1024;
 /// Fields at most.
 const FIELDS_MAX: usize = 32;
 

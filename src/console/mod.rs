@@ -21,9 +21,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -121,6 +122,14 @@ async fn around(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> 
         let status = response.status();
         let mut written = page::refusal(&refused, decision);
         *written.status_mut() = status;
+        // RFC 9110 §15.5.2 wants one of every 401; a browser can make nothing of it and shows the page.
+        if status == StatusCode::UNAUTHORIZED {
+            let metadata = format!("{}/.well-known/oauth-protected-resource", desk.settings.origin);
+            let challenge = format!("Bearer realm=\"doorward\", resource_metadata=\"{metadata}\"");
+            if let Ok(challenge) = HeaderValue::from_str(&challenge) {
+                written.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            }
+        }
         response = written;
     }
     if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
@@ -135,6 +144,8 @@ async fn around(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> 
     let policy = policy.unwrap_or(HeaderValue::from_static(POLICY));
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     for (name, value) in [
+        // There is no plain HTTP here to go back to (RFC 6797 §7.1).
+        (STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
         // Not `no-referrer`: with that a browser says `Origin: null` of our own forms.

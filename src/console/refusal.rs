@@ -14,6 +14,7 @@ use crate::control::access::AccessError;
 use crate::control::browser::OfferError;
 use crate::control::caller::Unproven;
 use crate::control::oauth::device::AnswerError;
+use crate::control::return_to::ReturnTo;
 use crate::control::session::RevokeError;
 use crate::control::sign_in::SignInError;
 use crate::control::{ConnectionFacts, Desk, StoreError};
@@ -100,7 +101,9 @@ impl PageError {
             Self::Unproven(unproven) => unproven_page(unproven),
             Self::NoBrowser => {
                 let detail =
-                    "these pages are for browsers that are signed in; the command line has the same".to_owned();
+                    "these pages go by a browser's own sign-in, and this one shows a certificate or token of another \
+                     session: choose none for this site, or use the command line, which has the same"
+                        .to_owned();
                 let (status, refused) = page(StatusCode::FORBIDDEN, "This is for browsers", detail, "bad_credential");
                 (status, Refused { command: Some("doorward whoami"), ..refused })
             }
@@ -246,7 +249,9 @@ fn sign_in_page(error: &SignInError) -> (StatusCode, Refused) {
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         if let Self::SignIn { return_to } = &self {
-            let return_to = utf8_percent_encode(return_to, NON_ALPHANUMERIC);
+            // What can't be gone back to must not become a dead end after signing in.
+            let return_to = ReturnTo::parse(return_to).unwrap_or_else(ReturnTo::root).to_string();
+            let return_to = utf8_percent_encode(&return_to, NON_ALPHANUMERIC);
             return page::see_other(&format!("/signin?return_to={return_to}"), &[]);
         }
         let (status, refused) = self.refused();

@@ -23,7 +23,7 @@ use super::visit::Visit;
 fn return_to(fields: &Fields) -> Result<ReturnTo, PageError> {
     match fields.get("return_to") {
         None => Ok(ReturnTo::root()),
-        Some(text) => ReturnTo::parse(text)
+        Some(text) => ReturnTo::parse_or_root(text)
             .ok_or(PageError::Invalid("the link names a place to return to that is no path of this site")),
     }
 }

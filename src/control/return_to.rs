@@ -1,13 +1,15 @@
 //! Where a browser goes after signing in: a path of the same host and nothing else (ATTACKS A41,
 //! RFC 9700 §4.11).
 //!
-//! Browsers read `\` as `/`, drop tabs and line breaks, and take `//host` for another site. So what
-//! is taken is far less than a URL: visible ASCII, one leading slash, no empty or dot segments.
+//! Browsers read `\` as `/` in a path, drop tabs and line breaks, and take `//host` for another site. So
+//! what is taken is far less than a URL: visible ASCII, one leading slash, no empty or dot segments. Behind
+//! the `?` nothing leads elsewhere any more (WHATWG URL, query state).
 
 use std::fmt;
 
-/// The longest path with its query, in bytes.
-pub const RETURN_TO_BYTES_MAX: usize = 2048;
+/// The longest path with its query, in bytes. The way to a service carries the service's own in its query,
+/// encoded, which may treble it; it must come through with a query of a few thousand characters.
+pub const RETURN_TO_BYTES_MAX: usize = 8 * 1024;
 
 /// A path, with its query, of the host that the browser is at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,10 +26,17 @@ impl ReturnTo {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let path = text.split('?').next().unwrap_or_default();
-        let visible = |b: u8| (0x21..=0x7e).contains(&b) && b != b'\\' && b != b'#';
-        let fits = text.len() <= RETURN_TO_BYTES_MAX && text.bytes().all(visible);
+        let visible = |b: u8| (0x21..=0x7e).contains(&b) && b != b'#';
+        let fits = text.len() <= RETURN_TO_BYTES_MAX && text.bytes().all(visible) && !path.contains('\\');
         let plain = path.strip_prefix('/').is_some_and(|rest| rest.is_empty() || segments_are_plain(rest));
         (fits && plain).then(|| Self(text.to_owned()))
+    }
+
+    /// The same, but the front page for what is merely too long: that is no try to lead elsewhere, and whoever
+    /// followed a link that long has to arrive somewhere.
+    #[must_use]
+    pub fn parse_or_root(text: &str) -> Option<Self> {
+        if text.len() > RETURN_TO_BYTES_MAX { Some(Self::root()) } else { Self::parse(text) }
     }
 
     /// The path with its query.

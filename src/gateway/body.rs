@@ -24,6 +24,7 @@ use crate::identity::session_use::SessionUse;
 use crate::model::{Clock, Timestamp, Ttl};
 
 use super::guard::{Exchange, Pace, PaceLimits};
+use super::hygiene::Injected;
 use super::untaken::{Open, Untaken};
 
 /// Why a body ended before its end.
@@ -161,6 +162,8 @@ pub struct Relay {
     /// How slowly it may come; none where the connection's guard sees to that.
     pace: Option<Box<Pace>>,
     trailers: fn(&mut http::HeaderMap),
+    /// What its trailers may not have either.
+    injected: Option<Injected>,
     /// Who is told of it when it has more to come than its first piece.
     untaken: Option<Rc<Untaken>>,
     exchange: Option<Exchange>,
@@ -188,10 +191,18 @@ impl Relay {
             waiting: None,
             pace: None,
             trailers,
+            injected: None,
             untaken: None,
             exchange: None,
             open: None,
         }
+    }
+
+    /// Keeps these names out of its trailers.
+    #[must_use]
+    pub fn without(mut self, injected: Option<Injected>) -> Self {
+        self.injected = injected;
+        self
     }
 
     /// Has it looked after while its client does not take it.
@@ -351,6 +362,9 @@ impl HttpBody for Relay {
                     Err(frame) => match frame.into_trailers() {
                         Ok(mut trailers) => {
                             (this.trailers)(&mut trailers);
+                            if let Some(injected) = &this.injected {
+                                injected.strip(&mut trailers);
+                            }
                             (Frame::trailers(trailers), 0)
                         }
                         Err(other) => (other, 0),

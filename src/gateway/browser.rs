@@ -2,19 +2,31 @@
 //! becomes this host's own cookie.
 //!
 //! The code is bound to the browser that was sent away: a cookie of a random value is set on this
-//! host before it leaves, its hash travels along, and the code is taken only together with it.
+//! host before it leaves, its hash travels along, and the code is taken only together with it. Tabs that
+//! sign in at once share that cookie, so it stays until it runs out by itself.
+//!
+//! INVARIANT: a browser is never sent in a circle. It goes to sign in only where a new cookie would help,
+//! and never to come back to the callback, whose code is used by then: that says so with a page.
 
-use http::header::{CACHE_CONTROL, LOCATION, SET_COOKIE};
+use data_encoding::BASE64URL_NOPAD;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use sha2::{Digest, Sha256};
 
+use crate::control::return_to::{RETURN_TO_BYTES_MAX, ReturnTo};
+use crate::identity::certificate::Issuer;
+use crate::identity::cookie::{self, CookieValue, Presented};
 use crate::model::Timestamp;
+use crate::policy::ClientCertificate;
 
+use super::bearer::TOKEN_HEADER;
 use super::body::Body;
+use super::handshake::Channel;
 use super::hygiene::{FLOW_COOKIE, SESSION_COOKIE, own_cookie};
-use super::record::Exchange;
-use super::refusal::Refusal;
+use super::limit;
+use super::record::{Exchange, counted_address};
+use super::refusal::{Form, Refusal};
 use super::route::Routed;
+use super::snapshot::Snapshot;
 use super::worker::Worker;
 
 /// Where the control host sends a browser back to.
@@ -22,7 +34,9 @@ pub const CALLBACK_PATH: &str = "/.doorward/callback";
 /// Everything below is ours on every service host.
 const OWN_PREFIX: &str = "/.doorward/";
 /// How long a browser may take to sign in, in seconds.
-const FLOW_SECONDS: u32 = 600;
+const FLOW_SECONDS: i64 = 600;
+/// The characters of a code and of a cookie: 32 bytes in base64url.
+const SECRET_CHARACTERS: usize = 43;
 
 /// What the gateway needs of sign-in: a code redeemed for a cookie's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,9 +81,11 @@ fn redirect(to: &str, cookies: &[String]) -> Result<Response<Body>, Refusal> {
 /// Answers a request for the gateway itself.
 ///
 /// # Errors
-/// `NoRoute` for anything but the callback; `BadCredential` for a code that is not good here.
+/// `NoRoute` for anything but the callback; `SignInOver` for a code that is not good here, and
+/// `RateLimited` for an address that tries too many: each is looked for in the database.
 pub async fn answer(
     worker: &Worker,
+    channel: &Channel,
     routed: &Routed,
     headers: &HeaderMap,
     now: Timestamp,
@@ -77,34 +93,105 @@ pub async fn answer(
     if routed.canonical.path != CALLBACK_PATH || routed.canonical.method != http::Method::GET {
         return Err(Refusal::NoRoute);
     }
-    let bad = |why| Refusal::BadCredential(why);
+    let bad = |why| Refusal::SignInOver(why);
     let query = routed.canonical.query.as_deref().unwrap_or_default();
     let code = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "code").map(|(_, value)| value);
     let code = code.ok_or(bad("a sign-in without a code"))?.into_owned();
     let flow = own_cookie(headers, FLOW_COOKIE).map_err(|_| bad("two sign-in cookies"))?;
     let flow = flow.ok_or(bad("a sign-in of another browser"))?.to_owned();
+    let unknown = bad("a sign-in code that is not good here");
+    if code.len() != SECRET_CHARACTERS || flow.len() != SECRET_CHARACTERS {
+        return Err(unknown);
+    }
+    // Anybody can make codes up, so looks for them count as refusals of their address, before they are made.
+    let address = counted_address(channel.peer.ip());
+    if let refused @ Refusal::RateLimited { .. } = limit::anonymous(&worker.shared, address, unknown.clone()) {
+        return Err(refused);
+    }
     let answer = worker.shared.codes.redeem(code, routed.canonical.host.clone(), flow, now);
     let redeemed = tokio::time::timeout(std::time::Duration::from_secs(5), answer).await;
-    let redeemed = redeemed.ok().and_then(Result::ok).flatten().ok_or(bad("a sign-in code that is not good here"))?;
+    let redeemed = redeemed.ok().and_then(Result::ok).flatten().ok_or(unknown)?;
     let set = format!("{SESSION_COOKIE}={}; Path=/; Secure; HttpOnly; SameSite=Lax", redeemed.cookie);
-    let gone = format!("{FLOW_COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0");
-    redirect(&redeemed.return_to, &[set, gone])
+    redirect(&redeemed.return_to, &[set])
+}
+
+/// What a browser that asks for a page shows beside its session's cookie, noted before its request is taken
+/// apart: by it we know whether signing in would help.
+#[derive(Default)]
+pub struct Shown {
+    token: bool,
+    authorization: bool,
+    twice: bool,
+    flow: Option<CookieValue>,
+}
+
+impl Shown {
+    /// What the head shows; nothing where no page is asked for, since nobody is sent anywhere then.
+    #[must_use]
+    pub fn of(form: Form, headers: &HeaderMap) -> Self {
+        if form != Form::Page {
+            return Self::default();
+        }
+        let flow = match cookie::presented(headers, FLOW_COOKIE) {
+            Presented::One(value) => Some(value),
+            Presented::Absent | Presented::Bad => None,
+        };
+        Self {
+            token: headers.contains_key(TOKEN_HEADER),
+            authorization: headers.contains_key(AUTHORIZATION),
+            twice: own_cookie(headers, SESSION_COOKIE).is_err(),
+            flow,
+        }
+    }
+}
+
+/// Whether a refused browser gets further by signing in: it replaces the cookie of its session, and all else
+/// that it shows would be refused with the next one, too.
+#[must_use]
+pub fn sign_in_helps(
+    snapshot: &Snapshot,
+    channel: &Channel,
+    routed: &Routed,
+    refusal: &Refusal,
+    shown: &Shown,
+    now: Timestamp,
+) -> bool {
+    let service = &routed.entry.service;
+    let is_device = channel.certificate.as_ref().is_none_or(|certificate| {
+        // A device names nobody, and so disagrees with nobody's cookie.
+        certificate.issuer == Issuer::Device
+            && certificate.is_current(now)
+            && channel.still_trusted(&snapshot.tls.trust, snapshot.trust_epoch, now)
+    });
+    let only_cookie = !shown.token && !shown.twice && (service.pass_authorization || !shown.authorization) && is_device;
+    service.client_certificate == ClientCertificate::Optional
+        && match refusal {
+            Refusal::NoCredential => true,
+            Refusal::BadCredential(_) | Refusal::SessionEnded => only_cookie,
+            _ => false,
+        }
 }
 
 /// Sends a browser to sign in at the control host.
 #[must_use]
-pub fn to_sign_in(worker: &Worker, routed: &Routed, exchange: &Exchange) -> Response<Body> {
-    let flow = data_encoding::BASE64URL_NOPAD.encode(&worker.shared.entropy.bytes_32());
-    let binding = data_encoding::BASE64URL_NOPAD.encode(&Sha256::digest(flow.as_bytes()));
-    let query = form_urlencoded::Serializer::new(String::new())
-        .append_pair("host", &routed.canonical.host)
-        .append_pair("return_to", &routed.canonical.target())
-        .append_pair("binding", &binding)
-        .finish();
-    let to = format!("{}/signin/service?{query}", worker.shared.settings.origin);
-    let cookie = format!("{FLOW_COOKIE}={flow}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={FLOW_SECONDS}");
-    redirect(&to, &[cookie]).unwrap_or_else(|refusal| {
+pub fn to_sign_in(worker: &Worker, routed: &Routed, exchange: &Exchange, shown: Shown) -> Response<Body> {
+    // Another tab of this browser may be on its way with the same one.
+    let flow = shown.flow.unwrap_or_else(|| CookieValue::fresh(&*worker.shared.entropy));
+    let binding = BASE64URL_NOPAD.encode(&flow.hash());
+    let way = |return_to: &str| {
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("host", &routed.canonical.host)
+            .append_pair("return_to", return_to)
+            .append_pair("binding", &binding)
+            .finish();
+        format!("/signin/service?{query}")
+    };
+    let target = ReturnTo::parse(&routed.canonical.target()).unwrap_or_else(ReturnTo::root);
+    // The way is itself something to return to, from the provider.
+    let way = Some(way(target.as_str())).filter(|way| way.len() <= RETURN_TO_BYTES_MAX).unwrap_or_else(|| way("/"));
+    let to = format!("{}{way}", worker.shared.settings.origin);
+    redirect(&to, &[flow.set_for(FLOW_COOKIE, FLOW_SECONDS)]).unwrap_or_else(|refusal| {
         let origin = &worker.shared.settings.origin;
-        refusal.response(exchange.decision, super::refusal::Form::Page, origin, origin)
+        refusal.response(exchange.decision, Form::Page, origin, origin)
     })
 }

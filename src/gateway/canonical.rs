@@ -115,6 +115,8 @@ pub enum Ambiguity {
     QueryCharacter,
     /// An upgrade that is not complete, or not alone.
     UpgradeForm,
+    /// More than one length of the body, or one that is not in plain digits.
+    LengthForm,
 }
 
 impl Ambiguity {
@@ -146,6 +148,7 @@ impl Ambiguity {
             Self::Lookalike => "the path has a character that is invisible or can be taken for another one",
             Self::QueryCharacter => "the query has a character that must be percent-encoded",
             Self::UpgradeForm => "the upgrade is not a complete, single HTTP/1.1 upgrade",
+            Self::LengthForm => "`Content-Length` is not one number in plain digits",
         }
     }
 
@@ -173,6 +176,7 @@ impl std::error::Error for Ambiguity {}
 /// The first [`Ambiguity`] found.
 pub fn canonical<B>(request: &Request<B>, rules: PathRules) -> Result<Canonical, Ambiguity> {
     check_method(request.method())?;
+    check_length(request.headers())?;
     let (host, port) = host_of(request)?;
     let uri = request.uri();
     // Authority form (`host:443`) has no path at all; `*` is a path that doesn't begin with a slash.
@@ -267,6 +271,22 @@ fn check_method(method: &Method) -> Result<(), Ambiguity> {
         && name.starts_with(|first: char| first.is_ascii_uppercase())
         && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_');
     if plain { Ok(()) } else { Err(Ambiguity::MethodForm) }
+}
+
+/// At most one length, and that as everybody reads it (RFC 9110 §8.6). Over HTTP/1.1 the guard has seen to
+/// it before; over HTTP/2 the frames say where a body ends, and whatever stands in the field goes upstream.
+fn check_length(headers: &HeaderMap) -> Result<(), Ambiguity> {
+    let mut fields = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(field) = fields.next() else { return Ok(()) };
+    let digits = field.as_bytes();
+    // Some programs take a leading zero for octal.
+    let plain = digits == b"0" || (is_number(digits) && !digits.starts_with(b"0"));
+    if plain && fields.next().is_none() { Ok(()) } else { Err(Ambiguity::LengthForm) }
+}
+
+/// Whether a length is digits and nothing else: no sign, no list, no space.
+pub(super) fn is_number(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
 }
 
 /// The normal form of a path, in one pass over its bytes and one over its segments.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
-use http::header::{CONNECTION, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, FORWARDED, HOST, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request};
 use http_body::Body as HttpBody;
 use serde_json::json;
@@ -33,6 +33,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// How long an assertion is sent again before a new one is made.
 const ASSERTION_REUSE: Ttl = Ttl::seconds(10);
@@ -58,6 +59,9 @@ pub fn equip(
     let pass = if service.pass_authorization { PassAuthorization::Pass } else { PassAuthorization::Withhold };
     strip_client_headers(&mut head.headers, pass);
     let headers = &mut head.headers;
+    if let Some(injected) = &routed.entry.injected {
+        injected.strip(headers);
+    }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -70,8 +74,18 @@ pub fn equip(
         headers.insert(UPGRADE, protocol);
     }
     forwarded(headers, channel, &routed.canonical.host, worker.shared.settings.public_port)?;
+    headers.insert(VIA, HeaderValue::from_static(if channel.http2 { "2.0 doorward" } else { "1.1 doorward" }));
+    if head.method == Method::OPTIONS
+        && let Some(left @ 1..) = forwards_left(headers)
+    {
+        headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1));
+    }
     headers.insert(DECISION_HEADER, value(exchange.decision.to_string())?);
     headers.insert(TRACEPARENT, value(traceparent(worker, exchange))?);
+    // A state belongs to the trace that it came with (W3C Trace Context §3.3).
+    if exchange.parent_span.is_none() {
+        headers.remove(TRACESTATE);
+    }
     if let Some(assertion) = assertion(worker, snapshot, exchange, routed, caller, permitted, now)? {
         headers.insert(ASSERTION_HEADER, assertion);
     }
@@ -81,6 +95,12 @@ pub fn equip(
     head.uri = Uri::try_from(routed.canonical.target()).map_err(|_| Refusal::Internal)?;
     head.extensions.clear();
     Ok(head)
+}
+
+/// How many gateways a request may still pass, where it says so (RFC 9110 §7.6.2).
+#[must_use]
+pub fn forwards_left(headers: &HeaderMap) -> Option<u32> {
+    headers.get(MAX_FORWARDS)?.to_str().ok()?.parse().ok()
 }
 
 fn value(text: String) -> Result<HeaderValue, Refusal> {

@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderValue, Response, StatusCode, request};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::body::{BodyError, Ending, Permit, Progress, Relay};
+use super::canonical::is_number;
 use super::equip::addressed;
 use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
@@ -35,6 +36,10 @@ const TRIES: usize = 3;
 /// Interim answers (1xx) that one request may get before its own: they reset no time, and an upstream that
 /// sends them without end would keep a thread reading.
 const INTERIM_MAX: u32 = 64;
+
+/// How often it is looked whether the permit of a request that waits for its answer is over: its end is
+/// obeyed within a second, also where the clock was set.
+const PERMIT_LOOK: Duration = Duration::from_millis(500);
 
 /// An answer that may go to the client, with its connection kept until its body has been read.
 pub struct Answer {
@@ -65,7 +70,9 @@ pub async fn forward(
     let pool = worker.pool(&routed.entry);
     let bytes_max = service.limits.body_bytes_max.unwrap_or(u64::MAX);
     let idle = service.timeouts.body_idle.min(worker.shared.settings.body_idle);
-    let relay = Relay::new(body, permit.clone(), idle, bytes_max, strip_client_trailers).paced(pace);
+    let relay = Relay::new(body, permit.clone(), idle, bytes_max, strip_client_trailers)
+        .without(routed.entry.injected.clone())
+        .paced(pace);
     let sent = relay.progress();
     let mut waiting = Some((head, relay));
     for _ in 0..TRIES {
@@ -73,6 +80,10 @@ pub async fn forward(
             break;
         };
         let mut lane = pool.lane().await.map_err(Refusal::Upstream)?;
+        // A way may have been long in coming.
+        if permit.is_over() {
+            return Err(Refusal::SessionEnded);
+        }
         let mut request = addressed(head, relay, lane.is_http2())?;
         let interim = Arc::new((AtomicU32::new(0), Notify::new()));
         if !lane.is_http2() {
@@ -95,9 +106,9 @@ pub async fn forward(
                 lane.discard();
                 return Err(Refusal::Upstream(UpstreamFault::Broken));
             }
-            () = late(&sent, first_byte) => {
+            refusal = waited(&sent, first_byte, permit) => {
                 lane.discard();
-                return Err(Refusal::Upstream(UpstreamFault::Slow));
+                return Err(refusal);
             }
         };
         match outcome {
@@ -109,16 +120,21 @@ pub async fn forward(
     Err(Refusal::Upstream(UpstreamFault::Unreachable))
 }
 
-/// Resolves once the answer is overdue: `limit` after the last of the request's body went out.
-async fn late(sent: &Progress, limit: Duration) {
+/// Resolves once the answer is not waited for any longer: the permit is over, or the answer overdue, which
+/// it is `limit` after the last of the request's body went out. One timer serves both.
+async fn waited(sent: &Progress, limit: Duration, permit: &Permit) -> Refusal {
     let began = Instant::now();
     loop {
-        let from = sent.last.get().unwrap_or(began);
-        let until = from + limit;
-        if until <= Instant::now() {
-            return;
+        let now = Instant::now();
+        let left = (sent.last.get().unwrap_or(began) + limit).saturating_duration_since(now);
+        if left.is_zero() {
+            return Refusal::Upstream(UpstreamFault::Slow);
         }
-        tokio::time::sleep_until(until).await;
+        // The clock may be set meanwhile, so the end of the permit is looked for again.
+        tokio::time::sleep_until(now + left.min(permit.remaining()).min(PERMIT_LOOK)).await;
+        if permit.is_over() {
+            return Refusal::SessionEnded;
+        }
     }
 }
 
@@ -135,8 +151,7 @@ fn failed(sent: &Progress) -> Refusal {
 
 fn answer(response: Response<Incoming>, mut lane: Lane, sent: Rc<Progress>) -> Result<Answer, Refusal> {
     let (mut head, incoming) = response.into_parts();
-    // Two lengths of one body: whoever reads the other one reads something else (RFC 9112 §6.3).
-    if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
+    if !is_framed_once(&head.headers) {
         lane.discard();
         return Err(Refusal::Upstream(UpstreamFault::Broken));
     }
@@ -144,9 +159,26 @@ fn answer(response: Response<Incoming>, mut lane: Lane, sent: Rc<Progress>) -> R
         return Ok(Answer { head, incoming, lane, sent });
     }
     strip_response_headers(&mut head.headers);
+    // Nothing comes, and a length says that something will (RFC 9110 §8.6): clients of HTTP/2 reset for it.
+    if head.status == StatusCode::NO_CONTENT || head.status.is_informational() {
+        head.headers.remove(CONTENT_LENGTH);
+    }
     head.extensions.clear();
     head.version = http::Version::HTTP_11;
     Ok(Answer { head, incoming, lane, sent })
+}
+
+/// Whether an answer says in one way how its body ends. Two lengths of one body: whoever reads the other one
+/// reads something else (RFC 9112 §6.3). A coding beside `chunked` would be lost with the field, which is
+/// between upstream and gateway, and its bytes be passed on as if they were plain.
+fn is_framed_once(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let (length, coding) = (lengths.next(), codings.next());
+    let single = lengths.next().is_none() && codings.next().is_none() && (length.is_none() || coding.is_none());
+    single
+        && length.is_none_or(|length| is_number(length.as_bytes()))
+        && coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// Keeps the lane until the answer is gone, and gives it up if that was before its end.
@@ -204,6 +236,7 @@ pub fn join(
     let protocol = answer.head.headers.get(UPGRADE).cloned().unwrap_or(HeaderValue::from_static("websocket"));
     strip_response_headers(&mut answer.head.headers);
     let headers = &mut answer.head.headers;
+    headers.remove(CONTENT_LENGTH);
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, protocol);
     let upstream = hyper::upgrade::on(Response::from_parts(answer.head.clone(), answer.incoming));

@@ -6,6 +6,8 @@
 //! CGI-like upstreams can't tell it from `-`. What is ours is written afterwards, by `equip`.
 //! Hop-by-hop fields follow RFC 9110 §7.6.1, crumbs RFC 9113 §8.2.3.
 
+use std::sync::Arc;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// The decision that a response belongs to.
@@ -50,7 +52,7 @@ const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "te", "transfer-encod
 
 /// Beginnings of folded names that only proxies and identity servers may write: forwarding, identity
 /// as the gateways of this world name it, client certificates. Sorted, none the beginning of another.
-const RESERVED_PREFIXES: [&str; 42] = [
+const RESERVED_PREFIXES: [&str; 47] = [
     "cf-access-",
     "cf-connecting-",
     "client-cert",
@@ -58,23 +60,28 @@ const RESERVED_PREFIXES: [&str; 42] = [
     "fastly-client-",
     "forwarded",
     "impersonate-",
+    "oidc-claim-",
     "proxy-",
     "remote-",
     "ssl-",
     "tailscale-",
     "tls-client-",
     "x-accel-",
+    "x-amzn-mtls-",
     "x-amzn-oidc-",
     "x-appengine-",
     "x-arr-",
     "x-auth-request-",
     "x-auth-user",
     "x-authenticated-",
+    "x-authentik-",
     "x-azure-",
     "x-client-cert",
     "x-client-ssl",
     "x-client-verify",
     "x-cluster-",
+    "x-consumer-",
+    "x-credential-",
     "x-doorward",
     "x-envoy-",
     "x-forwarded",
@@ -96,7 +103,7 @@ const RESERVED_PREFIXES: [&str; 42] = [
 ];
 
 /// Whole folded names of the same kind, sorted.
-const RESERVED_NAMES: [&str; 45] = [
+const RESERVED_NAMES: [&str; 51] = [
     "base-url",
     "client-ip",
     "expect",
@@ -107,6 +114,11 @@ const RESERVED_NAMES: [&str; 45] = [
     "real-ip",
     "true-client-ip",
     "via",
+    "x-anonymous-consumer",
+    "x-auth-email",
+    "x-auth-groups",
+    "x-auth-roles",
+    "x-auth-subject",
     "x-base-url",
     "x-client-dn",
     "x-client-ip",
@@ -127,6 +139,7 @@ const RESERVED_NAMES: [&str; 45] = [
     "x-http-method-override",
     "x-id-token",
     "x-jwt-assertion",
+    "x-jwt-payload",
     "x-method-override",
     "x-originating-ip",
     "x-override-url",
@@ -252,6 +265,9 @@ fn strip_trailers(trailers: &mut HeaderMap, refused: fn(&str) -> bool) {
                 | "max-forwards"
                 | "range"
                 | "www-authenticate"
+                | "dpop"
+                | "traceparent"
+                | "tracestate"
         );
         if head_only || refused(name.as_str()) {
             doomed.push(name.clone());
@@ -260,6 +276,40 @@ fn strip_trailers(trailers: &mut HeaderMap, refused: fn(&str) -> bool) {
     for name in doomed {
         trailers.remove(name);
     }
+}
+
+/// The names of the fields that a service's upstream gets from us, folded: a client's own of such a name, in
+/// any spelling that an upstream may take for it, would speak in our place.
+#[derive(Debug, Clone)]
+pub struct Injected(Arc<[Box<str>]>);
+
+impl Injected {
+    /// None where nothing is injected.
+    #[must_use]
+    pub fn of<'a>(names: impl Iterator<Item = &'a HeaderName>) -> Option<Self> {
+        let folded: Arc<[Box<str>]> = names.map(|name| folded(name.as_str())).collect();
+        (!folded.is_empty()).then_some(Self(folded))
+    }
+
+    /// Takes them out of a client's head or trailers.
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        let is_one = |name: &HeaderName| {
+            let bytes = || name.as_str().bytes().map(fold_byte);
+            self.0.iter().any(|of| bytes().eq(of.bytes()))
+        };
+        let doomed: Vec<HeaderName> = headers.keys().filter(|name| is_one(name)).cloned().collect();
+        for name in doomed {
+            headers.remove(name);
+        }
+    }
+}
+
+fn folded(name: &str) -> Box<str> {
+    name.bytes().map(|byte| char::from(fold_byte(byte))).collect::<String>().into()
+}
+
+const fn fold_byte(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte } else { b'-' }
 }
 
 /// The value of a cookie of ours. One that isn't text is given as the empty string: present, and
@@ -367,7 +417,7 @@ fn fold<'a>(name: &'a str, buffer: &'a mut [u8; FOLDED_BYTES_MAX]) -> &'a str {
     }
     let mut length = 0;
     for (slot, byte) in buffer.iter_mut().zip(name.bytes()) {
-        *slot = if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+        *slot = fold_byte(byte);
         length += 1;
     }
     buffer.get(..length).and_then(|folded| std::str::from_utf8(folded).ok()).unwrap_or_default()

@@ -14,13 +14,14 @@ use tokio::time::Instant;
 
 use crate::identity::certificate::Issuer;
 use crate::model::{DecisionId, Principal, PrincipalKind, Timestamp, Ttl};
-use crate::policy::{ClientCertificate, Verdict};
+use crate::policy::Verdict;
 
 use super::authenticate::{Caller, authenticate, with_grants};
 use super::authorize::authorize;
-use super::body::{Body, Permit};
+use super::body::{Body, Ending, Permit, Progress};
 use super::browser;
-use super::equip::{equip, trace_of};
+use super::cross_site;
+use super::equip::{equip, forwards_left, trace_of};
 use super::forward::{forward, join, relayed};
 use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
@@ -72,6 +73,7 @@ pub async fn respond(
     let shows_proof = request.headers().contains_key(&DPOP_HEADER);
     let asks_upgrade = request.headers().contains_key(http::header::UPGRADE);
     let form = form_of(request.method(), request.headers());
+    let shown = browser::Shown::of(form, request.headers());
     let head_only = *request.method() == Method::HEAD;
     let mut known = Known::default();
     let passed = pass(&worker, &snapshot, &channel, control.as_ref(), &exchange, request, &mut known);
@@ -80,7 +82,7 @@ pub async fn respond(
     let passed = AssertUnwindSafe(passed).catch_unwind().await.unwrap_or(Err(Refusal::Internal));
     let mut response = match passed {
         Ok(response) => response,
-        Err(refusal) => Box::pin(refuse(&worker, &snapshot, &channel, &exchange, refusal, form, &known)).await,
+        Err(refusal) => Box::pin(refuse(&worker, &snapshot, &channel, &exchange, refusal, (form, shown), &known)).await,
     };
     if head_only {
         without_content(&mut response);
@@ -129,10 +131,13 @@ async fn pass(
     let routed = known.routed.insert(route(snapshot, channel, &request)?);
     not_in_emergency(worker, channel)?;
     if browser::is_ours(routed) {
-        return Box::pin(browser::answer(worker, routed, request.headers(), now)).await;
+        return Box::pin(browser::answer(worker, channel, routed, request.headers(), now)).await;
     }
     if let Some(metadata) = resource::metadata(worker, routed) {
         return Ok(metadata);
+    }
+    if let Some(allowed) = cross_site::preflight(routed, request.headers()) {
+        return Ok(allowed);
     }
     let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now, &mut known.named).await?;
     let caller = known.caller.insert(caller);
@@ -156,6 +161,9 @@ async fn pass(
     // ORDER: the decision is on record before anything of the request goes upstream.
     record::open(worker, snapshot, channel, exchange, routed, caller, &permitted).await?;
     known.opened = true;
+    if routed.canonical.method == Method::OPTIONS && forwards_left(request.headers()) == Some(0) {
+        return Ok(answered_here(worker, channel, exchange, routed, caller));
+    }
     let permit = membership::permit(worker, caller, routed, &permitted.rests, now);
     let (head, body) = request.into_parts();
     let head = equip(worker, snapshot, channel, exchange, routed, caller, &permitted, head, now)?;
@@ -172,6 +180,24 @@ async fn pass(
     }
     let body = relayed(worker, routed, answer.incoming, answer.lane, permit, close);
     Ok(Response::from_parts(answer.head, Body::Relay(body)))
+}
+
+/// Our own answer to an `OPTIONS` that may go no further (RFC 9110 §7.6.2): the caller is let through, and
+/// what the service can do is for the service to say.
+fn answered_here(
+    worker: &Worker,
+    channel: &Channel,
+    exchange: &Exchange,
+    routed: &Routed,
+    caller: &Caller,
+) -> Response<Body> {
+    routed.entry.metrics.allowed.inc();
+    let (none, status) = (Progress::default(), http::StatusCode::NO_CONTENT);
+    none.finished.set(true);
+    Close::new(worker, exchange, channel, routed, caller, status.as_u16(), Rc::default()).ended(&none);
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
 }
 
 /// A request that was cut while it was under way is told what ended: its caller was barred, or the grant that it
@@ -248,7 +274,7 @@ async fn refuse(
     channel: &Channel,
     exchange: &Exchange,
     refusal: Refusal,
-    form: Form,
+    (form, shown): (Form, browser::Shown),
     known: &Known,
 ) -> Response<Body> {
     let routed = known.routed.as_ref();
@@ -278,9 +304,10 @@ async fn refuse(
         known.named.as_ref(),
     )
     .await;
-    let optional = |routed: &&Routed| routed.entry.service.client_certificate == ClientCertificate::Optional;
-    if let (Form::Page, true, Some(routed)) = (form, refusal.is_about_credentials(), routed.filter(optional)) {
-        return browser::to_sign_in(worker, routed, exchange);
+    if let (Form::Page, Some(routed)) = (form, routed)
+        && browser::sign_in_helps(snapshot, channel, routed, &refusal, &shown, exchange.arrived)
+    {
+        return browser::to_sign_in(worker, routed, exchange, shown);
     }
     refusal.response(exchange.decision, form, &metadata, &worker.shared.settings.origin)
 }

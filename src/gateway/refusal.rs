@@ -32,6 +32,8 @@ pub enum Refusal {
     NoCredential,
     /// A credential is present and does not hold, or two disagree. The text is for the record only.
     BadCredential(&'static str),
+    /// The way back from signing in is used, too old or another browser's. The text is for the record only.
+    SignInOver(&'static str),
     /// A token's key did not prove itself with this request (RFC 9449). The text is for the record.
     BadProof(&'static str),
     /// A proof that is good but for its nonce (RFC 9449 §9): one comes with the answer.
@@ -126,7 +128,11 @@ impl Refusal {
                 "ambiguous_request"
             }
             Self::NoCredential => "no_credential",
-            Self::BadCredential(_) | Self::BadProof(_) | Self::NonceWanted | Self::GrantOver(_) => "bad_credential",
+            Self::BadCredential(_)
+            | Self::SignInOver(_)
+            | Self::BadProof(_)
+            | Self::NonceWanted
+            | Self::GrantOver(_) => "bad_credential",
             Self::SessionEnded | Self::OpeningOver => "session_ended",
             Self::Locked => "locked",
             Self::DeviceUntrusted => "device_untrusted",
@@ -150,6 +156,7 @@ impl Refusal {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoCredential
             | Self::BadCredential(_)
+            | Self::SignInOver(_)
             | Self::BadProof(_)
             | Self::NonceWanted
             | Self::GrantOver(_)
@@ -182,6 +189,7 @@ impl Refusal {
             Self::Misdirected => "This connection was made for another service",
             Self::NoCredential => "You are not signed in",
             Self::BadCredential(_) => "The credential is not valid here",
+            Self::SignInOver(_) => "This sign-in is over",
             Self::BadProof(_) => "The token's key did not prove itself",
             Self::NonceWanted => "The proof needs a nonce",
             Self::GrantOver(_) => "The grant of this token is over",
@@ -216,6 +224,7 @@ impl Refusal {
             }
             Self::NoCredential => "No client certificate, token or cookie names who is asking. Sign in with `doorward login`.".to_owned(),
             Self::BadCredential(_) => "What was shown does not prove one principal and one session at this service. Sign in again with `doorward login`.".to_owned(),
+            Self::SignInOver(_) => "The way back from signing in is good once, for a minute, in the browser that asked for it. Open the page that you wanted again.".to_owned(),
             Self::NonceWanted => "The `DPoP` proof has no `nonce` of this door, or an old one. Make it again with the one in `DPoP-Nonce`.".to_owned(),
             Self::BadProof(_) => "The token is bound to a key. Send it as `Authorization: DPoP` with a fresh `DPoP` proof of that key, made for this request.".to_owned(),
             Self::GrantOver(id) => format!("The token was made under the grant {id} and has ended with it. Ask anew with `doorward request`, then get another with `doorward token`."),
@@ -254,7 +263,11 @@ impl Refusal {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::NoCredential | Self::BadCredential(_) | Self::BadProof(_) | Self::SessionEnded => Remedy::SignIn,
+            Self::NoCredential
+            | Self::BadCredential(_)
+            | Self::SignInOver(_)
+            | Self::BadProof(_)
+            | Self::SessionEnded => Remedy::SignIn,
             Self::DeviceUntrusted => Remedy::Device,
             Self::SignInTooOld(_) => Remedy::StepUp,
             Self::NoPolicyMatch { remedies } if !remedies.is_empty() => Remedy::RequestAccess(remedies.clone()),
@@ -282,20 +295,11 @@ impl Refusal {
         }
     }
 
-    /// Whether the refusal can be about a principal at all: the others come before anyone is known.
-    #[must_use]
-    pub const fn is_about_credentials(&self) -> bool {
-        matches!(
-            self,
-            Self::NoCredential | Self::BadCredential(_) | Self::BadProof(_) | Self::SessionEnded | Self::OpeningOver
-        )
-    }
-
     /// What the record keeps beyond the reason.
     #[must_use]
     pub const fn note(&self) -> Option<&'static str> {
         match self {
-            Self::BadCredential(note) | Self::BadProof(note) => Some(note),
+            Self::BadCredential(note) | Self::SignInOver(note) | Self::BadProof(note) => Some(note),
             Self::NonceWanted => Some(dpop::NONCE_WANTED.0),
             Self::Ambiguous(ambiguity) => Some(ambiguity.what()),
             Self::GrantOver(_) => Some("a token whose grant is over"),
@@ -386,7 +390,11 @@ impl Refusal {
             Form::Page => {
                 let remedy = self.remedy();
                 let (command, ask) = (remedy.command(), remedy.page(origin));
-                let help = Help { command: command.as_deref(), ask: ask.as_deref() };
+                // A browser that comes from signing in wants its page and no command line.
+                let help = match self {
+                    Self::SignInOver(_) => Help { again: Some("/"), ..Help::default() },
+                    _ => Help { command: command.as_deref(), ask: ask.as_deref(), again: None },
+                };
                 let page = refusal_page(self.title(), &self.detail(), self.reason(), help, &decision.to_string());
                 ("text/html; charset=utf-8", page)
             }
@@ -407,7 +415,11 @@ impl Refusal {
         }
         let challenge = match self {
             Self::NoCredential => Some(format!("Bearer resource_metadata=\"{resource_metadata}\"")),
-            Self::BadCredential(_) | Self::GrantOver(_) | Self::SessionEnded | Self::OpeningOver => {
+            Self::BadCredential(_)
+            | Self::SignInOver(_)
+            | Self::GrantOver(_)
+            | Self::SessionEnded
+            | Self::OpeningOver => {
                 Some(format!("Bearer error=\"invalid_token\", resource_metadata=\"{resource_metadata}\""))
             }
             Self::BadProof(_) => {

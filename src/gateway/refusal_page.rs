@@ -34,6 +34,9 @@ code { font-family: ui-monospace, monospace; }
 <p>What helps:</p>
 <pre><code>{{ command }}</code></pre>
 {% endif %}
+{% if let Some(again) = again %}
+<p><a class="button" href="{{ again }}">Go to the front page</a></p>
+{% endif %}
 {% if let Some(ask) = ask %}
 <p><a class="button" href="{{ ask }}">Ask for it here</a></p>
 {% endif %}
@@ -53,6 +56,7 @@ struct RefusalPage<'a> {
     reason: &'a str,
     command: Option<&'a str>,
     ask: Option<&'a str>,
+    again: Option<&'a str>,
     decision: &'a str,
 }
 
@@ -63,12 +67,14 @@ pub struct Help<'a> {
     pub command: Option<&'a str>,
     /// The page where it can be asked for.
     pub ask: Option<&'a str>,
+    /// The page of this host where it can be begun again.
+    pub again: Option<&'a str>,
 }
 
 /// The page for a refusal.
 #[must_use]
 pub fn refusal_page(title: &str, detail: &str, reason: &str, help: Help<'_>, decision: &str) -> String {
-    let Help { command, ask } = help;
-    let page = RefusalPage { title, detail, reason, command, ask, decision };
+    let Help { command, ask, again } = help;
+    let page = RefusalPage { title, detail, reason, command, ask, again, decision };
     page.render().unwrap_or_else(|_| format!("<!doctype html><title>Refused</title><p>Refused: {reason}. {decision}"))
 }

@@ -26,17 +26,17 @@ pub fn address(worker: &Worker, routed: &Routed) -> String {
 #[must_use]
 pub fn metadata(worker: &Worker, routed: &Routed) -> Option<Response<Body>> {
     let canonical = &routed.canonical;
-    if canonical.path != METADATA_PATH || canonical.method != Method::GET {
+    if canonical.path != METADATA_PATH || !matches!(canonical.method, Method::GET | Method::HEAD) {
         return None;
     }
     let (origin, service) = (&worker.shared.settings.origin, &routed.entry.service);
     let scopes: Vec<&str> = service.actions().map(crate::model::ActionName::as_str).collect();
     let unbound = service.unbound_bearer || service.client_certificate == ClientCertificate::Optional;
+    // No `jwks_uri`: that would be keys of the service itself, and these are its authorization server's.
     let body = json!({
         "resource": address(worker, routed),
         "resource_name": service.description,
         "authorization_servers": [origin],
-        "jwks_uri": format!("{origin}/oauth2/jwks"),
         "scopes_supported": scopes,
         "bearer_methods_supported": ["header"],
         "tls_client_certificate_bound_access_tokens": true,

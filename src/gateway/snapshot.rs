@@ -21,6 +21,7 @@ use crate::model::{Principal, Secret, ServiceName};
 use crate::policy::{ClientCertificate, InjectionScheme, PolicySet, SecretSource, Service, UpstreamProtocol};
 
 use super::handshake::{ALPN_H1, ALPN_H2, TlsSide};
+use super::hygiene::Injected;
 use super::metrics::{Metrics, ServiceMetrics};
 
 /// Requests of one key, as governor counts them.
@@ -56,6 +57,8 @@ pub struct ServiceEntry {
     pub upstream_tls: Arc<ClientConfig>,
     /// Header fields that its upstream gets from us, secret values resolved.
     pub inject: Vec<(HeaderName, HeaderValue)>,
+    /// Their names, which a client may not use; none where there are none.
+    pub injected: Option<Injected>,
     /// Its counters.
     pub metrics: ServiceMetrics,
     /// The audience of its tokens and assertions: its name.
@@ -120,10 +123,12 @@ impl Snapshot {
                 Some(entry) => Arc::clone(&entry.limiter),
                 None => Arc::new(limiter(service.limits.requests_per_second, service.limits.burst)),
             };
+            let inject = injections(service, environment).map_err(wrong)?;
             let entry = ServiceEntry {
                 limiter,
                 upstream_tls: upstream_tls(service).map_err(wrong)?,
-                inject: injections(service, environment).map_err(wrong)?,
+                injected: Injected::of(inject.iter().map(|(name, _)| name)),
+                inject,
                 metrics: metrics.service(&service.name),
                 audience: service.name.as_str().into(),
                 resource: format!("Service::\"{}\"", service.name).into(),

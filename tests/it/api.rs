@@ -174,6 +174,15 @@ async fn the_api_describes_every_route() {
         let operation = &document["paths"][route.path][route.method.to_lowercase()];
         assert!(!operation["summary"].as_str().unwrap().is_empty(), "{}", route.path);
     }
+    let names = |path: &str, method: &str| {
+        let listed = document["paths"][path][method]["parameters"].as_array().cloned().unwrap_or_default();
+        listed.iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(names("/api/v1/sessions", "get").contains(&"limit".to_owned()));
+    for route in ROUTES.iter().filter(|route| route.method == "POST" && route.path.starts_with("/api/")) {
+        let takes_key = names(route.path, "post").contains(&"Idempotency-Key".to_owned());
+        assert_eq!(takes_key, route.needs != Needs::Nobody, "{}", route.path);
+    }
     let mut references = Vec::new();
     collect(&document, &mut references);
     for reference in references {

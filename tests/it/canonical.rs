@@ -12,6 +12,23 @@ fn get(target: &str, host: &str) -> Request<()> {
 }
 
 #[test]
+fn a12_a_length_is_one_number_in_plain_digits() {
+    let of = |lengths: &[&str]| {
+        let request = Request::builder().method("POST").uri("https://a.example/x").version(Version::HTTP_2);
+        let with = lengths.iter().fold(request, |request, length| request.header("content-length", *length));
+        canonical(&with.body(()).unwrap(), STRICT).map(|it| it.path)
+    };
+    for lengths in [&[][..], &["0"], &["5"], &["1024"]] {
+        assert_eq!(of(lengths).as_deref(), Ok("/x"), "{lengths:?}");
+    }
+    for lengths in
+        [&["5", "5"][..], &["5", "6"], &["5, 5"], &["010"], &["00"], &["+5"], &["-1"], &["0x5"], &["5 "], &[""]]
+    {
+        assert_eq!(of(lengths), Err(Ambiguity::LengthForm), "{lengths:?}");
+    }
+}
+
+#[test]
 fn ordinary_paths_stay_as_they_are() {
     for path in [
         "/",

@@ -26,6 +26,9 @@ pub fn keeps_to_itself(page: &Page) {
     assert!(!policy.contains("unsafe"), "{policy}");
     assert_eq!(page.headers["x-content-type-options"], "nosniff");
     assert_eq!(page.headers["x-frame-options"], "DENY");
+    // RFC 9110 §15.5.2; RFC 6797 §7.1.
+    assert_eq!(page.headers["strict-transport-security"], "max-age=31536000");
+    assert_eq!(page.headers.contains_key("www-authenticate"), page.status == 401, "{page:?}");
     assert_eq!(page.headers["cache-control"], "no-store");
     for never in ["<script", "onclick", "style=", "http://", "javascript:"] {
         assert!(!page.body.contains(never), "{never} in {}", page.body);

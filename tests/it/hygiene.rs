@@ -24,7 +24,7 @@ fn stripped(fields: &[(&str, &str)]) -> HeaderMap {
 }
 
 /// Names that some upstream believes.
-const BELIEVED: [&str; 57] = [
+const BELIEVED: [&str; 68] = [
     "X-Forwarded-For",
     "X-Forwarded-Host",
     "X-Forwarded-Proto",
@@ -82,6 +82,17 @@ const BELIEVED: [&str; 57] = [
     "Tailscale-User-Login",
     "X-User",
     "X-User-Email",
+    "X-Authentik-Username",
+    "X-Consumer-Username",
+    "X-Credential-Identifier",
+    "X-Anonymous-Consumer",
+    "X-Amzn-Mtls-Clientcert",
+    "X-Auth-Roles",
+    "X-Auth-Groups",
+    "X-Auth-Email",
+    "X-Auth-Subject",
+    "X-Jwt-Payload",
+    "OIDC-CLAIM-Email",
 ];
 
 #[test]
@@ -152,6 +163,7 @@ fn what_applications_need_stays() {
         ("traceparent", "00-a"),
         ("idempotency-key", "k"),
         ("x-api-key", "k"),
+        ("x-auth-token", "k"),
         ("ssladmin", "1"),
         ("trailer", "digest"),
         ("x.app", "1"),

@@ -216,9 +216,23 @@ async fn who_is_not_signed_in_is_sent_to_sign_in_and_back() {
     assert!(location.starts_with("/signin?return_to="), "{location}");
     assert_eq!(query_of(location, "return_to").as_deref(), Some(path.as_str()));
     assert_eq!(query_of(location, "login_hint").as_deref(), Some("alice@example.com"));
-    // A certificate is no browser: nobody gets a code by it.
-    let (command_line, _, _) = house.command_line("alice").await;
-    assert!(house.get(&command_line, &path).await.header("location").starts_with("/signin?"));
+    // A certificate is no browser: nobody gets a code by it. Nor would signing in help, beside a certificate
+    // or a token that stay there: who shows one is told so, and not sent in a circle.
+    let (certified, _, _) = house.command_line("alice").await;
+    let (browser, _) = house.browser("bob").await;
+    let both = Caller { cookie: browser.cookie.clone(), ..certified.clone() };
+    let tokened = Caller { bearer: Some("nonsense".to_owned()), ..browser };
+    for (caller, status) in [(certified, 403), (both, 401), (tokened, 401)] {
+        let answer = house.get(&caller, &path).await;
+        assert!(answer.header("location").starts_with("/signin/program?"), "{answer:?}");
+        let page = house.get(&caller, answer.header("location")).await;
+        assert_eq!(page.status, status, "{page:?}");
+    }
+    // A device names nobody, and a cookie of nobody is replaced.
+    let device = Some(device("laptop-7", house.now()));
+    let cookie = Some(format!("{}={}", doorward::identity::cookie::SESSION_COOKIE, "A".repeat(43)));
+    let stale = Caller { certificate: device, cookie, ..Caller::default() };
+    assert!(house.get(&stale, &path).await.header("location").starts_with("/signin?"));
 }
 
 #[tokio::test]
@@ -486,6 +500,22 @@ async fn the_metadata_says_what_is_there() {
     }
     let resource = house.get(&nobody, "/.well-known/oauth-protected-resource").await;
     assert_eq!(resource.body["authorization_servers"], json!([ORIGIN]));
+}
+
+#[tokio::test]
+async fn a_client_that_authenticates_is_refused_in_the_scheme_that_it_used() {
+    let house = House::new(&databases()[0]).await;
+    for (shown, challenge) in [
+        ("Basic eDp5", "Basic realm=\"doorward\""),
+        ("Digest username=\"x\"", "Digest realm=\"doorward\""),
+        ("a\"b c", "Bearer realm=\"doorward\""),
+        ("Bearer x", "Bearer realm=\"doorward\""),
+    ] {
+        let caller = Caller { headers: vec![("authorization", shown.to_owned())], ..Caller::default() };
+        let answer = house.form(&caller, "/oauth2/token", &[("grant_type", "refresh_token")]).await;
+        assert_refused(&answer, 401, "invalid_client");
+        assert!(answer.header("www-authenticate").starts_with(challenge), "{answer:?}");
+    }
 }
 
 #[tokio::test]

@@ -121,7 +121,9 @@ const TRICKS: &[&str] = &[
     "/a b",
     "/<script>\u{0}",
     "/a\\b",
-    "/?x=\\",
+    "/\\?x=y",
+    "/a\\b?x=y",
+    "/%5cevil.example?x=\\",
     "/?x=a b",
     "/?\u{0}",
     "/?x=\r\ny",
@@ -161,6 +163,9 @@ const GOOD: &[&str] = &[
     "/[x]",
     "/'\"<>",
     "/a/?b//c",
+    "/?x=\\",
+    "/?\\\\evil.example",
+    "/a?path=C:\\temp\\x&next=/\\evil.example",
     "/-",
 ];
 
@@ -176,6 +181,9 @@ fn a41_only_a_path_of_the_same_host_is_taken() {
     let longest = format!("/{}", "a".repeat(RETURN_TO_BYTES_MAX - 1));
     assert!(ReturnTo::parse(&longest).is_some());
     assert_eq!(ReturnTo::parse(&format!("{longest}a")), None);
+    // Too long is no trick, and what is a trick stays one.
+    assert_eq!(ReturnTo::parse_or_root(&format!("{longest}a")), Some(ReturnTo::root()));
+    assert_eq!(ReturnTo::parse_or_root("//evil.example"), None);
 }
 
 /// A browser's own reading of the text, from the page that redirects to it.

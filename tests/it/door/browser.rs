@@ -126,6 +126,111 @@ fn a_browser_is_sent_to_sign_in_and_comes_back_with_a_cookie_of_this_host_alone(
 }
 
 #[test]
+fn a_browser_is_never_sent_in_a_circle() {
+    with_door(Plan::default(), async |door| {
+        let at = |path: &str| Url::parse(&format!("https://{}:{}{path}", host("web"), door.address.port())).unwrap();
+        let mut browser = Browser { door, jars: BTreeMap::new() };
+        // Two tabs that sign in at once share the cookie that binds their ways back.
+        let (one, two) = (browser.visit(&at("/one")).await, browser.visit(&at("/two")).await);
+        let mut callback = None;
+        for (tab, path) in [(one, "/one"), (two, "/two")] {
+            let (places, got) = browser.follow(Url::parse(tab.header("location").unwrap()).unwrap(), "alice").await;
+            assert_eq!((got.status.as_u16(), got.text()), (200, format!("GET {path} HTTP/1.1")), "{places:?}");
+            callback = places.into_iter().find(|url| url.path() == "/.doorward/callback");
+        }
+        // A way back that is used, too short, or that of a browser without cookies, ends on a page.
+        let used = callback.unwrap();
+        let mut stranger = Browser { door, jars: BTreeMap::new() };
+        for got in [
+            browser.visit(&used).await,
+            browser.visit(&at("/.doorward/callback?code=short")).await,
+            browser.visit(&at("/.doorward/callback")).await,
+            stranger.visit(&used).await,
+        ] {
+            assert_eq!((got.status.as_u16(), got.header("location")), (401, None), "{got:?}");
+            assert!(got.header("www-authenticate").is_some());
+            assert!(got.text().contains("href=\"/\"") && got.text().contains("bad_credential"), "{}", got.text());
+        }
+        // What stays there whoever signs in: a token, another `Authorization`, two cookies, a certificate.
+        let alice = door.sign_in("alice").await;
+        let cookie = format!("__Host-doorward={}", "A".repeat(43));
+        let twice = format!("{cookie}; {cookie}");
+        for (person, headers) in [
+            (None, vec![("authorization", "Basic eDp5")]),
+            (None, vec![("authorization", "Bearer nonsense")]),
+            (None, vec![("doorward-token", "nonsense")]),
+            (None, vec![("cookie", twice.as_str())]),
+            (Some(&alice), vec![("cookie", cookie.as_str())]),
+        ] {
+            let headers = [&[PAGE][..], &headers].concat();
+            let got = door.client("web", person, Speaks::Http2).await.ask(Method::GET, "/x", &headers, b"").await;
+            assert_eq!((got.status.as_u16(), got.header("location")), (401, None), "{headers:?}");
+            assert!(got.header("www-authenticate").is_some(), "{got:?}");
+        }
+        // A cookie of nobody is replaced.
+        let headers = [PAGE, ("cookie", cookie.as_str())];
+        let got = door.client("web", None, Speaks::Http2).await.ask(Method::GET, "/x", &headers, b"").await;
+        assert_eq!(got.status, 303);
+    });
+}
+
+#[test]
+fn a_link_with_a_long_query_is_arrived_at_after_signing_in_and_one_beyond_all_at_the_front_page() {
+    with_door(Plan::default(), async |door| {
+        let at = |path: &str| Url::parse(&format!("https://{}:{}{path}", host("web"), door.address.port())).unwrap();
+        let long = format!("/page?path=C:\\temp&q={}", "%7B%22".repeat(330));
+        let beyond = format!("/page?q={}", "%7B%22".repeat(2500));
+        for (path, arrived) in [(long.as_str(), long.as_str()), (&beyond, "/")] {
+            let mut browser = Browser { door, jars: BTreeMap::new() };
+            let (places, got) = browser.follow(at(path), "alice").await;
+            assert_eq!((got.status.as_u16(), got.text()), (200, format!("GET {arrived} HTTP/1.1")), "{places:?}");
+        }
+    });
+}
+
+#[test]
+fn codes_that_are_made_up_are_counted_before_they_are_looked_for() {
+    let environment = vec![
+        ("DOORWARD__SERVER__LIMITS__REQUESTS_PER_SECOND_PER_ADDRESS", "1".to_owned()),
+        ("DOORWARD__SERVER__LIMITS__BURST_PER_ADDRESS", "60".to_owned()),
+    ];
+    with_door(Plan { environment, ..Plan::default() }, async |door| {
+        let at = |path: &str| Url::parse(&format!("https://{}:{}{path}", host("web"), door.address.port())).unwrap();
+        let mut browser = Browser { door, jars: BTreeMap::new() };
+        let mut next = at("/page");
+        while next.path() != "/.doorward/callback" {
+            if next.path() == "/authorize" {
+                next.query_pairs_mut().append_pair("login_hint", "alice");
+            }
+            let got = browser.visit(&next).await;
+            next = next.join(got.header("location").unwrap()).unwrap();
+        }
+        let made_up = format!("/.doorward/callback?code={}", "A".repeat(43));
+        let flow = format!("__Host-doorward-flow={}", "B".repeat(43));
+        let mut client = door.client("web", None, Speaks::Http2).await;
+        let mut last = 0;
+        for _ in 0..200 {
+            last = client.ask(Method::GET, &made_up, &[("cookie", &flow)], b"").await.status.as_u16();
+            if last == 429 {
+                break;
+            }
+        }
+        assert_eq!(last, 429);
+        // One that is good waits its turn like all others, and is not used up.
+        let mut got = browser.visit(&next).await;
+        assert_eq!(got.status, 429, "{got:?}");
+        for _ in 0..100 {
+            if got.status == 303 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            got = browser.visit(&next).await;
+        }
+        assert_eq!(got.header("location"), Some("/page"));
+    });
+}
+
+#[test]
 fn a_person_gets_a_page_that_says_why() {
     with_door(Plan::default(), async |door| {
         let alice = door.sign_in("alice").await;

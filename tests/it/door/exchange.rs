@@ -443,6 +443,11 @@ fn a_service_host_says_where_its_tokens_come_from() {
         assert_eq!(metadata["resource"], format!("https://web.doorward.localhost:{}", door.address.port()));
         assert_eq!(metadata["authorization_servers"], json!([door.origin]));
         assert_eq!(metadata["scopes_supported"], json!(["manage", "open"]));
+        assert!(metadata.get("jwks_uri").is_none(), "those would be keys of the service itself");
+        let path = "/.well-known/oauth-protected-resource";
+        let head = door.client("web", None, Speaks::Http2).await.ask(Method::HEAD, path, &[], b"").await;
+        assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
+        assert_eq!(head.header("content-length"), Some(got.body.len().to_string().as_str()));
         let refused = door.get("web", None, Speaks::Http1, "/x").await;
         let challenge = refused.header("www-authenticate").unwrap();
         assert!(

@@ -134,6 +134,70 @@ fn a03_forwarding_fields_are_ours_alone() {
     });
 }
 
+fn with_a_secret(dir: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    for service in ["app", "web", "rpc"] {
+        let file = dir.join("policies").join(service).join("role.secret");
+        std::fs::write(&file, "reader").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+}
+
+#[test]
+fn a01_what_is_injected_is_ours_in_every_spelling_and_in_trailers() {
+    let tables = "[[inject]]\nheader = \"X-Api-Role\"\nsecret = { file = \"role.secret\" }".to_owned();
+    with_door(Plan { tables, change: Some(with_a_secret), ..Plan::default() }, async |door| {
+        let alice = door.sign_in("alice").await;
+        let mut client = door.client("rpc", Some(&alice), Speaks::Http2).await;
+        let mut request = client.request(Method::POST, "/x").header("te", "trailers");
+        let mut trailers = http::HeaderMap::new();
+        for name in ["x-api-role", "x.api.role", "x~api.role", "x_api_role", "remote-user", "via"] {
+            request = request.header(name, "admin");
+            trailers.insert(name, "admin".parse().unwrap());
+        }
+        trailers.insert("dpop", "admin".parse().unwrap());
+        trailers.insert("x-end", "1".parse().unwrap());
+        let frames = vec![
+            Ok(hyper::body::Frame::data(bytes::Bytes::from_static(b"abc"))),
+            Ok(hyper::body::Frame::trailers(trailers)),
+        ];
+        let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
+        let request = request.body(http_body_util::BodyExt::boxed_unsync(body)).unwrap();
+        let got = super::fixture::read(client.send(request).await.unwrap()).await;
+        assert_eq!(got.status, 200, "{got:?}");
+        let seen = door.h2c.seen().pop().unwrap();
+        assert_eq!(seen.headers.get_all("x-api-role").iter().collect::<Vec<_>>(), vec!["reader"]);
+        let told = format!("{:?} {:?}", seen.headers, seen.trailers);
+        assert!(!told.contains("admin"), "{told}");
+        assert_eq!(seen.trailers.unwrap()["x-end"], "1");
+    });
+}
+
+#[test]
+fn an_upstream_is_told_that_a_gateway_stands_between_and_what_may_go_no_further_does_not() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        for (speaks, via) in [(Speaks::Http1, "1.1 doorward"), (Speaks::Http2, "2.0 doorward")] {
+            let mut client = door.client("app", Some(&alice), speaks).await;
+            client.ask(Method::GET, "/x", &[("via", "1.0 forged"), ("max-forwards", "0")], b"").await;
+            assert_eq!(door.raw.last().all("via"), [via]);
+            client.ask(Method::OPTIONS, "/x", &[("max-forwards", "3")], b"").await;
+            assert_eq!(door.raw.last().one("max-forwards"), Some("2"));
+            let before = door.raw.count();
+            let got = client.ask(Method::OPTIONS, "/x", &[("max-forwards", "0")], b"").await;
+            assert_eq!((got.status.as_u16(), door.raw.count()), (204, before));
+            let got = client.ask(Method::OPTIONS, "/admin/x", &[("max-forwards", "0")], b"").await;
+            assert_eq!(got.status, 403, "it is judged as any request is");
+            // A state belongs to its trace.
+            let trace = format!("00-{}-{}-01", "a".repeat(32), "b".repeat(16));
+            for (parent, state) in [(trace.as_str(), Some("c=d")), ("nonsense", None)] {
+                client.ask(Method::GET, "/x", &[("traceparent", parent), ("tracestate", "c=d")], b"").await;
+                assert_eq!(door.raw.last().one("tracestate"), state, "{parent}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a04_health_checkers_get_no_way_in() {
     with_door(Plan::default(), async |door| {

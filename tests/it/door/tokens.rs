@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::exchange::used;
 use super::fixture::{BOTH, Door, Person, Plan, Speaks, with_door};
+use super::upstream::Reply;
 use crate::fake_provider::Key;
 
 /// The claims of a token of ours.
@@ -194,6 +195,23 @@ fn a44_a_token_seen_before_is_judged_for_each_service_and_caller_anew() {
 }
 
 #[test]
+fn a_request_that_waits_for_its_answer_is_cut_when_its_token_ends() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        door.raw.reply("/slow", Reply::Stall);
+        for speaks in BOTH {
+            let mut client = door.client("app", Some(&alice), speaks).await;
+            let ends = door.clock.now().seconds() + 2;
+            let bearer = format!("Bearer {}", Token::of(door, &alice).with("exp", ends.into()).mint(door));
+            let got = client.ask(Method::GET, "/slow", &[("authorization", &bearer)], b"").await;
+            assert_eq!((got.status.as_u16(), got.reason().as_str()), (401, "session_ended"), "{speaks:?}");
+            let late = door.clock.now().millis() - ends * 1000;
+            assert!((0..1000).contains(&late), "{speaks:?}: {late} ms after its end");
+        }
+    });
+}
+
+#[test]
 fn a68_credentials_that_disagree_are_refused() {
     with_door(Plan::default(), async |door| {
         let (alice, bob) = (door.sign_in("alice").await, door.sign_in("bob").await);
@@ -255,6 +273,49 @@ fn a69_another_sites_page_cannot_use_a_certificate() {
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: https://evil.example\r\n\r\n";
         let got = door.bytes("app", Some(&alice), upgrade.as_bytes()).await;
         assert!(got.starts_with("HTTP/1.1 403 "), "{got}");
+    });
+}
+
+#[test]
+fn a69_a_page_of_a_listed_origin_may_ask_first_and_no_other() {
+    let plan = Plan { lines: "origins = [\"https://friend.example\"]".to_owned(), ..Plan::default() };
+    with_door(plan, async |door| {
+        let asks = ("access-control-request-method", "DELETE");
+        let names = ("access-control-request-headers", "content-type, x-app");
+        for speaks in BOTH {
+            let mut client = door.client("web", None, speaks).await;
+            let friend = ("origin", "https://friend.example");
+            let got = client.ask(Method::OPTIONS, "/x", &[friend, asks, names], b"").await;
+            assert_eq!(got.status, 204, "{got:?}");
+            for (name, value) in [
+                ("access-control-allow-origin", "https://friend.example"),
+                ("access-control-allow-credentials", "true"),
+                ("access-control-allow-methods", "DELETE"),
+                ("access-control-allow-headers", "content-type, x-app"),
+                ("vary", "Origin"),
+            ] {
+                assert_eq!(got.header(name), Some(value), "{name}");
+            }
+            for headers in [
+                vec![("origin", "https://evil.example"), asks],
+                vec![("origin", "null"), asks],
+                vec![friend, ("origin", "https://evil.example"), asks],
+                vec![friend],
+                vec![asks],
+                vec![friend, ("access-control-request-method", "GET, POST")],
+                vec![friend, asks, ("access-control-request-headers", "a;b")],
+            ] {
+                let got = client.ask(Method::OPTIONS, "/x", &headers, b"").await;
+                assert_eq!(
+                    (got.status.as_u16(), got.header("access-control-allow-origin")),
+                    (401, None),
+                    "{headers:?}"
+                );
+            }
+            let got = client.ask(Method::POST, "/x", &[friend, asks], b"").await;
+            assert_eq!(got.status, 401);
+        }
+        assert_eq!(door.raw.count(), 0);
     });
 }
 

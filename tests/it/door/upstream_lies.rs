@@ -35,6 +35,17 @@ fn lies() -> Vec<(&'static str, Reply)> {
                 "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{STOLEN}"
             )),
         ),
+        ("/lie/length-twice", bytes("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nok")),
+        ("/lie/length-list", bytes("HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nok")),
+        (
+            "/lie/coding-beside-chunks",
+            close("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+        ),
+        (
+            "/lie/chunks-twice",
+            close("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ),
+        ("/lie/unknown-coding", close("HTTP/1.1 200 OK\r\ntransfer-encoding: foo\r\n\r\nok")),
         ("/lie/short", close("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")),
         ("/lie/short-chunk", close("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\nabc")),
         ("/lie/bad-chunk", bytes(&format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n{STOLEN}"))),
@@ -169,6 +180,22 @@ fn a19_a_lie_costs_its_own_answer_and_its_connection() {
                 let next = door.get("app", Some(&alice), speaks, "/mine").await;
                 assert_eq!(next.text(), "GET /mine HTTP/1.1", "after {path}");
             }
+        }
+    });
+}
+
+#[test]
+fn an_answer_without_content_has_no_length() {
+    with_door(plan(), async |door| {
+        let alice = door.sign_in("alice").await;
+        door.raw.reply("/none", Reply::Close(b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n".to_vec()));
+        door.raw.reply("/same", Reply::Close(b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n".to_vec()));
+        for speaks in BOTH {
+            let none = door.get("app", Some(&alice), speaks, "/none").await;
+            assert_eq!((none.status.as_u16(), none.header("content-length")), (204, None), "{speaks:?}");
+            // What a GET would have had (RFC 9110 §8.6).
+            let same = door.get("app", Some(&alice), speaks, "/same").await;
+            assert_eq!((same.status.as_u16(), same.header("content-length")), (304, Some("5")), "{speaks:?}");
         }
     });
 }
