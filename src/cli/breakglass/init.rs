@@ -75,6 +75,9 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
             args.threshold
         )));
     }
+    if let Some(out) = &args.out {
+        std::fs::create_dir_all(out).map_err(|error| Failure::usage(format!("making `{}`: {error}", out.display())))?;
+    }
     for key in &made {
         write_new(&key.path, key.private.as_bytes(), 0o600)?;
         write_new(&public_path(&key.path), format!("{}\n", key.public).as_bytes(), 0o644)?;
@@ -129,7 +132,6 @@ fn keys(context: &Context, args: &InitArgs) -> Result<Vec<Made>, Failure> {
             Some(Zeroizing::new(text))
         }
     };
-    std::fs::create_dir_all(out).map_err(|error| Failure::usage(format!("making `{}`: {error}", out.display())))?;
     let wrong = |error: ssh_key::Error| Failure::failed(format!("making a key: {error}"));
     let mut made = Vec::new();
     for number in 1..=args.generate.unwrap_or(0) {
