@@ -179,8 +179,9 @@ fn custodians_are_written_and_sealed_keys_are_openssh_keys() {
     assert!(config.ends_with("[breakglass]\ncustodians = \"custodians\"\nthreshold = 2\n"), "{config}");
     // OpenSSH opens the key with its passphrase, and only with that.
     let key = dir.join("keys/custodian-1");
-    let public =
-        |passphrase: &str| process::Command::new("ssh-keygen").args(["-y", "-P", passphrase, "-f"]).arg(&key).output().unwrap();
+    let public = |passphrase: &str| {
+        process::Command::new("ssh-keygen").args(["-y", "-P", passphrase, "-f"]).arg(&key).output().unwrap()
+    };
     let opened = public("correct horse");
     assert!(opened.status.success(), "{}", String::from_utf8_lossy(&opened.stderr));
     let written = std::fs::read_to_string(dir.join("keys/custodian-1.pub")).unwrap();
