@@ -218,11 +218,7 @@ async fn judged(pending: &Pending, key: &KeyPair, evidence: &Evidence, now: Time
         told(failure.problem.detail.unwrap_or_default(), failure.problem.reason == "opening_refused")
     })?;
     let checked: BreakGlassChecked = client.read(&json)?;
-    Ok(Judged {
-        custodians: checked.custodians,
-        opener_proven: checked.opener_proven,
-        server: pending.server.clone(),
-    })
+    Ok(Judged { custodians: checked.custodians, opener_proven: checked.opener_proven, server: pending.server.clone() })
 }
 
 async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Failure> {
