@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
@@ -13,7 +13,7 @@ use crate::wire::{Answer, NewAccessRequest, NewApproval, Nothing, Page};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::{answered, json};
+use super::decided::{Trail, answered, json};
 use super::fields::{Fields, Json};
 use super::paging::{cursor, limit};
 use super::shape;
@@ -82,12 +82,14 @@ pub(super) fn length(text: &str) -> Result<Ttl, ApiError> {
 pub async fn create(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Json(body): Json<NewAccessRequest>,
 ) -> Result<Response, ApiError> {
     // What can't be a name names no entitlement.
     let shown = || body.entitlement.chars().take(NAME_CHARS_SHOWN).collect();
     let entitlement =
         EntitlementName::parse(&body.entitlement).map_err(|_| ApiError::from(AccessError::NoEntitlement(shown())))?;
+    trail.about("request", format!("Entitlement::\"{entitlement}\""));
     let asked = Asked {
         entitlement,
         reason: body.reason,

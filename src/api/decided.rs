@@ -1,7 +1,7 @@
 //! Around every answer of the control host: it gets the id of its decision, refusals are written
 //! out, and refusals are put on record so that `doorward why` finds them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts};
+use crate::control::caller::actor_at;
 use crate::control::decision::DATA_REMEDY;
 use crate::control::{ConnectionFacts, Desk};
 use crate::model::{DecisionId, EventId, Timestamp};
@@ -37,21 +38,36 @@ const SCHEME_BYTES_MAX: usize = 32;
 /// The longest path that goes into the record.
 const PATH_BYTES_MAX: usize = 1024;
 
-/// Who called, noted by the extractor for the record of what was refused later.
+/// Who called and for what, noted on the way for the record of what was refused later.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Trail(Arc<Mutex<Option<Actor>>>);
+pub(super) struct Trail(Arc<Mutex<Noted>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    actor: Option<Actor>,
+    about: Option<(&'static str, String)>,
+}
 
 impl Trail {
     pub fn note(&self, actor: Actor) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(actor);
+        self.noted().actor = Some(actor);
+    }
+
+    /// The action that is asked for, and on what.
+    pub fn about(&self, action: &'static str, resource: String) {
+        self.noted().about = Some((action, resource));
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_known(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.noted().actor.is_some()
     }
 
-    fn taken(&self) -> Option<Actor> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn taken(&self) -> Noted {
+        std::mem::take(&mut *self.noted())
     }
 }
 
@@ -81,8 +97,9 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
             tracing::warn!(%decision, cause, "a control request could not be answered");
         }
         if refused.recorded {
-            let actor = refused.actor.clone().map(|actor| *actor).or_else(|| trail.taken());
-            record(&desk, &refused, actor, connection.as_deref(), facts, decision, now).await;
+            let mut noted = trail.taken();
+            noted.actor = refused.actor.clone().map(|actor| *actor).or(noted.actor);
+            record(&desk, &refused, noted, connection.as_deref(), facts, decision, now).await;
         }
         let kept = [ALLOW, NONCE_HEADER].map(|name| (response.headers_mut().remove(&name), name));
         response = written(&desk, refused, status, scheme.as_deref(), decision);
@@ -136,7 +153,7 @@ fn method_name(method: &Method) -> &str {
 async fn record(
     desk: &Desk,
     refused: &Refused,
-    actor: Option<Actor>,
+    Noted { actor, about }: Noted,
     connection: Option<&ConnectionFacts>,
     facts: RequestFacts,
     decision: DecisionId,
@@ -153,11 +170,11 @@ async fn record(
     {
         event = event.with(DATA_REMEDY, remedy);
     }
-    event.actor = actor.unwrap_or_else(|| Actor {
-        address: connection.map(|connection| connection.address),
-        certificate: connection.and_then(|it| it.certificate.as_ref()).map(|certificate| certificate.thumbprint),
-        ..Actor::default()
-    });
+    if let Some((action, resource)) = about {
+        (event.action, event.resource) = (Some(action.into()), Some(resource.into()));
+    }
+    let at = |connection| actor_at(&desk.directory, connection, now);
+    event.actor = actor.or_else(|| connection.map(at)).unwrap_or_default();
     // What is refused stays refused, on record or not: the recorder counts what it could not keep.
     if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await, Ok(Ok(()))) {
         tracing::warn!(%decision, "a refusal of the control host is not on record");

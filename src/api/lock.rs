@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::response::Response;
 
 use crate::control::{Desk, lock_by_caller};
+use crate::policy::InstallationAction;
 use crate::wire::{Lock, NewLock};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::answered;
+use super::decided::{Trail, answered};
 use super::fields::Json;
 use super::paging::{self, Order};
 use super::shape;
+
+/// What a bar is set on people in.
+const INSTALLATION: &str = "Installation::\"doorward\"";
 
 /// All who are barred, oldest first: `?cursor=…&limit=…`
 pub async fn list(
@@ -30,8 +34,10 @@ pub async fn list(
 pub async fn set(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Json(body): Json<NewLock>,
 ) -> Result<Response, ApiError> {
+    trail.about(InstallationAction::Lock.name(), INSTALLATION.to_owned());
     let lock = lock_by_caller::set(&desk, &caller, &body.principal, &body.reason, now).await?;
     let person = lock_by_caller::person(&desk, &lock).await;
     Ok(answered(&shape::lock(&lock, person, true)))
@@ -41,8 +47,10 @@ pub async fn set(
 pub async fn clear(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Json(body): Json<NewLock>,
 ) -> Result<Response, ApiError> {
+    trail.about(InstallationAction::Lock.name(), INSTALLATION.to_owned());
     let lock = lock_by_caller::clear(&desk, &caller, &body.principal, &body.reason, now).await?;
     let person = lock_by_caller::person(&desk, &lock).await;
     Ok(answered(&shape::lock(&lock, person, false)))

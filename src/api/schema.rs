@@ -129,9 +129,9 @@ fn people_and_services() -> Value {
         "DecisionRequest": object(&[("method", "string"), ("host", "string"), ("path", "string")]),
         "Decision": object(&[
             ("id", "id:dec_"), ("time", "time"), ("outcome", "one:allow|deny"), ("reason?", "string?"),
-            ("principal?", "Principal?"), ("erased?", "id:usr_"), ("action?", "string?"), ("service?", "string?"),
-            ("request?", "DecisionRequest?"), ("act?", "strings"), ("policy_version?", "string?"), ("policies", "strings"),
-            ("errors", "strings"), ("remedy?", "Remedy?"), ("note?", "string?"), ("grant?", "string?"),
+            ("principal?", "Principal?"), ("erased?", "id:usr_"), ("action?", "string?"), ("resource?", "string?"),
+            ("service?", "string?"), ("request?", "DecisionRequest?"), ("act?", "strings"), ("policy_version?", "string?"),
+            ("policies", "strings"), ("errors", "strings"), ("remedy?", "Remedy?"), ("note?", "string?"), ("grant?", "string?"),
             ("grants", "DecisionGrant[]"), ("helps", "DecisionHelp[]"), ("log?", "string?"), ("seq?", "integer?"),
         ]),
         "DecisionGrant": object(&[("id", "string"), ("entitlement", "string")]),

@@ -304,6 +304,7 @@ pub fn decision(explained: Explained) -> wire::Decision {
         principal: whose.map(|whose| principal(&whose, email)),
         erased: explained.erased.map(|pseudonym| pseudonym.to_string()),
         action: explained.action,
+        resource: explained.resource,
         service: explained.service,
         request: explained.request.map(|(method, host, path)| wire::DecisionRequest { method, host, path }),
         act: explained.act,

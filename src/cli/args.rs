@@ -220,9 +220,10 @@ pub struct DevArgs {
     /// Where everything is kept [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Where the door listens; loopback only, port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443", value_parser = address)]
-    pub listen: SocketAddr,
+    /// Where the door listens; loopback only, port 0 takes a free one [default: where that of DIR listened last,
+    /// else 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub listen: Option<SocketAddr>,
     /// The database [default: SQLite in DIR]
     #[arg(long, value_name = "URL")]
     pub database: Option<String>,

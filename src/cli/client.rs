@@ -58,8 +58,8 @@ pub enum ClientError {
     },
     /// It said no.
     Refused(Box<Problem>),
-    /// An OAuth endpoint said no.
-    Oauth(OauthError),
+    /// An OAuth endpoint said no, with this status.
+    Oauth(OauthError, StatusCode),
     /// It said something else than it should.
     Answer {
         /// Which server.
@@ -78,7 +78,7 @@ impl fmt::Display for ClientError {
                 write!(f, "`{server}` did not answer in {} s", EXCHANGE_TIMEOUT.as_secs())
             }
             Self::Refused(problem) => problem.fmt(f),
-            Self::Oauth(error) => error.fmt(f),
+            Self::Oauth(error, _) => error.fmt(f),
             Self::Answer { server, what } => write!(f, "`{server}` gave an answer that can't be used: {what}"),
         }
     }
@@ -89,7 +89,7 @@ impl std::error::Error for ClientError {
         match self {
             Self::Dial(error) => Some(error),
             Self::Exchange { source, .. } => Some(source.as_ref()),
-            Self::Slow { .. } | Self::Refused(_) | Self::Oauth(_) | Self::Answer { .. } => None,
+            Self::Slow { .. } | Self::Refused(_) | Self::Oauth(..) | Self::Answer { .. } => None,
         }
     }
 }
@@ -126,10 +126,10 @@ impl From<ClientError> for Failure {
             }
             ClientError::Refused(problem) => Self::refused(*problem),
             // Our client has no secret that could be wrong: what is not taken is the session's certificate.
-            ClientError::Oauth(error) if error.error == "invalid_client" => {
+            ClientError::Oauth(error, _) if error.error == "invalid_client" => {
                 Self::signed_out("session_ended", text, "doorward login")
             }
-            ClientError::Oauth(error) => {
+            ClientError::Oauth(error, status) => {
                 let exit = match error.error.as_str() {
                     "access_denied" => Exit::Denied,
                     "invalid_token" => Exit::SignedOut,
@@ -139,6 +139,7 @@ impl From<ClientError> for Failure {
                 };
                 let mut failure = Self::new(exit, &error.error, text);
                 failure.problem.decision = error.decision;
+                failure.status = Some(status.as_u16());
                 failure
             }
             ClientError::Answer { .. } => Self::failed(text),
@@ -279,7 +280,7 @@ impl Client {
             return ClientError::Refused(Box::new(problem));
         }
         if let Ok(error) = serde_json::from_slice::<OauthError>(&answer.body) {
-            return ClientError::Oauth(error);
+            return ClientError::Oauth(error, status);
         }
         if status == StatusCode::UNAUTHORIZED {
             return ClientError::Refused(Box::new(Problem::new(401, "no_credential", "Sign in first")));

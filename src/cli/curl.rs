@@ -2,6 +2,7 @@
 //! for the door. Only paths of files stand in its arguments. curl itself takes names below
 //! `localhost` to this machine.
 
+use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -25,8 +26,12 @@ async fn prepared(context: &Context, args: &CurlArgs) -> Result<Command, Failure
     let program = found(context).ok_or_else(|| {
         Failure::failed("`curl` is not installed (it is not in `PATH`); install it, or use `doorward proxy`")
     })?;
-    let here = signed_in(context).await?;
     let mut command = Command::new(program);
+    if asks_about_curl(&args.arguments) {
+        command.args(&args.arguments);
+        return Ok(command);
+    }
+    let here = signed_in(context).await?;
     command.arg("--cert").arg(here.profile.certificate_path()).arg("--key").arg(here.profile.key_path());
     let named = context.global.ca.clone().or_else(|| context.environment.path("DOORWARD_CA"));
     let ca = named.or_else(|| here.session.ca_pem.is_some().then(|| here.profile.ca_path()));
@@ -36,6 +41,15 @@ async fn prepared(context: &Context, args: &CurlArgs) -> Result<Command, Failure
     // Last, so that what is said there goes before what is said here.
     command.args(&args.arguments);
     Ok(command)
+}
+
+/// Whether curl is only asked about itself, for which nobody needs to be signed in.
+fn asks_about_curl(arguments: &[OsString]) -> bool {
+    match arguments {
+        [only] => ["--help", "-h", "--version", "-V"].iter().any(|flag| only == flag),
+        [help, _category] => ["--help", "-h"].iter().any(|flag| help == flag),
+        _ => false,
+    }
 }
 
 fn found(context: &Context) -> Option<PathBuf> {

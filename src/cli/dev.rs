@@ -1,6 +1,7 @@
 //! `doorward dev`: the whole door on loopback, left running.
 
 use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::model::{Clock, Entropy};
 use crate::server::ambient::{SystemClock, SystemEntropy};
-use crate::server::dev::door::{DOMAIN, DevError, DevOptions, Parts, prepare};
+use crate::server::dev::door::{DOMAIN, DevError, DevOptions, Parts, prepare, remembered};
 use crate::server::dev::provider::PEOPLE;
 use crate::server::run::{Running, Start, StartError, start};
 
@@ -49,6 +50,9 @@ impl Lines {
     }
 }
 
+/// Where a door listens when nobody says so.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
+
 fn failure(error: &DevError) -> Failure {
     Failure::usage(error.to_string())
 }
@@ -73,7 +77,8 @@ pub fn run(context: &Context, args: &DevArgs) -> Result<(), Failure> {
         ),
     };
     let dir = args.dir.clone().or_else(|| temporary.as_ref().map(|dir| dir.path().to_path_buf())).unwrap_or_default();
-    let options = DevOptions { dir, listen: args.listen, database: args.database.clone() };
+    let listen = args.listen.or_else(|| remembered(&dir)).unwrap_or(LISTEN);
+    let options = DevOptions { dir, listen, database: args.database.clone() };
     let beside = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("dev-parts")

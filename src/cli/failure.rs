@@ -17,6 +17,8 @@ pub struct Failure {
     pub exit: Exit,
     /// What is told. Its status is 0 where no server said it.
     pub problem: Box<Problem>,
+    /// The HTTP status, where a server said no in another form than a problem.
+    pub status: Option<u16>,
 }
 
 impl Failure {
@@ -33,13 +35,13 @@ impl Failure {
             Exit::Unreachable => "The server could not be reached",
         };
         let problem = Problem::new(0, reason, title).with_detail(detail);
-        Self { exit, problem: Box::new(problem) }
+        Self { exit, problem: Box::new(problem), status: None }
     }
 
     /// An end of which everything has been said already.
     #[must_use]
     pub fn silent(exit: Exit) -> Self {
-        Self { exit, problem: Box::new(Problem::new(0, "", "")) }
+        Self { exit, problem: Box::new(Problem::new(0, "", "")), status: None }
     }
 
     /// Whether there is nothing left to say.
@@ -78,7 +80,7 @@ impl Failure {
             (502..=504, _) => Exit::Unreachable,
             _ => Exit::Failed,
         };
-        Self { exit, problem: Box::new(problem) }
+        Self { exit, problem: Box::new(problem), status: None }
     }
 
     /// The lines for people: what, then what to do.
@@ -114,7 +116,10 @@ impl Failure {
         if let Value::Object(object) = &mut value
             && self.problem.status == 0
         {
-            object.remove("status");
+            match self.status {
+                Some(status) => drop(object.insert("status".to_owned(), status.into())),
+                None => drop(object.remove("status")),
+            }
         }
         value.to_string()
     }

@@ -150,11 +150,13 @@ async fn renewed(
     let client = Client::new(origin.clone(), ca_pem, shown.as_ref())?;
     match renew(context, profile, &lock, &client, &session).await {
         Ok(session) => Ok(session),
-        Err(RenewError::Ask(ClientError::Oauth(error))) if error.error == "invalid_grant" => Err(Failure::signed_out(
-            "session_ended",
-            "the session has ended; sign in again",
-            &context.sign_in_command(Some(&session.record.server)),
-        )),
+        Err(RenewError::Ask(ClientError::Oauth(error, _))) if error.error == "invalid_grant" => {
+            Err(Failure::signed_out(
+                "session_ended",
+                "the session has ended; sign in again",
+                &context.sign_in_command(Some(&session.record.server)),
+            ))
+        }
         // What is left of the old one is enough for now; the next command tries again.
         Err(RenewError::Ask(ClientError::Dial(_) | ClientError::Exchange { .. } | ClientError::Slow { .. }))
             if found == Freshness::Ending =>

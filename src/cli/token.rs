@@ -33,6 +33,13 @@ const TOKEN_LIFETIME_MAX: Ttl = Ttl::minutes(15);
 /// When nobody is signed in and no token was given, or the server says no; exit 4 when what is asked for
 /// first is denied, 5 when it is not decided yet.
 pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
+    // Neither is what its absence is: a token narrowed to nothing would be one for everything.
+    if args.scope.as_deref().is_some_and(|scope| scope.trim().is_empty()) {
+        return Err(Failure::usage("`--scope` names no action: leave it out for a token for all of them"));
+    }
+    if args.length.is_some_and(|length| length == Ttl::ZERO) {
+        return Err(Failure::usage("`--for 0s`: say how long, as `5m`, or leave it out"));
+    }
     let asked = args.request.as_deref().map(|name| asked(args, name)).transpose()?;
     if let Some(length) = args.length.filter(|length| asked.is_none() && *length > TOKEN_LIFETIME_MAX) {
         return Err(Failure::usage(format!(

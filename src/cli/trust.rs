@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::args::Format;
 use super::job::read;
 use super::policy::{FolderArgs, Printed};
-use crate::identity::workload::{key_set, verify_with};
+use crate::identity::workload::{key_set, times, verify_with};
 use crate::model::Timestamp;
 use crate::policy::{PolicySet, Trial, TrustedIssuer};
 
@@ -55,7 +55,13 @@ fn checked(
     let fits = claims.get("aud").is_some_and(|aud| *aud == wanted || *aud == json!([wanted]));
     checks.push(("audience", format!("wanted `{}`, got {audience}", issuer.audience), fits));
     match &issuer.jwks_file {
-        None => checks.push(("signature", "not checked: the issuer has no `jwks_file`".to_owned(), true)),
+        None => {
+            checks.push(("signature", "not checked: the issuer has no `jwks_file`".to_owned(), true));
+            checks.push(match times(claims, now) {
+                Ok(()) => ("times", "hold".to_owned(), true),
+                Err(error) => ("times", error.to_string(), false),
+            });
+        }
         Some(path) => {
             let keys = std::fs::read(path).map_err(|error| error.to_string()).and_then(|json| key_set(&json));
             let verdict = keys.and_then(|keys| {

@@ -56,6 +56,9 @@ pub fn told(decision: &Decision) -> String {
     if let Some(request) = &decision.request {
         pair("request", &format!("{} https://{}{}", request.method, request.host, request.path));
     }
+    if let Some(resource) = &decision.resource {
+        pair("resource", resource);
+    }
     if let Some(reason) = &decision.reason {
         pair("reason", reason);
     }

@@ -33,7 +33,7 @@ use crate::control::{ConnectionFacts, Desk};
 use crate::model::DecisionId;
 
 use program::FormTarget;
-use refusal::{PageError, Refused};
+use refusal::{Answered, PageError, Refused};
 
 /// Names the decision in every answer.
 const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision");
@@ -111,16 +111,20 @@ async fn css() -> Response {
 
 /// Around every answer: the decision's id, refusals written out and recorded, and the headers that
 /// keep a page to itself.
-async fn around(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Response {
+async fn around(State(desk): State<Arc<Desk>>, mut request: Request, next: Next) -> Response {
     let now = desk.clock.now();
     let decision = DecisionId::fresh(now, &*desk.entropy);
     let connection = request.extensions().get::<Arc<ConnectionFacts>>().cloned();
     let facts = refusal::facts(&desk, &request);
+    // What goes on record on the way, of a sign-in, has the same id.
+    request.extensions_mut().insert(decision);
+    let page_wanted = refusal::page_wanted(request.headers());
     let mut response = next.run(request).await;
     if let Some(refused) = response.extensions_mut().remove::<Refused>() {
         refused.record(&desk, connection.as_deref(), facts, decision, now).await;
         let status = response.status();
-        let mut written = page::refusal(&refused, decision);
+        let mut written =
+            if page_wanted { page::refusal(&refused, decision) } else { refused.problem(status, decision) };
         *written.status_mut() = status;
         // RFC 9110 §15.5.2 wants one of every 401; a browser can make nothing of it and shows the page.
         if status == StatusCode::UNAUTHORIZED {
@@ -131,6 +135,8 @@ async fn around(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> 
             }
         }
         response = written;
+    } else if let Some(refused) = response.extensions_mut().remove::<Answered>() {
+        refused.record(&desk, connection.as_deref(), facts, decision, now).await;
     }
     if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
         response.headers_mut().insert(DECISION_HEADER, value);

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::{Method, StatusCode, Version};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts};
 use crate::control::access::AccessError;
 use crate::control::browser::OfferError;
-use crate::control::caller::Unproven;
+use crate::control::caller::{Unproven, actor_at};
 use crate::control::oauth::device::AnswerError;
 use crate::control::return_to::ReturnTo;
 use crate::control::session::RevokeError;
@@ -20,6 +21,8 @@ use crate::control::sign_in::SignInError;
 use crate::control::{ConnectionFacts, Desk, StoreError};
 use crate::identity::provider::ProviderError;
 use crate::model::{DecisionId, EventId, Timestamp};
+use crate::wire::problem::PROBLEM_MEDIA_TYPE;
+use crate::wire::{Problem, Remedy};
 
 use super::page;
 
@@ -45,7 +48,9 @@ pub enum PageError {
     NotFound(&'static str),
     /// The method is not for this path.
     Method,
-    /// A sign-in did not begin or end well. It is on record already.
+    /// A sign-in did not begin.
+    NotBegun(SignInError),
+    /// A sign-in did not end well. It is on record already.
     Failed(SignInError),
     /// The browser can't be handed over to a service.
     Offer(OfferError),
@@ -122,7 +127,13 @@ impl PageError {
                 let detail = "this address is for something else".to_owned();
                 page(StatusCode::METHOD_NOT_ALLOWED, "Not this way", detail, "no_route")
             }
-            Self::Failed(error) => sign_in_page(&error),
+            Self::NotBegun(SignInError::Store(error)) => Self::Unavailable(error).refused(),
+            Self::NotBegun(error) => sign_in_page(&error),
+            // `sign_in::complete` has put it on record itself.
+            Self::Failed(error) => {
+                let (status, page) = sign_in_page(&error);
+                (status, Refused { recorded: false, ..page })
+            }
             Self::Offer(error) => match error {
                 OfferError::NoSuchHost => {
                     page(StatusCode::NOT_FOUND, "No such service for browsers", error.to_string(), "no_route")
@@ -242,8 +253,7 @@ fn sign_in_page(error: &SignInError) -> (StatusCode, Refused) {
         other => other.to_string(),
     };
     let command = matches!(error, SignInError::Provider(_)).then_some("doorward doctor");
-    // `sign_in::complete` has put it on record itself.
-    (status, Refused { title, detail, reason: error.reason(), command, actor: None, recorded: false })
+    (status, Refused { title, detail, reason: error.reason(), command, actor: None, recorded: true })
 }
 
 impl IntoResponse for PageError {
@@ -261,7 +271,36 @@ impl IntoResponse for PageError {
     }
 }
 
+/// Whether a page can be read by who asks: all but programs that say what they read (RFC 9110 §12.5.1).
+pub fn page_wanted(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+    let takes = |range: &str| {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let refused = parts.any(|part| part.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0_f32)));
+        matches!(kind.as_str(), "text/html" | "text/*" | "*/*") && !refused
+    };
+    accepted.peek().is_none() || accepted.flat_map(|value| value.split(',')).any(takes)
+}
+
 impl Refused {
+    /// The refusal for programs (RFC 9457), as the API writes it.
+    pub fn problem(&self, status: StatusCode, decision: DecisionId) -> Response {
+        let kind = match status {
+            StatusCode::UNAUTHORIZED => "sign_in",
+            StatusCode::SERVICE_UNAVAILABLE => "retry",
+            _ => "none",
+        };
+        let problem = Problem {
+            detail: Some(self.detail.clone()),
+            decision: Some(decision.to_string()),
+            remedy: Some(Remedy::new(kind, self.command)),
+            ..Problem::new(status.as_u16(), self.reason, self.title)
+        };
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        ([(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE))], body).into_response()
+    }
+
     /// Puts the refusal on record.
     pub async fn record(
         &self,
@@ -271,23 +310,51 @@ impl Refused {
         decision: DecisionId,
         now: Timestamp,
     ) {
-        if !self.recorded {
-            return;
+        if self.recorded {
+            let actor = self.actor.as_deref();
+            record(desk, self.reason, actor, connection, facts, decision, now).await;
         }
-        let id = EventId::from_bytes(*decision.bytes());
-        let mut event = Event::new(id, now, EventType::DecisionDeny, Outcome::Denied);
-        event.decision = Some(decision);
-        event.reason = Some(self.reason.into());
-        event.request = Some(facts);
-        event.policy_version = Some(Arc::clone(desk.policies.load().version()));
-        match &self.actor {
-            Some(actor) => event.actor = (**actor).clone(),
-            None => event.actor.address = connection.map(|connection| connection.address),
-        }
-        // What is refused stays refused, on record or not: the recorder counts what it could not keep.
-        if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await, Ok(Ok(()))) {
-            tracing::warn!(%decision, "a refusal of a page is not on record");
-        }
+    }
+}
+
+/// A refusal that is written out already and only goes on record, for this reason.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered(pub &'static str);
+
+impl Answered {
+    /// Puts the refusal on record.
+    pub async fn record(
+        self,
+        desk: &Desk,
+        connection: Option<&ConnectionFacts>,
+        facts: RequestFacts,
+        decision: DecisionId,
+        now: Timestamp,
+    ) {
+        record(desk, self.0, None, connection, facts, decision, now).await;
+    }
+}
+
+async fn record(
+    desk: &Desk,
+    reason: &'static str,
+    actor: Option<&Actor>,
+    connection: Option<&ConnectionFacts>,
+    facts: RequestFacts,
+    decision: DecisionId,
+    now: Timestamp,
+) {
+    let id = EventId::from_bytes(*decision.bytes());
+    let mut event = Event::new(id, now, EventType::DecisionDeny, Outcome::Denied);
+    event.decision = Some(decision);
+    event.reason = Some(reason.into());
+    event.request = Some(facts);
+    event.policy_version = Some(Arc::clone(desk.policies.load().version()));
+    let at = |connection| actor_at(&desk.directory, connection, now);
+    event.actor = actor.cloned().or_else(|| connection.map(at)).unwrap_or_default();
+    // What is refused stays refused, on record or not: the recorder counts what it could not keep.
+    if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await, Ok(Ok(()))) {
+        tracing::warn!(%decision, "a refusal of a page is not on record");
     }
 }
 

@@ -9,14 +9,14 @@ use axum::response::{IntoResponse, Response};
 
 use crate::control::recheck::{self, LogoutError};
 use crate::control::return_to::ReturnTo;
-use crate::control::sign_in::{self as control, Callback, FLOW_TTL, SignInError};
+use crate::control::sign_in::{self as control, Browser, Callback, FLOW_TTL, SignInError};
 use crate::control::{Desk, browser};
 use crate::identity::cookie::{FLOW_COOKIE, Presented, SESSION_COOKIE};
 use crate::identity::provider::ProviderError;
 
 use super::form::Fields;
 use super::page::{ProviderLink, SaidPage, SignInPage, render, see_other};
-use super::refusal::PageError;
+use super::refusal::{Answered, PageError};
 use super::visit::Visit;
 
 /// Where the browser goes afterwards, as the query says.
@@ -37,7 +37,7 @@ pub async fn sign_in(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Resp
         None => {
             let mut providers = desk.providers.iter();
             match (providers.next(), providers.next()) {
-                (None, _) => return Err(PageError::Failed(SignInError::NoProvider)),
+                (None, _) => return Err(PageError::NotBegun(SignInError::NoProvider)),
                 (Some(only), None) => only.name().to_string(),
                 (Some(_), Some(_)) => return Ok(choice(&desk, &to, hint)),
             }
@@ -47,7 +47,7 @@ pub async fn sign_in(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Resp
         Presented::One(value) => Some(value),
         Presented::Absent | Presented::Bad => None,
     };
-    let begun = control::begin(&desk, &named, &to, hint, binding, visit.now).await.map_err(PageError::Failed)?;
+    let begun = control::begin(&desk, &named, &to, hint, binding, visit.now).await.map_err(PageError::NotBegun)?;
     let cookie = begun.binding.set_for(FLOW_COOKIE, FLOW_TTL.as_seconds());
     Ok(see_other(&begun.location, &[cookie]))
 }
@@ -78,9 +78,9 @@ pub async fn callback(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Res
         Presented::One(value) => Some(value.hash()),
         Presented::Absent | Presented::Bad => None,
     };
-    let signed_in = control::complete(&desk, &callback, visit.binding(), former.as_ref(), &visit.connection, visit.now)
-        .await
-        .map_err(PageError::Failed)?;
+    let browser = Browser { binding: visit.binding(), former: former.as_ref(), connection: &visit.connection };
+    let signed_in =
+        control::complete(&desk, &callback, browser, visit.decision, visit.now).await.map_err(PageError::Failed)?;
     Ok(see_other(signed_in.return_to.as_str(), &[signed_in.cookie.set(SESSION_COOKIE)]))
 }
 
@@ -121,7 +121,7 @@ pub async fn backchannel_logout(State(desk): State<Arc<Desk>>, request: Request)
         Err(_) => None,
     };
     let Some(token) = told else {
-        return refused(StatusCode::BAD_REQUEST, "send `logout_token` as a form");
+        return refused(StatusCode::BAD_REQUEST, Some("invalid_request"), "send `logout_token` as a form");
     };
     match recheck::logout(&desk, &token, now).await {
         Ok(ended) => {
@@ -131,20 +131,27 @@ pub async fn backchannel_logout(State(desk): State<Arc<Desk>>, request: Request)
         Err(error) => {
             tracing::warn!(%error, "a logout token was not obeyed");
             match error {
-                LogoutError::Store(_)
-                | LogoutError::Provider(ProviderError::Unreachable { .. } | ProviderError::AskedJustNow { .. }) => {
-                    refused(StatusCode::SERVICE_UNAVAILABLE, "try again in a moment")
+                // The record is where the database is.
+                LogoutError::Store(_) => refused(StatusCode::SERVICE_UNAVAILABLE, None, "try again in a moment"),
+                LogoutError::Provider(ProviderError::Unreachable { .. } | ProviderError::AskedJustNow { .. }) => {
+                    refused(StatusCode::SERVICE_UNAVAILABLE, Some("provider_unreachable"), "try again in a moment")
                 }
                 // What exactly is wrong is for our log: the sender may be anybody.
                 LogoutError::Unknown | LogoutError::Provider(_) | LogoutError::Replayed => {
-                    refused(StatusCode::BAD_REQUEST, "the logout token is not good")
+                    refused(StatusCode::BAD_REQUEST, Some("bad_credential"), "the logout token is not good")
                 }
             }
         }
     }
 }
 
-fn refused(status: StatusCode, description: &'static str) -> Response {
+/// A refusal as the specification writes it; with a reason it goes on record.
+fn refused(status: StatusCode, reason: Option<&'static str>, description: &'static str) -> Response {
     let body = serde_json::json!({ "error": "invalid_request", "error_description": description });
-    (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.to_string()).into_response()
+    let mut response =
+        (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.to_string()).into_response();
+    if let Some(reason) = reason {
+        response.extensions_mut().insert(Answered(reason));
+    }
+    response
 }

@@ -12,7 +12,7 @@ use crate::control::caller::{Caller, Evidence, Proof, Provenance, Shown, Unprove
 use crate::control::{ConnectionFacts, Desk};
 use crate::identity::certificate::Issuer;
 use crate::identity::cookie::{self, CookieValue, Presented};
-use crate::model::{SessionKind, Timestamp};
+use crate::model::{DecisionId, SessionKind, Timestamp};
 
 use super::form::Fields;
 use super::refusal::PageError;
@@ -34,6 +34,8 @@ pub struct Visit {
     pub query: Fields,
     /// When.
     pub now: Timestamp,
+    /// The id that the answer has.
+    pub decision: DecisionId,
     provenance: Provenance,
     has_token: bool,
 }
@@ -59,6 +61,7 @@ impl FromRequestParts<Arc<Desk>> for Visit {
             here,
             query: Fields::query(parts.uri.query())?,
             now: desk.clock.now(),
+            decision: parts.extensions.get::<DecisionId>().copied().ok_or(PageError::Internal)?,
             provenance: provenance(&parts.method, &parts.headers, &desk.settings.origin),
             has_token: parts.headers.contains_key(AUTHORIZATION) || parts.headers.contains_key(TOKEN_HEADER),
         })

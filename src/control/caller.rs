@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq;
 
 use crate::audit::Actor;
 use crate::identity::certificate::{ClientCertificate, Issuer};
-use crate::identity::directory::{CookieEntry, CookieHash};
+use crate::identity::directory::{CookieEntry, CookieHash, Directory};
 use crate::identity::token::{Expected, Verified, verify};
 use crate::model::{Device, GrantId, GrantState, Principal, Session, SessionId, Thumbprint, Timestamp};
 use crate::policy::{Ambient, InstallationAction};
@@ -208,6 +208,21 @@ pub fn actor_of(session: &Session, connection: &ConnectionFacts) -> Actor {
         session: Some(session.id),
         device: session.device.as_ref().map(|device| device.id.as_str().into()),
         certificate: connection.certificate.as_ref().map(|certificate| certificate.thumbprint),
+    }
+}
+
+/// Who is at a connection as the record may name them when nobody was proven or asked: the person whose
+/// live session its certificate names, else address and certificate alone. Nothing is decided by it.
+#[must_use]
+pub fn actor_at(directory: &Directory, connection: &ConnectionFacts, now: Timestamp) -> Actor {
+    let named = certificate_session(connection, now).ok().flatten();
+    match named.and_then(|id| directory.session(id)).filter(|known| known.session.is_live(now)) {
+        Some(known) => actor_of(&known.session, connection),
+        None => Actor {
+            address: Some(connection.address),
+            certificate: connection.certificate.as_ref().map(|certificate| certificate.thumbprint),
+            ..Actor::default()
+        },
     }
 }
 

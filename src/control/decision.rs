@@ -68,6 +68,8 @@ pub struct Explained {
     pub email: Option<String>,
     /// What the route stands for.
     pub action: Option<String>,
+    /// On what, as policies name it.
+    pub resource: Option<String>,
     /// Which service.
     pub service: Option<String>,
     /// Method, host and path of the request.
@@ -193,6 +195,7 @@ fn explain(id: DecisionId, found: &Recorded) -> Explained {
         erased: found.clear().actor.filter(|_| found.sealed.erased().contains(&PersonalField::Principal)),
         email: found.personal(PersonalField::Email).map(str::to_owned),
         action: text("/action"),
+        resource: text("/resource"),
         service: found.clear().service.as_ref().map(|name| name.as_str().to_owned()),
         request,
         policy_version: text("/policy_version"),

@@ -128,13 +128,30 @@ pub async fn list(desk: &Desk, caller: &Caller, now: Timestamp) -> Result<Vec<Lo
     }
 }
 
+/// Whom a bare id means, `<provider>|<subject>`: lists show those of people and of workloads alike.
+async fn whole(desk: &Desk, user: Principal) -> Result<Principal, ChangeLockError> {
+    let Some(workload) = Principal::workload(user.provider(), user.subject()) else { return Ok(user) };
+    let locks = desk.store.lock_list().await?;
+    let locked = |principal: &Principal| locks.iter().any(|lock| lock.principal == *principal);
+    let policies = desk.policies.load();
+    let rules = policies.workloads();
+    let machine = rules.recognise_spiffe(user.subject()).is_some_and(|known| known.principal == workload);
+    if !(machine || rules.rule_of(&workload).is_some() || locked(&workload)) {
+        return Ok(user);
+    }
+    let is_user = desk.providers.get(user.provider()).is_some()
+        || locked(&user)
+        || desk.store.person_fetch(&user).await?.is_some();
+    if is_user { Err(ChangeLockError::Several(vec![user, workload])) } else { Ok(workload) }
+}
+
 async fn named(desk: &Desk, caller: &Caller, name: &str, now: Timestamp) -> Result<Principal, ChangeLockError> {
     if !caller.may(desk, InstallationAction::Lock, now) {
         return Err(ChangeLockError::Denied);
     }
     let name = name.trim();
     if let Some(principal) = Principal::parse(name) {
-        return Ok(principal);
+        return if name.contains("::") { Ok(principal) } else { whole(desk, principal).await };
     }
     let mut found: Vec<Principal> = Vec::new();
     let mut meet = |principal: &Principal| {

@@ -17,7 +17,7 @@ use crate::credential::seal::SealError;
 use crate::identity::cookie::CookieValue;
 use crate::identity::directory::CookieHash;
 use crate::identity::provider::{FlowSecrets, Identity, ProviderError};
-use crate::model::{FlowId, Secret, Session, SessionEnd, SessionKind, Timestamp, Ttl};
+use crate::model::{DecisionId, EventId, FlowId, Principal, Secret, Session, SessionEnd, SessionKind, Timestamp, Ttl};
 use crate::store::{ProviderLink, SignInFlow, StoreError};
 
 use super::caller::{ConnectionFacts, actor_of};
@@ -60,6 +60,17 @@ pub struct Callback {
     pub iss: Option<String>,
     /// `error`, where it did not.
     pub error: Option<String>,
+}
+
+/// The browser that came back.
+#[derive(Debug, Clone, Copy)]
+pub struct Browser<'a> {
+    /// Its flow cookie, if it has just one.
+    pub binding: Option<&'a CookieValue>,
+    /// The cookie of the session that it has until now.
+    pub former: Option<&'a CookieHash>,
+    /// Over which connection.
+    pub connection: &'a ConnectionFacts,
 }
 
 /// A sign-in that is done.
@@ -200,56 +211,70 @@ pub async fn begin(
     Ok(Begun { location, binding })
 }
 
-/// Ends a sign-in: a session for the browser that began it. `former` is the cookie of the session
-/// that the browser has until now.
+/// Ends a sign-in: a session for the browser that began it.
 ///
 /// # Errors
-/// When the answer is none of this browser's, or nobody is vouched for. It is on record then.
+/// When the answer is none of this browser's, or nobody is vouched for. It is on record then, under the
+/// id of `decision`, which the refusal names.
 pub async fn complete(
     desk: &Desk,
     callback: &Callback,
-    binding: Option<&CookieValue>,
-    former: Option<&CookieHash>,
-    connection: &ConnectionFacts,
+    browser: Browser<'_>,
+    decision: DecisionId,
     now: Timestamp,
 ) -> Result<SignedIn, SignInError> {
-    let outcome = try_complete(desk, callback, binding, former, connection, now).await;
-    if let Err(error) = &outcome {
-        let mut event = Event::new(desk.event_id(now), now, EventType::SignInFailed, Outcome::Failed);
-        event.actor = Actor { address: Some(connection.address), ..Actor::default() };
-        event.reason = Some(error.reason().into());
-        // Anybody can make this happen, so it is counted where it comes in floods. What is refused
-        // stays refused, on record or not.
-        let recorded = tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await;
-        if !matches!(recorded, Ok(Ok(()))) {
-            tracing::warn!(reason = error.reason(), "a failed sign-in is not on record");
-        }
+    let Failed { error, whose } = match try_complete(desk, callback, browser, now).await {
+        Ok(signed_in) => return Ok(signed_in),
+        Err(failed) => failed,
+    };
+    let id = EventId::from_bytes(*decision.bytes());
+    let mut event = Event::new(id, now, EventType::SignInFailed, Outcome::Failed);
+    event.decision = Some(decision);
+    event.actor = Actor { principal: whose, address: Some(browser.connection.address), ..Actor::default() };
+    event.reason = Some(error.reason().into());
+    // Anybody can make this happen, so it is counted where it comes in floods. What is refused stays
+    // refused, on record or not.
+    let recorded = tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await;
+    if !matches!(recorded, Ok(Ok(()))) {
+        tracing::warn!(reason = error.reason(), "a failed sign-in is not on record");
     }
-    outcome
+    Err(error)
+}
+
+/// A sign-in that failed, and whose it was as far as the provider said so.
+struct Failed {
+    error: SignInError,
+    whose: Option<Principal>,
+}
+
+impl From<SignInError> for Failed {
+    fn from(error: SignInError) -> Self {
+        Self { error, whose: None }
+    }
 }
 
 async fn try_complete(
     desk: &Desk,
     callback: &Callback,
-    binding: Option<&CookieValue>,
-    former: Option<&CookieHash>,
-    connection: &ConnectionFacts,
+    browser: Browser<'_>,
     now: Timestamp,
-) -> Result<SignedIn, SignInError> {
-    let binding = binding.ok_or(SignInError::NotBegun)?;
+) -> Result<SignedIn, Failed> {
+    let binding = browser.binding.ok_or(SignInError::NotBegun)?;
     let flow = take(desk, &callback.state, binding, now).await?;
     let provider = desk.providers.get(&flow.provider).ok_or(SignInError::UnknownProvider)?;
     provider.is_answer_of(callback.iss.as_deref(), now).await.map_err(SignInError::Provider)?;
     if let Some(error) = &callback.error {
         let error = error.chars().filter(char::is_ascii_graphic).take(ERROR_CHARACTERS_MAX).collect();
-        return Err(SignInError::Declined { error });
+        return Err(SignInError::Declined { error }.into());
     }
     let code = callback.code.as_deref().filter(|code| !code.is_empty() && code.len() <= CODE_BYTES_MAX);
     let code = code.ok_or(SignInError::Malformed)?;
     let (nonce, verifier) = opened(desk, &flow)?;
     let identity = provider.exchange(code, &verifier, &nonce, now).await.map_err(SignInError::Provider)?;
     let return_to = ReturnTo::parse(&flow.return_to).unwrap_or_else(ReturnTo::root);
-    start(desk, flow.id, identity, former, connection, return_to, now).await
+    let whose = identity.principal.clone();
+    let started = start(desk, flow.id, identity, browser, return_to, now).await;
+    started.map_err(|error| Failed { error, whose: Some(whose) })
 }
 
 /// Takes the row of a sign-in out, so that its answer is good once.
@@ -272,8 +297,7 @@ async fn start(
     desk: &Desk,
     flow: FlowId,
     identity: Identity,
-    former: Option<&CookieHash>,
-    connection: &ConnectionFacts,
+    Browser { former, connection, .. }: Browser<'_>,
     return_to: ReturnTo,
     now: Timestamp,
 ) -> Result<SignedIn, SignInError> {

@@ -306,18 +306,30 @@ fn claims_hold(claims: Map<String, Value>, expected: &Expected<'_>, now: Timesta
     if subject.is_empty() {
         return Err(TokenError::Claim("sub"));
     }
-    let expires_at = time_claim(&claims, "exp")?.ok_or(TokenError::Claim("exp"))?;
-    let issued_at = time_claim(&claims, "iat")?;
+    let (issued_at, expires_at) = times_hold(&claims, now)?;
+    let (subject, audience) = (subject.to_owned(), audience.to_owned());
+    Ok(Verified { subject, audience, issued_at, expires_at, claims })
+}
+
+/// When a token was made, where it says so, and when it ends, if it is good at `now`.
+///
+/// # Errors
+/// When it is over or has not begun, or says no end.
+pub(in crate::identity) fn times_hold(
+    claims: &Map<String, Value>,
+    now: Timestamp,
+) -> Result<(Option<Timestamp>, Timestamp), TokenError> {
+    let expires_at = time_claim(claims, "exp")?.ok_or(TokenError::Claim("exp"))?;
+    let issued_at = time_claim(claims, "iat")?;
     if expires_at.is_over(now) {
         return Err(TokenError::Expired);
     }
-    if time_claim(&claims, "nbf")?.is_some_and(|at| at > now) {
+    if time_claim(claims, "nbf")?.is_some_and(|at| at > now) {
         return Err(TokenError::NotYet);
     }
     // A minute of grace for a clock ahead of ours; a token from next week was not made honestly.
     if issued_at.is_some_and(|at| at > now.plus(Ttl::minutes(1))) {
         return Err(TokenError::NotYet);
     }
-    let (subject, audience) = (subject.to_owned(), audience.to_owned());
-    Ok(Verified { subject, audience, issued_at, expires_at, claims })
+    Ok((issued_at, expires_at))
 }

@@ -96,7 +96,7 @@ struct Known {
     gate: Semaphore,
 }
 
-/// What is known of all issuers. Survives reloads of the policies.
+/// What is known of all issuers. What was fetched survives reloads of the policies.
 pub struct WorkloadKeys {
     known: Mutex<HashMap<IssuerSettings, Arc<Known>>>,
     clock: Arc<dyn Clock>,
@@ -130,6 +130,13 @@ impl WorkloadKeys {
         let known = self.of(issuer);
         let keys = known.keys(kid.as_deref(), &self.clock, now).await.map_err(ForeignError::Keys)?;
         verify_with(token, &keys.0, &issuer.issuer, audience, now).map_err(ForeignError::Token)
+    }
+
+    /// Forgets keys that came from files: a reload reads those again, and a key that was taken out is
+    /// good for nothing from then on.
+    pub fn forget_files(&self) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|settings, _| settings.jwks_file.is_none());
     }
 
     fn of(&self, settings: &IssuerSettings) -> Arc<Known> {
@@ -168,12 +175,24 @@ pub fn verify_with(
     if verified.claims.contains_key("events") || verified.claims.contains_key("nonce") {
         return Err(TokenError::Claim("events"));
     }
-    let issued_at = verified.issued_at.ok_or(TokenError::Claim("iat"))?;
-    if verified.expires_at > issued_at.plus(TOKEN_LIFE_MAX) {
-        return Err(TokenError::Claim("exp"));
-    }
+    let issued_at = lasts(verified.issued_at, verified.expires_at)?;
     let jti = verified.claims.get("jti").and_then(Value::as_str).filter(|jti| !jti.is_empty()).map(str::to_owned);
     Ok(ForeignToken { jti, issued_at: Some(issued_at), expires_at: verified.expires_at, claims: verified.claims })
+}
+
+/// Whether the times of a token are such as [`verify_with`] takes, whoever signed it.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn times(claims: &Map<String, Value>, now: Timestamp) -> Result<(), TokenError> {
+    let (issued_at, expires_at) = token::times_hold(claims, now)?;
+    lasts(issued_at, expires_at).map(drop)
+}
+
+/// When a token was made that lasts no longer than one of others may.
+fn lasts(issued_at: Option<Timestamp>, expires_at: Timestamp) -> Result<Timestamp, TokenError> {
+    let issued_at = issued_at.ok_or(TokenError::Claim("iat"))?;
+    if expires_at > issued_at.plus(TOKEN_LIFE_MAX) { Err(TokenError::Claim("exp")) } else { Ok(issued_at) }
 }
 
 /// Reads a JWK set.

@@ -3,6 +3,7 @@
 use cedar_policy::{ActionConstraint, Effect, EntityUid, PrincipalConstraint, ResourceConstraint};
 
 use super::cedar_file::{CedarFile, Statement};
+use super::contradiction;
 use super::diagnostic::Report;
 use super::groups::Groups;
 use super::load::Draft;
@@ -23,6 +24,10 @@ pub(super) fn lint(
         for statement in &draft.access.statements {
             wide_permit(draft, statement, report);
         }
+        contradiction::lint(&draft.access, Some(draft), report);
+    }
+    if let Some(file) = global {
+        contradiction::lint(file, None, report);
     }
     for file in global.into_iter().chain(drafts.iter().map(|draft| &draft.access)) {
         misspelt_groups(file, groups, provided, report);

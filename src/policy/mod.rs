@@ -10,6 +10,7 @@
 mod cedar_file;
 mod check;
 mod context;
+mod contradiction;
 mod diagnostic;
 mod diff;
 mod document;

@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::audit::{Actor, Event, EventType, Outcome};
-use crate::control::caller::ConnectionFacts;
+use crate::control::caller::{ConnectionFacts, actor_at};
 use crate::gateway::canonical::{Ambiguity, PathRules, canonical};
 use crate::gateway::connection::{ControlConnection, SILENT_DRAIN, h1_limits, h2_limits, last_words, wire_decision};
 use crate::gateway::guard::GuardControl;
@@ -183,7 +183,8 @@ impl Host {
         Err(Refusal::BadCredential("the client certificate's authority is no longer trusted"))
     }
 
-    /// Puts a refusal on record and writes it. Whoever asked is known by address and certificate alone.
+    /// Puts a refusal on record and writes it. Whoever asked is known by the session of the
+    /// connection's certificate, else by address alone.
     async fn refuse(&self, refusal: &Refusal, form: Form) -> Response {
         let now = self.shared.clock.now();
         let decision = DecisionId::fresh(now, &*self.shared.entropy);
@@ -209,11 +210,7 @@ impl Host {
     }
 
     fn actor(&self) -> Actor {
-        Actor {
-            address: Some(self.facts.address),
-            certificate: self.facts.certificate.as_ref().map(|certificate| certificate.thumbprint),
-            ..Actor::default()
-        }
+        actor_at(&self.shared.directory, &self.facts, self.shared.clock.now())
     }
 }
 

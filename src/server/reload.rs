@@ -123,6 +123,7 @@ impl Reloader {
         }
         self.desk.directory.emergency.put_in_force(material.emergency.clone());
         self.desk.policies.store(Arc::clone(&material.policies));
+        self.desk.providers.workloads().forget_files();
         self.desk.authority.store(Arc::clone(&material.authority));
         *anchors = material.anchors;
         self.look_at(watched(&config, &material.policies).files);

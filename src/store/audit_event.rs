@@ -237,7 +237,10 @@ impl Store {
     /// When the database is away or the row can't be.
     pub async fn decision_fetch(&self, id: &DecisionId) -> Result<Option<Recorded>, StoreError> {
         let found = self.event_fetch(&EventId::from_bytes(*id.bytes())).await?;
-        Ok(found.filter(|event| matches!(event.clear().kind, EventType::DecisionAllow | EventType::DecisionDeny)))
+        // A sign-in that failed is on record as that, under the id of the refusal.
+        let is_decision =
+            |kind| matches!(kind, EventType::DecisionAllow | EventType::DecisionDeny | EventType::SignInFailed);
+        Ok(found.filter(|event| is_decision(event.clear().kind)))
     }
 
     /// The newest events that pass `filter`, at most `limit` or [`EVENT_PAGE_MAX`].

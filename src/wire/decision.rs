@@ -25,6 +25,9 @@ pub struct Decision {
     /// What the route stands for.
     #[serde(default)]
     pub action: Option<String>,
+    /// On what, as policies name it.
+    #[serde(default)]
+    pub resource: Option<String>,
     /// Which service.
     #[serde(default)]
     pub service: Option<String>,

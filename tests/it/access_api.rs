@@ -54,6 +54,7 @@ async fn a_request_is_approved_by_another_held_for_its_time_and_over() {
         // What is decided stays so.
         let late = answer(&house, &bob, &id, &json!({ "answer": "deny" })).await;
         assert_eq!((late.status.as_u16(), late.text("/reason")), (409, "closed"));
+        assert!(late.text("/detail").contains("it is active"), "{late:?}");
 
         house.clock.advance(Ttl::minutes(31));
         assert_eq!(house.get(&alice, &format!("/api/v1/grants/{grant}")).await.text("/state"), "expired");
@@ -61,6 +62,22 @@ async fn a_request_is_approved_by_another_held_for_its_time_and_over() {
         let dropped = house.json(&alice, &format!("/api/v1/grants/{grant}/drop"), &json!({})).await;
         assert_eq!((dropped.status.as_u16(), dropped.text("/reason")), (409, "not_active"));
     }
+}
+
+#[tokio::test]
+async fn a_parameter_that_is_wanted_is_not_given_by_nothing() {
+    let house = House::new(&databases()[0]).await;
+    let (alice, _, _) = house.command_line("alice").await;
+    let ask = async |params: Value| {
+        let asked = json!({ "entitlement": "deploy-pipeline/promote-prod", "reason": "r", "ticket": "CHG-1", "params": params });
+        house.json(&alice, "/api/v1/requests", &asked).await
+    };
+    for params in [json!({}), json!({ "pipeline": "" }), json!({ "pipeline": "  " })] {
+        let refused = ask(params).await;
+        assert_eq!(refused.status, 400, "{refused:?}");
+        assert!(refused.text("/detail").contains("`--param pipeline=VALUE`"), "{refused:?}");
+    }
+    assert_eq!(ask(json!({ "pipeline": "web" })).await.status, 201);
 }
 
 #[tokio::test]

@@ -312,6 +312,36 @@ async fn why_finds_every_refusal_for_its_owner_and_for_auditors() {
         assert_eq!(by_auditor.text("/principal/id"), "dev|bob");
         assert_eq!(reads().await, 1);
 
+        // What the certificate of the connection says is enough to read what was refused before anybody was asked.
+        let mut refusals = vec![
+            house.get(&bob, "/api/v1/nowhere").await,
+            house.send(&bob, "DELETE", "/api/v1/whoami", None, Body::empty()).await,
+        ];
+        let exchange = [
+            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+            ("subject_token", "x"),
+            ("subject_token_type", "urn:doorward:params:oauth:token-type:session-certificate"),
+            ("audience", "ops-api"),
+        ];
+        refusals.push(house.form(&bob, "/oauth2/token", &exchange).await);
+        for refused in refusals {
+            assert!(refused.status.is_client_error(), "{refused:?}");
+            let why = format!("/api/v1/decisions/{}", refused.header("doorward-decision"));
+            let told = house.get(&bob, &why).await;
+            assert_eq!((told.status.as_u16(), told.text("/principal/id")), (200, "dev|bob"), "{refused:?}");
+            assert_eq!(house.get(&alice, &why).await.status, 404);
+        }
+        let asked = json!({ "entitlement": "ops-api/deploy-prod", "reason": "x", "for": "1d" });
+        for (path, body, action, resource) in [
+            ("/api/v1/requests", asked, "request", "Entitlement::\"ops-api/deploy-prod\""),
+            ("/api/v1/locks", json!({ "principal": "dev|alice", "reason": "x" }), "lock", "Installation::\"doorward\""),
+        ] {
+            let refused = house.json(&bob, path, &body).await;
+            assert!(refused.status.is_client_error(), "{refused:?}");
+            let told = house.get(&bob, &format!("/api/v1/decisions/{}", refused.header("doorward-decision"))).await;
+            assert_eq!((told.text("/action"), told.text("/resource")), (action, resource), "{told:?}");
+        }
+
         let anonymous = house.get(&Caller::default(), "/api/v1/whoami").await;
         assert_eq!(anonymous.text("/reason"), "no_credential");
         assert!(anonymous.header("www-authenticate").starts_with("Bearer realm=\"doorward\", resource_metadata="));

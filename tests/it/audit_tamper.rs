@@ -140,6 +140,24 @@ fn f14_an_export_that_was_not_touched_is_whole() {
     assert_eq!(verified(folder.path(), whole().0.concat().as_bytes()), (Exit::Done, None));
 }
 
+#[test]
+fn a_file_that_ends_within_its_last_line_is_cut_and_one_with_another_byte_there_is_altered() {
+    let folder = temporary_folder();
+    let bytes = whole().0.concat().into_bytes();
+    let last = whole().0.last().unwrap().len();
+    for cut in [1, 2, 10, last - 1, last] {
+        assert_eq!(verified(folder.path(), &bytes[..bytes.len() - cut]).0, Exit::Passed(12), "{cut} bytes less");
+    }
+    // The line feed, a bracket, a digit; and what was put behind.
+    for back in [1, 2, 4] {
+        let mut flipped = bytes.clone();
+        let at = flipped.len() - back;
+        flipped[at] ^= 1;
+        assert_eq!(verified(folder.path(), &flipped).0, Exit::Passed(10), "{back} from the end");
+    }
+    assert_eq!(verified(folder.path(), &[&bytes[..], b"{"].concat()).0, Exit::Passed(10));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

@@ -47,6 +47,7 @@ mod corpora;
 mod crash;
 mod credentials;
 mod demo;
+mod dev_again;
 mod dev_provider;
 mod dev_upstream;
 mod disk;

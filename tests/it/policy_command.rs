@@ -199,3 +199,40 @@ fn a_table_that_can_not_be_read_is_exit_2_for_test_and_check() {
         );
     }
 }
+
+#[test]
+fn a_token_without_a_key_to_check_it_by_is_held_against_its_times_all_the_same() {
+    let rules = "[[issuer]]\nname = \"ci\"\npreset = \"github-actions\"\nissuer = \"https://ci.example.com\"\n\
+        audience = \"https://door.example.com\"\n[[rule]]\nname = \"main\"\nissuer = \"ci\"\ngroups = [\"g\"]\n\
+        claims = { repository_id = \"74\", ref = \"refs/heads/main\" }\n";
+    let dir = folder(&[
+        ("svc/service.toml", SERVICE),
+        ("svc/access.cedar", "permit (principal in Group::\"g\", action == Action::\"read\", resource);\n"),
+        ("workloads.toml", rules),
+    ]);
+    let path = dir.path().display().to_string();
+    let tested = |from: i64, until: i64| {
+        let claims = serde_json::json!({
+            "iss": "https://ci.example.com", "aud": "https://door.example.com", "sub": "s", "jti": "1",
+            "iat": NOW.seconds() - 600, "nbf": NOW.seconds() + from, "exp": NOW.seconds() + until,
+            "repository_id": "74", "repository": "o/r", "ref": "refs/heads/main",
+        });
+        let part = |value: &Value| data_encoding::BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+        let token = format!("{}.{}.c2ln", part(&serde_json::json!({ "alg": "ES256" })), part(&claims));
+        let file = dir.path().join("token.jwt");
+        std::fs::write(&file, token).unwrap();
+        run(&["trust-test", "--dir", &path, "--token-file", file.to_str().unwrap()])
+    };
+    let good = tested(-600, 300);
+    assert_eq!(good.code, 0, "{}{}", good.stdout, good.stderr);
+    assert!(good.stdout.contains("times      hold\n"), "{}", good.stdout);
+    for (from, until, why) in [(-600, 0, "has expired"), (60, 300, "is not valid yet"), (-600, 86_400, "`exp`")] {
+        let told = tested(from, until);
+        assert_eq!(told.code, 1, "{}", told.stdout);
+        assert!(
+            told.stdout.lines().any(|line| line.starts_with("times      NO: ") && line.contains(why)),
+            "{}",
+            told.stdout
+        );
+    }
+}

@@ -419,6 +419,61 @@ fn what_is_valid_and_probably_not_meant_is_a_warning() {
 }
 
 #[test]
+fn a_policy_whose_conditions_contradict_each_other_is_a_warning() {
+    let with = |scope: &str, condition: &str| {
+        told(&[(
+            "svc/access.cedar",
+            &format!("{ACCESS}permit ({scope}, action == Action::\"read\", resource) {condition};"),
+        )])
+    };
+    let ada = "principal == User::\"corp|ada\"";
+    for (scope, condition, expected) in [
+        (
+            "principal",
+            "when { context.params.env == \"a\" && context.params.env == \"b\" }",
+            "`context.params.env` would have to be `\"a\"` and `\"b\"`",
+        ),
+        ("principal", "when { context.params.env == \"a\" } when { \"b\" == context.params.env }", "would have to be"),
+        (
+            ada,
+            "when { context.host == \"h\" && (context.method == \"GET\" && principal == User::\"corp|bob\") }",
+            "`principal` would have to be `User::\"corp|ada\"` and `User::\"corp|bob\"`",
+        ),
+        ("principal", "when { context.method == \"PUT\" }", "no route of its action has the method `PUT`"),
+        ("principal", "when { context.method == \"get\" }", "no route of its action has the method `get`"),
+        ("principal", "when { context.time.hour == 24 }", "`context.time.hour` is 0 to 23"),
+        ("principal", "when { context.time.hour > 23 }", "`context.time.hour` is 0 to 23"),
+        ("principal", "when { context.time.hour >= 18 && context.time.hour < 8 }", "`context.time.hour` is 0 to 23"),
+        ("principal", "when { context.time.weekday == 0 }", "`context.time.weekday` is 1 to 7"),
+        ("principal", "when { 7 < context.time.weekday }", "`context.time.weekday` is 1 to 7"),
+    ] {
+        let told = with(scope, condition);
+        assert!(told.contains(&format!("can never match: {expected}")), "{condition}\n{told}");
+        assert!(told.contains(":2:1: warning: the policy `svc/access.cedar:2`"), "{told}");
+    }
+    for (scope, condition) in [
+        ("principal", "when { context.params.env == \"a\" || context.params.env == \"b\" }"),
+        ("principal", "when { context.params.env == \"a\" && !(context.params.env == \"b\") }"),
+        ("principal", "when { context.params.env == \"a\" } unless { context.params.env == \"b\" }"),
+        (
+            "principal",
+            "when { if context.method == \"GET\" then context.params.env == \"a\" else context.params.env == \"b\" }",
+        ),
+        ("principal", "when { context has device && context.params.env == \"a\" && context.params.env == \"a\" }"),
+        (ada, "when { principal == User::\"corp|ada\" }"),
+        ("principal", "when { context.method == \"HEAD\" }"),
+        ("principal", "unless { context.method == \"PUT\" }"),
+        ("principal", "when { context.time.hour >= 0 && context.time.hour <= 23 && context.time.weekday == 7 }"),
+        ("principal", "when { context.time.hour >= 18 || context.time.hour < 8 }"),
+        ("principal", "when { 18 <= context.time.hour && 24 > context.time.hour }"),
+    ] {
+        let told = with(scope, condition);
+        assert!(!told.contains("can never match"), "{condition}\n{told}");
+        assert!(!told.contains(" error: "), "{condition}\n{told}");
+    }
+}
+
+#[test]
 fn a_global_policy_holds_for_every_service_and_is_no_warning_if_it_matches_in_one() {
     let global = "@id(\"no-strangers\") forbid (principal is User, action, resource is Service) unless { principal in Group::\"staff\" };";
     let set = loaded(&[("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS), ("global.cedar", global)]);

@@ -3,17 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use doorward::audit::EventType;
+use doorward::audit::{EventType, PersonalField};
 use doorward::control::browser::{self, RedeemError};
 use doorward::control::recheck::{self, LogoutError};
 use doorward::identity::cookie::{FLOW_COOKIE, SESSION_COOKIE};
-use doorward::model::{Secret, SessionEnd, SessionKind, Ttl};
+use doorward::model::{DecisionId, Principal, Secret, SessionEnd, SessionKind, Ttl};
 use doorward::store::EventFilter;
 use serde_json::{Value, json};
 
 use crate::api_house::device;
 use crate::fake_provider::CLIENT_ID;
-use crate::sign_in_scene::{Browser, Scene, binding, callback};
+use crate::sign_in_scene::{Browser, Page, Scene, binding, callback};
 use crate::support::databases;
 
 const HOST: &str = "metrics.doorward.localhost";
@@ -165,6 +165,42 @@ async fn two_tabs_may_sign_in_at_once() {
     let (first, second) = (scene.answer(&first), scene.answer(&second));
     assert_eq!(scene.get(&mut browser, &second).await.location(), "/second");
     assert_eq!(scene.get(&mut browser, &first).await.location(), "/first");
+}
+
+#[tokio::test]
+async fn a_sign_in_that_is_refused_is_found_under_the_decision_that_it_names() {
+    for url in databases() {
+        let scene = Scene::new(&url).await;
+        let recorded = async |page: &Page| {
+            let id = DecisionId::parse(page.headers["doorward-decision"].to_str().unwrap()).unwrap();
+            let found = scene.desk.store.decision_fetch(&id).await.unwrap().expect("the decision is on record");
+            let who = found.personal(PersonalField::Principal).map(str::to_owned);
+            (found.clear().kind, found.text("/reason").unwrap().to_owned(), who)
+        };
+        let mut browser = Browser::default();
+        let junk = scene.get(&mut browser, "/signin/callback?state=x&code=y").await;
+        assert_eq!(recorded(&junk).await, (EventType::SignInFailed, "flow_unknown".to_owned(), None));
+        scene.desk.directory.lock(&Principal::user("corp", "alice").unwrap());
+        let location = scene.get(&mut browser, "/signin").await.location().to_owned();
+        // A program gets what programs read.
+        browser.headers.push(("accept", "application/problem+json, application/json;q=0.9".to_owned()));
+        let locked = scene.get(&mut browser, &scene.answer(&location)).await;
+        let whose = Some("User::\"corp|alice\"".to_owned());
+        assert_eq!(recorded(&locked).await, (EventType::SignInFailed, "locked".to_owned(), whose));
+        assert_eq!(locked.headers["content-type"], "application/problem+json");
+        let problem: Value = serde_json::from_str(&locked.body).unwrap();
+        assert_eq!((&problem["status"], &problem["reason"]), (&json!(403), &json!("locked")));
+        assert_eq!(problem["decision"], locked.headers["doorward-decision"].to_str().unwrap());
+        browser.headers = vec![("accept", "text/html,application/xhtml+xml,*/*;q=0.8".to_owned())];
+        let page = scene.get(&mut browser, "/signin/callback?state=x&code=y").await;
+        assert!(page.headers["content-type"].to_str().unwrap().starts_with("text/html"), "{page:?}");
+        let unknown = scene.get(&mut browser, "/signin?provider=nope").await;
+        assert_eq!(recorded(&unknown).await, (EventType::DecisionDeny, "no_provider".to_owned(), None));
+        let fields: &[(&str, &str)] = &[("logout_token", "x")];
+        let logout = scene.send(&mut Browser::default(), "POST", "/oauth2/backchannel_logout", Some(fields)).await;
+        assert_eq!(logout.status, 400);
+        assert_eq!(recorded(&logout).await, (EventType::DecisionDeny, "bad_credential".to_owned(), None));
+    }
 }
 
 #[tokio::test]

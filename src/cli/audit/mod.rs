@@ -130,6 +130,7 @@ pub enum AuditCommand {
     #[command(before_help = ERASE_EXAMPLES)]
     Erase(EraseArgs),
     /// Who was erased, by pseudonym, and what rules keep
+    #[command(before_help = "Examples:\n  doorward audit erasures\n  doorward audit erasures -o json")]
     Erasures(ErasuresArgs),
 }
 

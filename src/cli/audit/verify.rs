@@ -204,9 +204,14 @@ fn check_lines(
         outcome?;
         let read = read.map_err(|error| Fault::altered("the events", error.to_string()))?;
         if let Some(torn) = read.torn {
-            return Err(match verifier.next() {
-                Some(at) => Fault::Truncated { at, what: "the record ends in the middle of it".to_owned() },
-                None => Fault::altered("the events", format!("{torn} bytes stand behind the last line")),
+            return Err(match (verifier.next(), end) {
+                (Some(at), _) => Fault::Truncated { at, what: "the record ends in the middle of it".to_owned() },
+                // What is not how the last line begins was put there.
+                (None, Some(end)) if end.as_bytes().starts_with(&torn) => Fault::Truncated {
+                    at: Place::Part("the file".to_owned()),
+                    what: "it ends in the middle of its last line".to_owned(),
+                },
+                (None, _) => Fault::altered("the events", format!("{} bytes stand behind the last line", torn.len())),
             });
         }
         match (end, read.ended) {
@@ -250,8 +255,8 @@ fn checked(chunk: &[u8]) -> CheckedChunk {
 struct WasRead {
     /// Size and SHA-256 of all of it; the hash is empty where no manifest names one.
     sum: FileSum,
-    /// Bytes behind the last line feed.
-    torn: Option<usize>,
+    /// What stands behind the last line feed.
+    torn: Option<Vec<u8>>,
     /// Whether the line that must be the last was there and was the last.
     ended: bool,
 }
@@ -278,9 +283,7 @@ fn read_chunks(mut input: impl BufRead, jobs: Vec<SyncSender<Chunk>>, end: Optio
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a line has no end"));
         }
         if last {
-            if !rest.is_empty() {
-                torn = Some(rest.len());
-            }
+            torn = Some(rest).filter(|rest| !rest.is_empty());
             break;
         }
         if let Some(end) = end

@@ -47,8 +47,10 @@ pub enum BreakGlassCommand {
     )]
     Close(CloseArgs),
     /// List openings and emergency grants, and whether they were reviewed
+    #[command(before_help = "Example:\n  doorward breakglass list --unreviewed")]
     List(ListArgs),
     /// Show one, with all that was done under it
+    #[command(before_help = "Example:\n  doorward breakglass show brk_…")]
     Show(ShowArgs),
     /// Say what you found; two people other than the opener review each
     #[command(

@@ -1,6 +1,8 @@
 //! `doorward breakglass open`: first a client key and a challenge; then, with signatures, the
 //! certificate that carries them, under the profile `breakglass` (or the one that was named).
 
+use std::path::Path;
+
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair};
 use serde_json::json;
 
@@ -17,7 +19,7 @@ use crate::model::{BreakGlassId, Principal, Timestamp, Ttl};
 use crate::wire::{BreakGlassChecked, BreakGlassEvidence, Time};
 
 use super::pending::Pending;
-use super::sign::{read, signed};
+use super::sign::{public_key, read, signed};
 use super::terms::{Asked, Terms, anonymous, fingerprint};
 use super::{OpenArgs, installation};
 
@@ -49,6 +51,56 @@ fn told(context: &Context, id: BreakGlassId, state: &str, challenge_file: Option
     context.printer.pairs(&pairs)
 }
 
+/// Who opens: with a custodian's key it is that custodian. Under another name the signature would be
+/// an ordinary one, and count.
+fn opener(args: &OpenArgs) -> Result<Option<String>, Failure> {
+    let Some(path) = &args.opener_key else { return Ok(args.opener.clone()) };
+    let Some(config) = &args.config else {
+        let told = "`--opener-key` proves a custodian's name, and without `--config` nothing here says whose the key \
+                    is: give `--opener NAME`, as the custodians' file has it";
+        return args.opener.clone().map(Some).ok_or_else(|| Failure::usage(told));
+    };
+    let (_, breakglass) = installation(config)?;
+    let key = public_key(path)?;
+    let Some(custodian) = breakglass.rules.custodians.of_key(key.key_data()) else {
+        return Err(Failure::usage(format!(
+            "`{}` is no custodian's key (`doorward breakglass custodians` lists them): leave out `--opener-key`, and \
+             the opener is named as unproven",
+            path.display()
+        )));
+    };
+    match &args.opener {
+        Some(name) if !custodian.names.contains(name) => Err(Failure::usage(format!(
+            "`{}` is the key of `{}`, not of `{}`: whoever opens signs with their own key, or without `--opener-key`",
+            path.display(),
+            custodian.name(),
+            name.escape_debug()
+        ))),
+        Some(name) => Ok(Some(name.clone())),
+        None => Ok(Some(custodian.name().to_owned())),
+    }
+}
+
+/// A service that the configuration's folder of policies does not have. Where that folder is not at
+/// hand, nothing is said: on the worst day the configuration may be all that is left.
+fn unknown_service(config: &Path, scope: &Scope) -> Result<(), Failure> {
+    let Scope::Services(names) = scope else { return Ok(()) };
+    let (config, _) = installation(config)?;
+    let Ok(entries) = std::fs::read_dir(&config.policies.dir) else { return Ok(()) };
+    let folders = entries.flatten().filter(|entry| entry.path().join("service.toml").is_file());
+    let mut known: Vec<String> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    known.sort();
+    match names.iter().find(|name| !known.iter().any(|known| known == name.as_str())) {
+        Some(name) if !known.is_empty() => Err(Failure::usage(format!(
+            "`{}` has no service `{}`; there are: {}",
+            config.policies.dir.display(),
+            name.as_str(),
+            known.join(", ")
+        ))),
+        _ => Ok(()),
+    }
+}
+
 async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
     let (Some(reason), Some(length), Some(out)) = (&args.reason, args.length, &args.challenge_out) else {
         return Err(Failure::usage("`--reason`, `--for` and `--challenge-out` are needed"));
@@ -63,6 +115,10 @@ async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
             Scope::Services(names)
         }
     };
+    let opener = opener(args)?;
+    if let Some(config) = &args.config {
+        unknown_service(config, &scope)?;
+    }
     let terms = Terms::find(context, args.config.as_deref()).await?;
     if length > terms.duration_max {
         return Err(Failure::usage(format!(
@@ -77,7 +133,7 @@ async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
         ));
     }
     let key = KeyPair::generate().map_err(|error| Failure::failed(format!("making a client key: {error}")))?;
-    let asked = Asked { opener: args.opener.clone(), scope, reason: reason.clone(), length };
+    let asked = Asked { opener, scope, reason: reason.clone(), length };
     let challenge = terms.challenge(context, &key, asked, context.clock.now())?;
     let id = challenge.id;
     let text = challenge.text();
@@ -129,17 +185,21 @@ fn picture(context: &Context, text: &str) -> Option<String> {
 /// What custodians signed, judged by the configuration or by a node.
 struct Judged {
     custodians: Vec<String>,
+    opener_proven: bool,
     server: String,
 }
 
 async fn judged(pending: &Pending, key: &KeyPair, evidence: &Evidence, now: Timestamp) -> Result<Judged, Failure> {
-    let retry = |why: &dyn std::fmt::Display| format!("{why}. Nothing is used up: correct it and resume again");
+    let told = |why: String, mended: bool| {
+        let hint = if mended { ". Nothing is used up: correct it and resume again" } else { "" };
+        Failure::failed(format!("{why}{hint}"))
+    };
     if let Some(path) = &pending.config {
         let (config, breakglass) = installation(path)?;
-        let opening =
-            breakglass.rules.open(&fingerprint(key), evidence, now).map_err(|error| Failure::failed(retry(&error)))?;
+        let opening = breakglass.rules.open(&fingerprint(key), evidence, now);
+        let opening = opening.map_err(|error| told(error.to_string(), error.may_be_mended()))?;
         let server = config.server.origin(&config.server.control_host, config.server.listen);
-        return Ok(Judged { custodians: opening.custodians, server });
+        return Ok(Judged { custodians: opening.custodians, opener_proven: opening.opener_proven, server });
     }
     let origin = Origin::parse(&pending.server).map_err(|error| Failure::failed(error.to_string()))?;
     let client = Client::new(origin, pending.ca_pem.as_deref(), None)?;
@@ -154,10 +214,11 @@ async fn judged(pending: &Pending, key: &KeyPair, evidence: &Evidence, now: Time
         if failure.exit != Exit::Denied {
             return failure;
         }
-        Failure::failed(retry(&failure.problem.detail.unwrap_or_default()))
+        // Any other challenge that is refused takes a new one, as the server says.
+        told(failure.problem.detail.unwrap_or_default(), failure.problem.reason == "opening_refused")
     })?;
     let checked: BreakGlassChecked = client.read(&json)?;
-    Ok(Judged { custodians: checked.custodians, server: pending.server.clone() })
+    Ok(Judged { custodians: checked.custodians, opener_proven: checked.opener_proven, server: pending.server.clone() })
 }
 
 async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Failure> {
@@ -175,6 +236,15 @@ async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<
         KeyPair::from_pem(&pending.key_pem).map_err(|error| Failure::failed(format!("the client key: {error}")))?;
     let evidence = Evidence { challenge: pending.challenge.clone().into_bytes(), signatures };
     let judged = judged(&pending, &key, &evidence, context.clock.now()).await?;
+    // A challenge does not say which signature is the opener's: where it is of another name, it was
+    // counted as a custodian's.
+    if pending.opener_signature.is_some() && !judged.opener_proven {
+        return Err(Failure::usage(format!(
+            "`--opener-key` was not a key of the opener `{}`, so that signature would count: begin again with the name \
+             of the key's custodian, or without `--opener-key`",
+            challenge.opener
+        )));
+    }
     pending.signatures = evidence.signatures.iter().map(|it| String::from_utf8_lossy(it).into_owned()).collect();
     pending.update(context, id)?;
     let mut params = CertificateParams::default();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use ssh_key::{HashAlg, LineEnding, PrivateKey};
+use ssh_key::{HashAlg, LineEnding, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use crate::cli::args::Format;
@@ -60,6 +60,13 @@ pub(super) fn signed(
     let key = private_key(context, path, passphrase_file)?;
     let signature = key.sign(namespace, HashAlg::Sha512, text).map_err(wrong)?;
     signature.to_pem(LineEnding::LF).map_err(wrong)
+}
+
+/// The public half of a private key; a sealed one has it in the clear.
+pub(super) fn public_key(path: &Path) -> Result<PublicKey, Failure> {
+    let key = PrivateKey::from_openssh(&*Zeroizing::new(read(path, 64 * 1024)?));
+    let key = key.map_err(|error| Failure::usage(format!("the key `{}`: {error}", path.display())))?;
+    Ok(key.public_key().clone())
 }
 
 fn private_key(context: &Context, path: &Path, passphrase_file: Option<&Path>) -> Result<PrivateKey, Failure> {

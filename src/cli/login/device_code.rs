@@ -22,7 +22,7 @@ const INTERVAL_SECONDS_MAX: i64 = 60;
 pub async fn sign_in(context: &Context, client: &Client, request: &str) -> Result<TokenAnswer, Failure> {
     let asked = client.form("/oauth2/device_authorization", &[("client_id", CLI_CLIENT_ID)]).await;
     let started: DeviceAuthorization = asked.map_err(|error| match error {
-        ClientError::Oauth(error) if error.error == "unauthorized_client" => {
+        ClientError::Oauth(error, _) if error.error == "unauthorized_client" => {
             Failure::new(Exit::Failed, &error.error, "this installation does not allow sign-in by device code")
         }
         other => signing_in(other),
@@ -45,11 +45,11 @@ pub async fn sign_in(context: &Context, client: &Client, request: &str) -> Resul
         tokio::time::sleep(Duration::from_secs(interval.unsigned_abs())).await;
         match client.form::<TokenAnswer>("/oauth2/token", &fields).await {
             Ok(answer) => return Ok(answer),
-            Err(ClientError::Oauth(error)) => match error.error.as_str() {
+            Err(ClientError::Oauth(error, status)) => match error.error.as_str() {
                 "authorization_pending" => {}
                 "slow_down" => interval += INTERVAL_SECONDS,
                 "expired_token" => break,
-                _ => return Err(signing_in(ClientError::Oauth(error))),
+                _ => return Err(signing_in(ClientError::Oauth(error, status))),
             },
             // RFC 8628 §3.5: a connection that fails is tried again, less often.
             Err(ClientError::Slow { .. } | ClientError::Exchange { .. }) => interval *= 2,

@@ -21,6 +21,10 @@ use crate::wire::oauth::PROGRAM_PATH;
 
 /// The most redirects of one sign-in: it needs five.
 const REDIRECTS_MAX: usize = 16;
+/// What the server may answer: its refusals in the form that programs read.
+const ACCEPTED: &str = "application/problem+json, application/json;q=0.9";
+/// What a provider may answer, which is made for browsers.
+const ACCEPTED_ELSEWHERE: &str = "text/html, application/json;q=0.9, */*;q=0.5";
 /// The most cookies that are kept for one origin.
 const COOKIES_MAX: usize = 16;
 
@@ -59,7 +63,7 @@ async fn agree(client: &Client, url: &Url, jar: &BTreeMap<String, String>) -> Re
     body.extend_pairs(url.query_pairs().filter(|(name, _)| name != "form" && name != "answer"));
     body.append_pair("form", &form.unwrap_or_default()).append_pair("answer", "agree");
     let mut headers = vec![
-        (ACCEPT, "text/html, application/json;q=0.9, */*;q=0.5".to_owned()),
+        (ACCEPT, ACCEPTED.to_owned()),
         (CONTENT_TYPE, "application/x-www-form-urlencoded".to_owned()),
         (ORIGIN, client.origin().to_string()),
     ];
@@ -78,11 +82,12 @@ async fn visit(client: &Client, url: &Url, jar: &BTreeMap<String, String>) -> Re
         Some(query) => format!("{}?{query}", url.path()),
         None => url.path().to_owned(),
     };
-    let mut headers = vec![(ACCEPT, "text/html, application/json;q=0.9, */*;q=0.5".to_owned())];
+    let own = Url::parse(&client.origin().to_string()).is_ok_and(|own| own.origin() == url.origin());
+    let accepted = if own { ACCEPTED } else { ACCEPTED_ELSEWHERE };
+    let mut headers = vec![(ACCEPT, accepted.to_owned())];
     if !jar.is_empty() {
         headers.push((COOKIE, cookies(jar)));
     }
-    let own = Url::parse(&client.origin().to_string()).is_ok_and(|own| own.origin() == url.origin());
     if own {
         return Ok(client.send(Method::GET, &path, &headers, Bytes::new()).await?);
     }
@@ -130,12 +135,21 @@ fn refusal(answer: &Answer, url: &Url, name: &str) -> Failure {
              chooses"
         ));
     }
-    let exit = if answer.status == StatusCode::FORBIDDEN { Exit::Denied } else { Exit::Failed };
+    let (exit, reason) = match answer.status {
+        StatusCode::FORBIDDEN => (Exit::Denied, "failed"),
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            (Exit::Unreachable, "unreachable")
+        }
+        _ => (Exit::Failed, "failed"),
+    };
     let text = String::from_utf8_lossy(&answer.body);
     // A page is for browsers; a line of text is for people.
     let said = text.lines().next().filter(|line| !line.is_empty() && !line.trim_start().starts_with('<'));
     let said = said.map(|line| format!(": {}", line.chars().take(200).collect::<String>())).unwrap_or_default();
-    Failure::new(exit, "failed", format!("signing in as `{name}`: `{place}` answers {}{said}", answer.status))
+    let mut failure =
+        Failure::new(exit, reason, format!("signing in as `{name}`: `{place}` answers {}{said}", answer.status));
+    failure.status = Some(answer.status.as_u16());
+    failure
 }
 
 /// A URL without its query, which may hold secrets.

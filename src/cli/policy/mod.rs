@@ -55,12 +55,17 @@ pub enum PolicyCommand {
 #[derive(Debug, Clone, Subcommand)]
 pub enum OfflineCommand {
     /// Parse, validate against the generated schemas, and lint.
+    #[command(before_help = "Examples:\n  doorward policy check\n  doorward policy check --dir ./policies -o json")]
     Check(CheckArgs),
     /// Run every `tests.toml`.
+    #[command(
+        before_help = "Examples:\n  doorward policy test\n  doorward policy test --dir ./policies -o junit > policies.xml"
+    )]
     Test(TestArgs),
     /// Answer one hypothetical request.
     Explain(ExplainArgs),
     /// Print the generated Cedar schema of a service.
+    #[command(before_help = "Example:\n  doorward policy schema ops-api --dir ./policies")]
     Schema(SchemaArgs),
     /// Say what changes between two policy folders, and which tested decisions with it.
     Diff(DiffArgs),

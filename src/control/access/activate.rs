@@ -26,7 +26,7 @@ pub(super) async fn grant_within(
         None => begin_within(desk, tx, policies, request, definition, actor, now).await?,
     };
     let closed = tx.access_request_close(request.id, RequestState::Approved, Some(grant.id), now).await?;
-    let closed = closed.ok_or(AccessError::Closed { state: RequestState::Approved })?;
+    let closed = closed.ok_or(AccessError::Closed { state: RequestState::Approved.name() })?;
     Ok((closed, grant))
 }
 

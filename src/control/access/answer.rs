@@ -162,7 +162,7 @@ async fn answerable(
     id: RequestId,
     now: Timestamp,
 ) -> Result<(AccessRequest, Human), AccessError> {
-    let request = request_fetch(desk, caller, id, now).await?.request;
+    let Seen { request, state: word, .. } = request_fetch(desk, caller, id, now).await?;
     let requester = human_of(Shelf::Store(&desk.store), policies, &request.requester, now).await?;
     if requester.is(&person_of(caller.session())) {
         return Err(AccessError::SelfApproval);
@@ -172,7 +172,7 @@ async fn answerable(
     }
     match request.state_at(now) {
         RequestState::Pending => Ok((request, requester)),
-        state => Err(AccessError::Closed { state }),
+        _ => Err(AccessError::Closed { state: word }),
     }
 }
 
@@ -217,9 +217,8 @@ async fn standing(
 
 /// Why a request could not be closed: somebody was first, or its time is over.
 async fn closed(desk: &Desk, id: RequestId, now: Timestamp) -> Result<AccessError, StoreError> {
-    let state = desk.store.access_request_fetch(id).await?.map(|request| request.state_at(now));
-    Ok(match state {
+    Ok(match desk.store.access_request_fetch(id).await? {
         None => AccessError::NotFound { what: "request" },
-        Some(state) => AccessError::Closed { state },
+        Some(request) => AccessError::Closed { state: seen(desk, request, now).await?.state },
     })
 }

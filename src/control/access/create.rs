@@ -326,7 +326,8 @@ fn fitting_params(definition: &Entitlement, params: &BTreeMap<String, String>) -
             )));
         }
     }
-    match definition.parameters.iter().find(|(key, rule)| rule.required && !params.contains_key(*key)) {
+    let given = |key: &String| params.get(key).is_some_and(|value| !value.trim().is_empty());
+    match definition.parameters.iter().find(|(key, rule)| rule.required && !given(key)) {
         Some((key, _)) => Err(AccessError::Invalid(format!("`{name}` wants `{key}`: `--param {key}=VALUE`"))),
         None => Ok(()),
     }

@@ -26,9 +26,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use crate::audit::{Actor, Event, EventType, Outcome};
-use crate::model::{
-    AccessRequest, ActionName, ClockDoubt, EntitlementName, Grant, Person, RequestState, Session, Timestamp, Ttl,
-};
+use crate::model::{AccessRequest, ActionName, ClockDoubt, EntitlementName, Grant, Person, Session, Timestamp, Ttl};
 use crate::policy::{Ambient, Entitlement, EntitlementAction, PolicySet, Subject};
 use crate::store::StoreError;
 
@@ -61,8 +59,8 @@ pub enum AccessError {
     SelfApproval,
     /// This human has answered already.
     AnsweredAlready,
-    /// The request is closed.
-    Closed { state: RequestState },
+    /// The request is closed, or what it asked for granted; how far that has come, as one word.
+    Closed { state: &'static str },
     /// The request is not the one that was looked at.
     Changed { hash: String },
     /// The requester may not have it any more.
@@ -95,8 +93,11 @@ impl fmt::Display for AccessError {
             Self::AnsweredAlready => {
                 f.write_str("you have answered this request already, under this account or another of yours")
             }
+            Self::Closed { state: state @ ("approved" | "scheduled" | "active") } => {
+                write!(f, "the request is answered already: it is {state}; a grant is ended with `revoke` or `drop`")
+            }
             Self::Closed { state } => {
-                write!(f, "the request is closed ({}); what is closed stays so, ask anew", state.name())
+                write!(f, "the request is closed ({state}); what is closed stays so, ask anew")
             }
             Self::Changed { hash } => {
                 write!(f, "the request is not the one that you looked at: it is `{hash}` now; look at it again")

@@ -103,6 +103,18 @@ impl fmt::Display for CheckError {
 
 impl std::error::Error for CheckError {}
 
+impl CheckError {
+    /// Whether it could still open; else only a new challenge can.
+    #[must_use]
+    pub const fn may_be_mended(&self) -> bool {
+        match self {
+            Self::Quorum(error) => error.may_be_mended(),
+            Self::Unreviewed { .. } => true,
+            Self::NoPath | Self::Closed | Self::NoDrill | Self::Drill => false,
+        }
+    }
+}
+
 /// Judges as the handshake does, and all that is asked at each request.
 pub(super) fn judged(desk: &Desk, presented: &Presented, now: Timestamp) -> Result<Opening, CheckError> {
     let emergency = &desk.directory.emergency;

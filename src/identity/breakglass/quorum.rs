@@ -150,6 +150,23 @@ impl fmt::Display for QuorumError {
 
 impl std::error::Error for QuorumError {}
 
+impl QuorumError {
+    /// Whether other signatures, or waiting, could still open with this challenge.
+    #[must_use]
+    pub const fn may_be_mended(&self) -> bool {
+        match self {
+            Self::NotYet { .. } | Self::TooMany | Self::Signature { .. } | Self::TooFew { .. } => true,
+            Self::Challenge(_)
+            | Self::TrustDomain { .. }
+            | Self::OtherCustodians
+            | Self::Threshold { .. }
+            | Self::TooLong { .. }
+            | Self::Over { .. }
+            | Self::OtherKey => false,
+        }
+    }
+}
+
 impl OpeningRules {
     /// Judges a challenge and its signatures at `now`, for the client key of this fingerprint.
     ///

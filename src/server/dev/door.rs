@@ -49,8 +49,8 @@ pub enum DevError {
     NotLoopback(SocketAddr),
     /// A port is taken.
     Taken { address: SocketAddr, what: &'static str, cause: io::Error },
-    /// The folder was made for another address.
-    OtherAddress { dir: PathBuf, made_for: String, asked: SocketAddr },
+    /// The provider's port is taken, and its address is what the folder's people are known by.
+    ProviderTaken { address: SocketAddr, cause: io::Error },
     /// The folder's files can't be made.
     Create(CreateError),
     /// The folder's files can't be read.
@@ -70,10 +70,10 @@ impl fmt::Display for DevError {
                     "listening on {address} for {what}: {cause}; free it, or take a free port with `--listen 127.0.0.1:0`"
                 )
             }
-            Self::OtherAddress { dir, made_for, asked } => write!(
+            Self::ProviderTaken { address, cause } => write!(
                 f,
-                "`{}` was made for {made_for}, not {asked}; leave `--listen` out, or take another `--dir`",
-                dir.display()
+                "listening on {address} for the development provider: {cause}; this folder's people are known by that \
+                 address, so free it, or take another `--dir`"
             ),
             Self::Create(error) => error.fmt(f),
             Self::Files { path, cause } => {
@@ -215,6 +215,64 @@ async fn fresh(options: &DevOptions, clock: &Arc<dyn Clock>, entropy: &Arc<dyn E
     Ok(Parts { dir: dir.clone(), config, listen, listener, provider, upstream })
 }
 
+/// Where the parts of a folder listen that may move.
+#[derive(Debug, PartialEq, Eq)]
+struct Addresses {
+    door: SocketAddr,
+    upstream: SocketAddr,
+    telemetry: Option<SocketAddr>,
+}
+
+/// Where a folder's door listened last; none where there is no folder yet.
+#[must_use]
+pub fn remembered(dir: &Path) -> Option<SocketAddr> {
+    let parts: Value = serde_json::from_str(&std::fs::read_to_string(dir.join(PARTS_FILE)).ok()?).ok()?;
+    parts.get("door")?.as_str()?.parse().ok()
+}
+
+/// `telemetry.listen` of the configuration, where there is an address.
+fn telemetry(config: &Path) -> Result<Option<SocketAddr>, DevError> {
+    let text = std::fs::read_to_string(config).map_err(files(config))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| DevError::Files { path: config.to_path_buf(), cause: error.to_string() })?;
+    let listen = table.get("telemetry").and_then(|section| section.get("listen")).and_then(toml::Value::as_str);
+    Ok(listen.and_then(|listen| listen.parse().ok()))
+}
+
+/// Writes the new addresses where the old ones stand, as `fresh` wrote them; all else stays.
+fn moved(dir: &Path, config: &Path, before: &Addresses, now: &Addresses) -> Result<(), DevError> {
+    let rewrite = |path: &Path, pairs: &[(String, String)]| {
+        let text = std::fs::read_to_string(path).map_err(files(path))?;
+        let new = pairs.iter().fold(text.clone(), |text, (old, new)| text.replace(old, new));
+        if new == text { Ok(()) } else { std::fs::write(path, new).map_err(files(path)) }
+    };
+    let listen = |address: SocketAddr| format!("listen = \"{address}\"");
+    let callback = |address: SocketAddr| format!("{}/signin/callback\n", origin(address.port()));
+    let mut pairs = vec![(callback(before.door), callback(now.door))];
+    // The two that listen must not be taken for each other: first all of one, then of the other.
+    if let (Some(old), Some(new)) = (before.telemetry, now.telemetry) {
+        pairs.push((listen(old), "listen = \"telemetry\"".to_owned()));
+        pairs.push((listen(before.door), listen(now.door)));
+        pairs.push(("listen = \"telemetry\"".to_owned(), listen(new)));
+    } else {
+        pairs.push((listen(before.door), listen(now.door)));
+    }
+    rewrite(config, &pairs)?;
+    if before.upstream == now.upstream {
+        return Ok(());
+    }
+    let upstream = [(format!("\"http://{}\"", before.upstream), format!("\"http://{}\"", now.upstream))];
+    let policies = dir.join("policies");
+    for entry in std::fs::read_dir(&policies).map_err(files(&policies))?.flatten() {
+        let service = entry.path().join("service.toml");
+        if service.is_file() {
+            rewrite(&service, &upstream)?;
+        }
+    }
+    Ok(())
+}
+
 async fn again(
     options: &DevOptions,
     config: PathBuf,
@@ -230,18 +288,36 @@ async fn again(
         let text = parts.get(name).and_then(Value::as_str).ok_or_else(|| wrong("an address is missing"))?;
         text.trim_start_matches("http://").parse().map_err(|_| wrong("an address can't be read"))
     };
-    let made_for = address("door")?;
-    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8443));
-    if options.listen != made_for && options.listen != default && options.listen.port() != 0 {
-        return Err(DevError::OtherAddress { dir, made_for: made_for.to_string(), asked: options.listen });
-    }
-    let (listener, listen) = open(made_for)?;
+    let before = Addresses { door: address("door")?, upstream: address("upstream")?, telemetry: telemetry(&config)? };
+    let (listener, listen) = match options.listen {
+        any if any.port() == 0 && any.ip() == before.door.ip() => open(before.door).or_else(|_| open(any))?,
+        asked => open(asked)?,
+    };
     let secret_path = dir.join("keys").join("dev.secret");
     let secret = std::fs::read_to_string(&secret_path).map_err(files(&secret_path))?.trim().to_owned();
-    let provider = provider_at(address("provider")?, listen.port(), Secret::new(secret), &dir, clock, entropy).await?;
-    let upstream_address = address("upstream")?;
-    let upstream = DevUpstream::bind(upstream_address, Arc::clone(clock))
-        .await
-        .map_err(taken(upstream_address, "the sample upstream"))?;
+    let provider = provider_at(address("provider")?, listen.port(), Secret::new(secret), &dir, clock, entropy).await;
+    let provider = provider.map_err(|error| match error {
+        DevError::Taken { address, cause, .. } => DevError::ProviderTaken { address, cause },
+        error => error,
+    })?;
+    // Nobody asked for these two by their ports.
+    let upstream = match DevUpstream::bind(before.upstream, Arc::clone(clock)).await {
+        Ok(upstream) => upstream,
+        Err(_) => DevUpstream::bind(loopback(0), Arc::clone(clock))
+            .await
+            .map_err(taken(loopback(0), "the sample upstream"))?,
+    };
+    let telemetry = match before.telemetry {
+        Some(address) if std::net::TcpListener::bind(address).is_err() => {
+            Some(loopback(free_port().map_err(taken(loopback(0), "metrics"))?))
+        }
+        as_before => as_before,
+    };
+    let now = Addresses { door: listen, upstream: upstream.address(), telemetry };
+    if now != before {
+        moved(&dir, &config, &before, &now)?;
+        let parts = json!({ "door": now.door.to_string(), "provider": provider.issuer(), "upstream": now.upstream.to_string() });
+        std::fs::write(&path, format!("{parts:#}\n")).map_err(files(&path))?;
+    }
     Ok(Parts { dir, config, listen, listener, provider, upstream })
 }

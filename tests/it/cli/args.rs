@@ -114,6 +114,29 @@ fn what_follows_curl_is_curls() {
 }
 
 #[test]
+fn what_curl_says_of_itself_needs_no_sign_in() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = crate::support::temporary_folder();
+    let curl = folder.path().join("curl");
+    std::fs::write(&curl, "#!/bin/sh\necho \"curl $*\"\n").unwrap();
+    std::fs::set_permissions(&curl, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |line: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.arg("curl").args(line).env_clear().env("PATH", folder.path()).env("DOORWARD_HOME", folder.path());
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    for line in [&["--help"][..], &["-h"], &["--version"], &["-V"], &["--help", "all"]] {
+        assert_eq!(run(line), (Some(0), format!("curl {}\n", line.join(" "))), "{line:?}");
+    }
+    // With anything else somebody has to be signed in.
+    for line in [&["https://a.example"][..], &["-V", "https://a.example"], &[]] {
+        assert_ne!(run(line).0, Some(0), "{line:?}");
+    }
+}
+
+#[test]
 fn a_profile_named_curl_is_not_the_command() {
     let arguments = parse(&["--profile", "curl", "whoami"]).unwrap();
     assert_eq!(arguments.global.profile.as_deref(), Some("curl"));

@@ -2,16 +2,21 @@
 //! nothing written where something does not fit.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process;
 use std::sync::Arc;
 
-use doorward::cli::args::{Format, GlobalArgs};
-use doorward::cli::breakglass::{BreakGlassCommand, InitArgs, run};
+use clap::Parser as _;
+use doorward::cli::args::{Arguments, Command, Format, GlobalArgs};
+use doorward::cli::breakglass::{BreakGlassCommand, InitArgs, SignArgs, run};
 use doorward::cli::context::Context;
 use doorward::cli::environment::Environment;
 use doorward::cli::exit::Exit;
+use doorward::cli::failure::Failure;
 use doorward::cli::printer::Printer;
+use doorward::config::InitOptions;
 use doorward::identity::breakglass::Custodians;
+use doorward::model::Clock as _;
+use doorward::server::installation;
 
 use crate::support::{SeededEntropy, TestClock, temporary_folder};
 
@@ -30,17 +35,127 @@ fn args(dir: &Path, threshold: u32, generate: u32) -> InitArgs {
     }
 }
 
-fn init(args: InitArgs) -> Result<String, Exit> {
+fn context(environment: &[(&str, &str)], seed: u64) -> (Context, Written) {
     let out = Written::default();
     let context = Context {
         printer: Printer::new(Format::Json, false, Box::new(out.clone()), Box::new(Written::default())),
-        environment: Environment::of(&[]),
+        environment: Environment::of(environment),
         global: GlobalArgs { output: Format::Json, ..GlobalArgs::default() },
         clock: Arc::new(TestClock::new()),
-        entropy: Arc::new(SeededEntropy::new(5)),
+        entropy: Arc::new(SeededEntropy::new(seed)),
         banner: Default::default(),
     };
+    (context, out)
+}
+
+fn init(args: InitArgs) -> Result<String, Exit> {
+    let (context, out) = context(&[], 5);
     run(&context, &BreakGlassCommand::Init(args)).map(|()| out.text()).map_err(|failure| failure.exit)
+}
+
+/// An installation with three custodians, two of whom must sign, and somebody at its machine.
+struct Hand {
+    dir: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Hand {
+    fn new() -> Self {
+        let folder = temporary_folder();
+        let dir = folder.path().join("installation");
+        let examples = [("global.cedar", "// nothing\n"), ("ops-api/service.toml", "description = \"x\"\n")];
+        let (options, now) = (InitOptions::for_domain("example.com"), TestClock::new().now());
+        installation::create(&dir, &options, &examples, now, &SeededEntropy::new(1)).unwrap();
+        init(args(&dir, 2, 3)).unwrap();
+        Self { dir, _folder: folder }
+    }
+
+    fn key(&self, number: u32) -> PathBuf {
+        self.dir.join(format!("keys/custodian-{number}"))
+    }
+
+    /// Runs a command line of `breakglass`, with the options of an opening unless it goes on with one;
+    /// answers the id, or how it failed.
+    fn open(&self, seed: u64, line: &[&str]) -> Result<String, Failure> {
+        let home = self.dir.join("home");
+        let (context, out) = context(&[("DOORWARD_HOME", home.to_str().unwrap()), ("USER", "zoe")], seed);
+        let challenge = self.dir.join("challenge");
+        let begin = ["--reason", "all is down", "--for", "5m", "--challenge-out", challenge.to_str().unwrap()];
+        let begin = if line.contains(&"--resume") { &[][..] } else { &begin[..] };
+        let line = [&["doorward", "breakglass", "open"][..], begin, line].concat();
+        let Command::Breakglass(command) = Arguments::try_parse_from(line).unwrap().command else { unreachable!() };
+        run(&context, &command)?;
+        let told: serde_json::Value = serde_json::from_str(&out.text()).unwrap();
+        Ok(told["id"].as_str().unwrap().to_owned())
+    }
+
+    fn sign(&self, number: u32) -> String {
+        let out = self.dir.join(format!("{number}.sig"));
+        let sign = SignArgs {
+            key: self.key(number),
+            challenge: self.dir.join("challenge"),
+            out: Some(out.clone()),
+            passphrase_file: None,
+        };
+        run(&context(&[], 9).0, &BreakGlassCommand::Sign(sign)).unwrap();
+        out.to_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn a_custodian_who_opens_under_another_name_is_refused_and_their_signature_never_counts() {
+    let hand = Hand::new();
+    let (config, key) = (hand.dir.join("doorward.toml"), hand.key(1));
+    let (config, key) = (config.to_str().unwrap(), key.to_str().unwrap());
+    let proven = ["--all", "--config", config, "--opener-key", key];
+    // Somebody else's name, somebody else's key, and nobody to say whose key it is.
+    let other = hand.open(6, &[&proven[..], &["--opener", "zoe"]].concat()).unwrap_err();
+    assert_eq!(other.exit, Exit::Usage);
+    assert!(other.problem.detail.unwrap().contains("is the key of `custodian-1`, not of `zoe`"));
+    let made = process::Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(hand.dir.join("stranger"))
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let stranger = hand.dir.join("stranger");
+    let strange = hand.open(6, &["--all", "--config", config, "--opener-key", stranger.to_str().unwrap()]).unwrap_err();
+    assert_eq!(strange.exit, Exit::Usage);
+    assert!(strange.problem.detail.unwrap().contains("no custodian's key"));
+    let unnamed = hand.open(6, &["--all", "--opener-key", key]).unwrap_err();
+    assert_eq!(unnamed.exit, Exit::Usage);
+    assert!(unnamed.problem.detail.unwrap().contains("`--opener NAME`"));
+
+    // With no name, the key says it, whoever the user of the machine is; and it takes two others.
+    let id = hand.open(7, &proven).unwrap();
+    let challenge = std::fs::read_to_string(hand.dir.join("challenge")).unwrap();
+    assert!(challenge.contains("custodian-1") && !challenge.contains("zoe"), "{challenge}");
+    let (second, third) = (hand.sign(2), hand.sign(3));
+    let few = hand.open(8, &["--resume", &id, "--signature", &second]).unwrap_err();
+    assert!(few.problem.detail.unwrap().contains("`custodian-1` opens and does not count"));
+    hand.open(8, &["--resume", &id, "--signature", &second, "--signature", &third]).unwrap();
+
+    // What was begun by a program that did not ask is not gone on with.
+    let id = hand.open(10, &["--all", "--config", config]).unwrap();
+    let (first, second) = (hand.sign(1), hand.sign(2));
+    let kept = hand.dir.join(format!("home/breakglass/{id}.json"));
+    let mut pending: serde_json::Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
+    pending["opener_signature"] = std::fs::read_to_string(&first).unwrap().into();
+    std::fs::write(&kept, pending.to_string()).unwrap();
+    let counted = hand.open(11, &["--resume", &id, "--signature", &second]).unwrap_err();
+    assert_eq!(counted.exit, Exit::Usage);
+    assert!(counted.problem.detail.unwrap().contains("that signature would count"));
+}
+
+#[test]
+fn a_service_that_the_configuration_has_not_is_not_opened() {
+    let hand = Hand::new();
+    let config = hand.dir.join("doorward.toml");
+    let open = |name: &str| hand.open(6, &["--service", name, "--config", config.to_str().unwrap()]);
+    let refused = open("nope").unwrap_err();
+    assert_eq!(refused.exit, Exit::Usage);
+    assert!(refused.problem.detail.unwrap().contains("no service `nope`; there are: ops-api"));
+    open("ops-api").unwrap();
 }
 
 fn folder() -> (tempfile::TempDir, PathBuf) {
@@ -64,8 +179,9 @@ fn custodians_are_written_and_sealed_keys_are_openssh_keys() {
     assert!(config.ends_with("[breakglass]\ncustodians = \"custodians\"\nthreshold = 2\n"), "{config}");
     // OpenSSH opens the key with its passphrase, and only with that.
     let key = dir.join("keys/custodian-1");
-    let public =
-        |passphrase: &str| Command::new("ssh-keygen").args(["-y", "-P", passphrase, "-f"]).arg(&key).output().unwrap();
+    let public = |passphrase: &str| {
+        process::Command::new("ssh-keygen").args(["-y", "-P", passphrase, "-f"]).arg(&key).output().unwrap()
+    };
     let opened = public("correct horse");
     assert!(opened.status.success(), "{}", String::from_utf8_lossy(&opened.stderr));
     let written = std::fs::read_to_string(dir.join("keys/custodian-1.pub")).unwrap();
@@ -82,6 +198,6 @@ fn a_threshold_below_two_or_above_the_custodians_writes_nothing() {
         let (_folder, dir) = folder();
         assert_eq!(init(args(&dir, threshold, generate)), Err(Exit::Usage), "{threshold} of {generate}");
         assert_eq!(std::fs::read_to_string(dir.join("doorward.toml")).unwrap(), CONFIG);
-        assert!(!dir.join("custodians").exists() && !dir.join("keys/custodian-1").exists());
+        assert!(!dir.join("custodians").exists() && !dir.join("keys").exists());
     }
 }

@@ -35,6 +35,8 @@ enum Twist {
     Denied,
     Elsewhere,
     Page,
+    Locked,
+    ProviderAway,
 }
 
 /// The parts of an authorization server that a sign-in meets.
@@ -77,6 +79,20 @@ impl Server {
                 let cookie = format!("__Host-doorward-flow={flow}; Path=/; Secure; HttpOnly");
                 reply.headers_mut().insert("set-cookie", cookie.parse().unwrap());
                 reply
+            }
+            "/signin/callback" if self.twist == Twist::Locked => {
+                assert!(!seen.header("accept").unwrap().contains("html"), "a program does not ask for a page");
+                let decision = "dec_06h01rs2cto0b2afh7rgi8mlbg";
+                json_reply(
+                    403,
+                    &json!({"type": "urn:doorward:problem:locked", "title": "No session was started", "status": 403,
+                        "detail": "the principal is locked", "reason": "locked", "decision": decision}),
+                )
+            }
+            "/signin/callback" if self.twist == Twist::ProviderAway => {
+                let mut page = Response::new(Full::new(Bytes::from("<html>away</html>")));
+                *page.status_mut() = http::StatusCode::BAD_GATEWAY;
+                page
             }
             "/signin/callback" => {
                 let cookie = seen.header("cookie").unwrap();
@@ -239,6 +255,17 @@ async fn signing_in_by_name_goes_nowhere_but_to_dev() {
     assert_eq!(failure.exit, Exit::Usage);
 }
 
+#[tokio::test]
+async fn who_is_locked_is_told_so_with_the_decision_and_a_provider_that_is_away_is_unreachable() {
+    let locked = door(Twist::Locked).await;
+    let failure = login::run(&Person::at(&locked).context, &sign_in_as("alice")).await.unwrap_err();
+    assert_eq!((failure.exit, failure.problem.reason.as_str()), (Exit::Denied, "locked"));
+    assert_eq!(failure.problem.decision.as_deref(), Some("dec_06h01rs2cto0b2afh7rgi8mlbg"));
+    let away = door(Twist::ProviderAway).await;
+    let failure = login::run(&Person::at(&away).context, &sign_in_as("alice")).await.unwrap_err();
+    assert_eq!((failure.exit, failure.problem.reason.as_str()), (Exit::Unreachable, "unreachable"));
+}
+
 /// Asks the loopback listener for a path and reads the answer whole.
 async fn knock(port: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).await.unwrap();
@@ -256,7 +283,7 @@ async fn the_browsers_answer_is_taken_once_and_only_with_its_state() {
     let args = LoginArgs { print_url: true, ..LoginArgs::default() };
     let browsing = async {
         let url = loop {
-            if let Some(line) = person.talk.text().lines().find(|line| line.starts_with("https://")) {
+            if let Some(line) = person.out.text().lines().find(|line| line.starts_with("https://")) {
                 break url::Url::parse(line).unwrap();
             }
             tokio::task::yield_now().await;
@@ -293,6 +320,9 @@ async fn the_browsers_answer_is_taken_once_and_only_with_its_state() {
     };
     let (outcome, port) = tokio::join!(login::run(&person.context, &args), browsing);
     outcome.unwrap();
+    // The address is data; all else is talk.
+    assert_eq!(person.out.text().lines().count(), 1, "{}", person.out.text());
+    assert!(!person.talk.text().contains("/oauth2/authorize"), "{}", person.talk.text());
     assert!(person.context.profile().unwrap().load().unwrap().is_some());
     assert!(TcpStream::connect(format!("127.0.0.1:{port}")).await.is_err(), "nobody listens any more");
 }

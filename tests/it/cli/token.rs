@@ -61,6 +61,29 @@ fn exchanges(door: &FakeDoor) -> Vec<Seen> {
 }
 
 #[tokio::test]
+async fn a_scope_of_nothing_or_no_time_at_all_is_no_token_for_everything() {
+    let door = FakeDoor::open(gate(&["active"], Ttl::minutes(5))).await;
+    let person = Person::at(&door);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    for line in [&["--scope", ""][..], &["--scope", "  "], &["--for", "0s"]] {
+        let failure = token::run(&person.context, &args(line)).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage, "{line:?}");
+    }
+    assert!(exchanges(&door).is_empty() && person.out.text().is_empty());
+}
+
+#[tokio::test]
+async fn a_refusal_of_an_oauth_endpoint_has_its_status_for_scripts() {
+    let refuse = |_: &Seen| json_reply(400, &json!({"error": "invalid_scope", "error_description": "no such action"}));
+    let door = FakeDoor::open(refuse).await;
+    let person = Person::at(&door);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    let failure = token::run(&person.context, &args(&["--scope", "nope"])).await.unwrap_err();
+    let told: Value = serde_json::from_str(&failure.json()).unwrap();
+    assert_eq!((&told["status"], &told["reason"]), (&json!(400), &json!("invalid_scope")));
+}
+
+#[tokio::test]
 async fn a_token_of_a_grant_may_name_it_by_its_beginning() {
     for named in [GRANT, &GRANT[..9]] {
         let door = FakeDoor::open(gate(&["active"], Ttl::minutes(5))).await;

@@ -79,6 +79,8 @@ fn what_no_router_of_the_control_host_sees_is_on_record_too() {
             let decision = got.lines().find_map(|line| line.strip_prefix("doorward-decision: ")).unwrap();
             let recorded = door.recorded(DecisionId::parse(decision.trim()).unwrap()).await;
             assert_eq!(recorded.text("/reason"), Some("ambiguous_request"), "{host}");
+            let who = recorded.personal(PersonalField::Principal);
+            assert_eq!(who, Some(alice.principal.to_string().as_str()), "{host}: whose session the certificate names");
         }
     });
 }

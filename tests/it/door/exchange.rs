@@ -95,6 +95,53 @@ pub async fn used(door: &Door, service: &str, person: Option<&Person>, token: &s
 }
 
 #[test]
+fn a35_a_key_that_was_taken_out_of_an_issuers_file_is_refused_after_the_reload() {
+    with_door(trusting(), async |door| {
+        let asked = [("audience", "app")];
+        let got = of_job(door, &job(door, &json!({})), &asked).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        let other = Key::new("other");
+        let keys = json!({ "keys": [other.jwk()] }).to_string();
+        std::fs::write(door.dir.join("policies/ci.jwks"), keys).unwrap();
+        door.running().reload().unwrap();
+        let got = of_job(door, &job(door, &json!({ "run_id": "10" })), &asked).await;
+        assert_eq!(got.status, 400, "{}", got.text());
+    });
+}
+
+#[test]
+fn a_lock_on_the_bare_id_of_a_workload_bars_the_workload() {
+    with_door(trusting(), async |door| {
+        let carol = door.sign_in("carol").await;
+        let lock = async |path: &str, whom: &str| {
+            let body = json!({ "principal": whom, "reason": "stolen" }).to_string();
+            let headers = [("content-type", "application/json")];
+            door.client("", Some(&carol), Speaks::Http1).await.ask(Method::POST, path, &headers, body.as_bytes()).await
+        };
+        let got = lock("/api/v1/locks", "ci|main").await;
+        assert_eq!(
+            (got.status.as_u16(), &body(&got)["principal"]["kind"]),
+            (200, &json!("Workload")),
+            "{}",
+            got.text()
+        );
+        let got = of_job(door, &job(door, &json!({})), &[("audience", "app")]).await;
+        assert_eq!(error(&got), "access_denied");
+        assert_eq!(lock("/api/v1/locks/clear", "ci|main").await.status, 200);
+        // A person of that id is meant as well, once there is a bar on them.
+        assert_eq!(lock("/api/v1/locks", "User::\"ci|main\"").await.status, 200);
+        let got = lock("/api/v1/locks", "ci|main").await;
+        assert_eq!(got.status, 400, "{}", got.text());
+        for form in ["User::\\\"ci|main\\\"", "Workload::\\\"ci|main\\\""] {
+            assert!(got.text().contains(form), "{form}: {}", got.text());
+        }
+        // No rule has this name: a person who was not here yet.
+        let got = lock("/api/v1/locks", "dev|erin").await;
+        assert_eq!((got.status.as_u16(), &body(&got)["principal"]["kind"]), (200, &json!("User")), "{}", got.text());
+    });
+}
+
+#[test]
 fn a34_a_session_gets_a_token_for_one_service_bound_to_its_certificate() {
     with_door(Plan::default(), async |door| {
         let (alice, bob) = (door.sign_in("alice").await, door.sign_in("bob").await);
