@@ -50,7 +50,7 @@ impl Lines {
 }
 
 fn failure(error: &DevError) -> Failure {
-    Failure::usage(error.to_string())
+    Failure::usage(error.to_string()).in_lines()
 }
 
 /// Runs until it is told to stop.
@@ -106,7 +106,7 @@ pub fn run(context: &Context, args: &DevArgs) -> Result<(), Failure> {
         if args.json {
             lines.event(&ready);
         } else {
-            context.printer.talk(&format!(
+            context.printer.talk_lines(&format!(
                 "provider {issuer} and sample upstream http://{upstream_address} are running.\n\
                  Now run: doorward serve --config {}",
                 config.display()
@@ -226,5 +226,5 @@ fn tell(context: &Context, running: &Running, dir: &Path) {
         running.desk.settings.url_of(&format!("ops-api.{DOMAIN}")),
         dir.display(),
     ));
-    context.printer.talk(&text);
+    context.printer.talk_lines(&text);
 }

@@ -18,7 +18,7 @@ use super::serve::configuration;
 /// Exit 2 when `check` fails, 1 when something outside does not work.
 pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     let config = configuration(&args.config, &Environment::of_process())?;
-    let material = material::read(&config).map_err(|error| Failure::usage(error.to_string()))?;
+    let material = material::read(&config).map_err(|error| Failure::usage(error.to_string()).in_lines())?;
     let findings = doctor::examine(&config, &material, &context.clock).await;
     print(context, &findings)?;
     if findings.iter().any(|finding| finding.health == Health::Fail) {

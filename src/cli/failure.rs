@@ -17,6 +17,8 @@ pub struct Failure {
     pub exit: Exit,
     /// What is told. Its status is 0 where no server said it.
     pub problem: Box<Problem>,
+    /// Whether its detail is lines of our own making, one for each fault of a file.
+    pub(in crate::cli) in_lines: bool,
 }
 
 impl Failure {
@@ -33,13 +35,13 @@ impl Failure {
             Exit::Unreachable => "The server could not be reached",
         };
         let problem = Problem::new(0, reason, title).with_detail(detail);
-        Self { exit, problem: Box::new(problem) }
+        Self { exit, problem: Box::new(problem), in_lines: false }
     }
 
     /// An end of which everything has been said already.
     #[must_use]
     pub fn silent(exit: Exit) -> Self {
-        Self { exit, problem: Box::new(Problem::new(0, "", "")) }
+        Self { exit, problem: Box::new(Problem::new(0, "", "")), in_lines: false }
     }
 
     /// Whether there is nothing left to say.
@@ -60,6 +62,12 @@ impl Failure {
         Self::new(Exit::Usage, "usage", detail)
     }
 
+    /// Told line by line. Any other failure is one line: what it says may be another's words.
+    #[must_use]
+    pub(in crate::cli) fn in_lines(self) -> Self {
+        Self { in_lines: true, ..self }
+    }
+
     /// Exit 3, with the command that signs in.
     #[must_use]
     pub fn signed_out(reason: &str, detail: impl Into<String>, command: &str) -> Self {
@@ -78,7 +86,7 @@ impl Failure {
             (502..=504, _) => Exit::Unreachable,
             _ => Exit::Failed,
         };
-        Self { exit, problem: Box::new(problem) }
+        Self { exit, problem: Box::new(problem), in_lines: false }
     }
 
     /// The lines for people: what, then what to do.
