@@ -19,7 +19,8 @@ const MUTABLE: [(Preset, &str, &str); 6] = [
 /// Claims that say for which branch, or by which branch's workflow, a job runs.
 const BRANCH_CLAIMS: [&str; 4] = ["ref", "sub", "workflow_ref", "job_workflow_ref"];
 
-/// What they say of a job that a pull request started: `*` is any text without a `:`, `#` is a number.
+/// What they say of a job that a pull request started: `*` is any text without a `:`, `+` any without an `@`, and
+/// `#` a number.
 const OF_PULL_REQUESTS: [(&str, &str); 10] = [
     ("ref", "refs/pull/#/merge"),
     ("ref", "refs/pull/#/head"),
@@ -29,8 +30,8 @@ const OF_PULL_REQUESTS: [(&str, &str); 10] = [
     ("sub", "repo:*:ref:refs/pull/#/merge"),
     ("sub", "project_path:*:ref_type:branch:ref:refs/merge-requests/#/head"),
     ("sub", "project_path:*:ref_type:branch:ref:refs/merge-requests/#/merge"),
-    ("workflow_ref", "*@refs/pull/#/merge"),
-    ("job_workflow_ref", "*@refs/pull/#/merge"),
+    ("workflow_ref", "+@refs/pull/#/merge"),
+    ("job_workflow_ref", "+@refs/pull/#/merge"),
 ];
 
 struct Rule<'a> {
@@ -214,10 +215,11 @@ fn takes_pull_requests(claim: &str, pattern: &str) -> bool {
 fn meet(pattern: &[u8], form: &[u8]) -> bool {
     let fits = |hole: u8, byte: u8| match hole {
         b'*' => byte != b':',
+        b'+' => byte != b'@',
         b'#' => byte.is_ascii_digit(),
         literal => literal == byte,
     };
-    let is_hole = |byte: u8| matches!(byte, b'*' | b'#');
+    let is_hole = |byte: u8| matches!(byte, b'*' | b'+' | b'#');
     // At the end of the pattern, nothing may be left of the form but a hole for nothing.
     let mut ends = vec![true; form.len() + 1];
     for (j, byte) in form.iter().enumerate().rev() {

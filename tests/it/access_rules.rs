@@ -141,6 +141,21 @@ async fn a52_an_approval_is_void_once_the_entitlement_opens_more() {
 }
 
 #[tokio::test]
+async fn a_parameter_that_could_look_like_another_line_is_refused_by_its_name() {
+    let house = House::new(&databases()[0]).await;
+    put(&house, changed(&[("service.toml", "approvals = 1", "approvals = 1\nparameters.note = {}")], &[]));
+    let (alice, _, _) = house.command_line("alice").await;
+    for (note, status) in [("a\nfor  2m", 400), ("a\u{202e}b", 400), ("a b", 201)] {
+        let body: Value = json!({
+            "entitlement": "ops-api/deploy-prod", "reason": "hotfix", "ticket": "OPS-12", "params": { "note": note }
+        });
+        let made = house.json(&alice, "/api/v1/requests", &body).await;
+        assert_eq!(made.status.as_u16(), status, "{note:?}: {made:?}");
+        assert!(status == 201 || made.text("/detail").starts_with("`note` has the character U+"), "{made:?}");
+    }
+}
+
+#[tokio::test]
 async fn a53_the_right_to_ask_is_asked_again_when_a_request_is_granted_and_when_it_begins() {
     for url in databases() {
         let house = House::new(&url).await;
