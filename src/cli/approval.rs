@@ -25,11 +25,10 @@ pub async fn approve(context: &Context, args: &ApproveArgs) -> Result<(), Failur
     let request: AccessRequest = here.client.read(&here.client.get(&format!("/api/v1/requests/{id}")).await?)?;
     let asks = !args.yes && context.printer.is_terminal() && io::stdin().is_terminal();
     if asks && request.state == "pending" {
-        for (name, value) in told(&request, context.clock.now()) {
-            context.printer.talk(&format!("{name:<14}{value}"));
-        }
+        context.printer.talk_pairs(&told(&request, context.clock.now()));
+        context.printer.talk("");
         let who = called(&request.principal);
-        context.printer.talk(&format!("\nLet {who} hold {} for {}? [y/N]", request.entitlement, request.length));
+        context.printer.talk(&format!("Let {who} hold {} for {}? [y/N]", request.entitlement, request.length));
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).map_err(|error| Failure::failed(format!("reading the answer: {error}")))?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {

@@ -54,7 +54,7 @@ impl Lines {
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 
 fn failure(error: &DevError) -> Failure {
-    Failure::usage(error.to_string())
+    Failure::usage(error.to_string()).in_lines()
 }
 
 /// Runs until it is told to stop.
@@ -111,7 +111,7 @@ pub fn run(context: &Context, args: &DevArgs) -> Result<(), Failure> {
         if args.json {
             lines.event(&ready);
         } else {
-            context.printer.talk(&format!(
+            context.printer.talk_lines(&format!(
                 "provider {issuer} and sample upstream http://{upstream_address} are running.\n\
                  Now run: doorward serve --config {}",
                 config.display()
@@ -231,5 +231,5 @@ fn tell(context: &Context, running: &Running, dir: &Path) {
         running.desk.settings.url_of(&format!("ops-api.{DOMAIN}")),
         dir.display(),
     ));
-    context.printer.talk(&text);
+    context.printer.talk_lines(&text);
 }

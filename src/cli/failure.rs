@@ -17,8 +17,13 @@ pub struct Failure {
     pub exit: Exit,
     /// What is told. Its status is 0 where no server said it.
     pub problem: Box<Problem>,
+<<<<<<< HEAD
     /// The HTTP status, where a server said no in another form than a problem.
     pub status: Option<u16>,
+=======
+    /// Whether its detail is lines of our own making, one for each fault of a file.
+    pub(in crate::cli) in_lines: bool,
+>>>>>>> fix-cli
 }
 
 impl Failure {
@@ -35,13 +40,21 @@ impl Failure {
             Exit::Unreachable => "The server could not be reached",
         };
         let problem = Problem::new(0, reason, title).with_detail(detail);
+<<<<<<< HEAD
         Self { exit, problem: Box::new(problem), status: None }
+=======
+        Self { exit, problem: Box::new(problem), in_lines: false }
+>>>>>>> fix-cli
     }
 
     /// An end of which everything has been said already.
     #[must_use]
     pub fn silent(exit: Exit) -> Self {
+<<<<<<< HEAD
         Self { exit, problem: Box::new(Problem::new(0, "", "")), status: None }
+=======
+        Self { exit, problem: Box::new(Problem::new(0, "", "")), in_lines: false }
+>>>>>>> fix-cli
     }
 
     /// Whether there is nothing left to say.
@@ -62,6 +75,12 @@ impl Failure {
         Self::new(Exit::Usage, "usage", detail)
     }
 
+    /// Told line by line. Any other failure is one line: what it says may be another's words.
+    #[must_use]
+    pub(in crate::cli) fn in_lines(self) -> Self {
+        Self { in_lines: true, ..self }
+    }
+
     /// Exit 3, with the command that signs in.
     #[must_use]
     pub fn signed_out(reason: &str, detail: impl Into<String>, command: &str) -> Self {
@@ -80,7 +99,11 @@ impl Failure {
             (502..=504, _) => Exit::Unreachable,
             _ => Exit::Failed,
         };
+<<<<<<< HEAD
         Self { exit, problem: Box::new(problem), status: None }
+=======
+        Self { exit, problem: Box::new(problem), in_lines: false }
+>>>>>>> fix-cli
     }
 
     /// The lines for people: what, then what to do.

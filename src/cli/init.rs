@@ -22,7 +22,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
     let options = InitOptions::for_domain(&args.domain);
     let config = create(&args.dir, &options, POLICIES, context.clock.now(), &*context.entropy)
         .map_err(|error| Failure::usage(error.to_string()))?;
-    context.printer.talk(&format!(
+    context.printer.talk_lines(&format!(
         "Wrote {}, keys/ and policies/.\n\nNext:\n  1. name your OpenID provider in it (the section is there, in comments)\n  \
          2. point policies/*/service.toml at your services\n  3. doorward check --config {}\n  4. doorward serve --config {}",
         config.display(),

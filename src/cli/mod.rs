@@ -182,11 +182,15 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
 /// Prints what a policy command found, where it wants it.
 fn policies(context: &Context, command: policy::OfflineCommand) -> Result<(), Failure> {
     let printed = policy::run(command, context.printer.format(), context.clock.now());
-    context.printer.data(&printed.stdout)?;
+    // Texts of policies are read by those who let them in: they hide nothing there.
+    context.printer.data(&match context.printer.format() {
+        args::Format::Json => printer::escaped(&printed.stdout),
+        args::Format::Table | args::Format::Junit => printer::plain_lines(&printed.stdout),
+    })?;
     match (printed.code, printed.stderr.trim_end()) {
         (0, talk) => {
             if !talk.is_empty() {
-                context.printer.talk(talk);
+                context.printer.talk_lines(talk);
             }
             Ok(())
         }
@@ -195,9 +199,9 @@ fn policies(context: &Context, command: policy::OfflineCommand) -> Result<(), Fa
         // The failure is told as an error already.
         (2, talk) => {
             let lines: Vec<String> = talk.lines().map(|line| line.replacen(": error: ", ": ", 1)).collect();
-            Err(Failure::usage(lines.join("\n")))
+            Err(Failure::usage(lines.join("\n")).in_lines())
         }
-        (_, talk) => Err(Failure::failed(talk)),
+        (_, talk) => Err(Failure::failed(talk).in_lines()),
     }
 }
 

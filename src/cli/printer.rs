@@ -1,8 +1,9 @@
 //! What commands say: data to standard output, talk to standard error.
 //!
 //! INVARIANTS: a reader that went away (`doorward services | head -1`) ends the printing and is no
-//! error and no panic. Text from servers reaches a terminal without control characters, so that a
-//! service's description can't move the cursor. Nothing is coloured, so `NO_COLOR` has nothing to
+//! error and no panic. Text from servers reaches a terminal on the line where it belongs and without
+//! characters that forge, so that a service's description can't move the cursor and no reason looks
+//! like a line of ours; in JSON they are escaped. Nothing is coloured, so `NO_COLOR` has nothing to
 //! turn off but clap's help, which honours it.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -11,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use crate::model::text::{forges, misleads};
 use crate::model::{Timestamp, Ttl};
 use crate::wire::Page;
 
@@ -106,7 +108,7 @@ impl Printer {
     pub fn json<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
         let text =
             serde_json::to_string_pretty(value).map_err(|error| Failure::failed(format!("writing JSON: {error}")))?;
-        self.line(&text)
+        self.line(&escaped(&text))
     }
 
     /// Writes JSON text that a server sent, indented, with every key and in the order it was sent.
@@ -114,7 +116,15 @@ impl Printer {
     /// # Errors
     /// As [`Printer::data`].
     pub fn resource(&self, json: &str) -> Result<(), Failure> {
-        self.line(&indented(json))
+        self.line(&escaped(&indented(json)))
+    }
+
+    /// Writes JSON text that a server sent, as the one line that it is.
+    ///
+    /// # Errors
+    /// As [`Printer::data`].
+    pub fn json_line(&self, json: &str) -> Result<(), Failure> {
+        self.line(&escaped(json))
     }
 
     /// Writes a list that a server sent, as [`Printer::resource`].
@@ -166,11 +176,34 @@ impl Printer {
         table
     }
 
-    /// Says something to the person; where nobody listens it is lost.
+    /// Says something to the person, in one line; where nobody listens it is lost.
     pub fn talk(&self, text: &str) {
+        self.talk_lines(&plain(text));
+    }
+
+    /// Says something that has several lines. What others wrote is made [`plain`] before it stands among them.
+    pub fn talk_lines(&self, text: &str) {
         let mut talk = self.talk.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = writeln!(talk, "{}", plain(text));
+        let _ = writeln!(talk, "{}", plain_lines(text));
         let _ = talk.flush();
+    }
+
+    /// Says names and what they stand for. A value that is too long for the terminal goes on below itself: at
+    /// the beginning of a line it could be taken for a name.
+    pub fn talk_pairs(&self, pairs: &[(&str, String)]) {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        let rows: Vec<Vec<String>> = pairs.iter().map(|(name, value)| vec![(*name).to_owned(), plain(value)]).collect();
+        for row in &rows {
+            table.add_row(row.iter().map(Cell::new));
+        }
+        if let Some(width) = self.width.or_else(|| self.talk_width()) {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+            table.set_width(width);
+            arrange(&mut table, &rows);
+        }
+        self.talk_lines(&trimmed(&mut table));
     }
 
     /// Tells a failure: lines for people, problem+json for scripts.
@@ -179,7 +212,10 @@ impl Printer {
             return;
         }
         match self.format {
-            Format::Json => self.talk(&failure.json()),
+            Format::Json => self.talk(&escaped(&failure.json())),
+            Format::Table | Format::Junit if failure.in_lines => {
+                failure.lines().iter().for_each(|line| self.talk_lines(line));
+            }
             Format::Table | Format::Junit => failure.lines().iter().for_each(|line| self.talk(line)),
         }
     }
@@ -214,10 +250,41 @@ fn trimmed(table: &mut Table) -> String {
     text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
 }
 
-/// The text with every control character shown as a replacement character.
+/// The text on one line: a line break and a tab are blanks, and every other character that forges is shown
+/// as its escape.
 #[must_use]
 pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => shown.push(' '),
+            c if forges(c) => shown.extend(c.escape_unicode()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// As [`plain`], line by line.
+#[must_use]
+pub fn plain_lines(text: &str) -> String {
+    text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON text in which every character that misleads is an escape, as the record has it: it is the same to
+/// programs, and people see what is there.
+#[must_use]
+pub fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Between the values of JSON these stand for themselves, and within them they never do.
+        if misleads(c) && !matches!(c, '\n' | '\r' | '\t') {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// How long from `now` until `end`, as people say it: `42m`, `1h30m`, `3d4h`; `over` when it is past.

@@ -1,7 +1,7 @@
 //! `doorward requests` and `doorward show`: what was asked for, and one request or grant whole.
 
 use crate::model::Timestamp;
-use crate::wire::{AccessRequest, Answer, Principal};
+use crate::wire::{AccessRequest, Answer, Approval, Principal};
 
 use super::access_args::{RequestsArgs, ShowArgs};
 use super::args::Format;
@@ -82,8 +82,14 @@ pub(super) fn called(principal: &Principal) -> String {
     name.map_or_else(|| principal.text(), |name| format!("{name} ({})", principal.id))
 }
 
+/// What an approver saw is not what is asked any more: the approval counts for nothing.
+fn is_void(approval: &Approval, request: &AccessRequest) -> bool {
+    approval.answer == Answer::Approve && approval.hash != request.hash
+}
+
 fn approved_by(request: &AccessRequest) -> usize {
-    request.approvals.iter().filter(|approval| approval.answer == Answer::Approve).count()
+    let counts = |approval: &&Approval| approval.answer == Answer::Approve && !is_void(approval, request);
+    request.approvals.iter().filter(counts).count()
 }
 
 /// Until it times out, or its grant ends; nothing for what is over.
@@ -128,6 +134,7 @@ pub(super) fn told(request: &AccessRequest, now: Timestamp) -> Vec<(&'static str
     add("approvals", Some(format!("{} of {}", approved_by(request), request.approvals_needed)));
     for approval in &request.approvals {
         let verb = match approval.answer {
+            Answer::Approve if is_void(approval, request) => "void",
             Answer::Approve => "approved",
             Answer::Deny => "denied",
         };

@@ -19,7 +19,8 @@ use super::log::telling;
 #[must_use]
 pub fn start_failure(error: &StartError) -> Failure {
     match error {
-        StartError::Files(_) | StartError::Listen { .. } => Failure::usage(error.to_string()),
+        StartError::Files(_) => Failure::usage(error.to_string()).in_lines(),
+        StartError::Listen { .. } => Failure::usage(error.to_string()),
         StartError::Outside { .. } => Failure::new(Exit::Failed, "start_failed", error.to_string()),
     }
 }
@@ -31,7 +32,7 @@ pub fn start_failure(error: &StartError) -> Failure {
 pub fn configuration(path: &std::path::Path, environment: &Environment) -> Result<config::Config, Failure> {
     config::load(path, environment).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Failure::usage(format!("the configuration can't be used\n{}", lines.join("\n")))
+        Failure::usage(format!("the configuration can't be used\n{}", lines.join("\n"))).in_lines()
     })
 }
 

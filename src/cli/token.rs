@@ -18,6 +18,7 @@ use super::context::Context;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::job::{self, Job};
+use super::printer::plain;
 use super::renewal::signed_in;
 use super::request::{self, denial, parameters};
 use super::waiting;
@@ -81,7 +82,7 @@ pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
     if context.printer.format() == Format::Json {
         return context.printer.json(&answer);
     }
-    context.printer.line(&answer.access_token)
+    context.printer.line(&plain(&answer.access_token))
 }
 
 /// A refusal in the words of whoever typed the command: the server speaks of fields.

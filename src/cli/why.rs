@@ -45,13 +45,14 @@ pub fn told(decision: &Decision) -> String {
         _ => String::new(),
     };
     let by = decision.act.first().map(|actor| format!(", for whom {actor} acted,")).unwrap_or_default();
-    let mut text = format!("{}: {who}{by} {verb}{what}.\n", decision.id);
+    // Each line by itself: what is in the record may have line breaks of its own.
+    let mut text = format!("{}\n", plain(&format!("{}: {who}{by} {verb}{what}.", decision.id)));
     if let Some(reason) = &decision.reason {
         let what = decision.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
-        text.push_str(&format!("Because {}{what}.\n", explained(reason)));
+        text.push_str(&format!("{}\n", plain(&format!("Because {}{what}.", explained(reason)))));
     }
     text.push('\n');
-    let mut pair = |name: &str, value: &str| text.push_str(&format!("{name:<12}{value}\n"));
+    let mut pair = |name: &str, value: &str| text.push_str(&format!("{name:<12}{}\n", plain(value)));
     pair("time", &decision.time.to_string());
     if let Some(request) = &decision.request {
         pair("request", &format!("{} https://{}{}", request.method, request.host, request.path));
@@ -84,12 +85,13 @@ pub fn told(decision: &Decision) -> String {
         text.push('\n');
     }
     for help in &decision.helps {
-        text.push_str(&format!("Holding `{}` would have allowed it{}.\n", help.entitlement, in_hand(help)));
+        let told = format!("Holding `{}` would have allowed it{}.", help.entitlement, in_hand(help));
+        text.push_str(&format!("{}\n", plain(&told)));
     }
     if let Some(command) = decision.remedy.as_ref().and_then(|remedy| remedy.command.as_ref()) {
-        text.push_str(&format!("To do: {command}\n"));
+        text.push_str(&format!("To do: {}\n", plain(command)));
     }
-    plain(&text)
+    text
 }
 
 /// What there is by now of what would have helped.

@@ -29,6 +29,10 @@ impl Fields {
             if fields.len() == FIELDS_MAX || fields.iter().any(|(known, _)| *known == name) {
                 return Err(PageError::Invalid("a field is there twice, or there are too many"));
             }
+            // PostgreSQL can't keep it, and nobody means it.
+            if name.contains('\0') || value.contains('\0') {
+                return Err(PageError::Invalid("a field has a NUL character"));
+            }
             fields.push((name.into_owned(), value.into_owned()));
         }
         Ok(Self(fields))

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::groups::GroupMap;
+use crate::model::text::forges;
 use crate::model::{Principal, Secret, Timestamp};
 
 /// The longest e-mail address (RFC 5321 §4.5.3.1.3, less the angle brackets).
@@ -91,10 +92,7 @@ fn name(claims: &Map<String, Value>) -> Option<String> {
     let text = |key: &str| claims.get(key).and_then(Value::as_str).filter(|name| !name.trim().is_empty());
     let name = text("name").or_else(|| text("preferred_username"))?;
     // A name with line breaks or direction marks in it could forge a line of a page or a log.
-    let plain = |c: &char| {
-        !c.is_control() && !matches!(*c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    Some(name.chars().filter(plain).take(NAME_CHARACTERS_MAX).collect())
+    Some(name.chars().filter(|c| !forges(*c)).take(NAME_CHARACTERS_MAX).collect())
 }
 
 fn amr(claims: &Map<String, Value>) -> Vec<String> {

@@ -9,6 +9,7 @@ use data_encoding::HEXLOWER;
 
 use super::id::BreakGlassId;
 use super::service::ServiceName;
+use super::text::forges;
 use super::time::{Timestamp, Ttl};
 
 /// What custodians sign a challenge under (`ssh-keygen -Y sign -n`).
@@ -123,11 +124,7 @@ impl fmt::Display for ChallengeError {
 impl std::error::Error for ChallengeError {}
 
 fn plain(text: &str, chars_max: usize) -> bool {
-    let bidi = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !text.is_empty()
-        && text.trim() == text
-        && text.chars().count() <= chars_max
-        && !text.chars().any(|c| c.is_control() || bidi(c) || matches!(c, '\u{2028}' | '\u{2029}'))
+    !text.is_empty() && text.trim() == text && text.chars().count() <= chars_max && !text.chars().any(forges)
 }
 
 impl Challenge {

@@ -5,7 +5,7 @@
 //! difference; a secret is named by where it comes from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::cedar_file::CedarFile;
 use super::diagnostic::{Report, Source};
@@ -111,7 +111,7 @@ pub(super) fn inventory(dir: &Path, set: &PolicySet) -> Inventory {
     for service in set.services() {
         let own =
             |kind, identity: &str| Key { service: Some(service.name.clone()), kind, identity: identity.to_owned() };
-        things.insert(own(Kind::Service, service.name.as_str()), service_thing(service));
+        things.insert(own(Kind::Service, service.name.as_str()), service_thing(dir, service));
         for route in service.routes() {
             let mut thing = Thing::default();
             thing.value("action", &route.action);
@@ -122,17 +122,17 @@ pub(super) fn inventory(dir: &Path, set: &PolicySet) -> Inventory {
         }
     }
     policies(dir, &mut things);
-    shared(set, &mut things);
+    shared(dir, set, &mut things);
     things
 }
 
-fn service_thing(service: &Service) -> Thing {
+fn service_thing(dir: &Path, service: &Service) -> Thing {
     let mut thing = Thing::default();
     thing.value("description", &service.description);
     thing.list("host", &service.hosts);
     thing.list("upstream", service.upstreams.iter().map(upstream));
     thing.list("origin", &service.origins);
-    thing.list("injected header", service.inject.iter().map(injection));
+    thing.list("injected header", service.inject.iter().map(|it| injection(dir, it)));
     thing.value("client_certificate", certificate(service.client_certificate));
     thing.value("unbound_bearer", service.unbound_bearer);
     thing.value("pass_authorization", service.pass_authorization);
@@ -152,11 +152,17 @@ fn service_thing(service: &Service) -> Thing {
     thing.value("timeouts.first_byte", timeouts.first_byte);
     thing.value("timeouts.body_idle", timeouts.body_idle);
     thing.value("timeouts.stream_idle", timeouts.stream_idle);
+    if let Some(health) = &service.health {
+        thing.value("health.path", &health.path);
+        thing.optional("health.host", health.host.as_ref());
+        thing.value("health.interval", health.interval);
+        thing.value("health.timeout", health.timeout);
+        thing.value("health.healthy_threshold", health.thresholds.healthy);
+        thing.value("health.unhealthy_threshold", health.thresholds.unhealthy);
+        thing.optional("health.status", health.status);
+    }
     let tls = &service.upstream_tls;
-    // A path within the folder is another for each folder: its name is what can be compared.
-    let file = |path: &Option<std::path::PathBuf>| {
-        path.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned())
-    };
+    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| file(dir, path));
     thing.optional("upstream_tls.ca", file(&tls.ca));
     thing.optional("upstream_tls.certificate", file(&tls.certificate));
     thing.optional("upstream_tls.key", file(&tls.key));
@@ -245,7 +251,7 @@ pub(super) fn plain(text: &str) -> String {
 }
 
 /// Groups, people and workloads.
-fn shared(set: &PolicySet, things: &mut Inventory) {
+fn shared(dir: &Path, set: &PolicySet, things: &mut Inventory) {
     let mut add = |kind, identity: &str, thing| {
         things.insert(Key { service: None, kind, identity: identity.to_owned() }, thing);
     };
@@ -268,6 +274,8 @@ fn shared(set: &PolicySet, things: &mut Inventory) {
         thing.value("preset", issuer.preset.name());
         thing.value("issuer", &issuer.issuer);
         thing.value("audience", &issuer.audience);
+        thing.optional("jwks_file", issuer.jwks_file.as_ref().map(|path| file(dir, path)));
+        thing.optional("ca", issuer.ca.as_ref().map(|path| file(dir, path)));
         thing.value("allow_loopback", issuer.allow_loopback);
         add(Kind::Issuer, &issuer.name, thing);
     }
@@ -275,17 +283,23 @@ fn shared(set: &PolicySet, things: &mut Inventory) {
         let mut thing = Thing::default();
         thing.list("group", &rule.groups);
         thing.list("service", &rule.services);
+        thing.list("acts for", &rule.acts_for);
+        // The first rule that holds names a token or a certificate, so its place is part of what it says.
+        thing.value("place", place + 1);
         match &rule.evidence {
             Evidence::Claims { issuer, claims } => {
                 thing.value("issuer", issuer);
-                // The first rule that holds names a token, so its place is part of what it says.
-                thing.value("place", place + 1);
                 thing.list("claim", claims.iter().map(|(name, wanted)| format!("{name} = {}", wanted.shown())));
             }
             Evidence::Spiffe(wanted) => thing.value("spiffe", wanted.shown()),
         }
         add(Kind::TrustRule, &rule.name, thing);
     }
+}
+
+/// A file that the folder names, as it is seen from there: two folders are in two places.
+fn file(dir: &Path, path: &Path) -> String {
+    path.strip_prefix(dir).unwrap_or(path).display().to_string()
 }
 
 fn upstream(upstream: &Upstream) -> String {
@@ -300,14 +314,14 @@ fn upstream(upstream: &Upstream) -> String {
     format!("{scheme}://{host}:{}", upstream.port)
 }
 
-fn injection(injection: &Injection) -> String {
+fn injection(dir: &Path, injection: &Injection) -> String {
     let scheme = match &injection.scheme {
         InjectionScheme::Plain => "plain".to_owned(),
         InjectionScheme::Basic { user } => format!("basic as {user}"),
         InjectionScheme::Bearer => "bearer".to_owned(),
     };
     let source = match &injection.secret {
-        SecretSource::File(path) => format!("file {}", path.file_name().unwrap_or_default().to_string_lossy()),
+        SecretSource::File(path) => format!("file {}", file(dir, path)),
         SecretSource::Env(name) => format!("variable {name}"),
     };
     format!("{} ({scheme}, from {source})", injection.header)

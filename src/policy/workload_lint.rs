@@ -16,6 +16,24 @@ const MUTABLE: [(Preset, &str, &str); 6] = [
     (Preset::Gitlab, "user_login", "user_id"),
 ];
 
+/// Claims that say for which branch, or by which branch's workflow, a job runs.
+const BRANCH_CLAIMS: [&str; 4] = ["ref", "sub", "workflow_ref", "job_workflow_ref"];
+
+/// What they say of a job that a pull request started: `*` is any text without a `:`, `+` any without an `@`, and
+/// `#` a number.
+const OF_PULL_REQUESTS: [(&str, &str); 10] = [
+    ("ref", "refs/pull/#/merge"),
+    ("ref", "refs/pull/#/head"),
+    ("ref", "refs/merge-requests/#/head"),
+    ("ref", "refs/merge-requests/#/merge"),
+    ("sub", "repo:*:pull_request"),
+    ("sub", "repo:*:ref:refs/pull/#/merge"),
+    ("sub", "project_path:*:ref_type:branch:ref:refs/merge-requests/#/head"),
+    ("sub", "project_path:*:ref_type:branch:ref:refs/merge-requests/#/merge"),
+    ("workflow_ref", "+@refs/pull/#/merge"),
+    ("job_workflow_ref", "+@refs/pull/#/merge"),
+];
+
 struct Rule<'a> {
     rule: &'a TrustRule,
     claims: &'a [(String, Wanted)],
@@ -152,12 +170,19 @@ fn oidc(rule: &Rule<'_>) {
 
 /// Branches that anybody may push to, and code that nobody has looked at.
 fn branches(rule: &Rule<'_>) {
-    let is_pull_request = |text: &String| {
+    let says_so = |text: &String| {
         let text = text.trim_start_matches('*');
         text.starts_with("refs/pull/") || text.starts_with("refs/merge-requests/") || text.contains(":pull_request")
     };
-    for name in ["ref", "sub"] {
-        if rule.wanted(name).is_some_and(|wanted| wanted.0.iter().any(is_pull_request)) {
+    // What a wildcard lets in is no harm where another claim keeps pull requests out.
+    let keeps_out = |name: &str| {
+        rule.wanted(name).is_some_and(|wanted| !wanted.0.iter().any(|pattern| takes_pull_requests(name, pattern)))
+    };
+    let protected = rule.wanted("ref_protected").is_some_and(|wanted| wanted.0 == ["true"]);
+    let kept_out = protected || BRANCH_CLAIMS.into_iter().any(keeps_out) || keeps_out("environment");
+    for name in BRANCH_CLAIMS {
+        let takes = |text: &String| says_so(text) || (!kept_out && takes_pull_requests(name, text));
+        if rule.wanted(name).is_some_and(|wanted| wanted.0.iter().any(takes)) {
             rule.error(
                 format!("`{name}` takes pull requests, whose code nobody has looked at"),
                 "name a branch; what pull requests may do needs no token",
@@ -178,4 +203,53 @@ fn branches(rule: &Rule<'_>) {
             "write the branches and environments out",
         );
     }
+}
+
+/// Whether a pattern for a claim holds for what the claim says of some pull request.
+fn takes_pull_requests(claim: &str, pattern: &str) -> bool {
+    OF_PULL_REQUESTS.iter().any(|(name, form)| *name == claim && meet(pattern.as_bytes(), form.as_bytes()))
+}
+
+/// Whether there is a text that `pattern` holds for and that is of this form. `ends[j]` says so of what is left
+/// of both, for each rest of the form, as the pattern is read from its end.
+fn meet(pattern: &[u8], form: &[u8]) -> bool {
+    let fits = |hole: u8, byte: u8| match hole {
+        b'*' => byte != b':',
+        b'+' => byte != b'@',
+        b'#' => byte.is_ascii_digit(),
+        literal => literal == byte,
+    };
+    let is_hole = |byte: u8| matches!(byte, b'*' | b'+' | b'#');
+    // At the end of the pattern, nothing may be left of the form but a hole for nothing.
+    let mut ends = vec![true; form.len() + 1];
+    for (j, byte) in form.iter().enumerate().rev() {
+        let after = ends.get(j + 1).copied().unwrap_or_default();
+        if let Some(end) = ends.get_mut(j) {
+            *end = after && is_hole(*byte);
+        }
+    }
+    for star_or_byte in pattern.iter().rev().copied() {
+        let below = ends.clone();
+        let below = |j: usize| below.get(j).copied().unwrap_or_default();
+        let star = star_or_byte == b'*';
+        let mut after = star && below(form.len());
+        if let Some(end) = ends.last_mut() {
+            *end = after;
+        }
+        for (j, hole) in form.iter().copied().enumerate().rev() {
+            // A star takes what it likes of the form; a byte goes into a hole, passes it, or is the form's own.
+            let here = if star {
+                below(j) || after
+            } else if is_hole(hole) {
+                (fits(hole, star_or_byte) && below(j)) || after
+            } else {
+                fits(hole, star_or_byte) && below(j + 1)
+            };
+            if let Some(end) = ends.get_mut(j) {
+                *end = here;
+            }
+            after = here;
+        }
+    }
+    ends.first().copied().unwrap_or_default()
 }

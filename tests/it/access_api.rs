@@ -187,6 +187,31 @@ async fn a55_a_request_with_more_or_other_than_it_may_say_is_refused() {
 }
 
 #[tokio::test]
+async fn a_text_that_could_look_like_another_is_refused_by_its_field() {
+    let house = House::new(&databases()[0]).await;
+    let (alice, _, _) = house.command_line("alice").await;
+    let (bob, _, _) = house.command_line("bob").await;
+    for forger in ["\u{1b}[2J", "\u{9b}2J", "\u{202e}", "\u{2066}", "\u{2028}", "\u{7f}"] {
+        let mut body = asked();
+        body["reason"] = json!(format!("hot{forger}fix"));
+        let refused = house.json(&alice, "/api/v1/requests", &body).await;
+        assert_eq!(refused.status, 400, "{forger:?}");
+        assert!(refused.text("/detail").starts_with("`reason` has the character U+"), "{refused:?}");
+        let mut body = asked();
+        body["ticket"] = json!(format!("OPS-1{forger}2"));
+        let refused = house.json(&alice, "/api/v1/requests", &body).await;
+        assert!(refused.text("/detail").starts_with("`ticket` has the character U+"), "{refused:?}");
+    }
+    // A line break is what forms send, and means a blank.
+    let mut body = asked();
+    body["reason"] = json!(" hotfix\r\nfor  2m\n\topens all \n");
+    let made = house.json(&alice, "/api/v1/requests", &body).await;
+    assert_eq!((made.status.as_u16(), made.text("/reason")), (201, "hotfix for  2m  opens all"));
+    let no = json!({ "answer": "deny", "reason": "no\u{202e}" });
+    assert_eq!(answer(&house, &bob, made.text("/id"), &no).await.status, 400);
+}
+
+#[tokio::test]
 async fn lists_are_paged_by_a_cursor() {
     let house = House::new(&databases()[0]).await;
     let (alice, _, _) = house.command_line("alice").await;

@@ -125,13 +125,33 @@ async fn a52_an_approval_is_void_once_the_entitlement_opens_more() {
         let (bob, _, _) = house.command_line("bob").await;
         let (carol, _, _) = house.command_line("carol").await;
         let id = ask(&house, &alice).await;
+        let waits = async |caller| house.get(caller, "/api/v1/requests?to_approve=true").await.body["items"].clone();
+        assert_eq!(waits(&bob).await[0]["id"], id.as_str());
         assert_eq!(answer(&house, &bob, &id, "approve").await.status, 200);
+        assert_eq!(waits(&bob).await, json!([]), "it waits for Carol");
+        assert_eq!(waits(&carol).await[0]["id"], id.as_str());
         let wider = ("service.toml", "actions = [\"deploy\"]", "actions = [\"deploy\", \"admin\"]");
         put(&house, changed(&[TWO, SECURITY_TOO, wider], &[]));
         let next = answer(&house, &carol, &id, "approve").await;
         assert_eq!((next.status.as_u16(), next.text("/state")), (200, "pending"), "Bob saw something else: {next:?}");
         assert_eq!(next.body["actions"], json!(["admin", "deploy"]));
+        assert_eq!(waits(&bob).await[0]["id"], id.as_str(), "and for Bob again, whose answer is void");
         assert_eq!(answer(&house, &bob, &id, "approve").await.text("/state"), "active");
+    }
+}
+
+#[tokio::test]
+async fn a_parameter_that_could_look_like_another_line_is_refused_by_its_name() {
+    let house = House::new(&databases()[0]).await;
+    put(&house, changed(&[("service.toml", "approvals = 1", "approvals = 1\nparameters.note = {}")], &[]));
+    let (alice, _, _) = house.command_line("alice").await;
+    for (note, status) in [("a\nfor  2m", 400), ("a\u{202e}b", 400), ("a b", 201)] {
+        let body: Value = json!({
+            "entitlement": "ops-api/deploy-prod", "reason": "hotfix", "ticket": "OPS-12", "params": { "note": note }
+        });
+        let made = house.json(&alice, "/api/v1/requests", &body).await;
+        assert_eq!(made.status.as_u16(), status, "{note:?}: {made:?}");
+        assert!(status == 201 || made.text("/detail").starts_with("`note` has the character U+"), "{made:?}");
     }
 }
 

@@ -176,6 +176,15 @@ async fn a51_only_a_form_of_ours_answers_a_request() {
 }
 
 #[tokio::test]
+async fn a_form_with_a_nul_character_is_refused_before_it_meets_a_database() {
+    let scene = scene().await;
+    let mut alice = person(&scene, "alice", &["eng"]).await;
+    let refused = ask(&scene, &mut alice, "a\0b", "OPS-1").await;
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.body.contains("NUL"), "{}", refused.body);
+}
+
+#[tokio::test]
 async fn a_refusal_in_a_browser_leads_to_the_form_that_helps() {
     use doorward::gateway::refusal::{Form, Offer, Refusal};
     use doorward::model::{DecisionId, EntitlementName};

@@ -297,3 +297,214 @@ fn a_folder_that_can_not_be_read_is_exit_2_by_file_line_and_column() {
     let both = diff(&[&broken, &table]);
     assert!(both.stderr.contains("access.cedar:1:") && both.stderr.contains("tests.toml:6:1"), "{}", both.stderr);
 }
+
+/// Keys of a file as a case gives them: before, after, and the field that tells the difference.
+type Field = (&'static str, &'static str, &'static str);
+
+/// Each field by itself differs, and the difference names it; a file that did not change tells nothing.
+fn each_is_told(file: &str, whole: impl Fn(&str) -> String, fields: &[Field]) {
+    for (old, new, name) in fields {
+        let (before, same, changed) =
+            (after(&[(file, &whole(old))]), after(&[(file, &whole(old))]), after(&[(file, &whole(new))]));
+        assert_eq!(items(before.path(), same.path()), (vec![], vec![]), "{old}");
+        let (changes, _) = items(before.path(), changed.path());
+        assert!(changes.iter().any(|change| change[4] == *name), "{old} → {new}: {changes:?}");
+    }
+}
+
+#[test]
+fn each_field_of_a_service_is_told_where_it_changes() {
+    let top = |text: &str| format!("{text}\n{SERVICE}");
+    each_is_told(
+        "svc/service.toml",
+        top,
+        &[
+            ("", "description = \"What it is\"", "description"),
+            ("", "hosts = [\"other\"]", "host"),
+            ("", "client_certificate = \"optional\"", "client_certificate"),
+            ("", "unbound_bearer = true", "unbound_bearer"),
+            ("", "pass_authorization = true", "pass_authorization"),
+            ("", "on_stale = \"continue\"", "on_stale"),
+            ("", "origins = [\"https://app.example.com\"]", "origin"),
+            ("", "assertion = \"off\"", "assertion"),
+            ("", "encoded_slash = true", "encoded_slash"),
+            ("", "record = \"buffered\"", "record"),
+            ("", "exact_paths = true", "exact_paths"),
+            ("", "time_zone = \"Europe/Berlin\"", "time_zone"),
+        ],
+    );
+    let below = |text: &str| {
+        let (head, tail) = SERVICE.split_once("[limits]\nrequests_per_second = 100\nburst = 200\n").unwrap();
+        format!("{head}{text}\n{tail}")
+    };
+    let tls = "[upstream_tls]";
+    let of = |table: &str, key: &str| -> &'static str { format!("{table}\n{key}").leak() };
+    let health = "[health]\npath = \"/healthz\"";
+    each_is_told(
+        "svc/service.toml",
+        below,
+        &[
+            ("", "[limits]\nrequests_per_second = 7", "limits.requests_per_second"),
+            ("", "[limits]\nburst = 500", "limits.burst"),
+            ("", "[limits]\nbody_bytes_max = 5", "limits.body_bytes_max"),
+            ("", "[limits]\nconnections_per_upstream = 5", "limits.connections_per_upstream"),
+            ("", "[timeouts]\nconnect = \"1s\"", "timeouts.connect"),
+            ("", "[timeouts]\nfirst_byte = \"1s\"", "timeouts.first_byte"),
+            ("", "[timeouts]\nbody_idle = \"1s\"", "timeouts.body_idle"),
+            ("", "[timeouts]\nstream_idle = \"1s\"", "timeouts.stream_idle"),
+            ("", health, "health.path"),
+            (health, "[health]\npath = \"/ready\"", "health.path"),
+            (health, of(health, "host = \"other\""), "health.host"),
+            (health, of(health, "interval = \"9s\""), "health.interval"),
+            (health, of(health, "timeout = \"1s\""), "health.timeout"),
+            (health, of(health, "healthy_threshold = 9"), "health.healthy_threshold"),
+            (health, of(health, "unhealthy_threshold = 9"), "health.unhealthy_threshold"),
+            (health, of(health, "status = 204"), "health.status"),
+            (of(tls, "ca = \"a/ca.pem\""), of(tls, "ca = \"b/ca.pem\""), "upstream_tls.ca"),
+            (
+                of(tls, "certificate = \"c.pem\"\nkey = \"k.pem\""),
+                of(tls, "certificate = \"d.pem\"\nkey = \"k.pem\""),
+                "upstream_tls.certificate",
+            ),
+            (
+                of(tls, "certificate = \"c.pem\"\nkey = \"k.pem\""),
+                of(tls, "certificate = \"c.pem\"\nkey = \"l.pem\""),
+                "upstream_tls.key",
+            ),
+            ("", of(tls, "server_name = \"other\""), "upstream_tls.server_name"),
+        ],
+    );
+    let inject = |text: &str| below(&format!("[[inject]]\n{text}"));
+    each_is_told(
+        "svc/service.toml",
+        inject,
+        &[
+            (
+                "header = \"X-Key\"\nsecret = { env = \"KEY\" }",
+                "header = \"X-Other\"\nsecret = { env = \"KEY\" }",
+                "injected header",
+            ),
+            (
+                "header = \"X-Key\"\nsecret = { env = \"KEY\" }",
+                "header = \"X-Key\"\nsecret = { env = \"OTHER\" }",
+                "injected header",
+            ),
+            (
+                "header = \"X-Key\"\nsecret = { file = \"../staging/key\" }",
+                "header = \"X-Key\"\nsecret = { file = \"../prod/key\" }",
+                "injected header",
+            ),
+            (
+                "header = \"X-Key\"\nsecret = { env = \"KEY\" }",
+                "header = \"X-Key\"\nscheme = \"bearer\"\nsecret = { env = \"KEY\" }",
+                "injected header",
+            ),
+            (
+                "header = \"X-Key\"\nscheme = \"basic\"\nuser = \"a\"\nsecret = { env = \"KEY\" }",
+                "header = \"X-Key\"\nscheme = \"basic\"\nuser = \"b\"\nsecret = { env = \"KEY\" }",
+                "injected header",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn each_field_of_an_entitlement_is_told_where_it_changes() {
+    let more = |text: &str| {
+        let defined = ["description", "max", "actions"].iter().any(|key| text.starts_with(&format!("{key} =")));
+        let key = text.split(" =").next().filter(|_| defined).unwrap_or("nothing");
+        let kept: String =
+            SERVICE.split_inclusive('\n').filter(|line| !line.starts_with(&format!("{key} ="))).collect();
+        format!("{kept}{text}\n")
+    };
+    each_is_told(
+        "svc/service.toml",
+        more,
+        &[
+            ("", "description = \"Other\"", "description"),
+            ("", "max = \"2h\"", "max"),
+            ("", "default = \"5m\"", "default"),
+            ("", "min = \"5m\"", "min"),
+            ("", "approvals = 3", "approvals"),
+            ("", "reason = \"optional\"", "reason"),
+            ("", "ticket = \"^A$\"", "ticket"),
+            ("", "actions = [\"read\", \"write\"]", "opens"),
+            ("", "capacity = 2", "capacity"),
+            ("capacity = 2", "capacity = 2\nwhen_full = \"queue\"", "when_full"),
+            ("", "idle = \"5m\"", "idle"),
+            ("", "earliest_start = \"5m\"", "earliest_start"),
+            ("extended_max = \"2h\"", "extended_max = \"2h\"\nbreak = \"5m\"", "break"),
+            ("", "scheduled_max = \"5m\"", "scheduled_max"),
+            ("", "extended_max = \"2h\"", "extended_max"),
+            ("", "answer_within = \"5m\"", "answer_within"),
+            ("", "emergency = true", "emergency"),
+            ("emergency = true", "emergency = true\nemergency_max = \"5m\"", "emergency"),
+            ("", "parameters.region = {}", "parameter"),
+            ("parameters.region = {}", "parameters.region = { values = [\"eu\"] }", "parameter"),
+            ("parameters.region = {}", "parameters.region = { required = false }", "parameter"),
+        ],
+    );
+}
+
+#[test]
+fn each_field_of_groups_people_and_workloads_is_told_where_it_changes() {
+    let group = |text: &str| format!("{GROUPS}[group.z]\n{text}\n");
+    each_is_told(
+        "groups.toml",
+        group,
+        &[("", "members = [\"z@example.com\"]", "member"), ("", "includes = [\"corp|z\"]", "included group")],
+    );
+    let person = |text: &str| format!("[[person]]\nname = \"X\"\n{text}\n");
+    each_is_told("people.toml", person, &[("accounts = [\"c|1\"]", "accounts = [\"c|1\", \"c|2\"]", "account")]);
+    let issuer = |text: &str| {
+        let of = |key: &str, line: &'static str| if text.contains(key) { "" } else { line };
+        format!(
+            "[[issuer]]\nname = \"ci\"\n{}{}{}{text}\n",
+            of("preset =", "preset = \"oidc\"\n"),
+            of("issuer =", "issuer = \"https://ci\"\n"),
+            of("audience =", "audience = \"https://d\"\n"),
+        )
+    };
+    each_is_told(
+        "workloads.toml",
+        issuer,
+        &[
+            ("", "preset = \"kubernetes\"", "preset"),
+            ("", "issuer = \"https://other\"", "issuer"),
+            ("", "audience = \"https://other\"", "audience"),
+            ("", "jwks_file = \"a/keys\"", "jwks_file"),
+            ("jwks_file = \"a/keys\"", "jwks_file = \"b/keys\"", "jwks_file"),
+            ("", "ca = \"a/ca.pem\"", "ca"),
+            ("ca = \"a/ca.pem\"", "ca = \"b/ca.pem\"", "ca"),
+            ("", "allow_loopback = true", "allow_loopback"),
+        ],
+    );
+    let rule = |text: &str| {
+        let issuer = |name: &str| {
+            format!("[[issuer]]\nname = \"{name}\"\nissuer = \"https://{name}\"\naudience = \"https://d\"\n")
+        };
+        format!("{}{}[[rule]]\nname = \"r\"\n{text}\n", issuer("ci"), issuer("other"))
+    };
+    const CLAIMS: &str = "issuer = \"ci\"\nclaims = { sub = \"a\" }\n";
+    const FIRST: &str = "[[rule]]\nname = \"first\"\nspiffe = \"spiffe://a/x\"";
+    let with = |more: &str| -> &'static str { format!("{CLAIMS}{more}").leak() };
+    let spiffe = |more: &str| -> &'static str { format!("spiffe = \"spiffe://a/{more}").leak() };
+    each_is_told(
+        "workloads.toml",
+        rule,
+        &[
+            (CLAIMS, "issuer = \"other\"\nclaims = { sub = \"a\" }", "issuer"),
+            (CLAIMS, "issuer = \"ci\"\nclaims = { sub = \"b\" }", "claim"),
+            (CLAIMS, with("groups = [\"g\"]"), "group"),
+            (CLAIMS, with("services = [\"svc\"]"), "service"),
+            (CLAIMS, with("acts_for = [\"g\"]"), "acts for"),
+            (spiffe("b\""), spiffe("c\""), "spiffe"),
+        ],
+    );
+    // The order of rules says which one names a workload.
+    let other = |text: &str| format!("{FIRST}\n{}", rule(text));
+    let (old, new) = (format!("{}{FIRST}\n", rule(spiffe("b\""))), other(spiffe("b\"")));
+    let (old, new) = (after(&[("workloads.toml", &old)]), after(&[("workloads.toml", &new)]));
+    let (changes, _) = items(old.path(), new.path());
+    assert!(changes.iter().any(|change| change[4] == "place"), "{changes:?}");
+}

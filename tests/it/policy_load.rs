@@ -280,6 +280,64 @@ fn a66_files_of_the_folder_are_what_they_should_be_or_refused() {
     assert!(shown(&load(empty.path(), &settings()).unwrap_err()).contains("there is no service here"));
 }
 
+/// What loading says of a rule for these claims of a job.
+fn told_of_claims(preset: &str, claims: &str) -> String {
+    told(&[(
+        "workloads.toml",
+        &format!(
+            "[[issuer]]\nname = \"ci\"\npreset = \"{preset}\"\naudience = \"https://d\"\n\
+             [[rule]]\nname = \"build\"\nissuer = \"ci\"\nclaims = {{ {claims} }}\n"
+        ),
+    )])
+}
+
+#[test]
+fn a_trust_rule_that_a_pull_request_meets_is_too_broad_however_it_is_written() {
+    const GITHUB: &str = "github-actions";
+    for (preset, id, claim) in [
+        (GITHUB, "repository_id", "sub = \"repo:org/app:*\""),
+        (GITHUB, "repository_id", "sub = \"repo:org/app:pull*\""),
+        (GITHUB, "repository_id", "sub = \"repo:org/*\""),
+        (GITHUB, "repository_id", "sub = \"repo:org/*:pull_request\""),
+        (GITHUB, "repository_id", "sub = [\"repo:org/app:ref:refs/heads/main\", \"repo:org/app:*request\"]"),
+        (GITHUB, "repository_id", "sub = \"repo:org/app:ref:*\""),
+        (GITHUB, "repository_id", "ref = \"refs/*\""),
+        (GITHUB, "repository_id", "ref = \"refs/p*\""),
+        (GITHUB, "repository_id", "ref = \"*/1/merge\""),
+        (GITHUB, "repository_id", "ref = \"refs/pull/7/head\""),
+        (GITHUB, "repository_id", "workflow_ref = \"org/app/.github/workflows/deploy.yml@*\""),
+        (GITHUB, "repository_id", "sub = \"repo:org/app:*\", ref = \"refs/*\""),
+        ("gitlab", "project_id", "sub = \"project_path:g/p:*\""),
+        ("gitlab", "project_id", "sub = \"project_path:g/p:ref_type:branch:ref:*\""),
+        ("gitlab", "project_id", "ref = \"refs/merge*\""),
+    ] {
+        let told = told_of_claims(preset, &format!("{id} = \"7\", {claim}"));
+        assert!(told.contains(" error: ") && told.contains("takes pull requests"), "{claim}\n{told}");
+    }
+}
+
+#[test]
+fn a_wildcard_that_no_pull_request_meets_or_another_claim_narrows_is_no_fault() {
+    const GITHUB: &str = "github-actions";
+    for (preset, id, claim) in [
+        (GITHUB, "repository_id", "sub = \"repo:org/app:ref:refs/heads/*\""),
+        (GITHUB, "repository_id", "sub = \"repo:org/*:ref:refs/heads/main\""),
+        (GITHUB, "repository_id", "sub = \"repo:org/app:environment:*\""),
+        (GITHUB, "repository_id", "ref = \"refs/heads/*\""),
+        (GITHUB, "repository_id", "ref = \"refs/tags/v*\""),
+        (GITHUB, "repository_id", "ref = \"refs/*/release\""),
+        (GITHUB, "repository_id", "sub = \"repo:org/app:*\", ref = \"refs/heads/main\""),
+        (GITHUB, "repository_id", "sub = \"repo:org/app:*\", environment = \"staging\""),
+        (GITHUB, "repository_id", "job_workflow_ref = \"org/ci/.github/workflows/deploy.yml@refs/heads/*\""),
+        ("gitlab", "project_id", "sub = \"project_path:g/p:ref_type:branch:ref:release-*\""),
+        ("gitlab", "project_id", "sub = \"project_path:g/p:ref_type:tag:ref:*\""),
+        ("gitlab", "project_id", "sub = \"project_path:g/p:*\", ref_protected = \"true\""),
+        ("gitlab", "project_id", "ref = \"release-*\""),
+    ] {
+        assert_eq!(told_of_claims(preset, &format!("{id} = \"7\", {claim}")), "", "{claim}");
+    }
+}
+
 #[test]
 fn a66_bytes_that_are_not_text_and_files_without_end_are_refused() {
     let dir = folder(&[("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS)]);

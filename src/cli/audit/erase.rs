@@ -56,10 +56,8 @@ async fn plan(context: &Context, args: &EraseArgs, here: &SignedIn) -> Result<St
 
 async fn agree(context: &Context, args: &EraseArgs, here: &SignedIn) -> Result<(), Failure> {
     let plan: ErasureDryRun = here.client.read(&plan(context, args, here).await?)?;
-    for (name, value) in planned(&plan) {
-        context.printer.talk(&format!("{name:<14}{value}"));
-    }
-    context.printer.talk("\nErase this person? Nothing brings it back. [y/N]");
+    context.printer.talk_pairs(&planned(&plan));
+    context.printer.talk_lines("\nErase this person? Nothing brings it back. [y/N]");
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(|error| Failure::failed(format!("reading the answer: {error}")))?;
     if matches!(answer.trim(), "y" | "Y" | "yes") {

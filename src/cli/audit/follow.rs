@@ -130,7 +130,7 @@ fn columns(event: &Value) -> Vec<String> {
 /// that says the same.
 fn print(context: &Context, event: &RawValue) -> Result<(), Failure> {
     if context.printer.format() == Format::Json {
-        return context.printer.line(event.get());
+        return context.printer.json_line(event.get());
     }
     let read = read(event);
     let line = columns(&read).join("  ");

@@ -63,8 +63,8 @@ fn begin(context: &Context, args: &DrillArgs) -> Result<BreakGlassId, Failure> {
     }
     let out = &args.challenge_out;
     std::fs::write(out, &text).map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
-    context.printer.talk(text.trim_end());
-    context.printer.talk(&format!(
+    context.printer.talk_lines(text.trim_end());
+    context.printer.talk_lines(&format!(
         "{} custodians sign it, anywhere:\n  ssh-keygen -Y sign -n {SIGN_NAMESPACE} -f KEY {}\nThen:\n  doorward breakglass drill --config {} --resume {id} --signature FILE.sig …",
         terms.needed,
         out.display(),

@@ -46,6 +46,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
         .map_err(|_| Failure::usage(format!("`{}` is not UTF-8", args.config.display())))?;
     let parsed: toml::Table = config.parse().map_err(|error| {
         Failure::usage(format!("`{}` can't be read; `doorward check` says where: {error}", args.config.display()))
+            .in_lines()
     })?;
     if parsed.contains_key("breakglass") {
         return Err(Failure::usage(format!(

@@ -158,16 +158,16 @@ async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
     };
     pending.save(context, id)?;
     std::fs::write(out, &text).map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
-    context.printer.talk(text.trim_end());
+    context.printer.talk_lines(text.trim_end());
     if let Some(picture) = picture(context, &text) {
-        context.printer.talk(&picture);
+        context.printer.talk_lines(&picture);
     }
     if unproven {
         context
             .printer
             .talk(&format!("`{}` is not proven: a custodian who opens gives `--opener-key`.", challenge.opener));
     }
-    context.printer.talk(&format!(
+    context.printer.talk_lines(&format!(
         "{} custodians sign it, anywhere:\n  ssh-keygen -Y sign -n {} -f KEY {}\nThen:\n  doorward breakglass open --resume {id} --signature FILE.sig …",
         terms.needed, SIGN_NAMESPACE, out.display()
     ));
@@ -281,7 +281,7 @@ async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<
     };
     let lock = profile.lock()?;
     profile.save(&lock, &session)?;
-    context.printer.talk(&format!(
+    context.printer.talk_lines(&format!(
         "Open until {} for {}, by {}.\nUse it: doorward --profile {name} curl https://…",
         challenge.expires,
         challenge.scope,

@@ -23,7 +23,7 @@ pub(super) const PASSPHRASE: &str = "DOORWARD_PASSPHRASE";
 pub fn run(context: &Context, args: &SignArgs) -> Result<(), Failure> {
     let bytes = read(&args.challenge, CHALLENGE_BYTES_MAX)?;
     Challenge::parse(&bytes).map_err(|error| Failure::usage(format!("`{}`: {error}", args.challenge.display())))?;
-    context.printer.talk(String::from_utf8_lossy(&bytes).trim_end());
+    context.printer.talk_lines(String::from_utf8_lossy(&bytes).trim_end());
     let signature = signed(context, &args.key, args.passphrase_file.as_deref(), SIGN_NAMESPACE, &bytes)?;
     let out = args.out.clone().unwrap_or_else(|| {
         let mut name = args.challenge.clone().into_os_string();

@@ -6,6 +6,7 @@ use crate::cli::client::{Client, ClientError};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
+use crate::cli::printer::plain;
 use crate::model::Ttl;
 use crate::wire::oauth::{CLI_CLIENT_ID, GRANT_DEVICE_CODE};
 use crate::wire::{DeviceAuthorization, TokenAnswer};
@@ -27,9 +28,11 @@ pub async fn sign_in(context: &Context, client: &Client, request: &str) -> Resul
         }
         other => signing_in(other),
     })?;
-    context.printer.talk(&format!(
+    context.printer.talk_lines(&format!(
         "Open {} on any device and type the code\n\n    {}\n\nor open {}",
-        started.verification_uri, started.user_code, started.verification_uri_complete
+        plain(&started.verification_uri),
+        plain(&started.user_code),
+        plain(&started.verification_uri_complete)
     ));
     let mut interval = if started.interval > 0 { started.interval } else { INTERVAL_SECONDS };
     let lasts = Ttl::seconds(u32::try_from(started.expires_in.clamp(0, 86_400)).unwrap_or(0));

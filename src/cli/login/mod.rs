@@ -115,14 +115,21 @@ async fn sign_in_by_browser(
     let url = format!("{}{}", client.origin(), flow.authorize_path(None, args.provider.as_deref()));
     // Off a terminal a browser would come up unasked, or there is none.
     let opened = !args.print_url && std::io::stderr().is_terminal() && open::that_detached(&url).is_ok();
+<<<<<<< HEAD
     // With `-o json` standard output is the session's.
     if args.print_url && context.printer.format() != Format::Json {
         context.printer.talk("Open this address to sign in:");
         context.printer.line(&url)?;
     } else if opened {
         context.printer.talk(&format!("The browser was opened to sign in. If it wasn't, open this address:\n{url}"));
+=======
+    if opened {
+        context
+            .printer
+            .talk_lines(&format!("The browser was opened to sign in. If it wasn't, open this address:\n{url}"));
+>>>>>>> fix-cli
     } else {
-        context.printer.talk(&format!("Open this address to sign in:\n{url}"));
+        context.printer.talk_lines(&format!("Open this address to sign in:\n{url}"));
     }
     context.printer.talk(&format!("It asks whether this program is yours and shows {}.", flow.letters()));
     let answering =
@@ -168,6 +175,11 @@ async fn exchange(client: &Client, flow: &Flow, code: String, request: &str) -> 
 
 /// A failure to sign in; an OAuth error here says nothing of an older session.
 fn signing_in(error: ClientError) -> Failure {
+    if let ClientError::Oauth(refused) = &error
+        && refused.error == "invalid_client"
+    {
+        return Failure::new(Exit::Failed, &refused.error, error.to_string());
+    }
     let mut failure = Failure::from(error);
     if failure.exit == Exit::SignedOut && failure.problem.status == 0 {
         failure.exit = Exit::Failed;

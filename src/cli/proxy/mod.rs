@@ -39,6 +39,7 @@ use super::args::{Format, ProxyArgs};
 use super::context::Context;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::printer::plain;
 use super::renewal::{SignedIn, signed_in};
 
 pub use self::admit::{Admission, Denial, Target};
@@ -258,8 +259,8 @@ fn told(context: &Context, place: &str, onward: &Onward) -> Result<(), Failure> 
         return context.printer.json(&serde_json::json!({ "proxy": place, "hosts": onward.hosts }));
     }
     context.printer.line(place)?;
-    let hosts: Vec<_> = onward.hosts.iter().map(|host| format!("http://{host}/")).collect();
-    context.printer.talk(&format!(
+    let hosts: Vec<_> = onward.hosts.iter().map(|host| plain(&format!("http://{host}/"))).collect();
+    context.printer.talk_lines(&format!(
         "Use this as the HTTP proxy for: {}\nEnd it with Ctrl-C. Whoever has the address acts as you.",
         if hosts.is_empty() { "(there are no services yet)".to_owned() } else { hosts.join(" ") }
     ));

@@ -13,7 +13,7 @@ use super::super::desk::Desk;
 use super::activate::grant_within;
 use super::approvers::approvers;
 use super::rest::start_of;
-use super::{AccessError, hash_of, may, opened, person_of, reason_of, request_event};
+use super::{AccessError, hash_of, may, opened, person_of, reads_as_is, reason_of, request_event};
 
 /// The longest ticket in characters.
 const TICKET_CHARS_MAX: usize = 200;
@@ -268,6 +268,7 @@ fn fitting(definition: &Entitlement, asked: &Asked, now: Timestamp) -> Result<Fi
     if ticket.as_ref().is_some_and(|ticket| ticket.chars().count() > TICKET_CHARS_MAX) {
         return invalid(format!("a ticket has at most {TICKET_CHARS_MAX} characters"));
     }
+    reads_as_is("ticket", ticket.as_deref().unwrap_or_default())?;
     if let Some(pattern) = &definition.ticket {
         match &ticket {
             None => return invalid(format!("`{name}` wants a ticket like `{}`: `--ticket TICKET`", pattern.as_str())),
@@ -318,6 +319,7 @@ fn fitting_params(definition: &Entitlement, params: &BTreeMap<String, String>) -
         if value.chars().count() > PARAM_CHARS_MAX {
             return Err(AccessError::Invalid(format!("`{key}` has at most {PARAM_CHARS_MAX} characters")));
         }
+        reads_as_is(key, value)?;
         if !rule.values.is_empty() && !rule.values.contains(value) {
             return Err(AccessError::Invalid(format!(
                 "`{key}` can't be `{}`; it is one of {}",

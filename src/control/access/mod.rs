@@ -26,7 +26,10 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use crate::audit::{Actor, Event, EventType, Outcome};
-use crate::model::{AccessRequest, ActionName, ClockDoubt, EntitlementName, Grant, Person, Session, Timestamp, Ttl};
+use crate::model::text::forges;
+use crate::model::{
+    AccessRequest, ActionName, ClockDoubt, EntitlementName, Grant, Person, RequestState, Session, Timestamp, Ttl,
+};
 use crate::policy::{Ambient, Entitlement, EntitlementAction, PolicySet, Subject};
 use crate::store::StoreError;
 
@@ -288,11 +291,24 @@ fn grant_event(desk: &Desk, kind: EventType, actor: Actor, grant: &Grant, now: T
         .with("idle", grant.idle.map(|idle| idle.to_string()))
 }
 
-/// A reason of people: trimmed, with a bound.
+/// A reason of people: trimmed, on one line, with a bound.
 fn reason_of(text: &str) -> Result<String, AccessError> {
-    let text = text.trim();
+    // Forms send line breaks, and people mean no more by them than a blank.
+    let text = text.trim().replace("\r\n", " ").replace(['\n', '\r', '\t'], " ");
+    reads_as_is("reason", &text)?;
     if text.is_empty() || text.chars().count() > REASON_CHARS_MAX {
         return Err(AccessError::Invalid(format!("give a reason of 1 to {REASON_CHARS_MAX} characters")));
     }
-    Ok(text.to_owned())
+    Ok(text)
+}
+
+/// What people write must not look like something else to those who approve it.
+fn reads_as_is(field: &str, text: &str) -> Result<(), AccessError> {
+    match text.chars().find(|c| forges(*c)) {
+        None => Ok(()),
+        Some(c) => Err(AccessError::Invalid(format!(
+            "`{field}` has the character U+{:04X}, which can make it look like another text: leave it out",
+            u32::from(c)
+        ))),
+    }
 }

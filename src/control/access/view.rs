@@ -116,7 +116,10 @@ pub async fn request_list(
             };
             if wanted {
                 let seen = seen(desk, request, now).await?;
-                if state.is_none_or(|state| state == seen.state) {
+                let approved = |it: &Approval| it.hash == seen.request.hash && me.is(&it.by);
+                // Of the answers that count, the caller's is there: it waits for others.
+                let answered = whose == Whose::ToApprove && seen.approvals.iter().any(approved);
+                if !answered && state.is_none_or(|state| state == seen.state) {
                     found.push(seen);
                 }
             }

@@ -257,3 +257,34 @@ async fn a_lock_is_set_and_lifted_by_any_name() {
     assert_eq!(bodies, [("/api/v1/locks".to_owned(), body.clone()), ("/api/v1/locks/clear".to_owned(), body)]);
     assert!(person.talk.text().contains("dev|alice"));
 }
+
+#[tokio::test]
+async fn an_approval_of_what_was_asked_before_it_changed_is_void_and_counts_for_nothing() {
+    let bob = json!({"kind": "User", "id": "dev|bob", "name": "Bob", "email": null});
+    let approval = move |hash: &str| {
+        let at = present().to_string();
+        json!({"by": bob, "answer": "approve", "reason": "fine", "time": at, "hash": hash})
+    };
+    for (hash, count, word) in [("sha256:abc", 1, "approved"), ("sha256:before", 0, "void")] {
+        let mut whole = request_json(FIRST, "pending");
+        (whole["approvals"], whole["approvals_needed"]) = (json!([approval(hash)]), json!(2));
+        let listed = whole.clone();
+        let door = FakeDoor::open(move |seen| match seen.path.as_str() {
+            "/api/v1/requests" => page(std::slice::from_ref(&listed)),
+            _ => json_reply(200, &whole),
+        })
+        .await;
+        let person = Person::at(&door);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        requests::show(&person.context, &ShowArgs { id: FIRST.to_owned() }).await.unwrap();
+        let shown = person.out.text();
+        let lines: Vec<String> =
+            shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert!(lines.contains(&format!("approvals {count} of 2")), "{shown}");
+        assert!(lines.iter().any(|line| line.starts_with(&format!("{word} by Bob"))), "{shown}");
+        requests::run(&person.context, &RequestsArgs { mine: false, to_approve: false, all: true, state: None })
+            .await
+            .unwrap();
+        assert!(person.out.text().contains(&format!(" {count}/2 ")), "{}", person.out.text());
+    }
+}

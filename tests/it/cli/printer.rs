@@ -4,6 +4,7 @@ use doorward::cli::args::Format;
 use doorward::cli::exit::Exit;
 use doorward::cli::failure::Failure;
 use doorward::cli::printer::{Printer, left};
+use doorward::model::text::{forges, misleads};
 use doorward::model::{Timestamp, Ttl};
 use doorward::wire::{Problem, Remedy};
 
@@ -23,11 +24,61 @@ fn on_terminal(columns: u16) -> (Printer, Written, Written) {
 #[test]
 fn a_servers_text_can_not_move_the_cursor() {
     let (printer, out, talk) = printer(Format::Table);
-    printer.table(&["NAME"], &[vec!["a\u{1b}[2Jb\rc\u{9b}d".to_owned()]]).unwrap();
-    printer.talk("x\u{1b}]0;y\u{7}");
+    printer.table(&["NAME"], &[vec!["a\u{1b}[2Jb\rc\u{9b}d\u{202e}e\u{2028}f".to_owned()]]).unwrap();
+    printer.talk("x\u{1b}]0;y\u{7}\u{2066}");
+    printer.talk_lines("x\u{1b}]0;y\u{7}\u{2066}");
     for text in [out.text(), talk.text()] {
-        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+        assert!(!text.chars().any(|c| forges(c) && c != '\n'), "{text:?}");
     }
+    assert_eq!(out.text(), "NAME\na\\u{1b}[2Jb c\\u{9b}d\\u{202e}e\\u{2028}f\n");
+}
+
+#[test]
+fn a_text_of_others_begins_no_line_of_its_own() {
+    const REASON: &str = "restart\nfor  2m\r\nopens  status\tall";
+    let (out_printer, out, talk) = printer(Format::Table);
+    out_printer.table(&["A", "REASON"], &[vec!["1".to_owned(), REASON.to_owned()]]).unwrap();
+    out_printer.talk(REASON);
+    assert_eq!(out.text().lines().count(), 2, "{}", out.text());
+    assert_eq!(talk.text().lines().count(), 1, "{}", talk.text());
+    // Refusals of a server are one line, too, whatever their detail.
+    let (out_printer, _, talk) = printer(Format::Table);
+    out_printer.failure(&Failure::refused(Problem::new(403, "denied", "Not allowed").with_detail("no\nLet Bob in? y")));
+    assert_eq!(talk.text(), "error: Not allowed (denied): no Let Bob in? y\n");
+}
+
+#[test]
+fn a_long_value_that_is_asked_about_goes_on_below_itself_and_looks_like_no_name() {
+    // As many blanks as bring `for` to the beginning of a line where the terminal folds it.
+    let reason = format!("restart{}for           2m", " ".repeat(40 - 14 - 7));
+    for width in [40, 72] {
+        let (printer, _, talk) = on_terminal(width);
+        printer.talk_pairs(&[("who", "Alice".to_owned()), ("reason", reason.clone()), ("for", "1h".to_owned())]);
+        let text = talk.text();
+        let names: Vec<&str> = text.lines().filter(|line| !line.starts_with(' ')).collect();
+        assert_eq!(names.len(), 3, "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= usize::from(width)), "{text}");
+    }
+}
+
+#[test]
+fn json_shows_characters_that_mislead_as_escapes_and_says_the_same() {
+    let reason = "a\u{9b}2Jb\u{202e}c\u{200b}d\u{e0041}";
+    let value = serde_json::json!({ "reason": reason });
+    for say in [
+        (|printer, value| Printer::json(printer, value)) as fn(&Printer, &serde_json::Value) -> Result<(), Failure>,
+        |printer, value| printer.resource(&value.to_string()),
+        |printer, value| printer.json_line(&value.to_string()),
+    ] {
+        let (printer, out, _) = printer(Format::Json);
+        say(&printer, &value).unwrap();
+        assert!(out.text().contains(r"a\u009b2Jb\u202ec\u200bd\udb40\udc41"), "{}", out.text());
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&out.text()).unwrap(), value);
+    }
+    let (printer, _, talk) = printer(Format::Json);
+    printer.failure(&Failure::refused(Problem::new(403, "denied", "Not allowed").with_detail(reason)));
+    assert!(!talk.text().chars().any(|c| misleads(c) && c != '\n'), "{:?}", talk.text());
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&talk.text()).unwrap()["detail"], reason);
 }
 
 #[test]

@@ -137,6 +137,19 @@ async fn a_token_is_not_asked_for_longer_than_any_lasts() {
 }
 
 #[tokio::test]
+async fn an_ended_session_is_told_as_by_every_other_command() {
+    let answer = json!({ "error": "invalid_client", "error_description": "the session of this certificate is over" });
+    let door = FakeDoor::open(move |_| json_reply(401, &answer)).await;
+    let person = Person::at(&door);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    let failure = token::run(&person.context, &args(&[])).await.unwrap_err();
+    assert_eq!((failure.exit, failure.problem.reason.as_str()), (Exit::SignedOut, "session_ended"));
+    let told = failure.lines();
+    assert_eq!(told[0], "error: The session is over (session_ended): the session of this certificate is over");
+    assert!(told[1].contains("doorward login"), "{told:?}");
+}
+
+#[tokio::test]
 async fn what_the_server_can_not_read_is_wrong_usage_in_the_words_of_the_command() {
     for (error, description, part) in [
         (

@@ -153,6 +153,6 @@ fn policies(args: &ReplayArgs, domain: &str) -> Result<PolicySet, Failure> {
     load(&args.dir, &LoadSettings { domain: domain.to_owned(), groups: Vec::new() }).map_err(|found| {
         // The failure is told as an error already.
         let lines: Vec<String> = listed(&found).lines().map(|line| line.replacen(": error: ", ": ", 1)).collect();
-        Failure::usage(lines.join("\n"))
+        Failure::usage(lines.join("\n")).in_lines()
     })
 }

@@ -162,7 +162,7 @@ impl Tally {
         if printer.format() == Format::Json {
             let items: Vec<Value> = self.sorted().into_iter().map(item).collect();
             let value = json!({ "items": items, "next": null, "summary": self.summary_json() });
-            return printer.line(&format!("{value:#}"));
+            return printer.json(&value);
         }
         let rows: Vec<Vec<String>> = self.sorted().into_iter().map(columns).collect();
         if !rows.is_empty() {

@@ -1,0 +1,22 @@
+//! Characters in the texts of people that make a reader see something else than what is there.
+
+/// Characters that move what stands beside them: controls, with which a text starts lines of its own
+/// and steers a terminal, line separators, and marks that turn the direction of reading (Unicode
+/// TR 36 §2.10). With one of these a text can look like a line that another wrote.
+#[must_use]
+pub const fn forges(character: char) -> bool {
+    // `char::is_control` is no const function: C0, DEL and C1.
+    matches!(character,
+        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{61c}' | '\u{200e}' | '\u{200f}'
+        | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Those, and characters that show nothing. People need some of them to write (joiners in Persian,
+/// variants of emoji): they are no reason to refuse a text, but where they can be escaped they are.
+#[must_use]
+pub const fn misleads(character: char) -> bool {
+    forges(character)
+        || matches!(character,
+            '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
