@@ -44,9 +44,7 @@ impl Provider {
     /// # Errors
     /// When its keys can't be had, or the token does not hold.
     pub async fn logout_token(&self, token: &str, now: Timestamp) -> Result<LogoutToken, ProviderError> {
-        let (kid, _) = token::claimed(token).ok_or_else(|| self.token_error(TokenError::Malformed))?;
-        let keys = self.keys(kid.as_deref(), now).await?;
-        verify(token, &keys, self.issuer(), self.client_id(), now).map_err(|error| self.token_error(error))
+        self.verified(token, now, |keys| verify(token, keys, self.issuer(), self.client_id(), now)).await
     }
 }
 

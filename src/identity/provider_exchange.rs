@@ -321,10 +321,8 @@ impl Provider {
 
     /// The claims of an ID token that holds (OIDC Core §3.1.3.7), its nonce aside.
     async fn id_token_claims(&self, raw: &str, now: Timestamp) -> Result<Map<String, Value>, ProviderError> {
-        let (kid, _) = token::claimed(raw).ok_or_else(|| self.token_error(TokenError::Malformed))?;
-        let keys = self.keys(kid.as_deref(), now).await?;
         let expected = Expected { issuer: self.issuer(), audiences: &[self.client_id()], types: &["jwt", ""] };
-        let verified = token::verify(raw, &keys, &expected, now).map_err(|error| self.token_error(error))?;
+        let verified = self.verified(raw, now, |keys| token::verify(raw, keys, &expected, now)).await?;
         let claim = |name: &'static str| self.token_error(TokenError::Claim(name));
         if verified.issued_at.is_none() {
             return Err(claim("iat"));

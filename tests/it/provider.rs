@@ -10,6 +10,7 @@ use doorward::identity::provider::{
     FlowSecrets, Identity, Provider, ProviderError, Providers, ProvidersError, Rechecked,
 };
 use doorward::identity::token::{KeySet, TokenError};
+use doorward::identity::workload::IssuerSettings;
 use doorward::model::{Clock, Secret, Timestamp, Ttl};
 use doorward::server::ambient::SystemClock;
 use doorward::store::Store;
@@ -570,6 +571,58 @@ async fn a_providers_own_token_is_taken_where_it_is_configured_so() {
     test_clock.advance(Ttl::hours(2));
     let token = fake.token(json!({}), json!({ "aud": "api", "sub": "alice" }));
     assert_eq!(providers.verify_bearer(&token, test_clock.now()).unwrap_err(), TokenError::UnknownKey);
+}
+
+#[tokio::test]
+async fn f5_a_key_that_changed_without_its_name_is_taken_within_a_minute() {
+    for named in [true, false] {
+        let test_clock = TestClock::new();
+        let fake = FakeProvider::start(&test_clock).await;
+        let name = if named { json!("first") } else { Value::Null };
+        let rotate = || {
+            fake.with(|lies| {
+                lies.key = Key::new("first");
+                let mut jwk = lies.key.jwk();
+                jwk["kid"] = name.clone();
+                jwk.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+                lies.jwks = json!({ "keys": [jwk] });
+            });
+        };
+        rotate();
+        let mut settings = fake.settings("corp");
+        settings.bearer_audiences = vec!["api".to_owned()];
+        let providers = Providers::new(vec![settings], ORIGIN, &clock(&test_clock)).unwrap();
+        let provider = providers.get("corp").unwrap();
+        let issuer = IssuerSettings { issuer: fake.issuer.clone(), jwks_file: None, ca: None, allow_loopback: true };
+        let logout = || {
+            let claims = json!({ "aud": CLIENT_ID, "sub": "alice", "jti": "j1",
+                "events": { "http://schemas.openid.net/event/backchannel-logout": {} } });
+            fake.token(json!({ "kid": name }), claims)
+        };
+        let bearer = || fake.token(json!({ "kid": name }), json!({ "aud": "api", "sub": "alice" }));
+        let now = test_clock.now();
+        provider.logout_token(&logout(), now).await.unwrap();
+        providers.verify_bearer(&bearer(), now).unwrap();
+        providers.workloads().verify(&bearer(), &issuer, "api", now).await.unwrap();
+        rotate();
+        let before = fake.hits("jwks");
+        for _ in 0..20 {
+            provider.logout_token(&logout(), now).await.unwrap_err();
+            providers.verify_bearer(&bearer(), now).unwrap_err();
+            providers.workloads().verify(&bearer(), &issuer, "api", now).await.unwrap_err();
+            providers.tend(now).await;
+        }
+        assert_eq!(fake.hits("jwks"), before, "a flood fetches nothing");
+        test_clock.advance(Ttl::seconds(31));
+        let now = test_clock.now();
+        providers.tend(now).await;
+        providers.verify_bearer(&bearer(), now).unwrap();
+        provider.logout_token(&logout(), now).await.unwrap();
+        providers.workloads().verify(&bearer(), &issuer, "api", now).await.unwrap();
+        rotate();
+        test_clock.advance(Ttl::seconds(31));
+        provider.logout_token(&logout(), test_clock.now()).await.unwrap();
+    }
 }
 
 #[tokio::test]
