@@ -25,7 +25,7 @@ use crate::outbound::{Client, ClientSettings, OutboundError};
 use crate::store::{Store, StoreError};
 
 pub use super::provider_claims::Identity;
-pub use super::provider_exchange::{FlowSecrets, Rechecked};
+pub use super::provider_exchange::{ANEW, FlowSecrets, Rechecked};
 
 /// One `[[identity.provider]]`.
 #[derive(Debug, Clone)]

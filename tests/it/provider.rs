@@ -59,7 +59,7 @@ impl Scene {
     /// A whole sign-in.
     async fn sign_in(&self) -> Result<Identity, ProviderError> {
         let provider = self.provider();
-        let url = provider.authorize_url(&flow(), Some("alice"), self.now()).await?;
+        let url = provider.authorize_url(&flow(), Some("alice"), Ttl::hours(12), self.now()).await?;
         let answer = self.fake.agree(&url);
         provider.is_answer_of(answer.get("iss").map(String::as_str), self.now()).await?;
         provider.exchange(&answer["code"], &flow().verifier, &flow().nonce, self.now()).await
@@ -381,7 +381,7 @@ async fn a39_identity_is_issuer_and_subject_and_only_true_verifies_an_email() {
 async fn a40_a_code_is_good_once_and_only_with_its_verifier() {
     let scene = Scene::new().await;
     let provider = scene.provider();
-    let url = provider.authorize_url(&flow(), None, scene.now()).await.unwrap();
+    let url = provider.authorize_url(&flow(), None, Ttl::hours(12), scene.now()).await.unwrap();
     assert!(url.contains("code_challenge=") && !url.contains(VERIFIER), "{url}");
     let answer = scene.fake.agree(&url);
     let other = secret("wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww");
