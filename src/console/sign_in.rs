@@ -129,6 +129,9 @@ pub async fn signed_out() -> Response {
 /// `POST /oauth2/backchannel_logout` (OIDC Back-Channel Logout 1.0 §2.5–2.8)
 pub async fn backchannel_logout(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     let now = desk.clock.now();
+    let Some(connection) = request.extensions().get::<Arc<ConnectionFacts>>().cloned() else {
+        return PageError::Internal.into_response();
+    };
     let told = match Fields::form(request).await {
         Ok(form) => form.get("logout_token").map(str::to_owned),
         Err(_) => None,
@@ -136,7 +139,7 @@ pub async fn backchannel_logout(State(desk): State<Arc<Desk>>, request: Request)
     let Some(token) = told else {
         return refused(StatusCode::BAD_REQUEST, "send `logout_token` as a form");
     };
-    match recheck::logout(&desk, &token, now).await {
+    match recheck::logout(&desk, &token, &connection, now).await {
         Ok(ended) => {
             tracing::info!(ended, "a provider ended sessions");
             StatusCode::OK.into_response()

@@ -346,6 +346,11 @@ async fn start(
         None => None,
     };
     let mut tx = desk.store.begin().await?;
+    // ORDER: as `session/mod.rs` has it: the former session's row before what is kept of the person.
+    let former = match former {
+        Some(id) => tx.session_hold(id, now).await?.map(|stored| stored.session.id),
+        None => None,
+    };
     let kept = ProviderLink {
         id: link.clone(),
         provider: identity.provider.to_string(),

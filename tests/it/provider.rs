@@ -663,7 +663,7 @@ async fn a43_a_logout_token_must_be_one() {
     let provider = scene.provider();
     for typ in [json!({ "typ": "logout+jwt" }), json!({ "typ": "JWT" }), json!({})] {
         let token = provider.logout_token(&scene.fake.token(typ, good.clone()), scene.now()).await.unwrap();
-        assert_eq!(token.who, LoggedOut::Sid("sid-1".to_owned()));
+        assert_eq!(token.who, LoggedOut::Sid { sid: "sid-1".to_owned(), subject: Some("alice".to_owned()) });
     }
     let mut subject = good.clone();
     subject.as_object_mut().unwrap().remove("sid");
@@ -692,6 +692,14 @@ async fn a43_a_logout_token_must_be_one() {
         let outcome = provider.logout_token(&scene.fake.token(json!({}), claims), scene.now()).await;
         assert!(outcome.is_err(), "{name} = {value}");
     }
+    let mut endless = good.clone();
+    endless
+        .as_object_mut()
+        .unwrap()
+        .extend([("iss".to_owned(), json!(scene.fake.issuer)), ("iat".to_owned(), json!(now))]);
+    let token = scene.fake.with(|lies| lies.key.sign(&json!({ "alg": "ES256", "kid": lies.key.kid }), &endless));
+    let outcome = provider.logout_token(&token, scene.now()).await;
+    assert!(matches!(outcome, Err(ProviderError::Token { source: TokenError::Claim("exp"), .. })), "{outcome:?}");
     for typ in ["at+jwt", "secevent+jwt"] {
         let outcome = provider.logout_token(&scene.fake.token(json!({ "typ": typ }), good.clone()), scene.now()).await;
         assert!(outcome.is_err(), "{typ}");
