@@ -199,8 +199,7 @@ fn written(desk: &Desk, refused: Refused, status: StatusCode, scheme: Option<&st
             json(status, PROBLEM_MEDIA_TYPE, &problem)
         }
         Form::Oauth { description } => {
-            let error = OauthError { error: refused.reason.to_owned(), error_description: Some(description), decision };
-            json(status, "application/json", &error)
+            json(status, "application/json", &OauthError::new(refused.reason, &description, decision))
         }
     };
     let headers = response.headers_mut();

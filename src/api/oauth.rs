@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::control::Desk;
 use crate::control::audit::root;
-use crate::control::caller::{Proof, Unproven};
+use crate::control::caller::{Caller, Proof, Unproven};
 use crate::control::oauth::code::{self, AuthorizeError, AuthorizeRequest, CodeRequest, STATE_BYTES_MAX};
 use crate::control::oauth::device::{self, DEVICE_INTERVAL, DEVICE_TTL, DeviceRequest};
 use crate::control::oauth::exchange::{self, ExchangeRequest};
@@ -23,7 +23,8 @@ use crate::control::oauth::refresh::{self, RefreshRequest};
 use crate::control::oauth::{GrantError, Granted, token as tokens};
 use crate::identity::dpop;
 use crate::identity::dpop_nonce::{self, Nonces};
-use crate::model::Timestamp;
+use crate::identity::provider::ANEW;
+use crate::model::{Timestamp, Ttl};
 use crate::wire::oauth::{GRANT_DEVICE_CODE, GRANT_TOKEN_EXCHANGE, PROGRAM_PATH};
 use crate::wire::{DeviceAuthorization, Introspection};
 
@@ -38,6 +39,8 @@ const DPOP_HEADER: HeaderName = HeaderName::from_static("dpop");
 
 /// `GET /oauth2/authorize`: a browser that is signed in is sent to the page that asks its person whether
 /// the program is theirs, another to sign in. A code is made by that page alone (`console/program.rs`).
+/// With `prompt=login`, or `max_age` and a session whose person proved themselves longer ago, a browser that
+/// is signed in signs in anew (OIDC Core §3.1.2.1): what the client gets is as old as the browser's proof.
 pub async fn authorize(State(desk): State<Arc<Desk>>, request: Request) -> Result<Response, ApiError> {
     let now = desk.clock.now();
     let (parts, _) = request.into_parts();
@@ -57,16 +60,37 @@ pub async fn authorize(State(desk): State<Arc<Desk>>, request: Request) -> Resul
     if let Err(error) = code::check(&asked) {
         return refused(error, back);
     }
+    let max_age = match max_age(&fields) {
+        Ok(max_age) => max_age,
+        Err(what) => return refused(AuthorizeError::Asked("invalid_request", what), back),
+    };
     match proven(&desk, &parts, now).await? {
-        Err(Unproven::NoCredential | Unproven::SessionEnded(_)) => sign_in(&parts.uri, &fields),
+        Err(Unproven::NoCredential | Unproven::SessionEnded(_)) => sign_in(&parts.uri, &fields, max_age),
         // A cookie that is no good is replaced by signing in anew.
-        Err(Unproven::BadCredential) if has_only_cookie(&parts) => sign_in(&parts.uri, &fields),
+        Err(Unproven::BadCredential) if has_only_cookie(&parts) => sign_in(&parts.uri, &fields, max_age),
+        Ok(caller) if code::is_browser(&caller).is_ok() && !is_new_enough(&caller, max_age, now) => {
+            sign_in(&parts.uri, &fields, max_age)
+        }
         // The page asks whom it is for, and says to all others why it is not: signing in would lead back here.
         Ok(_) | Err(Unproven::BadCredential) => {
             see_other(&format!("{PROGRAM_PATH}?{}", parts.uri.query().unwrap_or_default()))
         }
         Err(unproven) => Err(unproven.into()),
     }
+}
+
+/// Whether the browser's person proved themselves recently enough for the client.
+fn is_new_enough(caller: &Caller, max_age: Option<Ttl>, now: Timestamp) -> bool {
+    max_age.is_none_or(|max_age| !caller.session().authenticated_at.plus(max_age).is_over(now))
+}
+
+/// How old the proof of the browser's person may be, as the client wants it.
+fn max_age(fields: &Fields) -> Result<Option<Ttl>, &'static str> {
+    if fields.get("prompt").is_some_and(|prompt| prompt.split(' ').any(|word| word == "login")) {
+        return Ok(Some(ANEW));
+    }
+    let seconds = fields.get("max_age").map(str::parse::<u32>).transpose();
+    Ok(seconds.map_err(|_| "`max_age` must be a number of seconds")?.map(Ttl::seconds))
 }
 
 fn refused(
@@ -85,9 +109,19 @@ fn back_to_client(desk: &Desk, redirect_uri: &str, state: &str, answer: &[(&str,
     see_other(&code::back_to_client(desk, redirect_uri, state, answer))
 }
 
-fn sign_in(uri: &axum::http::Uri, fields: &Fields) -> Result<Response, ApiError> {
-    let here = uri.path_and_query().map_or("/oauth2/authorize", |path| path.as_str());
-    let mut location = format!("/signin?return_to={}", utf8_percent_encode(here, NON_ALPHANUMERIC));
+fn sign_in(uri: &axum::http::Uri, fields: &Fields, max_age: Option<Ttl>) -> Result<Response, ApiError> {
+    let mut here = uri.path_and_query().map_or("/oauth2/authorize", |path| path.as_str()).to_owned();
+    if max_age.is_some() {
+        // Asked once: a browser that comes back has just signed in, and must not be sent round and round.
+        let asked = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+        let mut rest = form_urlencoded::Serializer::new(String::new());
+        rest.extend_pairs(asked.filter(|(name, _)| name != "prompt" && name != "max_age"));
+        here = format!("{}?{}", uri.path(), rest.finish());
+    }
+    let mut location = format!("/signin?return_to={}", utf8_percent_encode(&here, NON_ALPHANUMERIC));
+    if let Some(max_age) = max_age {
+        location.push_str(&format!("&max_age={}", max_age.as_seconds()));
+    }
     for name in ["login_hint", "provider"] {
         if let Some(value) = fields.get(name) {
             location.push_str(&format!("&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));

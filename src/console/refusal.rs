@@ -231,7 +231,7 @@ fn sign_in_page(error: &SignInError) -> (StatusCode, Refused) {
         SignInError::NoProvider => (StatusCode::SERVICE_UNAVAILABLE, "Nobody can sign in yet"),
         SignInError::UnknownProvider => (StatusCode::NOT_FOUND, "No such identity provider"),
         SignInError::NotBegun => (StatusCode::BAD_REQUEST, "This sign-in can't be completed"),
-        SignInError::Declined { .. } => (StatusCode::FORBIDDEN, "You were not signed in"),
+        SignInError::Declined { .. } | SignInError::ProofTooOld => (StatusCode::FORBIDDEN, "You were not signed in"),
         SignInError::Malformed => (StatusCode::BAD_REQUEST, "The identity provider's answer is of no use"),
         SignInError::Provider(ProviderError::Unreachable { .. } | ProviderError::AskedJustNow { .. }) => {
             (StatusCode::SERVICE_UNAVAILABLE, "The identity provider can't be reached")

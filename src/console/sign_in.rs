@@ -10,9 +10,10 @@ use axum::response::{IntoResponse, Response};
 use crate::control::recheck::{self, LogoutError};
 use crate::control::return_to::ReturnTo;
 use crate::control::sign_in::{self as control, Browser, Callback, FLOW_TTL, SignInError};
-use crate::control::{Desk, browser};
+use crate::control::{ConnectionFacts, Desk, browser};
 use crate::identity::cookie::{FLOW_COOKIE, Presented, SESSION_COOKIE};
 use crate::identity::provider::ProviderError;
+use crate::model::Ttl;
 
 use super::form::Fields;
 use super::page::{ProviderLink, SaidPage, SignInPage, render, see_other};
@@ -28,10 +29,18 @@ fn return_to(fields: &Fields) -> Result<ReturnTo, PageError> {
     }
 }
 
-/// `GET /signin?return_to&login_hint&provider`
+/// How old the person's proof to their provider may be, as the query says, in seconds.
+fn max_age(fields: &Fields) -> Result<Option<Ttl>, PageError> {
+    let seconds = fields.get("max_age").map(str::parse::<u32>).transpose();
+    let wrong = PageError::Invalid("`max_age` in the link is no number of seconds");
+    Ok(seconds.map_err(|_| wrong)?.map(Ttl::seconds))
+}
+
+/// `GET /signin?return_to&login_hint&provider&max_age`
 pub async fn sign_in(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response, PageError> {
     let to = return_to(&visit.query)?;
     let hint = visit.query.get("login_hint");
+    let max_age = max_age(&visit.query)?;
     let named = match visit.query.get("provider") {
         Some(name) => name.to_owned(),
         None => {
@@ -39,7 +48,7 @@ pub async fn sign_in(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Resp
             match (providers.next(), providers.next()) {
                 (None, _) => return Err(PageError::NotBegun(SignInError::NoProvider)),
                 (Some(only), None) => only.name().to_string(),
-                (Some(_), Some(_)) => return Ok(choice(&desk, &to, hint)),
+                (Some(_), Some(_)) => return Ok(choice(&desk, &to, hint, max_age)),
             }
         }
     };
@@ -47,17 +56,21 @@ pub async fn sign_in(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Resp
         Presented::One(value) => Some(value),
         Presented::Absent | Presented::Bad => None,
     };
-    let begun = control::begin(&desk, &named, &to, hint, binding, visit.now).await.map_err(PageError::NotBegun)?;
+    let begun = control::begin(&desk, &named, &to, hint, max_age, binding, visit.now).await;
+    let begun = begun.map_err(PageError::NotBegun)?;
     let cookie = begun.binding.set_for(FLOW_COOKIE, FLOW_TTL.as_seconds());
     Ok(see_other(&begun.location, &[cookie]))
 }
 
-fn choice(desk: &Desk, to: &ReturnTo, hint: Option<&str>) -> Response {
+fn choice(desk: &Desk, to: &ReturnTo, hint: Option<&str>, max_age: Option<Ttl>) -> Response {
     let link = |name: &str| {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("provider", name).append_pair("return_to", to.as_str());
         if let Some(hint) = hint {
             query.append_pair("login_hint", hint);
+        }
+        if let Some(max_age) = max_age {
+            query.append_pair("max_age", &max_age.as_seconds().to_string());
         }
         format!("/signin?{}", query.finish())
     };
@@ -116,6 +129,9 @@ pub async fn signed_out() -> Response {
 /// `POST /oauth2/backchannel_logout` (OIDC Back-Channel Logout 1.0 §2.5–2.8)
 pub async fn backchannel_logout(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     let now = desk.clock.now();
+    let Some(connection) = request.extensions().get::<Arc<ConnectionFacts>>().cloned() else {
+        return PageError::Internal.into_response();
+    };
     let told = match Fields::form(request).await {
         Ok(form) => form.get("logout_token").map(str::to_owned),
         Err(_) => None,
@@ -123,7 +139,7 @@ pub async fn backchannel_logout(State(desk): State<Arc<Desk>>, request: Request)
     let Some(token) = told else {
         return refused(StatusCode::BAD_REQUEST, Some("invalid_request"), "send `logout_token` as a form");
     };
-    match recheck::logout(&desk, &token, now).await {
+    match recheck::logout(&desk, &token, &connection, now).await {
         Ok(ended) => {
             tracing::info!(ended, "a provider ended sessions");
             StatusCode::OK.into_response()

@@ -8,17 +8,18 @@
 //! ORDER: 3 before 4, since a refresh token that is lost makes the next check a refusal.
 
 use std::fmt;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::audit::Actor;
+use crate::audit::{Event, EventType, Outcome};
 use crate::credential::seal::SealError;
-use crate::identity::logout_token::LoggedOut;
 use crate::identity::provider::{ProviderError, Rechecked};
 use crate::identity::token;
-use crate::model::{Principal, Secret, SessionEnd, Timestamp, Ttl};
+use crate::model::{Secret, Timestamp, Ttl};
 use crate::store::{ProviderLink, StoreError};
 
+use super::caller::ConnectionFacts;
 use super::desk::{Desk, hash_of};
 use super::session;
 use super::sign_in::REFRESH_PURPOSE;
@@ -29,6 +30,8 @@ const CHECKS_MAX: i64 = 16;
 const CLAIM: Ttl = Ttl::minutes(1);
 /// How soon an absent provider is asked again, if `recheck` is not even shorter.
 const RETRY: Ttl = Ttl::minutes(1);
+/// How long a refusal waits for its place in the record.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a check did not come to its end.
 #[derive(Debug)]
@@ -194,37 +197,43 @@ impl From<StoreError> for LogoutError {
 ///
 /// # Errors
 /// When it does not hold, was used before, or the database refused.
-pub async fn logout(desk: &Desk, logout_token: &str, now: Timestamp) -> Result<usize, LogoutError> {
+pub async fn logout(
+    desk: &Desk,
+    logout_token: &str,
+    connection: &ConnectionFacts,
+    now: Timestamp,
+) -> Result<usize, LogoutError> {
     let (_, issuer) = token::claimed(logout_token).ok_or(LogoutError::Unknown)?;
     let provider = desk.providers.of_issuer(&issuer).ok_or(LogoutError::Unknown)?;
     let told = provider.logout_token(logout_token, now).await.map_err(LogoutError::Provider)?;
     let (name, jti) = (&**provider.name(), hash_of(&told.jti));
-    let ids = match &told.who {
-        LoggedOut::Sid(sid) => desk.store.link_sessions_by_sid(name, sid, now).await?,
-        LoggedOut::Subject(subject) => desk.store.link_sessions_by_subject(name, subject, now).await?,
-    };
+    let ids = session::logged_out(desk, name, &told.who, now).await?;
     // Use and end commit together: what failed half-way may be sent again, what succeeded may not.
     let mut tx = desk.store.begin().await?;
     if !tx.logout_token_insert(name, &jti, told.remember_until).await? {
+        drop(tx);
+        reused(desk, name, connection, now).await;
         return Err(LogoutError::Replayed);
     }
-    let mut ended = Vec::with_capacity(ids.len());
-    for id in ids {
-        let actor = Actor::default();
-        let done = session::end_within(desk, &mut tx, id, SessionEnd::Provider, &actor, None, now).await?;
-        ended.extend(done);
-    }
+    let ended = session::end_many_within(desk, &mut tx, ids, now).await?;
     tx.commit().await?;
     session::obey(desk, ended.iter());
     // What was being started from one of them meanwhile.
-    let late = match &told.who {
-        LoggedOut::Sid(sid) => session::end_by_provider_session(desk, name, sid, now).await?,
-        LoggedOut::Subject(subject) => match Principal::user(name, subject) {
-            Some(principal) => session::end_by_principal(desk, &principal, now).await?,
-            None => 0,
-        },
-    };
+    let late = session::end_by_logout(desk, name, &told.who, now).await?;
     Ok(ended.len() + late)
+}
+
+/// Puts the second use of a logout token on record: somebody may have taken it on its way. A provider that
+/// did not hear our answer may send it again too, so it is counted where it comes in floods.
+async fn reused(desk: &Desk, provider: &str, connection: &ConnectionFacts, now: Timestamp) {
+    let mut event = Event::new(desk.event_id(now), now, EventType::TokenRevoked, Outcome::Denied);
+    event.actor.address = Some(connection.address);
+    event.reason = Some("logout_token_reused".into());
+    let event = event.with("provider", provider);
+    let recorded = tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await;
+    if !matches!(recorded, Ok(Ok(()))) {
+        tracing::warn!(provider, "a logout token that was used again is not on record");
+    }
 }
 
 /// Forgets sign-ins, hand-overs and logout tokens that are over.

@@ -37,6 +37,8 @@ const CODE_BYTES_MAX: usize = 4096;
 const HINT_BYTES_MAX: usize = 256;
 /// What is kept of a provider's error code, in characters.
 const ERROR_CHARACTERS_MAX: usize = 64;
+/// How far behind ours the clock of a provider may be that was asked for a new proof.
+const AUTH_TIME_LEEWAY: Ttl = Ttl::minutes(1);
 /// How long a failure waits for its place in the record.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -97,6 +99,8 @@ pub enum SignInError {
     Declined { error: String },
     /// The answer has neither code nor error, or one that is too long.
     Malformed,
+    /// The provider vouches by a proof that is older than was asked for.
+    ProofTooOld,
     /// The provider did not vouch for anybody.
     Provider(ProviderError),
     /// No session was started.
@@ -117,6 +121,10 @@ impl fmt::Display for SignInError {
             ),
             Self::Declined { error } => write!(f, "the identity provider did not sign you in: `{error}`"),
             Self::Malformed => f.write_str("the identity provider's answer has no code that can be used"),
+            Self::ProofTooOld => f.write_str(
+                "the identity provider did not ask you anew, and when it last did is too long ago for this; sign out \
+                 there, then sign in here again",
+            ),
             Self::Provider(error) => error.fmt(f),
             Self::Start(error) => error.fmt(f),
             Self::Seal(error) => error.fmt(f),
@@ -132,7 +140,12 @@ impl std::error::Error for SignInError {
             Self::Start(error) => Some(error),
             Self::Seal(error) => Some(error),
             Self::Store(error) => Some(error),
-            Self::NoProvider | Self::UnknownProvider | Self::NotBegun | Self::Declined { .. } | Self::Malformed => None,
+            Self::NoProvider
+            | Self::UnknownProvider
+            | Self::NotBegun
+            | Self::Declined { .. }
+            | Self::Malformed
+            | Self::ProofTooOld => None,
         }
     }
 }
@@ -158,6 +171,7 @@ impl SignInError {
             Self::NotBegun => "flow_unknown",
             Self::Declined { .. } => "provider_declined",
             Self::Malformed => "answer_malformed",
+            Self::ProofTooOld => "proof_too_old",
             Self::Provider(ProviderError::Unreachable { .. } | ProviderError::AskedJustNow { .. }) => {
                 "provider_unreachable"
             }
@@ -175,7 +189,8 @@ impl SignInError {
 }
 
 /// Begins a sign-in. `binding` is the browser's flow cookie, if it has one already: another tab
-/// that is on its way stays good.
+/// that is on its way stays good. A proof to the provider that is older than `max_age` is not good enough,
+/// nor in any case one that is older than a session may become.
 ///
 /// # Errors
 /// When there is no such provider, it can't be asked for its description, or the database refused.
@@ -184,6 +199,7 @@ pub async fn begin(
     provider: &str,
     return_to: &ReturnTo,
     login_hint: Option<&str>,
+    max_age: Option<Ttl>,
     binding: Option<CookieValue>,
     now: Timestamp,
 ) -> Result<Begun, SignInError> {
@@ -191,16 +207,18 @@ pub async fn begin(
     let text = || Secret::new(desk.token().expose().to_owned());
     let secrets = FlowSecrets { state: text(), nonce: text(), verifier: text() };
     let hint = login_hint.filter(|hint| hint.len() <= HINT_BYTES_MAX && !hint.chars().any(char::is_control));
-    let location = provider.authorize_url(&secrets, hint, now).await.map_err(SignInError::Provider)?;
+    let max_age = max_age.map_or(desk.settings.lifetime, |asked| asked.min(desk.settings.lifetime));
+    let location = provider.authorize_url(&secrets, hint, max_age, now).await.map_err(SignInError::Provider)?;
     let binding = binding.unwrap_or_else(|| CookieValue::fresh(&*desk.entropy));
     let id = FlowId::fresh(now, &*desk.entropy);
-    let both = Secret::new(format!("{}.{}", secrets.nonce.expose(), secrets.verifier.expose()));
+    let (nonce, verifier) = (secrets.nonce.expose(), secrets.verifier.expose());
+    let kept = Secret::new(format!("{nonce}.{verifier}.{}", max_age.as_seconds()));
     let flow = SignInFlow {
         id,
         state_hash: hash_of(secrets.state.expose()),
         binding_hash: binding.hash(),
         provider: provider.name().to_string(),
-        sealed: desk.sealer.seal(FLOW_PURPOSE, id.bytes(), both.expose().as_bytes(), &*desk.entropy)?,
+        sealed: desk.sealer.seal(FLOW_PURPOSE, id.bytes(), kept.expose().as_bytes(), &*desk.entropy)?,
         return_to: return_to.to_string(),
         created_at: now,
         expires_at: now.plus(FLOW_TTL),
@@ -269,8 +287,9 @@ async fn try_complete(
     }
     let code = callback.code.as_deref().filter(|code| !code.is_empty() && code.len() <= CODE_BYTES_MAX);
     let code = code.ok_or(SignInError::Malformed)?;
-    let (nonce, verifier) = opened(desk, &flow)?;
-    let identity = provider.exchange(code, &verifier, &nonce, now).await.map_err(SignInError::Provider)?;
+    let Kept { nonce, verifier, max_age } = opened(desk, &flow)?;
+    let mut identity = provider.exchange(code, &verifier, &nonce, now).await.map_err(SignInError::Provider)?;
+    identity.authenticated_at = Some(proven_at(desk, &identity, flow.created_at, max_age)?);
     let return_to = ReturnTo::parse(&flow.return_to).unwrap_or_else(ReturnTo::root);
     let whose = identity.principal.clone();
     let started = start(desk, flow.id, identity, browser, return_to, now).await;
@@ -285,11 +304,45 @@ async fn take(desk: &Desk, state: &str, binding: &CookieValue, now: Timestamp) -
     flow.filter(|flow| !flow.expires_at.is_over(now)).ok_or(SignInError::NotBegun)
 }
 
-fn opened(desk: &Desk, flow: &SignInFlow) -> Result<(Secret<String>, Secret<String>), SignInError> {
-    let both = desk.sealer.open(FLOW_PURPOSE, flow.id.bytes(), &flow.sealed)?;
-    let halves = std::str::from_utf8(both.expose()).ok().and_then(|text| text.split_once('.'));
-    let (nonce, verifier) = halves.ok_or(SealError::Closed { purpose: FLOW_PURPOSE })?;
-    Ok((Secret::new(nonce.to_owned()), Secret::new(verifier.to_owned())))
+/// What a sign-in keeps sealed until its answer.
+struct Kept {
+    nonce: Secret<String>,
+    verifier: Secret<String>,
+    /// How old a proof was asked for.
+    max_age: Ttl,
+}
+
+fn opened(desk: &Desk, flow: &SignInFlow) -> Result<Kept, SignInError> {
+    let closed = SealError::Closed { purpose: FLOW_PURPOSE };
+    let sealed = desk.sealer.open(FLOW_PURPOSE, flow.id.bytes(), &flow.sealed)?;
+    let mut parts = std::str::from_utf8(sealed.expose()).unwrap_or_default().split('.');
+    let (Some(nonce), Some(verifier)) = (parts.next(), parts.next()) else { return Err(closed.into()) };
+    let max_age = match parts.next() {
+        Some(seconds) => Ttl::seconds(seconds.parse().map_err(|_| closed)?),
+        // It began before this version kept it.
+        None => desk.settings.lifetime,
+    };
+    Ok(Kept { nonce: Secret::new(nonce.to_owned()), verifier: Secret::new(verifier.to_owned()), max_age })
+}
+
+/// When the person proved themselves to their provider, which was asked for a proof no older than `max_age`.
+///
+/// Whoever holds the browser can take that question out of the address on its way, so the answer is
+/// compared. A provider that answers without `auth_time`, against OIDC Core §2, tells nothing of the age:
+/// it counts as the oldest that a session can have, so that people can sign in and a policy that wants a
+/// proof of lately does not take a silent sign-in for one.
+fn proven_at(desk: &Desk, identity: &Identity, begun_at: Timestamp, max_age: Ttl) -> Result<Timestamp, SignInError> {
+    match identity.authenticated_at {
+        Some(at) if at < begun_at.minus(max_age).minus(AUTH_TIME_LEEWAY) => Err(SignInError::ProofTooOld),
+        Some(at) => Ok(at),
+        None => {
+            tracing::warn!(
+                provider = %identity.provider,
+                "an identity provider tells no `auth_time` although `max_age` asks for it: how old its sign-ins are is unknown"
+            );
+            Ok(begun_at.minus(desk.settings.lifetime))
+        }
+    }
 }
 
 /// Link, session, cookie and event in one transaction.
@@ -317,6 +370,11 @@ async fn start(
         None => None,
     };
     let mut tx = desk.store.begin().await?;
+    // ORDER: as `session/mod.rs` has it: the former session's row before what is kept of the person.
+    let former = match former {
+        Some(id) => tx.session_hold(id, now).await?.map(|stored| stored.session.id),
+        None => None,
+    };
     let kept = ProviderLink {
         id: link.clone(),
         provider: identity.provider.to_string(),

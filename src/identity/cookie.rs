@@ -101,25 +101,23 @@ pub enum Presented {
     Bad,
 }
 
-/// Reads one cookie of a request. HTTP/2 may split the field into crumbs, so all are read.
+/// Reads one cookie of a request. HTTP/2 may split the field into crumbs, so all are read. Fields are
+/// bytes: a sibling host may have set a cookie with others than ASCII in it, which is no business of ours.
 #[must_use]
 pub fn presented(headers: &HeaderMap, name: &str) -> Presented {
     let mut found = Presented::Absent;
-    for field in headers.get_all(COOKIE) {
-        let Ok(field) = field.to_str() else {
-            // Bytes that no browser sends could hide a second one.
-            return Presented::Bad;
-        };
-        for pair in field.split(';') {
-            let Some((key, value)) = pair.split_once('=') else { continue };
-            if key.trim() != name {
-                continue;
-            }
-            found = match (found, CookieValue::parse(value.trim())) {
-                (Presented::Absent, Some(value)) => Presented::One(value),
-                _ => return Presented::Bad,
-            };
+    let crumbs = headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
+    for crumb in crumbs {
+        let mut halves = crumb.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
+        let (Some(key), Some(value)) = (halves.next(), halves.next()) else { continue };
+        if key != name.as_bytes() {
+            continue;
         }
+        let value = std::str::from_utf8(value).ok();
+        found = match (found, value.and_then(CookieValue::parse)) {
+            (Presented::Absent, Some(value)) => Presented::One(value),
+            _ => return Presented::Bad,
+        };
     }
     found
 }

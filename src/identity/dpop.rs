@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64URL_NOPAD, HEXUPPER_PERMISSIVE};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -170,7 +170,8 @@ fn held(
     Ok(Proof { key, once: once.finalize().into(), remember_until: issued_at.plus(AGE_MAX).plus(AHEAD_MAX) })
 }
 
-/// Whether `htu` is the address of the request, query and fragment left aside (RFC 9449 §4.3).
+/// Whether `htu` is the address of the request, query and fragment left aside, both in their normal form
+/// (RFC 9449 §4.3).
 fn is_address_of(htu: &str, purpose: &Purpose<'_>) -> bool {
     let Ok(url) = Url::parse(htu) else { return false };
     let here = url.scheme() == "https"
@@ -178,5 +179,27 @@ fn is_address_of(htu: &str, purpose: &Purpose<'_>) -> bool {
         && url.password().is_none()
         && url.host_str() == Some(purpose.host)
         && url.port_or_known_default() == Some(purpose.port);
-    here && url.path() == purpose.path
+    here && normal(url.path()) == normal(purpose.path)
+}
+
+/// A path with what needs no encoding decoded and the rest encoded in capitals (RFC 3986 §6.2.2), as the
+/// path that is judged is. `Url` has resolved its dots; one that has any is never judged.
+fn normal(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut normal = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_at_checked(2).and_then(|(hex, rest)| Some((decoded(hex)?, rest))) {
+            Some((byte @ (b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~'), rest)) => {
+                normal.push(char::from(byte));
+                normal.push_str(rest);
+            }
+            Some((byte, rest)) => normal.push_str(&format!("%{byte:02X}{rest}")),
+            None => normal.push_str(&format!("%{part}")),
+        }
+    }
+    normal
+}
+
+fn decoded(hex: &str) -> Option<u8> {
+    HEXUPPER_PERMISSIVE.decode(hex.as_bytes()).ok()?.first().copied()
 }

@@ -22,7 +22,13 @@ const TEXT_BYTES_MAX: usize = 255;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoggedOut {
     /// Those of one of the provider's sessions.
-    Sid(String),
+    Sid {
+        /// The provider's name of it.
+        sid: String,
+        /// Whose it is. Of a sign-in that came without a `sid` nobody can tell that it is not of this
+        /// session, so those of this subject end too.
+        subject: Option<String>,
+    },
     /// All of a person's.
     Subject(String),
 }
@@ -44,9 +50,7 @@ impl Provider {
     /// # Errors
     /// When its keys can't be had, or the token does not hold.
     pub async fn logout_token(&self, token: &str, now: Timestamp) -> Result<LogoutToken, ProviderError> {
-        let (kid, _) = token::claimed(token).ok_or_else(|| self.token_error(TokenError::Malformed))?;
-        let keys = self.keys(kid.as_deref(), now).await?;
-        verify(token, &keys, self.issuer(), self.client_id(), now).map_err(|error| self.token_error(error))
+        self.verified(token, now, |keys| verify(token, keys, self.issuer(), self.client_id(), now)).await
     }
 }
 
@@ -77,7 +81,8 @@ pub fn verify(
     if issued_at > now.plus(AHEAD_MAX) {
         return Err(TokenError::NotYet);
     }
-    let ends = token::time_claim(&claims, "exp")?.unwrap_or_else(|| issued_at.plus(AGE_MAX));
+    // §2.4: required.
+    let ends = token::time_claim(&claims, "exp")?.ok_or(TokenError::Claim("exp"))?;
     if ends.is_over(now) || issued_at.plus(AGE_MAX).is_over(now) {
         return Err(TokenError::Expired);
     }
@@ -90,7 +95,7 @@ pub fn verify(
     }
     let jti = text(&claims, "jti")?.ok_or(TokenError::Claim("jti"))?;
     let who = match (text(&claims, "sid")?, text(&claims, "sub")?) {
-        (Some(sid), _) => LoggedOut::Sid(sid),
+        (Some(sid), subject) => LoggedOut::Sid { sid, subject },
         (None, Some(subject)) => LoggedOut::Subject(subject),
         (None, None) => return Err(TokenError::Claim("sid")),
     };

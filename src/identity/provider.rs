@@ -25,7 +25,7 @@ use crate::outbound::{Client, ClientSettings, OutboundError};
 use crate::store::{Store, StoreError};
 
 pub use super::provider_claims::Identity;
-pub use super::provider_exchange::{FlowSecrets, Rechecked};
+pub use super::provider_exchange::{ANEW, FlowSecrets, Rechecked};
 
 /// One `[[identity.provider]]`.
 #[derive(Debug, Clone)]
@@ -306,13 +306,13 @@ impl Providers {
     }
 
     /// Takes a provider's own token as a bearer token, if that provider is configured for it. Asks
-    /// no network: a key that is not known yet is fetched by [`Providers::tend`], and until then the
+    /// no network: a key that is not known yet, or not by this name, is fetched by [`Providers::tend`], and until then the
     /// token is refused.
     ///
     /// # Errors
     /// The first thing that does not hold.
     pub fn verify_bearer(&self, token: &str, now: Timestamp) -> Result<Bearer, TokenError> {
-        let (kid, issuer) = token::claimed(token).ok_or(TokenError::Malformed)?;
+        let (_, issuer) = token::claimed(token).ok_or(TokenError::Malformed)?;
         let provider = self
             .of_issuer(&issuer)
             .filter(|provider| !provider.settings.bearer_audiences.is_empty())
@@ -324,7 +324,7 @@ impl Providers {
         let audiences: Vec<&str> = provider.settings.bearer_audiences.iter().map(String::as_str).collect();
         let expected = Expected { issuer: &issuer, audiences: &audiences, types: &["at+jwt", "jwt", ""] };
         let verified = token::verify(token, &keys, &expected, now).inspect_err(|error| {
-            if *error == TokenError::UnknownKey && kid.is_some() {
+            if error.is_of_keys() {
                 self.want(provider);
             }
         })?;

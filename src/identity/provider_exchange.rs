@@ -27,11 +27,14 @@ use super::provider::{Provider, ProviderError};
 use super::provider_claims::{self, Identity};
 use super::provider_metadata::Metadata;
 use super::token::{self, Expected, TokenError};
-use crate::model::{Secret, Timestamp};
+use crate::model::{Secret, Timestamp, Ttl};
 use crate::outbound::{self, OutboundError};
 
 /// The longest OAuth error code that is repeated to anybody, in characters.
 const ERROR_CODE_CHARACTERS_MAX: usize = 64;
+
+/// The `max_age` that no proof of before is good enough for.
+pub const ANEW: Ttl = Ttl::seconds(0);
 
 /// What binds a sign-in to its answer: each 43 characters of base64url.
 #[derive(Debug)]
@@ -181,7 +184,8 @@ impl Provider {
         Ok(client.set_auth_type(if basic { AuthType::BasicAuth } else { AuthType::RequestBody }))
     }
 
-    /// Where to send a browser so that its person signs in here.
+    /// Where to send a browser so that its person signs in here. One who proved themselves longer than
+    /// `max_age` ago is to do so again, and with it the provider must tell when that was (OIDC Core §3.1.2.1).
     ///
     /// # Errors
     /// When the provider can't be asked for its description, or it is of no use.
@@ -189,6 +193,7 @@ impl Provider {
         &self,
         flow: &FlowSecrets,
         login_hint: Option<&str>,
+        max_age: Ttl,
         now: Timestamp,
     ) -> Result<String, ProviderError> {
         let metadata = self.metadata(now).await?;
@@ -202,7 +207,12 @@ impl Provider {
                 move || state.clone(),
                 move || nonce.clone(),
             )
-            .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier));
+            .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier))
+            .set_max_age(max_age.duration());
+        if max_age == ANEW {
+            // The same once more, for a provider that knows only one of the two.
+            request = request.add_prompt(CoreAuthPrompt::Login);
+        }
         for scope in self.settings.scopes.iter().filter(|scope| *scope != "openid") {
             request = request.add_scope(Scope::new(scope.clone()));
         }
@@ -321,10 +331,8 @@ impl Provider {
 
     /// The claims of an ID token that holds (OIDC Core §3.1.3.7), its nonce aside.
     async fn id_token_claims(&self, raw: &str, now: Timestamp) -> Result<Map<String, Value>, ProviderError> {
-        let (kid, _) = token::claimed(raw).ok_or_else(|| self.token_error(TokenError::Malformed))?;
-        let keys = self.keys(kid.as_deref(), now).await?;
         let expected = Expected { issuer: self.issuer(), audiences: &[self.client_id()], types: &["jwt", ""] };
-        let verified = token::verify(raw, &keys, &expected, now).map_err(|error| self.token_error(error))?;
+        let verified = self.verified(raw, now, |keys| token::verify(raw, keys, &expected, now)).await?;
         let claim = |name: &'static str| self.token_error(TokenError::Claim(name));
         if verified.issued_at.is_none() {
             return Err(claim("iat"));

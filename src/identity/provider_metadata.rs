@@ -1,9 +1,9 @@
 //! What is known of a provider: its discovery document (OIDC Discovery 1.0 §4) and its keys.
 //!
 //! INVARIANTS: both are asked for only when they are needed, one question at a time; after a failure
-//! the next try has to wait, so that a provider that is down is not beaten; an unknown key leads to
-//! at most one fetch in 30 s (ATTACKS A36); what is old is used while the provider is away, but not
-//! longer than a day.
+//! the next try has to wait, so that a provider that is down is not beaten; an unknown key, or a
+//! signature that does not hold, leads to at most one fetch in 30 s (ATTACKS A36, F5); what is old is
+//! used while the provider is away, but not longer than a day.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use super::provider::{Provider, ProviderError};
-use super::token::KeySet;
+use super::token::{self, KeySet, TokenError};
 use crate::model::{Timestamp, Ttl};
 
 /// How long a discovery document and a key set are good for without asking again.
@@ -240,17 +240,43 @@ impl Provider {
         Ok(answer.into_body())
     }
 
+    /// Reads a token by `read` with this provider's keys. A provider may change a key that has no name, or
+    /// one that keeps its name, so a signature that does not hold is tried once more with newer keys.
+    pub(in crate::identity) async fn verified<T>(
+        &self,
+        token: &str,
+        now: Timestamp,
+        read: impl Fn(&KeySet) -> Result<T, TokenError> + Send,
+    ) -> Result<T, ProviderError> {
+        let (kid, _) = token::claimed(token).ok_or_else(|| self.token_error(TokenError::Malformed))?;
+        let keys = self.keys(kid.as_deref(), now).await?;
+        let outcome = match read(&keys) {
+            Err(error) if error.is_of_keys() => {
+                let newer = self.keys_that(|held| !Arc::ptr_eq(held, &keys), now).await?;
+                if Arc::ptr_eq(&newer, &keys) { Err(error) } else { read(&newer) }
+            }
+            outcome => outcome,
+        };
+        outcome.map_err(|error| self.token_error(error))
+    }
+
     /// The keys for a token that names `kid`: from memory, or fetched where that may help.
     pub(in crate::identity) async fn keys(
         &self,
         kid: Option<&str>,
         now: Timestamp,
     ) -> Result<Arc<KeySet>, ProviderError> {
+        self.keys_that(|keys| kid.is_none_or(|kid| keys.has(kid)), now).await
+    }
+
+    /// The keys from memory if they are fresh and will do, else fetched, as often as may be.
+    async fn keys_that(
+        &self,
+        will_do: impl Fn(&Arc<KeySet>) -> bool + Send,
+        now: Timestamp,
+    ) -> Result<Arc<KeySet>, ProviderError> {
         let known = &self.known;
-        let fits = || {
-            let fresh = known.keys_are_fresh(now);
-            known.keys_at_hand(now).filter(|keys| fresh && kid.is_none_or(|kid| keys.has(kid)))
-        };
+        let fits = || known.keys_at_hand(now).filter(|keys| known.keys_are_fresh(now) && will_do(keys));
         if let Some(keys) = fits() {
             return Ok(keys);
         }

@@ -56,6 +56,17 @@ impl fmt::Display for TokenError {
 
 impl std::error::Error for TokenError {}
 
+impl TokenError {
+    /// Whether newer keys of the issuer may help.
+    #[must_use]
+    pub const fn is_of_keys(&self) -> bool {
+        match self {
+            Self::UnknownKey | Self::Signature => true,
+            Self::Malformed | Self::Header(_) | Self::Claim(_) | Self::Expired | Self::NotYet => false,
+        }
+    }
+}
+
 struct PublicKey {
     kid: Option<String>,
     algorithms: Vec<Algorithm>,

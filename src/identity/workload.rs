@@ -89,9 +89,12 @@ impl std::error::Error for ForeignError {
     }
 }
 
+/// Keys, and when they were fetched.
+type Keys = (KeySet, Timestamp);
+
 struct Known {
     settings: IssuerSettings,
-    keys: ArcSwapOption<(KeySet, Timestamp)>,
+    keys: ArcSwapOption<Keys>,
     asked_at: AtomicI64,
     gate: Semaphore,
 }
@@ -128,8 +131,19 @@ impl WorkloadKeys {
     ) -> Result<ForeignToken, ForeignError> {
         let (kid, _) = token::claimed(token).ok_or(ForeignError::Token(TokenError::Malformed))?;
         let known = self.of(issuer);
-        let keys = known.keys(kid.as_deref(), &self.clock, now).await.map_err(ForeignError::Keys)?;
-        verify_with(token, &keys.0, &issuer.issuer, audience, now).map_err(ForeignError::Token)
+        let named = |keys: &Arc<Keys>| kid.as_deref().is_none_or(|kid| keys.0.has(kid));
+        let keys = known.keys(named, &self.clock, now).await.map_err(ForeignError::Keys)?;
+        let read = |keys: &Keys| verify_with(token, &keys.0, &issuer.issuer, audience, now);
+        let outcome = match read(&keys) {
+            // As `provider_metadata.rs` has it: a key may have changed without its name.
+            Err(error) if error.is_of_keys() => {
+                let other = |held: &Arc<Keys>| !Arc::ptr_eq(held, &keys);
+                let newer = known.keys(other, &self.clock, now).await.map_err(ForeignError::Keys)?;
+                if Arc::ptr_eq(&newer, &keys) { Err(error) } else { read(&newer) }
+            }
+            outcome => outcome,
+        };
+        outcome.map_err(ForeignError::Token)
     }
 
     /// Forgets keys that came from files: a reload reads those again, and a key that was taken out is
@@ -208,17 +222,18 @@ pub fn key_set(json: &[u8]) -> Result<KeySet, String> {
 }
 
 impl Known {
+    /// The keys from memory if they are fresh and will do, else fetched, as often as may be.
     async fn keys(
         &self,
-        kid: Option<&str>,
+        will_do: impl Fn(&Arc<Keys>) -> bool + Send,
         clock: &Arc<dyn Clock>,
         now: Timestamp,
-    ) -> Result<Arc<(KeySet, Timestamp)>, String> {
+    ) -> Result<Arc<Keys>, String> {
         let within = |age: Ttl| {
             let keys = self.keys.load_full();
             keys.filter(|keys| keys.1 <= now && !keys.1.plus(age).is_over(now))
         };
-        let fits = || within(FRESH).filter(|keys| kid.is_none_or(|kid| keys.0.has(kid)));
+        let fits = || within(FRESH).filter(&will_do);
         if let Some(keys) = fits() {
             return Ok(keys);
         }

@@ -58,6 +58,10 @@ const SESSIONS_LIVE: &str = "\
     and ended_at is null and expires_at > $2";
 const REQUESTS_PENDING: &str = "\
     select count(*) from access_request where principal_kind = 'User' and principal_id = $1 and state = 'pending'";
+/// Without its account an approval is nobody's, and who signs in again could give a second one.
+const APPROVALS_PENDING: &str = "\
+    select count(*) from access_approval a join access_request r on r.id = a.request \
+    where a.principal_kind = 'User' and a.principal_id = $1 and a.answer = 'approve' and r.state = 'pending'";
 const GRANTS_OPEN: &str = "\
     select count(*) from access_grant where principal_kind = 'User' and principal_id = $1 and ended_at is null";
 const GRANTS_UNREVIEWED: &str = "\
@@ -157,6 +161,8 @@ pub struct Unfinished {
     pub sessions: i64,
     /// Requests that wait for an answer.
     pub requests: i64,
+    /// Requests of others that they approved and that wait for more answers.
+    pub approvals: i64,
     /// Grants that are active or will be.
     pub grants: i64,
     /// Emergency grants that not enough people have reviewed.
@@ -325,11 +331,12 @@ impl Tx {
         let sessions = sqlx::query_scalar(SESSIONS_LIVE).bind(id.clone()).bind(now.millis());
         let sessions = sessions.fetch_one(self.connection()).await?;
         let requests = sqlx::query_scalar(REQUESTS_PENDING).bind(id.clone()).fetch_one(self.connection()).await?;
+        let approvals = sqlx::query_scalar(APPROVALS_PENDING).bind(id.clone()).fetch_one(self.connection()).await?;
         let grants = sqlx::query_scalar(GRANTS_OPEN).bind(id.clone()).fetch_one(self.connection()).await?;
         let unreviewed = sqlx::query_scalar(GRANTS_UNREVIEWED).bind(id.clone()).bind(i64::from(reviewers));
         let unreviewed = unreviewed.fetch_one(self.connection()).await?;
         let locks = sqlx::query_scalar(LOCKED).bind(id).fetch_one(self.connection()).await?;
-        Ok(Unfinished { sessions, requests, grants, unreviewed, locks })
+        Ok(Unfinished { sessions, requests, approvals, grants, unreviewed, locks })
     }
 
     /// Erases a person from every table beside the record, and from the texts of others that name them.

@@ -41,6 +41,9 @@ const LINK_SESSIONS_BY_SID: &str = "select session.id from session join provider
 const LINK_SESSIONS_BY_SUBJECT: &str = "select session.id from session join provider_link on session.link = provider_link.id \
      where provider_link.provider = $1 and provider_link.subject = $2 \
      and session.ended_at is null and session.expires_at > $3 order by session.id";
+const LINK_SESSIONS_WITHOUT_SID: &str = "select session.id from session join provider_link on session.link = provider_link.id \
+     where provider_link.provider = $1 and provider_link.subject = $2 and provider_link.sid is null \
+     and session.ended_at is null and session.expires_at > $3 order by session.id";
 
 #[derive(FromRow)]
 struct LinkRow {
@@ -117,6 +120,20 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<SessionId>, StoreError> {
         let query = sqlx::query_as(LINK_SESSIONS_BY_SUBJECT).bind(provider.to_owned()).bind(subject.to_owned());
+        ids(query.bind(now.millis()).fetch_all(self.pool()).await?)
+    }
+
+    /// Those of them whose sign-in has no `sid`.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn link_sessions_without_sid(
+        &self,
+        provider: &str,
+        subject: &str,
+        now: Timestamp,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let query = sqlx::query_as(LINK_SESSIONS_WITHOUT_SID).bind(provider.to_owned()).bind(subject.to_owned());
         ids(query.bind(now.millis()).fetch_all(self.pool()).await?)
     }
 }

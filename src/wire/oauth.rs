@@ -144,6 +144,22 @@ pub struct OauthError {
     pub decision: Option<String>,
 }
 
+impl OauthError {
+    /// An error whose description has only what it may have (RFC 6749 §5.2), whatever was quoted in it:
+    /// visible ASCII and blanks, without `"` and `\`.
+    #[must_use]
+    pub fn new(error: &str, description: &str, decision: Option<String>) -> Self {
+        let plain = |c: char| match c {
+            '"' => '\'',
+            '\\' => '/',
+            ' '..='~' => c,
+            _ => '?',
+        };
+        let description = description.chars().map(plain).collect();
+        Self { error: error.to_owned(), error_description: Some(description), decision }
+    }
+}
+
 impl fmt::Display for OauthError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.error_description {

@@ -21,6 +21,7 @@ use doorward::control::audit::export::{Begun, begin};
 use doorward::control::audit::root::Root;
 use doorward::control::audit::tree::LogTree;
 use doorward::control::session;
+use doorward::identity::logout_token::LoggedOut;
 use doorward::model::{DecisionId, EventId, Principal, Ttl, UserRef};
 use doorward::policy::{PolicySet, load};
 use serde_json::{Value, json};
@@ -138,9 +139,14 @@ async fn life(house: &House, carol: &Caller) {
         house.clock.advance(Ttl::minutes(2));
     }
     let (store, now) = (&house.desk.store, house.now());
-    session::end_by_principal(&house.desk, &alice_herself(), now).await.unwrap();
+    sign_out_alice(house).await;
     store.notice_channel_open("mail", now).await.unwrap();
     number(house).await;
+}
+
+async fn sign_out_alice(house: &House) {
+    let who = LoggedOut::Subject("alice".to_owned());
+    session::end_by_logout(&house.desk, "dev", &who, house.now()).await.unwrap();
 }
 
 fn alice_herself() -> Principal {
@@ -471,7 +477,7 @@ async fn who_comes_again_gets_a_new_trail_that_nothing_ties_to_the_old_one() {
             assert!(!(line.contains(&first.to_string()) && line.contains(&second.to_string())), "{line}");
         }
         // The new trail is erased as the old one was.
-        session::end_by_principal(&house.desk, &alice_herself(), house.now()).await.unwrap();
+        sign_out_alice(&house).await;
         number(&house).await;
         let again = house.json(&carol, PATH, &asked("dev|alice")).await;
         assert_eq!((again.status.as_u16(), again.text("/pseudonym")), (200, second.to_string().as_str()), "{again:?}");
@@ -607,13 +613,28 @@ async fn who_can_t_be_erased_is_refused_and_told_why() {
         let ask = json!({ "entitlement": "ops-api/deploy-prod", "reason": "a test", "ticket": "OPS-1" });
         let request = house.json(&alice, "/api/v1/requests", &ask).await;
         refused(&carol, of("dev|alice"), 409, "still_open", "2 live sessions").await;
-        session::end_by_principal(&house.desk, &alice_herself(), house.now()).await.unwrap();
+        sign_out_alice(&house).await;
         refused(&carol, of("dev|alice"), 409, "still_open", "1 pending requests").await;
         let withdrawn = format!("/api/v1/requests/{}/approvals", request.text("/id"));
         assert_eq!(house.json(&bob, &withdrawn, &json!({ "answer": "deny" })).await.status, 200);
         house.json(&carol, "/api/v1/locks", &json!({ "principal": "dev|alice", "reason": "x" })).await;
         refused(&carol, of("dev|alice"), 409, "still_open", "1 locks, which an erasure would lift").await;
         house.json(&carol, "/api/v1/locks/clear", &json!({ "principal": "dev|alice", "reason": "x" })).await;
+        number(&house).await;
+        // Whose approval still counts: as somebody new they could give a second one.
+        let (twice, _, _) = house.command_line("alice").await;
+        let ask = json!({ "entitlement": "deploy-pipeline/promote-frozen", "reason": "a test", "ticket": "INC-1" });
+        let request = house.json(&twice, "/api/v1/requests", &ask).await;
+        assert_eq!(request.status, 201, "{request:?}");
+        let path = format!("/api/v1/requests/{}", request.text("/id"));
+        let approved = house.json(&bob, &format!("{path}/approvals"), &json!({ "answer": "approve" })).await;
+        assert_eq!((approved.status.as_u16(), approved.text("/state")), (200, "pending"), "{approved:?}");
+        refused(&carol, of("dev|bob"), 409, "still_open", "1 approvals that count for pending requests").await;
+        let withdrawn = house.json(&twice, &format!("{path}/withdraw"), &json!({})).await;
+        assert_eq!(withdrawn.status, 200, "{withdrawn:?}");
+        let told = house.json(&carol, PATH, &of("dev|bob")).await;
+        assert!(!told.text("/detail").contains("approvals"), "{told:?}");
+        sign_out_alice(&house).await;
         number(&house).await;
         // Nobody, by its form or in fact; not a person; not allowed.
         refused(&carol, of("dev|nobody"), 404, "not_found", "nobody of that name").await;

@@ -10,6 +10,7 @@ use doorward::identity::provider::{
     FlowSecrets, Identity, Provider, ProviderError, Providers, ProvidersError, Rechecked,
 };
 use doorward::identity::token::{KeySet, TokenError};
+use doorward::identity::workload::IssuerSettings;
 use doorward::model::{Clock, Secret, Timestamp, Ttl};
 use doorward::server::ambient::SystemClock;
 use doorward::store::Store;
@@ -58,7 +59,7 @@ impl Scene {
     /// A whole sign-in.
     async fn sign_in(&self) -> Result<Identity, ProviderError> {
         let provider = self.provider();
-        let url = provider.authorize_url(&flow(), Some("alice"), self.now()).await?;
+        let url = provider.authorize_url(&flow(), Some("alice"), Ttl::hours(12), self.now()).await?;
         let answer = self.fake.agree(&url);
         provider.is_answer_of(answer.get("iss").map(String::as_str), self.now()).await?;
         provider.exchange(&answer["code"], &flow().verifier, &flow().nonce, self.now()).await
@@ -380,7 +381,7 @@ async fn a39_identity_is_issuer_and_subject_and_only_true_verifies_an_email() {
 async fn a40_a_code_is_good_once_and_only_with_its_verifier() {
     let scene = Scene::new().await;
     let provider = scene.provider();
-    let url = provider.authorize_url(&flow(), None, scene.now()).await.unwrap();
+    let url = provider.authorize_url(&flow(), None, Ttl::hours(12), scene.now()).await.unwrap();
     assert!(url.contains("code_challenge=") && !url.contains(VERIFIER), "{url}");
     let answer = scene.fake.agree(&url);
     let other = secret("wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww");
@@ -573,6 +574,58 @@ async fn a_providers_own_token_is_taken_where_it_is_configured_so() {
 }
 
 #[tokio::test]
+async fn f5_a_key_that_changed_without_its_name_is_taken_within_a_minute() {
+    for named in [true, false] {
+        let test_clock = TestClock::new();
+        let fake = FakeProvider::start(&test_clock).await;
+        let name = if named { json!("first") } else { Value::Null };
+        let rotate = || {
+            fake.with(|lies| {
+                lies.key = Key::new("first");
+                let mut jwk = lies.key.jwk();
+                jwk["kid"] = name.clone();
+                jwk.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+                lies.jwks = json!({ "keys": [jwk] });
+            });
+        };
+        rotate();
+        let mut settings = fake.settings("corp");
+        settings.bearer_audiences = vec!["api".to_owned()];
+        let providers = Providers::new(vec![settings], ORIGIN, &clock(&test_clock)).unwrap();
+        let provider = providers.get("corp").unwrap();
+        let issuer = IssuerSettings { issuer: fake.issuer.clone(), jwks_file: None, ca: None, allow_loopback: true };
+        let logout = || {
+            let claims = json!({ "aud": CLIENT_ID, "sub": "alice", "jti": "j1",
+                "events": { "http://schemas.openid.net/event/backchannel-logout": {} } });
+            fake.token(json!({ "kid": name }), claims)
+        };
+        let bearer = || fake.token(json!({ "kid": name }), json!({ "aud": "api", "sub": "alice" }));
+        let now = test_clock.now();
+        provider.logout_token(&logout(), now).await.unwrap();
+        providers.verify_bearer(&bearer(), now).unwrap();
+        providers.workloads().verify(&bearer(), &issuer, "api", now).await.unwrap();
+        rotate();
+        let before = fake.hits("jwks");
+        for _ in 0..20 {
+            provider.logout_token(&logout(), now).await.unwrap_err();
+            providers.verify_bearer(&bearer(), now).unwrap_err();
+            providers.workloads().verify(&bearer(), &issuer, "api", now).await.unwrap_err();
+            providers.tend(now).await;
+        }
+        assert_eq!(fake.hits("jwks"), before, "a flood fetches nothing");
+        test_clock.advance(Ttl::seconds(31));
+        let now = test_clock.now();
+        providers.tend(now).await;
+        providers.verify_bearer(&bearer(), now).unwrap();
+        provider.logout_token(&logout(), now).await.unwrap();
+        providers.workloads().verify(&bearer(), &issuer, "api", now).await.unwrap();
+        rotate();
+        test_clock.advance(Ttl::seconds(31));
+        provider.logout_token(&logout(), test_clock.now()).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_issuer_that_cannot_be_reached_has_its_keys_in_a_file() {
     let test_clock = TestClock::new();
     let fake = FakeProvider::start(&test_clock).await;
@@ -610,7 +663,7 @@ async fn a43_a_logout_token_must_be_one() {
     let provider = scene.provider();
     for typ in [json!({ "typ": "logout+jwt" }), json!({ "typ": "JWT" }), json!({})] {
         let token = provider.logout_token(&scene.fake.token(typ, good.clone()), scene.now()).await.unwrap();
-        assert_eq!(token.who, LoggedOut::Sid("sid-1".to_owned()));
+        assert_eq!(token.who, LoggedOut::Sid { sid: "sid-1".to_owned(), subject: Some("alice".to_owned()) });
     }
     let mut subject = good.clone();
     subject.as_object_mut().unwrap().remove("sid");
@@ -639,6 +692,14 @@ async fn a43_a_logout_token_must_be_one() {
         let outcome = provider.logout_token(&scene.fake.token(json!({}), claims), scene.now()).await;
         assert!(outcome.is_err(), "{name} = {value}");
     }
+    let mut endless = good.clone();
+    endless
+        .as_object_mut()
+        .unwrap()
+        .extend([("iss".to_owned(), json!(scene.fake.issuer)), ("iat".to_owned(), json!(now))]);
+    let token = scene.fake.with(|lies| lies.key.sign(&json!({ "alg": "ES256", "kid": lies.key.kid }), &endless));
+    let outcome = provider.logout_token(&token, scene.now()).await;
+    assert!(matches!(outcome, Err(ProviderError::Token { source: TokenError::Claim("exp"), .. })), "{outcome:?}");
     for typ in ["at+jwt", "secevent+jwt"] {
         let outcome = provider.logout_token(&scene.fake.token(json!({ "typ": typ }), good.clone()), scene.now()).await;
         assert!(outcome.is_err(), "{typ}");

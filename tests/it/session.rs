@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 
 use doorward::control::lock;
-use doorward::control::session;
+use doorward::control::session::{self, StartError};
+use doorward::identity::logout_token::LoggedOut;
 use doorward::model::{Principal, SessionEnd, SessionId, Ttl};
 use doorward::store::RevocationKind;
+use rcgen::KeyPair;
 use serde_json::json;
 
-use crate::api_house::House;
+use crate::api_house::{House, csr, facts};
 use crate::support::databases;
 
 fn id_of(answer: &serde_json::Value) -> SessionId {
@@ -105,12 +107,13 @@ async fn a_provider_that_ends_its_session_ends_all_that_came_from_it() {
         let (alice, _, _) = house.command_line("alice").await;
         let (bob, _, _) = house.command_line("bob").await;
         let now = house.now();
-        assert_eq!(session::end_by_provider_session(&house.desk, "other", "sid-of-alice", now).await.unwrap(), 0);
-        assert_eq!(session::end_by_provider_session(&house.desk, "dev", "sid-of-alice", now).await.unwrap(), 2);
+        let sid = LoggedOut::Sid { sid: "sid-of-alice".to_owned(), subject: None };
+        assert_eq!(session::end_by_logout(&house.desk, "other", &sid, now).await.unwrap(), 0);
+        assert_eq!(session::end_by_logout(&house.desk, "dev", &sid, now).await.unwrap(), 2);
         assert_eq!(house.get(&alice, "/api/v1/whoami").await.text("/reason"), "session_ended");
         assert_eq!(house.get(&bob, "/api/v1/whoami").await.status, 200);
-        let bob_is = Principal::user("dev", "bob").unwrap();
-        assert_eq!(session::end_by_principal(&house.desk, &bob_is, now).await.unwrap(), 2);
+        let all_of_bob = LoggedOut::Subject("bob".to_owned());
+        assert_eq!(session::end_by_logout(&house.desk, "dev", &all_of_bob, now).await.unwrap(), 2);
         assert_eq!(house.get(&bob, "/api/v1/whoami").await.text("/reason"), "session_ended");
     }
 }
@@ -176,7 +179,7 @@ async fn what_happened_to_a_session_is_on_record() {
     let house = House::new(&databases()[0]).await;
     let (alice, answer, key) = house.command_line("alice").await;
     let token = answer["refresh_token"].as_str().unwrap();
-    house.refresh(&alice, token, &[("csr", &crate::api_house::csr(&key))]).await;
+    house.refresh(&alice, token, &[("csr", &csr(&key))]).await;
     let path = format!("/api/v1/sessions/{}/revoke", id_of(&answer));
     house.json(&alice, &path, &json!({ "reason": "done" })).await;
     let filter = doorward::store::EventFilter { session: Some(id_of(&answer)), ..Default::default() };
@@ -228,6 +231,52 @@ async fn a_session_that_starts_while_its_sign_in_ends_is_ended_too() {
             assert!(ended.unwrap() >= 1);
             assert!(house.desk.store.session_list_by_link(&link, house.now()).await.unwrap().is_empty(), "{answer:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_logout_and_renewals_of_the_same_moment_wait_for_each_other_and_the_sessions_end() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        for _ in 0..10 {
+            let (browser, stored) = house.browser("alice").await;
+            let mut held = Vec::new();
+            for _ in 0..2 {
+                let code = house.code(&browser).await;
+                let request = csr(&KeyPair::generate().unwrap());
+                let answer = house.exchange(&code, &[("csr", &request)]).await;
+                let stored = house.desk.store.session_fetch(id_of(&answer.body)).await.unwrap().unwrap();
+                held.push((stored, request));
+            }
+            // The newest first, against the order of the logout.
+            held.reverse();
+            let (now, connection) = (house.now(), facts(None));
+            let who = LoggedOut::Sid { sid: "sid-of-alice".to_owned(), subject: None };
+            let renewals =
+                held.iter().map(|(stored, csr)| session::renew(&house.desk, stored, csr.as_bytes(), &connection, now));
+            let (renewed, ended) = tokio::join!(
+                futures_util::future::join_all(renewals),
+                session::end_by_logout(&house.desk, "dev", &who, now)
+            );
+            assert_eq!(ended.unwrap(), 3, "browser and two command lines");
+            assert!(renewed.iter().all(|one| matches!(one, Ok(_) | Err(StartError::Ended))), "{renewed:?}");
+            let link = stored.link.unwrap();
+            assert!(house.desk.store.session_list_by_link(&link, now).await.unwrap().is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_still_signed_in_elsewhere_is_not_forgotten_when_one_sign_in_is_refused() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (_, first) = house.browser("bob").await;
+        let (_, second) = house.browser("bob").await;
+        let bob = &first.session.principal;
+        session::end_by_link(&house.desk, &first.link.unwrap(), house.now()).await.unwrap();
+        assert!(house.desk.store.person_fetch(bob).await.unwrap().is_some(), "an approver who can be told");
+        session::end_by_link(&house.desk, &second.link.unwrap(), house.now()).await.unwrap();
+        assert!(house.desk.store.person_fetch(bob).await.unwrap().is_none());
     }
 }
 

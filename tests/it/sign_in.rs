@@ -11,7 +11,7 @@ use doorward::model::{DecisionId, Principal, Secret, SessionEnd, SessionKind, Tt
 use doorward::store::EventFilter;
 use serde_json::{Value, json};
 
-use crate::api_house::device;
+use crate::api_house::{authorize_path, device, facts, query_of};
 use crate::fake_provider::CLIENT_ID;
 use crate::sign_in_scene::{Browser, Page, Scene, binding, callback};
 use crate::support::databases;
@@ -152,7 +152,14 @@ async fn a42_a_cookie_is_new_at_sign_in_and_two_of_them_are_none() {
         let mut crumbs = browser.clone();
         crumbs.headers.push(("cookie", format!("{SESSION_COOKIE}={value}")));
         assert_eq!(scene.get(&mut crumbs, "/").await.status, 401);
+        let mut broken = Browser::default();
+        broken.headers.push(("cookie", format!("{SESSION_COOKIE}=\u{e9}")));
+        assert_eq!(scene.get(&mut broken, "/").await.status, 401);
         assert_eq!(scene.get(&mut browser, "/").await.status, 200);
+        // What a sibling host set is no business of ours, whatever bytes it has.
+        let mut sibling = browser.clone();
+        sibling.headers.push(("cookie", "tr\u{e9}s=\u{e9}; other".to_owned()));
+        assert_eq!(scene.get(&mut sibling, "/").await.status, 200);
     }
 }
 
@@ -420,12 +427,93 @@ async fn a43_a_logout_at_the_provider_ends_the_sessions_that_rest_on_it_once() {
         assert!(!scene.is_live(first).await && scene.is_live(second).await);
         assert_eq!(scene.get(&mut alice, "/").await.status, 303);
         assert_eq!(post(&token).await.status, 400, "replayed");
+        assert_eq!(events(&scene, EventType::TokenRevoked).await, 1, "and that is on record");
         // By subject: all of the person's.
         let mut claims = logout_claims(json!({ "jti": "j2" }));
         claims.as_object_mut().unwrap().remove("sid");
-        assert_eq!(recheck::logout(&scene.desk, &scene.fake.token(json!({}), claims), scene.now()).await.unwrap(), 1);
+        let token = scene.fake.token(json!({}), claims);
+        assert_eq!(recheck::logout(&scene.desk, &token, &facts(None), scene.now()).await.unwrap(), 1);
         assert!(!scene.is_live(second).await);
         assert_eq!(scene.get(&mut nobody, "/oauth2/backchannel_logout").await.status, 405);
+    }
+}
+
+#[tokio::test]
+async fn a43_a_logout_ends_also_what_the_provider_gave_no_session_id_for() {
+    for url in databases() {
+        let scene = Scene::new(&url).await;
+        let (mut alice, mut bob) = (Browser::default(), Browser::default());
+        scene.fake.with(|lies| lies.person.as_object_mut().unwrap().remove("sid"));
+        scene.sign_in(&mut alice, "/signin").await;
+        scene.fake.with(|lies| lies.person["sub"] = "bob".into());
+        scene.sign_in(&mut bob, "/signin").await;
+        let (first, other) = (scene.session(&alice).await.id, scene.session(&bob).await.id);
+        let token = scene.fake.token(json!({}), logout_claims(json!({})));
+        assert_eq!(recheck::logout(&scene.desk, &token, &facts(None), scene.now()).await.unwrap(), 1);
+        assert!(!scene.is_live(first).await && scene.is_live(other).await);
+    }
+}
+
+#[tokio::test]
+async fn a_provider_is_asked_for_a_proof_of_now_where_the_client_wants_one() {
+    for url in databases() {
+        let scene = Scene::new(&url).await;
+        let mut browser = Browser::default();
+        let begun = scene.get(&mut browser, "/signin").await;
+        assert_eq!(query_of(begun.location(), "max_age").as_deref(), Some("43200"), "as long as a session lasts");
+        assert_eq!(query_of(begun.location(), "prompt"), None);
+        scene.sign_in(&mut browser, "/signin").await;
+        // The provider saw the person a minute ago.
+        let ordinary = [authorize_path(&[]), authorize_path(&[("max_age", "61")])];
+        for path in &ordinary {
+            let page = scene.get(&mut browser, path).await;
+            assert!(page.location().starts_with("/signin/program?"), "{page:?}");
+        }
+        for more in [("prompt", "login"), ("prompt", "consent login"), ("max_age", "60"), ("max_age", "0")] {
+            let former = scene.session(&browser).await.id;
+            let sent = scene.get(&mut browser, &authorize_path(&[more])).await.location().to_owned();
+            let begun = scene.get(&mut browser, &sent).await;
+            let asked = if more == ("max_age", "60") { ("60", None) } else { ("0", Some("login")) };
+            let max_age = query_of(begun.location(), "max_age");
+            assert_eq!(max_age.as_deref(), Some(asked.0), "{more:?}");
+            assert_eq!(query_of(begun.location(), "prompt").as_deref(), asked.1, "{more:?}");
+            let answer = scene.answer(begun.location());
+            let back = scene.get(&mut browser, &answer).await.location().to_owned();
+            let page = scene.get(&mut browser, &back).await;
+            assert!(page.location().starts_with("/signin/program?"), "it is asked once: {page:?}");
+            assert_ne!(scene.session(&browser).await.id, former);
+        }
+        let page = scene.get(&mut browser, &authorize_path(&[("max_age", "soon")])).await;
+        assert!(page.location().contains("error=invalid_request"), "{page:?}");
+        assert_eq!(scene.get(&mut browser, "/signin?max_age=soon").await.status, 400);
+    }
+}
+
+#[tokio::test]
+async fn a_silent_sign_in_is_no_proof_of_now() {
+    for url in databases() {
+        let scene = Scene::new(&url).await;
+        let mut browser = Browser::default();
+        // A browser of which somebody took `max_age` away, or a provider that does not heed it.
+        let hours_ago = |hours: u32| scene.now().minus(Ttl::hours(hours)).seconds();
+        let told = hours_ago(1);
+        scene.fake.with(|lies| lies.bend = Some(Box::new(move |_, claims| claims["auth_time"] = told.into())));
+        let page = scene.sign_in(&mut browser, "/signin?max_age=0").await;
+        assert_eq!(page.status, 403, "{page:?}");
+        assert!(page.body.contains("sign out there"), "{}", page.body);
+        scene.sign_in(&mut browser, "/signin").await;
+        assert_eq!(scene.session(&browser).await.authenticated_at.seconds(), told);
+        let told = hours_ago(13);
+        scene.fake.with(|lies| lies.bend = Some(Box::new(move |_, claims| claims["auth_time"] = told.into())));
+        assert_eq!(scene.sign_in(&mut Browser::default(), "/signin").await.status, 403);
+        // One that does not tell: people sign in, and nobody takes it for a proof of now.
+        scene.fake.with(|lies| {
+            lies.bend = Some(Box::new(|_, claims| _ = claims.as_object_mut().unwrap().remove("auth_time")));
+        });
+        for path in ["/signin", "/signin?max_age=0"] {
+            scene.sign_in(&mut browser, path).await;
+            assert_eq!(scene.session(&browser).await.authenticated_at, scene.now().minus(Ttl::hours(12)), "{path}");
+        }
     }
 }
 
@@ -436,8 +524,8 @@ async fn a47_fifty_deliveries_of_one_logout_token_are_obeyed_once() {
         let mut alice = Browser::default();
         scene.sign_in(&mut alice, "/signin").await;
         let token = scene.fake.token(json!({}), logout_claims(json!({})));
-        let now = scene.now();
-        let all = (0..50).map(|_| recheck::logout(&scene.desk, &token, now));
+        let (now, connection) = (scene.now(), facts(None));
+        let all = (0..50).map(|_| recheck::logout(&scene.desk, &token, &connection, now));
         let outcomes = futures_util::future::join_all(all).await;
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(1) | Err(LogoutError::Replayed))), "{outcomes:?}");

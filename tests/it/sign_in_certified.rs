@@ -78,7 +78,11 @@ impl Certified {
 
     /// Signs in as a browser does: through the provider's own redirects and cookies.
     async fn sign_in(&self, browser: &mut Browser, name: &str) -> Page {
-        let mut there = self.scene.get(browser, &format!("/signin?login_hint={name}")).await.location().to_owned();
+        self.sign_in_from(browser, &format!("/signin?login_hint={name}")).await
+    }
+
+    async fn sign_in_from(&self, browser: &mut Browser, path: &str) -> Page {
+        let mut there = self.scene.get(browser, path).await.location().to_owned();
         let mut cookies: BTreeMap<String, String> = BTreeMap::new();
         for _ in 0..10 {
             if let Some(path) = there.strip_prefix(ORIGIN) {
@@ -126,6 +130,12 @@ async fn a43_a_certified_provider_signs_in_changes_groups_logs_out_and_refuses()
         assert_eq!(session.principal.to_string(), "User::\"idp|alice\"");
         assert_eq!((session.email.as_deref(), session.email_verified), (Some("alice@example.com"), true));
         assert_eq!(session.groups, ["engineering"]);
+        // It tells when its people proved themselves, and asks them anew.
+        assert!(session.authenticated_at > scene.now().minus(Ttl::minutes(1)), "{session:?}");
+        let anew = certified.sign_in_from(&mut alice, "/signin?login_hint=alice&max_age=0").await;
+        assert_eq!(anew.location(), "/");
+        let session = scene.session(&alice).await;
+        assert!(session.authenticated_at > scene.now().minus(Ttl::minutes(1)), "{session:?}");
         // The provider tells us by itself, while its clock and ours are one.
         certified.lever("logout/alice", "").await;
         assert!(!scene.is_live(session.id).await);

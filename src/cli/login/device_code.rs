@@ -11,6 +11,7 @@ use crate::model::Ttl;
 use crate::wire::oauth::{CLI_CLIENT_ID, GRANT_DEVICE_CODE};
 use crate::wire::{DeviceAuthorization, TokenAnswer};
 
+use super::pkce::Proof;
 use super::signing_in;
 
 /// The pause between two polls when the server names none, and how much longer it gets when it
@@ -20,7 +21,7 @@ const INTERVAL_SECONDS: i64 = 5;
 const INTERVAL_SECONDS_MAX: i64 = 60;
 
 /// Shows address and code, and asks until somebody has answered there.
-pub async fn sign_in(context: &Context, client: &Client, request: &str) -> Result<TokenAnswer, Failure> {
+pub async fn sign_in(context: &Context, client: &Client, proof: Proof, request: &str) -> Result<TokenAnswer, Failure> {
     let asked = client.form("/oauth2/device_authorization", &[("client_id", CLI_CLIENT_ID)]).await;
     let started: DeviceAuthorization = asked.map_err(|error| match error {
         ClientError::Oauth(error, _) if error.error == "unauthorized_client" => {
@@ -30,9 +31,9 @@ pub async fn sign_in(context: &Context, client: &Client, request: &str) -> Resul
     })?;
     context.printer.talk_lines(&format!(
         "Open {} on any device and type the code\n\n    {}\n\nor open {}",
-        plain(&started.verification_uri),
+        plain(&page(client, proof, &started.verification_uri)),
         plain(&started.user_code),
-        plain(&started.verification_uri_complete)
+        plain(&page(client, proof, &started.verification_uri_complete))
     ));
     let mut interval = if started.interval > 0 { started.interval } else { INTERVAL_SECONDS };
     let lasts = Ttl::seconds(u32::try_from(started.expires_in.clamp(0, 86_400)).unwrap_or(0));
@@ -60,4 +61,17 @@ pub async fn sign_in(context: &Context, client: &Client, request: &str) -> Resul
         }
     }
     Err(Failure::failed("nobody signed in before the code ended; start again"))
+}
+
+/// The address that a person opens: the page for the code, after a new sign-in where one is wanted.
+fn page(client: &Client, proof: Proof, address: &str) -> String {
+    let origin = client.origin().to_string();
+    match (proof, address.strip_prefix(&origin)) {
+        (Proof::New, Some(path)) => {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.append_pair("max_age", "0").append_pair("return_to", path);
+            format!("{origin}/signin?{}", query.finish())
+        }
+        (Proof::Any, _) | (Proof::New, None) => address.to_owned(),
+    }
 }

@@ -21,7 +21,7 @@ use crate::wire::oauth::CLI_CLIENT_ID;
 use crate::wire::{Time, TokenAnswer};
 
 use self::loopback::Loopback;
-use self::pkce::Flow;
+use self::pkce::{Flow, Proof};
 use super::args::{Format, LoginArgs};
 use super::client::{Client, ClientError};
 use super::context::Context;
@@ -45,12 +45,13 @@ const SIGN_IN_TIMEOUT: Ttl = Ttl::minutes(10);
 pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
     let profile = context.profile()?;
     let origin = server(context, &profile)?;
+    let former = profile.load().ok().flatten().filter(|old| old.record.server == origin.to_string());
+    let lives = former.as_ref().is_some_and(|old| !old.record.expires_at.0.is_over(context.clock.now()));
+    let proof = if lives { Proof::New } else { Proof::Any };
     let ca_pem = match context.named_ca()? {
         Some(pem) => Some(pem),
         // What was named at an earlier sign-in to this server still holds.
-        None => {
-            profile.load().ok().flatten().filter(|old| old.record.server == origin.to_string()).and_then(|s| s.ca_pem)
-        }
+        None => former.and_then(|old| old.ca_pem),
     };
     let device = device_identity(context, args)?;
     let client = Client::new(origin.clone(), ca_pem.as_deref(), device.as_ref())?;
@@ -58,11 +59,11 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
     let key_pem = key.serialize_pem();
     let request = signing_request(&key_pem)?;
     let answer = if args.device_code {
-        device_code::sign_in(context, &client, &request).await?
+        device_code::sign_in(context, &client, proof, &request).await?
     } else if let Some(name) = &args.sign_in_as {
-        sign_in_as(context, &client, name, args.provider.as_deref(), &request).await?
+        sign_in_as(context, &client, name, args.provider.as_deref(), proof, &request).await?
     } else {
-        sign_in_by_browser(context, &client, args, &request).await?
+        sign_in_by_browser(context, &client, args, proof, &request).await?
     };
     let saved = saved(&origin, key_pem, &answer, ca_pem, context.clock.now())?;
     let lock = profile.lock()?;
@@ -106,13 +107,14 @@ async fn sign_in_by_browser(
     context: &Context,
     client: &Client,
     args: &LoginArgs,
+    proof: Proof,
     request: &str,
 ) -> Result<TokenAnswer, Failure> {
     // Before a browser shows a page that can't load, or an address is printed that leads nowhere.
     client.get(METADATA_PATH).await?;
     let listener = Loopback::bind().await?;
     let flow = Flow::start(&*context.entropy, listener.redirect_uri());
-    let url = format!("{}{}", client.origin(), flow.authorize_path(None, args.provider.as_deref()));
+    let url = format!("{}{}", client.origin(), flow.authorize_path(None, args.provider.as_deref(), proof));
     // Off a terminal a browser would come up unasked, or there is none.
     let opened = !args.print_url && std::io::stderr().is_terminal() && open::that_detached(&url).is_ok();
 <<<<<<< HEAD
@@ -145,6 +147,7 @@ async fn sign_in_as(
     client: &Client,
     name: &str,
     provider: Option<&str>,
+    proof: Proof,
     request: &str,
 ) -> Result<TokenAnswer, Failure> {
     if !client.origin().is_loopback() {
@@ -155,7 +158,7 @@ async fn sign_in_as(
     }
     // Nothing listens there: the redirect to it is read, not followed.
     let flow = Flow::start(&*context.entropy, "http://127.0.0.1:1/callback".to_owned());
-    let path = flow.authorize_path(Some(name), provider);
+    let path = flow.authorize_path(Some(name), provider, proof);
     let callback = redirects::follow(client, &path, flow.redirect_uri(), name).await?;
     let code = flow.code(client.origin(), &callback)?;
     exchange(client, &flow, code, request).await

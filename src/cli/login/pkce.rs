@@ -11,6 +11,16 @@ use crate::cli::origin::Origin;
 use crate::model::Entropy;
 use crate::wire::oauth::{CLI_CLIENT_ID, program_letters};
 
+/// Which of a person's proofs to their provider a sign-in may rest on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// One that their browser has from before will do.
+    Any,
+    /// They prove themselves again: whoever signs in over a session that lives wants one of now, since a
+    /// policy asks for it.
+    New,
+}
+
 /// What this side remembers between asking and the answer.
 pub struct Flow {
     redirect_uri: String,
@@ -50,7 +60,7 @@ impl Flow {
 
     /// Path and query that start the flow.
     #[must_use]
-    pub fn authorize_path(&self, login_hint: Option<&str>, provider: Option<&str>) -> String {
+    pub fn authorize_path(&self, login_hint: Option<&str>, provider: Option<&str>, proof: Proof) -> String {
         let challenge = self.challenge();
         let mut query = form_urlencoded::Serializer::new(String::new());
         query
@@ -60,7 +70,11 @@ impl Flow {
             .append_pair("code_challenge", &challenge)
             .append_pair("code_challenge_method", "S256")
             .append_pair("state", &self.state);
-        for (key, value) in [("login_hint", login_hint), ("provider", provider)] {
+        let prompt = match proof {
+            Proof::Any => None,
+            Proof::New => Some("login"),
+        };
+        for (key, value) in [("login_hint", login_hint), ("provider", provider), ("prompt", prompt)] {
             if let Some(value) = value {
                 query.append_pair(key, value);
             }

@@ -233,6 +233,10 @@ pub async fn exchange(
     if request.requested_token_type.as_deref().is_some_and(|kind| kind != TYPE_ACCESS_TOKEN) {
         return Err(ExchangeError::Invalid("only access tokens are made: leave `requested_token_type` out"));
     }
+    // RFC 8707 §2: no fragment.
+    if request.resource.as_deref().is_some_and(|resource| resource.contains('#')) {
+        return Err(ExchangeError::Target);
+    }
     let too_long = |token: &String| token.is_empty() || token.len() > reader::TOKEN_BYTES_MAX;
     if request.actor_token.as_ref().is_some_and(too_long)
         || request.actor_token.is_some() != request.actor_token_type.is_some()

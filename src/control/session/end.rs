@@ -1,11 +1,12 @@
-//! Ending sessions: one by id, all of a sign-in or a person, and on a caller's word.
+//! Ending sessions: one by id, all of a sign-in or that a provider means, and on a caller's word.
 
 use std::fmt;
 
 use crate::audit::{Actor, EventType};
+use crate::identity::logout_token::LoggedOut;
 use crate::model::{Principal, SessionEnd, SessionId, Timestamp};
 use crate::policy::InstallationAction;
-use crate::store::{RevocationKind, SESSION_PAGE_MAX, StoreError, StoredSession, Tx};
+use crate::store::{RevocationKind, StoreError, StoredSession, Tx};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
@@ -50,15 +51,60 @@ pub async fn end_within(
     reason: Option<&str>,
     now: Timestamp,
 ) -> Result<Option<StoredSession>, StoreError> {
-    let Some(ended) = tx.session_end(id, why, now).await? else { return Ok(None) };
-    let mut event = event(desk, EventType::SessionEnd, actor, id, now).with("end", why.name());
-    event.subject = Some(ended.session.principal.clone());
-    if let Some(reason) = reason {
-        event = event.with("reason", reason);
+    let ended = tx.session_end(id, why, now).await?;
+    tell(desk, tx, ended.as_slice(), why, actor, reason, now).await?;
+    Ok(ended)
+}
+
+/// Ends sessions within a larger transaction, because their provider says so; [`obey`] follows its commit.
+///
+/// # Errors
+/// When the database refused.
+pub async fn end_many_within(
+    desk: &Desk,
+    tx: &mut Tx,
+    ids: Vec<SessionId>,
+    now: Timestamp,
+) -> Result<Vec<StoredSession>, StoreError> {
+    let ended = end_rows(tx, ids, now).await?;
+    tell(desk, tx, &ended, SessionEnd::Provider, &Actor::default(), None, now).await?;
+    Ok(ended)
+}
+
+/// Ends the rows alone: nobody is told yet.
+async fn end_rows(tx: &mut Tx, mut ids: Vec<SessionId>, now: Timestamp) -> Result<Vec<StoredSession>, StoreError> {
+    // ORDER: always the same, so that two who end the same sessions wait and don't deadlock.
+    ids.sort_unstable();
+    ids.dedup();
+    let mut ended = Vec::with_capacity(ids.len());
+    for id in ids {
+        ended.extend(tx.session_end(id, SessionEnd::Provider, now).await?);
     }
-    tx.event_append(&event).await?;
-    tx.revocation_append(RevocationKind::SessionEnded, &id.to_string(), now).await?;
-    Ok(Some(ended))
+    Ok(ended)
+}
+
+/// Writes events and feed entries of sessions whose rows this transaction ended.
+/// ORDER: last of all that waits for a row (`session/mod.rs`).
+async fn tell(
+    desk: &Desk,
+    tx: &mut Tx,
+    ended: &[StoredSession],
+    why: SessionEnd,
+    actor: &Actor,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for stored in ended {
+        let id = stored.session.id;
+        let mut event = event(desk, EventType::SessionEnd, actor, id, now).with("end", why.name());
+        event.subject = Some(stored.session.principal.clone());
+        if let Some(reason) = reason {
+            event = event.with("reason", reason);
+        }
+        tx.event_append(&event).await?;
+        tx.revocation_append(RevocationKind::SessionEnded, &id.to_string(), now).await?;
+    }
+    Ok(())
 }
 
 /// Makes this node obey what was committed of sessions: ended ones are cut, others are updated.
@@ -68,25 +114,34 @@ pub fn obey<'a>(desk: &Desk, changed: impl Iterator<Item = &'a StoredSession>) {
     }
 }
 
-/// Ends the sessions that rest on the provider's session `sid`.
+/// The live sessions that a provider's word of a sign-out means.
 ///
 /// # Errors
-/// When the database refused.
-pub async fn end_by_provider_session(
+/// When the database is away.
+pub async fn logged_out(
     desk: &Desk,
     provider: &str,
-    sid: &str,
+    who: &LoggedOut,
     now: Timestamp,
-) -> Result<usize, StoreError> {
-    end_all(desk, Which::ProviderSession { provider, sid }, now).await
+) -> Result<Vec<SessionId>, StoreError> {
+    match who {
+        LoggedOut::Sid { sid, subject } => {
+            let mut found = desk.store.link_sessions_by_sid(provider, sid, now).await?;
+            if let Some(subject) = subject {
+                found.extend(desk.store.link_sessions_without_sid(provider, subject, now).await?);
+            }
+            Ok(found)
+        }
+        LoggedOut::Subject(subject) => desk.store.link_sessions_by_subject(provider, subject, now).await,
+    }
 }
 
-/// Ends all sessions of a principal.
+/// Ends the sessions that a provider's word of a sign-out means.
 ///
 /// # Errors
 /// When the database refused.
-pub async fn end_by_principal(desk: &Desk, principal: &Principal, now: Timestamp) -> Result<usize, StoreError> {
-    end_all(desk, Which::Principal(principal), now).await
+pub async fn end_by_logout(desk: &Desk, provider: &str, who: &LoggedOut, now: Timestamp) -> Result<usize, StoreError> {
+    end_all(desk, Which::LoggedOut { provider, who }, now).await
 }
 
 /// Ends the sessions that rest on one sign-in, because its provider refused it.
@@ -100,53 +155,55 @@ pub async fn end_by_link(desk: &Desk, link: &str, now: Timestamp) -> Result<usiz
 /// Which sessions are to end.
 #[derive(Clone, Copy)]
 enum Which<'a> {
-    ProviderSession { provider: &'a str, sid: &'a str },
-    Principal(&'a Principal),
+    LoggedOut { provider: &'a str, who: &'a LoggedOut },
     Link(&'a str),
 }
 
 impl Which<'_> {
-    /// Those that live, or a page of them.
+    /// Those that live.
     async fn live(self, desk: &Desk, now: Timestamp) -> Result<Vec<SessionId>, StoreError> {
-        let found = match self {
-            Self::ProviderSession { provider, sid } => {
-                return desk.store.link_sessions_by_sid(provider, sid, now).await;
+        match self {
+            Self::LoggedOut { provider, who } => logged_out(desk, provider, who, now).await,
+            Self::Link(link) => {
+                let found = desk.store.session_list_by_link(link, now).await?;
+                Ok(found.iter().map(|stored| stored.session.id).collect())
             }
-            Self::Principal(principal) => desk.store.session_list(Some(principal), None, SESSION_PAGE_MAX, now).await?,
-            Self::Link(link) => desk.store.session_list_by_link(link, now).await?,
-        };
-        Ok(found.iter().map(|stored| stored.session.id).collect())
+        }
     }
 }
 
 /// Ends them until none lives: a session that was being started from one of them is listed the
 /// next time.
 async fn end_all(desk: &Desk, which: Which<'_>, now: Timestamp) -> Result<usize, StoreError> {
-    let actor = Actor::default();
     let mut total = 0;
     for _ in 0..PASSES_MAX {
-        let mut ids = which.live(desk, now).await?;
+        let ids = which.live(desk, now).await?;
         if ids.is_empty() {
             break;
         }
-        // ORDER: always the same, so that two who end the same sessions wait and don't deadlock.
-        ids.sort_unstable();
         let mut tx = desk.store.begin().await?;
-        let mut ended = Vec::with_capacity(ids.len());
-        for id in ids {
-            ended.extend(end_within(desk, &mut tx, id, SessionEnd::Provider, &actor, None, now).await?);
-        }
+        let ended = end_rows(&mut tx, ids, now).await?;
         if let Which::Link(_) = which {
-            // The provider does not know them any more: nobody tells them of anything.
             for stored in &ended {
-                tx.person_forget(&stored.session.principal).await?;
+                forget_if_gone(&mut tx, &stored.session.principal, now).await?;
             }
         }
+        tell(desk, &mut tx, &ended, SessionEnd::Provider, &Actor::default(), None, now).await?;
         tx.commit().await?;
         obey(desk, ended.iter());
         total += ended.len();
     }
     Ok(total)
+}
+
+/// Nobody tells a person of anything whom their provider does not know any more. One refresh that was
+/// refused says that only where no other sign-in of theirs lives: a provider also refuses a token that
+/// it let run out or that was used twice.
+async fn forget_if_gone(tx: &mut Tx, principal: &Principal, now: Timestamp) -> Result<(), StoreError> {
+    match tx.session_newest(principal, now).await? {
+        Some(_) => Ok(()),
+        None => tx.person_forget(principal).await,
+    }
 }
 
 /// Why a session was not revoked.

@@ -9,6 +9,10 @@
 //! the new session holds the row of the old one (`Tx::session_hold`), and who ends all sessions of
 //! a sign-in looks again until none is left. So either the old one is found ended, or the new one is
 //! found and ended too.
+//!
+//! ORDER: whoever changes sessions takes their rows first, by their ids, then what is kept of the person,
+//! and the counter of the feed last. Everybody needs the counter, and who has it waits for no row: so a
+//! logout and a renewal of the same moment wait for each other and don't deadlock.
 
 mod end;
 pub mod idle;
@@ -22,7 +26,7 @@ use crate::model::{SessionId, Timestamp};
 use super::desk::Desk;
 
 pub use end::{
-    REASON_CHARS_MAX, RevokeError, end, end_by_link, end_by_principal, end_by_provider_session, end_within, obey,
+    REASON_CHARS_MAX, RevokeError, end, end_by_link, end_by_logout, end_many_within, end_within, logged_out, obey,
     revoke,
 };
 pub use regroup::groups_replace;

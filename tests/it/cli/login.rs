@@ -209,6 +209,25 @@ async fn one_of_the_people_of_dev_signs_in_without_a_browser() {
 }
 
 #[tokio::test]
+async fn who_signs_in_over_a_session_that_lives_proves_themselves_anew() {
+    let door = door(Twist::None).await;
+    let person = Person::at(&door);
+    let asked = || {
+        let seen = door.seen();
+        let last = seen.iter().rfind(|seen| seen.path == "/oauth2/authorize").unwrap();
+        last.value("prompt")
+    };
+    login::run(&person.context, &sign_in_as("alice")).await.unwrap();
+    assert_eq!(asked(), None);
+    login::run(&person.context, &sign_in_as("alice")).await.unwrap();
+    assert_eq!(asked().as_deref(), Some("login"));
+    let by_code = LoginArgs { device_code: true, ..LoginArgs::default() };
+    login::run(&person.context, &by_code).await.unwrap();
+    let talk = person.talk.text();
+    assert!(talk.contains("/signin?max_age=0&return_to=%2Fdevice%3Fcode%3DWDJB-MJHT"), "{talk}");
+}
+
+#[tokio::test]
 async fn a34_an_answer_of_another_server_or_flow_is_not_taken() {
     for twist in [Twist::OtherIssuer, Twist::NoIssuer, Twist::OtherState] {
         let door = door(twist).await;

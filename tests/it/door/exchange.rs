@@ -195,6 +195,7 @@ fn a45_what_is_asked_for_can_only_narrow() {
             ask(&[("audience", "app"), ("resource", "https://web.doorward.localhost/")]).await,
             "invalid_target"
         );
+        assert_eq!(ask(&[("resource", "https://app.doorward.localhost/x#y")]).await, "invalid_target");
         assert_eq!(ask(&[("audience", "app"), ("scope", "open everything")]).await, "invalid_scope");
         assert_eq!(ask(&[("audience", "app"), ("scope", " ")]).await, "invalid_request");
         for lifetime in ["0", "-1", "901", "99999999999999999999", "1e3", "5m", " 5"] {
@@ -235,6 +236,14 @@ fn a_pipeline_exchanges_its_token_once_and_a_refusal_says_which_claim() {
         assert_eq!(error(&refused), "invalid_grant");
         let told = body(&refused)["error_description"].as_str().unwrap().to_owned();
         assert!(told.contains("`ref` is `refs/heads/evil`") && !told.contains("refs/heads/main"), "{told}");
+        // RFC 6749 §5.2, whatever the claims quote.
+        let quoting = job(door, &json!({ "ref": "a\"b\\c \u{e9}", "jti": "q" }));
+        let told = body(&of_job(door, &quoting, &[("audience", "web")]).await)["error_description"].clone();
+        let allowed = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+        assert!(
+            told.as_str().unwrap().contains("`ref` is `a") && told.as_str().unwrap().bytes().all(allowed),
+            "{told}"
+        );
         let now = door.clock.now().seconds();
         for (what, claims) in [
             ("aud", json!({ "aud": "https://other.example.com" })),
@@ -371,6 +380,8 @@ fn a46_a_token_that_is_bound_to_a_key_is_good_with_a_fresh_proof_of_it_and_once(
         let of = |key: &Key, method: &str, url: &str, token: Option<&str>, more: Value| {
             proof(key, door, method, url, token, &more)
         };
+        let spelled = of(&key, "GET", &url.replace("/x", "/%78"), Some(&token), json!({}));
+        assert_eq!(ask(format!("DPoP {token}"), &[spelled]).await.status, 200, "another spelling of the same path");
         let bad = [
             ("replayed", vec![good.clone()]),
             ("none", vec![]),

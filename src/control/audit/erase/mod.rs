@@ -156,6 +156,11 @@ fn unfinished(f: &mut fmt::Formatter<'_>, open: &Unfinished) -> fmt::Result {
     let parts = [
         (open.sessions, "live sessions", "`doorward sessions --all`, `doorward revoke SESSION`"),
         (open.requests, "pending requests", "`doorward deny REQUEST`"),
+        (
+            open.approvals,
+            "approvals that count for pending requests",
+            "`doorward deny REQUEST`, or wait for its answer",
+        ),
         (open.grants, "grants that are not over", "`doorward revoke GRANT`"),
         (open.unreviewed, "emergency grants without their reviews", "`doorward breakglass review GRANT`"),
         (open.locks, "locks, which an erasure would lift", "`doorward unlock PRINCIPAL`"),
