@@ -16,7 +16,7 @@ mod terms;
 use std::fmt;
 
 use crate::audit::{EventType, PersonalField};
-use crate::identity::breakglass::KnownOpening;
+use crate::identity::breakglass::{KnownOpening, Opening};
 use crate::model::{BreakGlassId, EventId, Grant, GrantEnd, GrantState, Principal, Timestamp};
 use crate::policy::InstallationAction;
 use crate::store::{Recorded, StoreError, erased_principal};
@@ -87,6 +87,8 @@ pub struct Emergency {
     /// `brk_…` or `grt_…`.
     pub id: String,
     /// Which of the two.
+    /// SHA-256 of the challenge that opened; none of a grant.
+    pub challenge: Option<[u8; 32]>,
     pub tier: Tier,
     /// Who opened, by their own word; of a grant, its holder.
     pub opener: String,
@@ -124,6 +126,7 @@ impl Emergency {
         Some(KnownOpening {
             id: BreakGlassId::parse(&self.id).ok()?,
             opener: self.opener.clone(),
+            challenge: self.challenge,
             scope: self.scope.clone(),
             reason: self.reason.clone(),
             custodians: self.custodians.clone(),
@@ -264,6 +267,7 @@ fn of_grant(grant: &Grant, reason: String, events: &[Recorded], now: Timestamp) 
         opener: holder.email.clone().or_else(|| holder.name.clone()).unwrap_or_else(|| holder.principal.to_string()),
         holder: Some((holder.principal.clone(), holder.email.clone())),
         opener_proven: true,
+        challenge: event.text("/data/challenge_sha256").and_then(sha256_of),
         scope: grant.entitlement.to_string(),
         reason,
         custodians: Vec::new(),
@@ -293,6 +297,7 @@ fn reviews_of(events: &[Recorded], id: &str) -> Vec<Review> {
             finding: event.text("/data/finding").unwrap_or_default().to_owned(),
             time: event.clear().time,
         })
+        challenge: None,
     };
     let mut found: Vec<Review> = of_id(events, EventType::BreakGlassReviewed, id).filter_map(read).collect();
     found.sort_by_key(|review| review.time);
@@ -303,3 +308,13 @@ fn reviews_of(events: &[Recorded], id: &str) -> Vec<Review> {
 fn one_id(kind: EventType, about: &[u8], time: Timestamp) -> EventId {
     event_id_of(&[kind.name().as_bytes(), about], time)
 }
+fn sha256_of(text: &str) -> Option<[u8; 32]> {
+    data_encoding::HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()
+}
+
+/// The id of the event that records an opening, the same on every node that sees it.
+#[must_use]
+pub fn opened_event(opening: &Opening) -> EventId {
+    one_id(EventType::BreakGlassOpened, &opening.sha256, opening.challenge.not_before)
+}
+

@@ -79,6 +79,8 @@ pub enum CheckError {
     Unreviewed { signed: usize, needed: usize },
     /// The opening was closed.
     Closed,
+    /// Another challenge was opened under its id.
+    OtherChallenge,
     /// The challenge would open something.
     NoDrill,
     /// The challenge is one of a drill.
@@ -95,6 +97,7 @@ impl fmt::Display for CheckError {
                 "{signed} custodians have signed, and {needed} must while an earlier opening waits for its review (`doorward breakglass list`)"
             ),
             Self::Closed => f.write_str("this opening was closed; begin a new one"),
+            Self::OtherChallenge => f.write_str("another challenge was opened under this id; begin a new one"),
             Self::NoDrill => f.write_str("the challenge would open something: it is not one of `breakglass drill`"),
             Self::Drill => f.write_str("the challenge is one of `breakglass drill`: it opens nothing"),
         }
@@ -127,6 +130,9 @@ pub async fn check(desk: &Desk, presented: &Presented, address: IpAddr, now: Tim
         let is_drill = opening.challenge.scope == crate::model::breakglass::Scope::Drill;
         if is_drill { Err(CheckError::Drill) } else { Ok(Checked { opening }) }
     });
+    if emergency.is_other(opening.challenge.id, &opening.sha256) {
+        return Err(CheckError::OtherChallenge);
+    }
     if let Err(error) = &judged {
         refused(desk, error, presented, address, now).await;
     }

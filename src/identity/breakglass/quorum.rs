@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use sha2::{Digest, Sha256};
 use ssh_key::{Algorithm, HashAlg, SshSig};
 
 use crate::model::breakglass::{
@@ -37,6 +38,8 @@ pub struct OpeningRules {
 pub struct Opening {
     /// What they signed.
     pub challenge: Challenge,
+    /// SHA-256 of its text: what one opening is told from another by, since its id is the opener's own word.
+    pub sha256: [u8; 32],
     /// Who they are: the custodians that count.
     pub custodians: Vec<String>,
     /// Whether the opener signed as the custodian of that name.
@@ -97,6 +100,8 @@ pub enum QuorumError {
     Threshold { theirs: u32, ours: u32 },
     /// It lasts longer than this installation allows.
     TooLong { max: Ttl },
+    /// Its id was not made when it begins.
+    Id { made_at: Timestamp, not_before: Timestamp },
     /// It has not begun; the clocks may disagree.
     NotYet { not_before: Timestamp, now: Timestamp },
     /// It is over; the clocks may disagree.
@@ -125,6 +130,10 @@ impl fmt::Display for QuorumError {
                 write!(f, "the challenge says that {theirs} must sign, this installation {ours}; make a new one")
             }
             Self::TooLong { max } => write!(f, "the challenge lasts longer than the {max} that is allowed here"),
+            Self::Id { made_at, not_before } => write!(
+                f,
+                "the challenge begins at {not_before} and its id is of {made_at}: `breakglass open` makes both at once; make a new one"
+            ),
             Self::NotYet { not_before, now } => write!(
                 f,
                 "the challenge begins at {not_before} and it is {now} here: nothing is signed in advance; if that time is right where it was made, one of the clocks is off"
@@ -183,7 +192,8 @@ impl OpeningRules {
             let opener = opener.map(str::to_owned);
             return Err(QuorumError::TooFew { counted, needed: self.threshold, opener });
         }
-        Ok(Opening { challenge, custodians: counted, opener_proven: opener.is_some(), _proof: () })
+        let sha256 = Sha256::digest(&evidence.challenge).into();
+        Ok(Opening { challenge, sha256, custodians: counted, opener_proven: opener.is_some(), _proof: () })
     }
 
     /// Whether these rules are those of the challenge, and it is good at `now`: all that can change
@@ -222,6 +232,11 @@ impl OpeningRules {
         signature: &[u8],
         now: Timestamp,
     ) -> Result<&super::custodians::CustodianKey, SignatureFault> {
+        // An id of another time could be one that the record, a review or a closing has already.
+        let made_at = challenge.id.made_at();
+        if made_at != challenge.not_before {
+            return Err(QuorumError::Id { made_at, not_before: challenge.not_before });
+        }
         if signature.len() > SIGNATURE_BYTES_MAX {
             return Err(SignatureFault::Unreadable);
         }

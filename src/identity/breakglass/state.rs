@@ -39,6 +39,8 @@ pub struct InForce {
 pub struct KnownOpening {
     /// Its id.
     pub id: BreakGlassId,
+    /// SHA-256 of its challenge's text; `None` where the record has none.
+    pub challenge: Option<[u8; 32]>,
     /// Who opened.
     pub opener: String,
     /// What for.
@@ -58,6 +60,7 @@ impl KnownOpening {
         let challenge = &opening.challenge;
         Self {
             id: challenge.id,
+            challenge: Some(opening.sha256),
             opener: challenge.opener.clone(),
             scope: challenge.scope.to_string(),
             reason: challenge.reason.clone(),
@@ -228,6 +231,13 @@ impl EmergencyState {
 
     /// Openings that are not over and not closed, as far as this node knows; the first to end first.
     #[must_use]
+    /// Whether an opening of that id and another challenge was seen or heard of here.
+    #[must_use]
+    pub fn is_other(&self, id: BreakGlassId, challenge: &[u8; 32]) -> bool {
+        let known = self.known.pin();
+        known.get(&id).and_then(|known| known.challenge).is_some_and(|known| known != *challenge)
+    }
+
     pub fn open(&self, now: Timestamp) -> Vec<Arc<KnownOpening>> {
         let open = |it: &&Arc<KnownOpening>| !it.expires.is_over(now) && !self.is_closed(it.id);
         let mut found: Vec<_> = self.known.pin().values().filter(open).cloned().collect();
