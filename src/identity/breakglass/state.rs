@@ -18,7 +18,7 @@ use super::quorum::{Opening, OpeningRules};
 use super::refusals::Refusals;
 use crate::model::{BreakGlassId, EventId, Timestamp, Ttl};
 
-/// Closings that are kept at most; the oldest give way.
+/// Closings that are kept at most; the oldest give way, those of openings that were seen here last.
 const CLOSED_MAX: usize = 10_000;
 /// Openings that are remembered at most beyond their end.
 const KNOWN_MAX: usize = 1_000;
@@ -184,7 +184,9 @@ impl EmergencyState {
         let first = self.closed.pin().insert(id, time).is_none();
         if self.closed.len() > CLOSED_MAX {
             let closed = self.closed.pin();
-            if let Some((oldest, _)) = closed.iter().min_by_key(|(_, time)| **time) {
+            // What nobody has opened here goes first: one custodian may have closed any number of ids.
+            let known = self.known.pin();
+            if let Some((oldest, _)) = closed.iter().min_by_key(|(id, time)| (known.contains_key(*id), **time)) {
                 closed.remove(oldest);
             }
         }
