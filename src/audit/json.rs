@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::data::Data;
+use crate::model::text::misleads;
 
 /// The longest text that is kept whole, in bytes. Of a longer one its beginning is kept, with its
 /// length and the SHA-256 of the whole.
@@ -184,14 +185,6 @@ fn push_character(out: &mut String, character: char) {
         }
         character => out.push(character),
     }
-}
-
-/// Characters that show nothing or turn the direction of reading (Unicode TR 36 §2.10), and the
-/// line separators.
-const fn misleads(character: char) -> bool {
-    matches!(character,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Lower-case hexadecimal digits.

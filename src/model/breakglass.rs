@@ -9,6 +9,7 @@ use data_encoding::HEXLOWER;
 
 use super::id::BreakGlassId;
 use super::service::ServiceName;
+use super::text::{misleads, shows_nothing};
 use super::time::{Timestamp, Ttl};
 
 /// What custodians sign a challenge under (`ssh-keygen -Y sign -n`).
@@ -122,12 +123,18 @@ impl fmt::Display for ChallengeError {
 
 impl std::error::Error for ChallengeError {}
 
+/// One line of which every character is seen: what custodians read is what is compared.
 fn plain(text: &str, chars_max: usize) -> bool {
-    let bidi = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     !text.is_empty()
         && text.trim() == text
         && text.chars().count() <= chars_max
-        && !text.chars().any(|c| c.is_control() || bidi(c) || matches!(c, '\u{2028}' | '\u{2029}'))
+        && !text.chars().any(|c| c.is_control() || misleads(c) || shows_nothing(c))
+}
+
+/// Whether two names are one: people don't tell them apart by capital letters. This only ever refuses.
+#[must_use]
+pub fn is_same_name(one: &str, other: &str) -> bool {
+    one == other || one.to_lowercase() == other.to_lowercase()
 }
 
 impl Challenge {

@@ -17,6 +17,7 @@ pub mod review;
 pub mod secret;
 pub mod service;
 pub mod session;
+pub mod text;
 pub mod time;
 pub mod upstream_health;
 

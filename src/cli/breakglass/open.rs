@@ -129,6 +129,7 @@ fn picture(context: &Context, text: &str) -> Option<String> {
 /// What custodians signed, judged by the configuration or by a node.
 struct Judged {
     custodians: Vec<String>,
+    opener_proven: bool,
     server: String,
 }
 
@@ -139,7 +140,7 @@ async fn judged(pending: &Pending, key: &KeyPair, evidence: &Evidence, now: Time
         let opening =
             breakglass.rules.open(&fingerprint(key), evidence, now).map_err(|error| Failure::failed(retry(&error)))?;
         let server = config.server.origin(&config.server.control_host, config.server.listen);
-        return Ok(Judged { custodians: opening.custodians, server });
+        return Ok(Judged { custodians: opening.custodians, opener_proven: opening.opener_proven, server });
     }
     let origin = Origin::parse(&pending.server).map_err(|error| Failure::failed(error.to_string()))?;
     let client = Client::new(origin, pending.ca_pem.as_deref(), None)?;
@@ -157,7 +158,8 @@ async fn judged(pending: &Pending, key: &KeyPair, evidence: &Evidence, now: Time
         Failure::failed(retry(&failure.problem.detail.unwrap_or_default()))
     })?;
     let checked: BreakGlassChecked = client.read(&json)?;
-    Ok(Judged { custodians: checked.custodians, server: pending.server.clone() })
+    let server = pending.server.clone();
+    Ok(Judged { custodians: checked.custodians, opener_proven: checked.opener_proven, server })
 }
 
 async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Failure> {
@@ -174,6 +176,13 @@ async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<
     let key =
         KeyPair::from_pem(&pending.key_pem).map_err(|error| Failure::failed(format!("the client key: {error}")))?;
     let evidence = Evidence { challenge: pending.challenge.clone().into_bytes(), signatures };
+    if pending.opener_signature.is_some() && !judged.opener_proven {
+        // The opener's own signature would be one of the M.
+        return Err(Failure::usage(format!(
+            "`{}` is no name of the custodian who signed with `--opener-key`, who would count for their own opening: begin a new one, with `--opener` as the file of custodians has it",
+            challenge.opener
+        )));
+    }
     let judged = judged(&pending, &key, &evidence, context.clock.now()).await?;
     pending.signatures = evidence.signatures.iter().map(|it| String::from_utf8_lossy(it).into_owned()).collect();
     pending.update(context, id)?;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::audit::{Event, EventType, Outcome};
 use crate::model::Timestamp;
+use crate::model::breakglass::is_same_name;
 use crate::policy::{InstallationAction, PolicySet};
 use crate::store::{Recorded, StoreError};
 
@@ -148,7 +149,7 @@ fn is_opener(policies: &PolicySet, emergency: &Emergency, caller: &Caller) -> bo
         email.and_then(|email| email.split('@').next()),
         policies.people().name_of(&session.principal),
     ];
-    names.into_iter().flatten().any(|name| name.eq_ignore_ascii_case(&emergency.opener))
+    names.into_iter().flatten().any(|name| is_same_name(name, &emergency.opener))
 }
 
 fn is_reviewer(policies: &PolicySet, review: &Review, caller: &Caller) -> bool {

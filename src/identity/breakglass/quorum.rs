@@ -174,7 +174,6 @@ impl OpeningRules {
             return Err(QuorumError::OtherKey);
         }
         let mut signed: Vec<&str> = Vec::new();
-        let mut opener = None;
         for (index, signature) in evidence.signatures.iter().enumerate() {
             let fault = |fault| QuorumError::Signature { number: index + 1, fault };
             let custodian = self.signer(SIGN_NAMESPACE, &evidence.challenge, signature, now).map_err(fault)?;
@@ -182,15 +181,14 @@ impl OpeningRules {
                 return Err(fault(SignatureFault::Repeated(custodian.name().to_owned())));
             }
             signed.push(custodian.name());
-            if custodian.names.contains(&challenge.opener) {
-                opener = Some(custodian.name());
-            }
         }
         let counted: Vec<String> =
             signed.iter().filter(|name| Some(**name) != opener).map(|name| (*name).to_owned()).collect();
         if counted.len() < usize::try_from(self.threshold.max(2)).unwrap_or(usize::MAX) {
             let opener = opener.map(str::to_owned);
             return Err(QuorumError::TooFew { counted, needed: self.threshold, opener });
+        // Whichever line has the name: who opens does not count with another key of theirs either.
+        let opener = self.custodians.called(&challenge.opener);
         }
         let sha256 = Sha256::digest(&evidence.challenge).into();
         Ok(Opening { challenge, sha256, custodians: counted, opener_proven: opener.is_some(), _proof: () })
@@ -204,6 +202,7 @@ impl OpeningRules {
     pub fn holds(&self, challenge: &Challenge, now: Timestamp) -> Result<(), QuorumError> {
         if challenge.trust_domain != self.trust_domain {
             let theirs = challenge.trust_domain.clone();
+        let opener = opener.filter(|name| signed.contains(name));
             return Err(QuorumError::TrustDomain { theirs, ours: self.trust_domain.clone() });
         }
         if challenge.custodians != *self.custodians.sha256() {
