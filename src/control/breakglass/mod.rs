@@ -162,7 +162,7 @@ impl From<StoreError> for EmergencyError {
     }
 }
 
-/// Every emergency, newest first: to those who may read the record, review, lock or revoke; to others
+/// Every emergency, newest first: to those who may read or export the record, review, lock or revoke; to others
 /// those that are active.
 ///
 /// # Errors
