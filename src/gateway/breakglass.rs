@@ -64,7 +64,7 @@ pub async fn caller(
         return Err(Refusal::BadCredential("another credential beside an opening"));
     }
     if !challenge.scope.holds(&routed.entry.service.name) {
-        return Err(Refusal::BadCredential("the opening is not for this service"));
+        return Err(Refusal::OpeningElsewhere);
     }
     let directory = &worker.shared.directory;
     if directory.is_locked(&principal) {

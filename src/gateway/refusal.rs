@@ -42,6 +42,8 @@ pub enum Refusal {
     SessionEnded,
     /// The opening of the emergency path was closed or has run out.
     OpeningOver,
+    /// The opening of the emergency path is not for this service.
+    OpeningElsewhere,
     /// The principal is barred.
     Locked,
     /// The device is not one that the policy trusts.
@@ -126,7 +128,11 @@ impl Refusal {
                 "ambiguous_request"
             }
             Self::NoCredential => "no_credential",
-            Self::BadCredential(_) | Self::BadProof(_) | Self::NonceWanted | Self::GrantOver(_) => "bad_credential",
+            Self::BadCredential(_)
+            | Self::BadProof(_)
+            | Self::NonceWanted
+            | Self::GrantOver(_)
+            | Self::OpeningElsewhere => "bad_credential",
             Self::SessionEnded | Self::OpeningOver => "session_ended",
             Self::Locked => "locked",
             Self::DeviceUntrusted => "device_untrusted",
@@ -154,7 +160,8 @@ impl Refusal {
             | Self::NonceWanted
             | Self::GrantOver(_)
             | Self::SessionEnded
-            | Self::OpeningOver => StatusCode::UNAUTHORIZED,
+            | Self::OpeningOver
+            | Self::OpeningElsewhere => StatusCode::UNAUTHORIZED,
             Self::Locked
             | Self::DeviceUntrusted
             | Self::SignInTooOld(_)
@@ -187,6 +194,7 @@ impl Refusal {
             Self::GrantOver(_) => "The grant of this token is over",
             Self::SessionEnded => "Your session has ended",
             Self::OpeningOver => "The opening is over",
+            Self::OpeningElsewhere => "The opening is not for this service",
             Self::Locked => "You are locked out",
             Self::DeviceUntrusted => "This device is not trusted",
             Self::SignInTooOld(_) => "Your sign-in is too long ago for this",
@@ -221,6 +229,7 @@ impl Refusal {
             Self::GrantOver(id) => format!("The token was made under the grant {id} and has ended with it. Ask anew with `doorward request`, then get another with `doorward token`."),
             Self::SessionEnded => "The session was signed out, revoked or has run out. Sign in again with `doorward login`.".to_owned(),
             Self::OpeningOver => "The opening of the emergency path was closed or has run out. Where the emergency goes on, another is made with `doorward breakglass open`.".to_owned(),
+            Self::OpeningElsewhere => "This opening of the emergency path does not cover the service. What custodians signed can't be widened: where it is needed, another opening that names this service is made with `doorward breakglass open`.".to_owned(),
             Self::Locked => "An administrator has barred this account. Ask your security team.".to_owned(),
             Self::DeviceUntrusted => "The policy of this service asks for a trusted device. Sign in from one.".to_owned(),
             Self::SignInTooOld(_) => "The policy of this service asks for a sign-in of lately. Sign in again with `doorward login`.".to_owned(),
@@ -268,6 +277,7 @@ impl Refusal {
             | Self::Misdirected
             | Self::GrantOver(_)
             | Self::OpeningOver
+            | Self::OpeningElsewhere
             | Self::Locked
             | Self::NoRoute
             | Self::NoPolicyMatch { .. }
@@ -287,7 +297,12 @@ impl Refusal {
     pub const fn is_about_credentials(&self) -> bool {
         matches!(
             self,
-            Self::NoCredential | Self::BadCredential(_) | Self::BadProof(_) | Self::SessionEnded | Self::OpeningOver
+            Self::NoCredential
+                | Self::BadCredential(_)
+                | Self::BadProof(_)
+                | Self::SessionEnded
+                | Self::OpeningOver
+                | Self::OpeningElsewhere
         )
     }
 
@@ -299,6 +314,7 @@ impl Refusal {
             Self::NonceWanted => Some(dpop::NONCE_WANTED.0),
             Self::Ambiguous(ambiguity) => Some(ambiguity.what()),
             Self::GrantOver(_) => Some("a token whose grant is over"),
+            Self::OpeningElsewhere => Some("the opening is not for this service"),
             Self::CrossSite => Some("cross-site request with ambient credentials"),
             Self::Misdirected => Some("SNI and Host differ"),
             _ => None,
@@ -407,7 +423,11 @@ impl Refusal {
         }
         let challenge = match self {
             Self::NoCredential => Some(format!("Bearer resource_metadata=\"{resource_metadata}\"")),
-            Self::BadCredential(_) | Self::GrantOver(_) | Self::SessionEnded | Self::OpeningOver => {
+            Self::BadCredential(_)
+            | Self::GrantOver(_)
+            | Self::SessionEnded
+            | Self::OpeningOver
+            | Self::OpeningElsewhere => {
                 Some(format!("Bearer error=\"invalid_token\", resource_metadata=\"{resource_metadata}\""))
             }
             Self::BadProof(_) => {

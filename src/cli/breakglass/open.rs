@@ -19,7 +19,7 @@ use crate::wire::{BreakGlassChecked, BreakGlassEvidence, Time};
 use super::pending::Pending;
 use super::sign::{read, signed};
 use super::terms::{Asked, Terms, anonymous, fingerprint};
-use super::{OpenArgs, installation};
+use super::{OpenArgs, installation, not_opened};
 
 /// The profile that an opening is used under.
 const PROFILE: &str = "breakglass";
@@ -134,11 +134,10 @@ struct Judged {
 }
 
 async fn judged(pending: &Pending, key: &KeyPair, evidence: &Evidence, now: Timestamp) -> Result<Judged, Failure> {
-    let retry = |why: &dyn std::fmt::Display| format!("{why}. Nothing is used up: correct it and resume again");
     if let Some(path) = &pending.config {
         let (config, breakglass) = installation(path)?;
-        let opening =
-            breakglass.rules.open(&fingerprint(key), evidence, now).map_err(|error| Failure::failed(retry(&error)))?;
+        let opening = breakglass.rules.open(&fingerprint(key), evidence, now);
+        let opening = opening.map_err(|error| not_opened(&error.to_string(), error.is_final()))?;
         let server = config.server.origin(&config.server.control_host, config.server.listen);
         return Ok(Judged { custodians: opening.custodians, opener_proven: opening.opener_proven, server });
     }
@@ -155,7 +154,7 @@ async fn judged(pending: &Pending, key: &KeyPair, evidence: &Evidence, now: Time
         if failure.exit != Exit::Denied {
             return failure;
         }
-        Failure::failed(retry(&failure.problem.detail.unwrap_or_default()))
+        not_opened(&failure.problem.detail.unwrap_or_default(), failure.problem.reason == "challenge_over")
     })?;
     let checked: BreakGlassChecked = client.read(&json)?;
     let server = pending.server.clone();
@@ -176,6 +175,7 @@ async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<
     let key =
         KeyPair::from_pem(&pending.key_pem).map_err(|error| Failure::failed(format!("the client key: {error}")))?;
     let evidence = Evidence { challenge: pending.challenge.clone().into_bytes(), signatures };
+    let judged = judged(&pending, &key, &evidence, context.clock.now()).await?;
     if pending.opener_signature.is_some() && !judged.opener_proven {
         // The opener's own signature would be one of the M.
         return Err(Failure::usage(format!(
@@ -183,7 +183,6 @@ async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<
             challenge.opener
         )));
     }
-    let judged = judged(&pending, &key, &evidence, context.clock.now()).await?;
     pending.signatures = evidence.signatures.iter().map(|it| String::from_utf8_lossy(it).into_owned()).collect();
     pending.update(context, id)?;
     let mut params = CertificateParams::default();

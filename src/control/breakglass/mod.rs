@@ -267,6 +267,7 @@ fn of_opening(event: &Recorded, account: &Account, now: Timestamp) -> Option<Eme
         _ => EmergencyState::Active,
     };
     Some(Emergency {
+        challenge: event.text("/data/challenge_sha256").and_then(sha256_of),
         tier: Tier::Custodians,
         opener: text("/data/opener"),
         holder: None,
@@ -296,11 +297,11 @@ fn of_grant(grant: &Grant, reason: String, events: &[Recorded], now: Timestamp) 
         }
     };
     Emergency {
+        challenge: None,
         tier: Tier::Grant,
         opener: holder.email.clone().or_else(|| holder.name.clone()).unwrap_or_else(|| holder.principal.to_string()),
         holder: Some((holder.principal.clone(), holder.email.clone())),
         opener_proven: true,
-        challenge: event.text("/data/challenge_sha256").and_then(sha256_of),
         scope: grant.entitlement.to_string(),
         reason,
         custodians: Vec::new(),
@@ -332,7 +333,6 @@ fn reviews_of(events: &[Recorded], opened_at: Timestamp) -> Vec<Review> {
             finding: event.text("/data/finding").unwrap_or_default().to_owned(),
             time: event.clear().time,
         })
-        challenge: None,
     };
     let reviews = of_kind(events, EventType::BreakGlassReviewed).filter(|event| event.clear().time >= opened_at);
     let mut found: Vec<Review> = reviews.filter_map(read).collect();
@@ -350,3 +350,7 @@ pub fn opened_event(opening: &Opening) -> EventId {
     one_id(EventType::BreakGlassOpened, &opening.sha256, opening.challenge.not_before)
 }
 
+/// The id of an event that several nodes may write of one thing.
+fn one_id(kind: EventType, about: &[u8], time: Timestamp) -> EventId {
+    event_id_of(&[kind.name().as_bytes(), about], time)
+}

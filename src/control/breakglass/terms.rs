@@ -106,6 +106,18 @@ impl fmt::Display for CheckError {
 
 impl std::error::Error for CheckError {}
 
+impl CheckError {
+    /// Whether it stays so whatever else is signed: another challenge is needed.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::Quorum(error) => error.is_final(),
+            Self::Closed | Self::OtherChallenge => true,
+            Self::NoPath | Self::Unreviewed { .. } | Self::NoDrill | Self::Drill => false,
+        }
+    }
+}
+
 /// Judges as the handshake does, and all that is asked at each request.
 pub(super) fn judged(desk: &Desk, presented: &Presented, now: Timestamp) -> Result<Opening, CheckError> {
     let emergency = &desk.directory.emergency;
@@ -117,6 +129,9 @@ pub(super) fn judged(desk: &Desk, presented: &Presented, now: Timestamp) -> Resu
     }
     if emergency.is_closed(opening.challenge.id) {
         return Err(CheckError::Closed);
+    }
+    if emergency.is_other(opening.challenge.id, &opening.sha256) {
+        return Err(CheckError::OtherChallenge);
     }
     Ok(opening)
 }
@@ -130,9 +145,6 @@ pub async fn check(desk: &Desk, presented: &Presented, address: IpAddr, now: Tim
         let is_drill = opening.challenge.scope == crate::model::breakglass::Scope::Drill;
         if is_drill { Err(CheckError::Drill) } else { Ok(Checked { opening }) }
     });
-    if emergency.is_other(opening.challenge.id, &opening.sha256) {
-        return Err(CheckError::OtherChallenge);
-    }
     if let Err(error) = &judged {
         refused(desk, error, presented, address, now).await;
     }

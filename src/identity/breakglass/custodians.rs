@@ -202,6 +202,8 @@ fn take_option(key: &mut CustodianKey, option: &str) -> Result<(), String> {
         "namespaces" => {
             if value.split(',').any(|namespace| namespace == SIGN_NAMESPACE) {
                 Ok(())
+            } else if value.contains(['*', '?', '!']) {
+                Err(format!("`namespaces` is taken without patterns: name `{SIGN_NAMESPACE}` itself"))
             } else {
                 Err(format!("`namespaces` leaves out `{SIGN_NAMESPACE}`: this key could sign nothing here"))
             }

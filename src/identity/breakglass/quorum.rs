@@ -159,6 +159,24 @@ impl fmt::Display for QuorumError {
 
 impl std::error::Error for QuorumError {}
 
+impl QuorumError {
+    /// Whether it stays so whatever else is signed: another challenge is needed.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::Challenge(_)
+            | Self::TrustDomain { .. }
+            | Self::OtherCustodians
+            | Self::Threshold { .. }
+            | Self::TooLong { .. }
+            | Self::Id { .. }
+            | Self::Over { .. }
+            | Self::OtherKey => true,
+            Self::NotYet { .. } | Self::TooMany | Self::Signature { .. } | Self::TooFew { .. } => false,
+        }
+    }
+}
+
 impl OpeningRules {
     /// Judges a challenge and its signatures at `now`, for the client key of this fingerprint.
     ///
@@ -173,6 +191,8 @@ impl OpeningRules {
         if challenge.client_key != *client_key {
             return Err(QuorumError::OtherKey);
         }
+        // Whichever line has the name: who opens does not count with another key of theirs either.
+        let opener = self.custodians.called(&challenge.opener);
         let mut signed: Vec<&str> = Vec::new();
         for (index, signature) in evidence.signatures.iter().enumerate() {
             let fault = |fault| QuorumError::Signature { number: index + 1, fault };
@@ -182,13 +202,12 @@ impl OpeningRules {
             }
             signed.push(custodian.name());
         }
+        let opener = opener.filter(|name| signed.contains(name));
         let counted: Vec<String> =
             signed.iter().filter(|name| Some(**name) != opener).map(|name| (*name).to_owned()).collect();
         if counted.len() < usize::try_from(self.threshold.max(2)).unwrap_or(usize::MAX) {
             let opener = opener.map(str::to_owned);
             return Err(QuorumError::TooFew { counted, needed: self.threshold, opener });
-        // Whichever line has the name: who opens does not count with another key of theirs either.
-        let opener = self.custodians.called(&challenge.opener);
         }
         let sha256 = Sha256::digest(&evidence.challenge).into();
         Ok(Opening { challenge, sha256, custodians: counted, opener_proven: opener.is_some(), _proof: () })
@@ -202,7 +221,6 @@ impl OpeningRules {
     pub fn holds(&self, challenge: &Challenge, now: Timestamp) -> Result<(), QuorumError> {
         if challenge.trust_domain != self.trust_domain {
             let theirs = challenge.trust_domain.clone();
-        let opener = opener.filter(|name| signed.contains(name));
             return Err(QuorumError::TrustDomain { theirs, ours: self.trust_domain.clone() });
         }
         if challenge.custodians != *self.custodians.sha256() {
@@ -213,6 +231,11 @@ impl OpeningRules {
         }
         if challenge.expires.since(challenge.not_before) > self.duration_max {
             return Err(QuorumError::TooLong { max: self.duration_max });
+        }
+        // An id of another time could be one that the record, a review or a closing has already.
+        let made_at = challenge.id.made_at();
+        if made_at != challenge.not_before {
+            return Err(QuorumError::Id { made_at, not_before: challenge.not_before });
         }
         if !challenge.not_before.is_over(now) {
             return Err(QuorumError::NotYet { not_before: challenge.not_before, now });
@@ -231,11 +254,6 @@ impl OpeningRules {
         signature: &[u8],
         now: Timestamp,
     ) -> Result<&super::custodians::CustodianKey, SignatureFault> {
-        // An id of another time could be one that the record, a review or a closing has already.
-        let made_at = challenge.id.made_at();
-        if made_at != challenge.not_before {
-            return Err(QuorumError::Id { made_at, not_before: challenge.not_before });
-        }
         if signature.len() > SIGNATURE_BYTES_MAX {
             return Err(SignatureFault::Unreadable);
         }

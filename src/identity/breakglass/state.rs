@@ -231,8 +231,6 @@ impl EmergencyState {
         known.insert(opening.id, Arc::new(opening)).is_none()
     }
 
-    /// Openings that are not over and not closed, as far as this node knows; the first to end first.
-    #[must_use]
     /// Whether an opening of that id and another challenge was seen or heard of here.
     #[must_use]
     pub fn is_other(&self, id: BreakGlassId, challenge: &[u8; 32]) -> bool {
@@ -240,6 +238,8 @@ impl EmergencyState {
         known.get(&id).and_then(|known| known.challenge).is_some_and(|known| known != *challenge)
     }
 
+    /// Openings that are not over and not closed, as far as this node knows; the first to end first.
+    #[must_use]
     pub fn open(&self, now: Timestamp) -> Vec<Arc<KnownOpening>> {
         let open = |it: &&Arc<KnownOpening>| !it.expires.is_over(now) && !self.is_closed(it.id);
         let mut found: Vec<_> = self.known.pin().values().filter(open).cloned().collect();
