@@ -53,8 +53,8 @@ impl From<CheckError> for ApiError {
     fn from(error: CheckError) -> Self {
         match error {
             CheckError::NoPath => Self::NotFound(NO_PATH),
-            other if other.may_be_mended() => Self::Forbidden("opening_refused", other.to_string()),
-            other => Self::Forbidden("opening_over", other.to_string()),
+            other if other.is_final() => Self::Forbidden("challenge_over", other.to_string()),
+            other => Self::Forbidden("opening_refused", other.to_string()),
         }
     }
 }

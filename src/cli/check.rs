@@ -17,14 +17,10 @@ use super::serve::configuration;
 /// # Errors
 /// Exit 2 with every problem.
 pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
-<<<<<<< HEAD
     let environment = Environment::of_process();
     let config = configuration(&args.config, &environment)?;
-    let material = material::read(&config, &environment).map_err(|error| Failure::usage(error.to_string()))?;
-=======
-    let config = configuration(&args.config, &Environment::of_process())?;
-    let material = material::read(&config).map_err(|error| Failure::usage(error.to_string()).in_lines())?;
->>>>>>> fix-cli
+    let material =
+        material::read(&config, &environment).map_err(|error| Failure::usage(error.to_string()).in_lines())?;
     // Not refused wherever a configuration is read: the emergency path works without the database.
     if let Some(problem) = check_database_folder(&config) {
         return Err(Failure::usage(format!("the configuration can't be used\n{problem}")).in_lines());

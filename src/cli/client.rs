@@ -126,18 +126,13 @@ impl From<ClientError> for Failure {
             }
             ClientError::Refused(problem) => Self::refused(*problem),
             // Our client has no secret that could be wrong: what is not taken is the session's certificate.
-<<<<<<< HEAD
-            ClientError::Oauth(error, _) if error.error == "invalid_client" => {
-                Self::signed_out("session_ended", text, "doorward login")
-=======
             // It is told as from any other endpoint.
-            ClientError::Oauth(error) if error.error == "invalid_client" => {
+            ClientError::Oauth(error, _) if error.error == "invalid_client" => {
                 let mut problem = Problem::new(401, "session_ended", "The session is over");
                 problem.detail = error.error_description;
                 problem.decision = error.decision;
                 problem.remedy = Some(Remedy::new("sign_in", Some("doorward login")));
                 Self::refused(problem)
->>>>>>> fix-cli
             }
             ClientError::Oauth(error, status) => {
                 let exit = match error.error.as_str() {

@@ -17,14 +17,10 @@ use super::serve::configuration;
 /// # Errors
 /// Exit 2 when `check` fails, 1 when something outside does not work.
 pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
-<<<<<<< HEAD
     let environment = Environment::of_process();
     let config = configuration(&args.config, &environment)?;
-    let material = material::read(&config, &environment).map_err(|error| Failure::usage(error.to_string()))?;
-=======
-    let config = configuration(&args.config, &Environment::of_process())?;
-    let material = material::read(&config).map_err(|error| Failure::usage(error.to_string()).in_lines())?;
->>>>>>> fix-cli
+    let material =
+        material::read(&config, &environment).map_err(|error| Failure::usage(error.to_string()).in_lines())?;
     let findings = doctor::examine(&config, &material, &context.clock).await;
     print(context, &findings)?;
     if findings.iter().any(|finding| finding.health == Health::Fail) {

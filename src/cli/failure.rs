@@ -17,13 +17,10 @@ pub struct Failure {
     pub exit: Exit,
     /// What is told. Its status is 0 where no server said it.
     pub problem: Box<Problem>,
-<<<<<<< HEAD
     /// The HTTP status, where a server said no in another form than a problem.
     pub status: Option<u16>,
-=======
     /// Whether its detail is lines of our own making, one for each fault of a file.
     pub(in crate::cli) in_lines: bool,
->>>>>>> fix-cli
 }
 
 impl Failure {
@@ -40,21 +37,13 @@ impl Failure {
             Exit::Unreachable => "The server could not be reached",
         };
         let problem = Problem::new(0, reason, title).with_detail(detail);
-<<<<<<< HEAD
-        Self { exit, problem: Box::new(problem), status: None }
-=======
-        Self { exit, problem: Box::new(problem), in_lines: false }
->>>>>>> fix-cli
+        Self { exit, problem: Box::new(problem), status: None, in_lines: false }
     }
 
     /// An end of which everything has been said already.
     #[must_use]
     pub fn silent(exit: Exit) -> Self {
-<<<<<<< HEAD
-        Self { exit, problem: Box::new(Problem::new(0, "", "")), status: None }
-=======
-        Self { exit, problem: Box::new(Problem::new(0, "", "")), in_lines: false }
->>>>>>> fix-cli
+        Self { exit, problem: Box::new(Problem::new(0, "", "")), status: None, in_lines: false }
     }
 
     /// Whether there is nothing left to say.
@@ -99,11 +88,7 @@ impl Failure {
             (502..=504, _) => Exit::Unreachable,
             _ => Exit::Failed,
         };
-<<<<<<< HEAD
-        Self { exit, problem: Box::new(problem), status: None }
-=======
-        Self { exit, problem: Box::new(problem), in_lines: false }
->>>>>>> fix-cli
+        Self { exit, problem: Box::new(problem), status: None, in_lines: false }
     }
 
     /// The lines for people: what, then what to do.

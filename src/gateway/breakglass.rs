@@ -7,12 +7,14 @@
 
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Event, EventType, Outcome};
+use crate::control::breakglass::opened_event;
 use crate::identity::breakglass::{Happening, KnownOpening, Opening};
-use crate::model::{EventId, Principal, Timestamp};
+use crate::model::{Principal, Timestamp};
 use crate::policy::{BreakGlassFacts, Facts};
 
 use super::authenticate::Caller;
@@ -62,7 +64,7 @@ pub async fn caller(
         return Err(Refusal::BadCredential("another credential beside an opening"));
     }
     if !challenge.scope.holds(&routed.entry.service.name) {
-        return Err(Refusal::BadCredential("the opening is not for this service"));
+        return Err(Refusal::OpeningElsewhere);
     }
     let directory = &worker.shared.directory;
     if directory.is_locked(&principal) {
@@ -95,8 +97,9 @@ pub async fn caller(
     Ok(Caller::of_opening(principal, subject, challenge.expires, streams, &Asked(())))
 }
 
-/// Puts the opening on record at its first sight. Its event has the opening's own sixteen bytes, so
-/// that all nodes write the same one.
+/// Puts the opening on record at its first sight. Its event's id is made of the challenge, so that all
+/// nodes write the same one, and the opener, who chooses the opening's own id, can't choose one that the
+/// record has already and would not take again.
 async fn on_record(
     worker: &Worker,
     channel: &Channel,
@@ -104,13 +107,19 @@ async fn on_record(
     principal: &Principal,
     now: Timestamp,
 ) -> Result<CancellationToken, Refusal> {
+    const OTHER: Refusal = Refusal::BadCredential("another challenge was opened under this id");
     let challenge = &opening.challenge;
-    if let Some(streams) = worker.shared.directory.opening(challenge.id) {
+    let directory = &worker.shared.directory;
+    if let Some(streams) = directory.opening(challenge.id, &opening.sha256).map_err(|_| OTHER)? {
         return Ok(streams);
     }
-    let event_id = EventId::from_bytes(*challenge.id.bytes());
+    if directory.emergency.is_other(challenge.id, &opening.sha256) {
+        return Err(OTHER);
+    }
+    let event_id = opened_event(opening);
     let mut event = Event::new(event_id, now, EventType::BreakGlassOpened, Outcome::Success)
         .with("id", challenge.id.to_string())
+        .with("challenge_sha256", HEXLOWER.encode(&opening.sha256))
         .with("opener", challenge.opener.as_str())
         .with("opener_proven", opening.opener_proven)
         .with("custodians", opening.custodians.clone())
@@ -130,13 +139,12 @@ async fn on_record(
         scope = %challenge.scope, reason = challenge.reason, expires = %challenge.expires,
         "the emergency path was opened"
     );
-    let directory = &worker.shared.directory;
     let known = KnownOpening::of(opening);
     if directory.emergency.know(known.clone()) {
         let kind = EventType::BreakGlassOpened.name();
         directory.emergency.happened(Happening { event: event_id, kind, time: now, opening: known, by: None });
     }
     // ORDER: after it is known, so that a closing of this moment finds what to cut.
-    let streams = directory.opening_insert(challenge.id);
+    let streams = directory.opening_insert(challenge.id, opening.sha256).map_err(|_| OTHER)?;
     if directory.emergency.is_closed(challenge.id) { Err(Refusal::OpeningOver) } else { Ok(streams) }
 }

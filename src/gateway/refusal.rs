@@ -44,6 +44,8 @@ pub enum Refusal {
     SessionEnded,
     /// The opening of the emergency path was closed or has run out.
     OpeningOver,
+    /// The opening of the emergency path is not for this service.
+    OpeningElsewhere,
     /// The principal is barred.
     Locked,
     /// The device is not one that the policy trusts.
@@ -132,7 +134,8 @@ impl Refusal {
             | Self::SignInOver(_)
             | Self::BadProof(_)
             | Self::NonceWanted
-            | Self::GrantOver(_) => "bad_credential",
+            | Self::GrantOver(_)
+            | Self::OpeningElsewhere => "bad_credential",
             Self::SessionEnded | Self::OpeningOver => "session_ended",
             Self::Locked => "locked",
             Self::DeviceUntrusted => "device_untrusted",
@@ -161,7 +164,8 @@ impl Refusal {
             | Self::NonceWanted
             | Self::GrantOver(_)
             | Self::SessionEnded
-            | Self::OpeningOver => StatusCode::UNAUTHORIZED,
+            | Self::OpeningOver
+            | Self::OpeningElsewhere => StatusCode::UNAUTHORIZED,
             Self::Locked
             | Self::DeviceUntrusted
             | Self::SignInTooOld(_)
@@ -195,6 +199,7 @@ impl Refusal {
             Self::GrantOver(_) => "The grant of this token is over",
             Self::SessionEnded => "Your session has ended",
             Self::OpeningOver => "The opening is over",
+            Self::OpeningElsewhere => "The opening is not for this service",
             Self::Locked => "You are locked out",
             Self::DeviceUntrusted => "This device is not trusted",
             Self::SignInTooOld(_) => "Your sign-in is too long ago for this",
@@ -230,6 +235,7 @@ impl Refusal {
             Self::GrantOver(id) => format!("The token was made under the grant {id} and has ended with it. Ask anew with `doorward request`, then get another with `doorward token`."),
             Self::SessionEnded => "The session was signed out, revoked or has run out. Sign in again with `doorward login`.".to_owned(),
             Self::OpeningOver => "The opening of the emergency path was closed or has run out. Where the emergency goes on, another is made with `doorward breakglass open`.".to_owned(),
+            Self::OpeningElsewhere => "This opening of the emergency path does not cover the service. What custodians signed can't be widened: where it is needed, another opening that names this service is made with `doorward breakglass open`.".to_owned(),
             Self::Locked => "An administrator has barred this account. Ask your security team.".to_owned(),
             Self::DeviceUntrusted => "The policy of this service asks for a trusted device. Sign in from one.".to_owned(),
             Self::SignInTooOld(_) => "The policy of this service asks for a sign-in of lately. Sign in again with `doorward login`.".to_owned(),
@@ -281,6 +287,7 @@ impl Refusal {
             | Self::Misdirected
             | Self::GrantOver(_)
             | Self::OpeningOver
+            | Self::OpeningElsewhere
             | Self::Locked
             | Self::NoRoute
             | Self::NoPolicyMatch { .. }
@@ -303,6 +310,7 @@ impl Refusal {
             Self::NonceWanted => Some(dpop::NONCE_WANTED.0),
             Self::Ambiguous(ambiguity) => Some(ambiguity.what()),
             Self::GrantOver(_) => Some("a token whose grant is over"),
+            Self::OpeningElsewhere => Some("the opening is not for this service"),
             Self::CrossSite => Some("cross-site request with ambient credentials"),
             Self::Misdirected => Some("SNI and Host differ"),
             _ => None,
@@ -419,7 +427,8 @@ impl Refusal {
             | Self::SignInOver(_)
             | Self::GrantOver(_)
             | Self::SessionEnded
-            | Self::OpeningOver => {
+            | Self::OpeningOver
+            | Self::OpeningElsewhere => {
                 Some(format!("Bearer error=\"invalid_token\", resource_metadata=\"{resource_metadata}\""))
             }
             Self::BadProof(_) => {

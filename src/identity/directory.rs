@@ -67,6 +67,19 @@ struct BeganBehind {
     granted: HashMap<GrantId, ()>,
 }
 
+/// An opening that was let through here.
+#[derive(Debug, Clone)]
+struct UsedOpening {
+    /// SHA-256 of its challenge's text.
+    challenge: [u8; 32],
+    /// What cuts its streams.
+    streams: CancellationToken,
+}
+
+/// That an opening has an id under which another challenge was let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OtherChallenge;
+
 /// The view of one node. Shared by all of its threads.
 #[derive(Debug, Default)]
 pub struct Directory {
@@ -78,8 +91,8 @@ pub struct Directory {
     /// What cuts the streams of those who come without a session: machines by their certificates, people by
     /// their providers' tokens. They are as many as there are, and are kept.
     sessionless: HashMap<Principal, CancellationToken>,
-    /// Openings that were used here, with what cuts their streams.
-    openings: HashMap<BreakGlassId, CancellationToken>,
+    /// Openings that were used here.
+    openings: HashMap<BreakGlassId, UsedOpening>,
     /// What is known of the emergency path.
     pub emergency: EmergencyState,
     /// What checks found out about upstreams.
@@ -176,10 +189,9 @@ impl Directory {
         {
             // Once the bar is lifted, new streams of the opening hang on a new token.
             let openings = self.openings.pin();
-            if openings.contains_key(&id)
-                && let Some(streams) = openings.insert(id, CancellationToken::new())
-            {
-                streams.cancel();
+            let anew = openings.get(&id).map(|used| UsedOpening { streams: CancellationToken::new(), ..used.clone() });
+            if let Some(before) = anew.and_then(|anew| openings.insert(id, anew)) {
+                before.streams.cancel();
             }
         }
         if let Some(streams) = self.sessionless.pin().remove(principal) {
@@ -209,19 +221,34 @@ impl Directory {
     }
 
     /// What cuts the streams of an opening; none where this node has not let it through yet.
-    #[must_use]
-    pub fn opening(&self, id: BreakGlassId) -> Option<CancellationToken> {
-        self.openings.pin().get(&id).cloned()
+    ///
+    /// # Errors
+    /// When what was let through under this id is another challenge.
+    pub fn opening(&self, id: BreakGlassId, challenge: &[u8; 32]) -> Result<Option<CancellationToken>, OtherChallenge> {
+        match self.openings.pin().get(&id) {
+            None => Ok(None),
+            Some(used) if used.challenge == *challenge => Ok(Some(used.streams.clone())),
+            Some(_) => Err(OtherChallenge),
+        }
     }
 
     /// An opening is on record and may be used.
-    pub fn opening_insert(&self, id: BreakGlassId) -> CancellationToken {
-        self.openings.pin().get_or_insert_with(id, CancellationToken::new).clone()
+    ///
+    /// # Errors
+    /// When another challenge of this id was let through meanwhile.
+    pub fn opening_insert(&self, id: BreakGlassId, challenge: [u8; 32]) -> Result<CancellationToken, OtherChallenge> {
+        let new = || UsedOpening { challenge, streams: CancellationToken::new() };
+        let openings = self.openings.pin();
+        let used = openings.get_or_insert_with(id, new);
+        if used.challenge == challenge { Ok(used.streams.clone()) } else { Err(OtherChallenge) }
     }
 
-    /// Cuts the streams of an opening that was closed, for good.
+    /// Cuts the streams of an opening that was closed, for good. ORDER: it is known as closed before, so
+    /// that one which comes meanwhile finds that out after it is entered here.
     pub fn opening_cut(&self, id: BreakGlassId) {
-        self.opening_insert(id).cancel();
+        if let Some(used) = self.openings.pin().get(&id) {
+            used.streams.cancel();
+        }
     }
 
     /// Lifts the bar.

@@ -9,7 +9,7 @@ use data_encoding::HEXLOWER;
 
 use super::id::BreakGlassId;
 use super::service::ServiceName;
-use super::text::forges;
+use super::text::{misleads, shows_nothing};
 use super::time::{Timestamp, Ttl};
 
 /// What custodians sign a challenge under (`ssh-keygen -Y sign -n`).
@@ -123,8 +123,18 @@ impl fmt::Display for ChallengeError {
 
 impl std::error::Error for ChallengeError {}
 
+/// One line of which every character is seen: what custodians read is what is compared.
 fn plain(text: &str, chars_max: usize) -> bool {
-    !text.is_empty() && text.trim() == text && text.chars().count() <= chars_max && !text.chars().any(forges)
+    !text.is_empty()
+        && text.trim() == text
+        && text.chars().count() <= chars_max
+        && !text.chars().any(|c| misleads(c) || shows_nothing(c))
+}
+
+/// Whether two names are one: people don't tell them apart by capital letters. This only ever refuses.
+#[must_use]
+pub fn is_same_name(one: &str, other: &str) -> bool {
+    one == other || one.to_lowercase() == other.to_lowercase()
 }
 
 impl Challenge {

@@ -3,16 +3,20 @@
 //! An opening of the emergency path has no table: a node without a database can only put it on record,
 //! so the record is where it is.
 
+use sqlx::Any;
+use sqlx::any::AnyArguments;
+use sqlx::query::QueryAs;
+
 use super::audit_event::{EVENT_PAGE_MAX, Recorded, Row};
 use super::engine::{Store, StoreError, Tx};
+use crate::audit::EventType;
 use crate::model::{EventId, GrantId};
 
 const EVENTS: &str = "\
     select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \
     e.body, e.personal, e.salts, e.leaf \
     from audit_event e join audit_log l on l.number = e.log \
-    where e.type < 'c' and e.type in ('breakglass.opened', 'breakglass.closed', 'breakglass.expired', 'breakglass.reviewed', \
-    'breakglass.drilled', 'breakglass.custodians_changed') and e.id < $1 order by e.id desc limit $2";
+    where e.type < 'c' and e.type = $1 and e.id < $2 order by e.id desc limit $3";
 const REVIEW_TURN: &str = "update counter set value = value + 1 where name = 'review'";
 const GRANT_REVIEWED: &str = "update access_grant set reviews = $2 where id = $1 and emergency = 1";
 
@@ -20,19 +24,47 @@ fn before(id: Option<EventId>) -> String {
     id.map_or_else(|| EventId::from_bytes([0xff; 16]).to_string(), |id| id.to_string())
 }
 
-fn limited(limit: u32) -> i64 {
-    i64::from(limit.min(EVENT_PAGE_MAX))
+fn page(kind: EventType, older: Option<EventId>) -> QueryAs<'static, Any, Row, AnyArguments> {
+    sqlx::query_as(EVENTS).bind(kind.name()).bind(before(older)).bind(i64::from(EVENT_PAGE_MAX))
+}
+
+/// What of a page is wanted, and where the next one begins; `None` after the last.
+fn taken(
+    rows: Vec<Row>,
+    found: &mut Vec<Recorded>,
+    keep: &(impl Fn(&Recorded) -> bool + Send + Sync),
+) -> Result<Option<EventId>, StoreError> {
+    let is_full = rows.len() >= usize::try_from(EVENT_PAGE_MAX).unwrap_or(usize::MAX);
+    let mut last = None;
+    for row in rows {
+        let event = Recorded::try_from(row)?;
+        last = Some(event.clear().id);
+        if keep(&event) {
+            found.push(event);
+        }
+    }
+    Ok(last.filter(|_| is_full))
 }
 
 impl Store {
-    /// What the record has of emergencies, newest first by their ids, older than the one named.
+    /// What the record has of emergencies of this kind and `keep` wants, newest first by their ids. It is
+    /// read to its end, page by page: events that somebody piled up may not hide others.
     ///
     /// # Errors
     /// When the database is away or a row can't be.
-    pub async fn emergency_events(&self, older: Option<EventId>, limit: u32) -> Result<Vec<Recorded>, StoreError> {
-        let query = sqlx::query_as(EVENTS).bind(before(older)).bind(limited(limit));
-        let rows: Vec<Row> = query.fetch_all(self.pool()).await?;
-        rows.into_iter().map(Recorded::try_from).collect()
+    pub async fn emergency_events(
+        &self,
+        kind: EventType,
+        keep: impl Fn(&Recorded) -> bool + Send + Sync,
+    ) -> Result<Vec<Recorded>, StoreError> {
+        let (mut found, mut older) = (Vec::new(), None);
+        loop {
+            let rows = page(kind, older).fetch_all(self.pool()).await?;
+            older = taken(rows, &mut found, &keep)?;
+            if older.is_none() {
+                return Ok(found);
+            }
+        }
     }
 }
 
@@ -50,10 +82,19 @@ impl Tx {
     ///
     /// # Errors
     /// When the database refuses or a row can't be.
-    pub async fn emergency_events(&mut self, older: Option<EventId>, limit: u32) -> Result<Vec<Recorded>, StoreError> {
-        let query = sqlx::query_as(EVENTS).bind(before(older)).bind(limited(limit));
-        let rows: Vec<Row> = query.fetch_all(self.connection()).await?;
-        rows.into_iter().map(Recorded::try_from).collect()
+    pub async fn emergency_events(
+        &mut self,
+        kind: EventType,
+        keep: impl Fn(&Recorded) -> bool + Send + Sync,
+    ) -> Result<Vec<Recorded>, StoreError> {
+        let (mut found, mut older) = (Vec::new(), None);
+        loop {
+            let rows = page(kind, older).fetch_all(self.connection()).await?;
+            older = taken(rows, &mut found, &keep)?;
+            if older.is_none() {
+                return Ok(found);
+            }
+        }
     }
 
     /// How many people have reviewed an emergency grant.

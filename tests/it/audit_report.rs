@@ -311,6 +311,30 @@ fn the_order_of_two_logs_changes_nothing() {
 }
 
 #[test]
+fn an_opening_of_before_the_period_stands_out_until_two_people_have_reviewed_it() {
+    let mut script = Script::default();
+    for id in ["brk_1", "brk_2"] {
+        script.by("dave", EventType::BreakGlassOpened, &[("id", id.into())]);
+        script.by("bob", EventType::BreakGlassReviewed, &[("id", id.into())]);
+    }
+    script.by("carol", EventType::BreakGlassReviewed, &[("id", "brk_1".into())]);
+    script.data(EventType::BreakGlassDrilled, &[]);
+    script.by("carol", EventType::BreakGlassReviewed, &[("id", "brk_2".into())]);
+    let time = |index: usize| script.events[index].time;
+    let found = |from, to| {
+        let report = report(FrameworkName::Soc2, &script.lines(), Period { from: Some(from), to });
+        let rows = report.found(Exception::UnreviewedBreakGlass).rows.clone();
+        (report.counted(Population::BreakGlass).count, rows)
+    };
+    // The second review of the one is before the period; of the other, after its end.
+    let (count, rows) = found(time(5), Some(time(6)));
+    assert_eq!((count, rows.len()), (0, 1), "{rows:?}");
+    assert_eq!(rows[0].event.as_ref().unwrap().time, time(2));
+    assert!(rows[0].note.starts_with("brk_2, opened before the period, has 1 of 2 reviewers"), "{rows:?}");
+    assert!(found(time(5), None).1.is_empty());
+}
+
+#[test]
 fn openings_locks_losses_and_readings_stand_out() {
     let mut script = Script::default();
     script.by("dave", EventType::BreakGlassOpened, &[("id", "brk_1".into())]);

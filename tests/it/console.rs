@@ -231,6 +231,7 @@ async fn everyone_sees_while_the_emergency_path_is_open_and_no_text_of_it_is_mar
     assert!(!scene.get(&mut browser, "/").await.body.contains("emergency path is open"));
     let opening = KnownOpening {
         id: BreakGlassId::from_bytes([7; 16]),
+        challenge: None,
         opener: "<script>erin".to_owned(),
         scope: "all services".to_owned(),
         reason: "provider & database".to_owned(),

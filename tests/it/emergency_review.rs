@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use doorward::audit::{Event, EventType, Outcome};
+use doorward::control::breakglass;
 use doorward::model::{BreakGlassId, EventId, Principal, Ttl};
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ use crate::support::databases;
 pub async fn opened(house: &House, opener: &str) -> BreakGlassId {
     let now = house.now();
     let id = BreakGlassId::fresh(now, &*house.desk.entropy);
-    let event_id = EventId::from_bytes(*id.bytes());
+    let event_id = house.desk.event_id(now);
     let mut event = Event::new(event_id, now, EventType::BreakGlassOpened, Outcome::Success)
         .with("id", id.to_string())
         .with("opener", opener)
@@ -92,4 +93,64 @@ async fn without_an_emergency_path_nothing_of_it_is_told() {
     assert_eq!(terms.status, 404);
     let body = json!({ "client_key_sha256": "00".repeat(32), "challenge": "x", "signatures": [] });
     assert_eq!(house.json(&nobody, "/api/v1/breakglass/check", &body).await.status, 404);
+}
+
+#[tokio::test]
+async fn neither_closings_nor_later_openings_hide_an_opening_that_waits_for_its_review() {
+    const MANY: usize = 1001;
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let id = opened(&house, "erin").await.to_string();
+        house.clock.advance(Ttl::minutes(11));
+        // Newer by their ids, as one custodian's word once made them; and as many openings after it.
+        let far = house.now().plus(Ttl::hours(24 * 365 * 100));
+        let mut tx = house.desk.store.begin().await.unwrap();
+        for _ in 0..MANY {
+            let other = BreakGlassId::fresh(house.now(), &*house.desk.entropy).to_string();
+            let at = EventId::fresh(far, &*house.desk.entropy);
+            let closing = Event::new(at, house.now(), EventType::BreakGlassClosed, Outcome::Success);
+            tx.event_append(&closing.with("id", other.as_str()).with("by", "custodian ann")).await.unwrap();
+            let now = house.now();
+            let later = Event::new(house.desk.event_id(now), now, EventType::BreakGlassOpened, Outcome::Success)
+                .with("id", BreakGlassId::fresh(now, &*house.desk.entropy).to_string())
+                .with("expires", now.plus(Ttl::minutes(10)).to_string());
+            tx.event_append(&later).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        house.clock.advance(Ttl::minutes(11));
+        let emergency = &house.desk.directory.emergency;
+        breakglass::follow(&house.desk, house.now()).await.unwrap();
+        assert_eq!(emergency.unreviewed(), MANY + 1);
+        let listed = house.get(&carol, &format!("/api/v1/breakglass/{id}")).await;
+        assert_eq!((listed.status.as_u16(), listed.text("/state")), (200, "expired"), "{listed:?}");
+        for (who, reviewed) in [(&carol, false), (&bob, true)] {
+            let answer = review(&house, who, &id, "only restarts").await;
+            assert_eq!((answer.status.as_u16(), answer.body["reviewed"].as_bool()), (200, Some(reviewed)));
+        }
+        breakglass::follow(&house.desk, house.now()).await.unwrap();
+        assert_eq!(emergency.unreviewed(), MANY);
+    }
+}
+
+#[tokio::test]
+async fn what_was_reviewed_before_it_was_opened_is_not_reviewed() {
+    let house = House::new(&databases()[0]).await;
+    let (carol, _, _) = house.command_line("carol").await;
+    let id = opened(&house, "erin").await;
+    house.clock.advance(Ttl::minutes(11));
+    assert_eq!(review(&house, &carol, &id.to_string(), "one").await.status, 200);
+    // Another challenge of the same id, at a node that knew of neither.
+    house.clock.advance(Ttl::minutes(1));
+    let now = house.now();
+    let again = Event::new(house.desk.event_id(now), now, EventType::BreakGlassOpened, Outcome::Success)
+        .with("id", id.to_string())
+        .with("expires", now.plus(Ttl::minutes(10)).to_string());
+    let mut tx = house.desk.store.begin().await.unwrap();
+    tx.event_append(&again).await.unwrap();
+    tx.commit().await.unwrap();
+    house.clock.advance(Ttl::minutes(11));
+    let found = review(&house, &carol, &id.to_string(), "two").await;
+    assert_eq!((found.status.as_u16(), found.body["reviews_missing"].as_u64()), (200, Some(1)), "{found:?}");
 }

@@ -90,7 +90,8 @@ exceptions! {
          are on record as its approvers. Grants whose request is not in the period are not judged.";
     /// An emergency without its review.
     UnreviewedBreakGlass = "unreviewed_break_glass", Exception, "Openings not reviewed by two people",
-        "An opening of the emergency path has fewer than two reviewers on record by the end of the period.";
+        "An opening of the emergency path, of the period or of before it, has fewer than two reviewers on record \
+         by the end of the period.";
     /// An emergency grant without its review.
     UnreviewedEmergencyGrants = "unreviewed_emergency_grants", Exception, "Emergency grants not reviewed by two people",
         "An emergency grant has fewer than two reviewers, other than its holder, on record by the end of the period.";

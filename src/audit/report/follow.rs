@@ -174,24 +174,8 @@ impl Following {
                 }
             }
             T::RequestApproved => self.approved(seen, found),
-            T::BreakGlassOpened => {
-                if let Some(opening) = seen.text("/data/id").and_then(|id| self.openings.of(id)) {
-                    opening.opener = seen.text("/actor/id").map(str::to_owned);
-                    opening.opened.get_or_insert_with(|| Box::new(seen.cite()));
-                }
-            }
-            T::BreakGlassClosed | T::BreakGlassExpired => {
-                if let Some(opening) = seen.text("/data/id").and_then(|id| self.openings.of(id)) {
-                    opening.ended = true;
-                }
-            }
-            T::BreakGlassReviewed => {
-                if let (Some(id), Some(who)) = (seen.text("/data/id"), seen.text("/actor/id"))
-                    && let Some(people) = self.reviews.of(id)
-                    && people.len() < PEOPLE_MAX
-                {
-                    people.insert(who.to_owned());
-                }
+            T::BreakGlassOpened | T::BreakGlassClosed | T::BreakGlassExpired | T::BreakGlassReviewed => {
+                self.emergency(seen);
             }
             T::BreakGlassDrilled => {
                 if seen.leaf.outcome == crate::audit::Outcome::Success {
@@ -264,6 +248,33 @@ impl Following {
         }
     }
 
+    /// Takes an event of openings and their reviews, of the period or of before it: an opening stays an
+    /// exception in every report until it is reviewed (CONTRACT §8).
+    pub fn emergency(&mut self, seen: &Seen<'_>) {
+        let Some(id) = seen.text("/data/id") else { return };
+        match seen.leaf.kind {
+            EventType::BreakGlassOpened => {
+                if let Some(opening) = self.openings.of(id) {
+                    opening.opener = seen.text("/actor/id").map(str::to_owned);
+                    opening.opened.get_or_insert_with(|| Box::new(seen.cite()));
+                }
+            }
+            EventType::BreakGlassClosed | EventType::BreakGlassExpired => {
+                if let Some(opening) = self.openings.of(id) {
+                    opening.ended = true;
+                }
+            }
+            EventType::BreakGlassReviewed => {
+                if let (Some(who), Some(people)) = (seen.text("/actor/id"), self.reviews.of(id))
+                    && people.len() < PEOPLE_MAX
+                {
+                    people.insert(who.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn activated(&mut self, seen: &Seen<'_>) {
         let Some(grant) = seen.text("/grant").and_then(|id| self.grants.of(id)) else { return };
         grant.active = Some(Box::new(seen.cite()));
@@ -332,7 +343,7 @@ impl Following {
             judge(hour, &who, failing, found);
         }
         self.grants(found);
-        self.openings(found);
+        self.openings(window, found);
         let mut locked: BTreeMap<String, Timestamp> = BTreeMap::new();
         for (_, lock) in std::mem::take(&mut self.locks.rows) {
             if let (Some(set), false) = (lock.set, lock.cleared) {
@@ -381,13 +392,14 @@ impl Following {
         }
     }
 
-    fn openings(&self, found: &mut BTreeMap<Exception, Found>) {
+    fn openings(&self, window: Window, found: &mut BTreeMap<Exception, Found>) {
         for (id, opening) in &self.openings.rows {
             let Some(opened) = &opening.opened else { continue };
             let reviewers = self.reviewers(id, opening.opener.as_deref());
             if reviewers < REVIEWERS {
                 let end = if opening.ended { "it has ended" } else { "no end of it is on record" };
-                let note = format!("{id} has {reviewers} of {REVIEWERS} reviewers; {end}");
+                let when = if opened.time < window.begins { ", opened before the period," } else { "" };
+                let note = format!("{id}{when} has {reviewers} of {REVIEWERS} reviewers; {end}");
                 let unreviewed = found.entry(Exception::UnreviewedBreakGlass).or_default();
                 unreviewed.add(1, Some((**opened).clone()), note);
             }

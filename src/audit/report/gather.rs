@@ -188,6 +188,10 @@ pub struct Gatherer {
     totals: Totals,
     first: Option<Timestamp>,
     last: Option<Timestamp>,
+    /// Where the events that are read begin, if not with the record.
+    begins: Option<Timestamp>,
+    /// Whether openings of before that are known.
+    earlier_told: bool,
 }
 
 impl Gatherer {
@@ -203,12 +207,47 @@ impl Gatherer {
             totals: Totals::default(),
             first: None,
             last: None,
+            begins: None,
+            earlier_told: false,
         }
+    }
+
+    /// The events that are read begin at this time: what was before is not among them.
+    #[must_use]
+    pub const fn beginning_at(mut self, begins: Option<Timestamp>) -> Self {
+        self.begins = begins;
+        self
+    }
+
+    /// Where the events that are read begin, if not with the record, and when the period ends.
+    #[must_use]
+    pub fn unread_before(&self) -> Option<(Timestamp, Timestamp)> {
+        self.begins.map(|begins| (begins, self.until()))
+    }
+
+    /// Takes openings of before the events that are read, one note each, that were not reviewed by the
+    /// end of the period. They are all that there are.
+    pub fn earlier_openings(&mut self, notes: impl IntoIterator<Item = String>) {
+        self.earlier_told = true;
+        let unreviewed = self.found.entry(Exception::UnreviewedBreakGlass).or_default();
+        for note in notes {
+            unreviewed.add(1, None, note);
+        }
+    }
+
+    fn until(&self) -> Timestamp {
+        self.period.to.map_or(self.as_of, |to| to.min(self.as_of))
     }
 
     /// Takes the next event; `read` is its content where it has one.
     pub fn take(&mut self, checked: &CheckedLine, read: Option<&ReadLine>) {
-        if !self.period.holds(checked.leaf.time) || checked.withheld == Some(Withheld::Filtered) {
+        if checked.withheld == Some(Withheld::Filtered) {
+            return;
+        }
+        if !self.period.holds(checked.leaf.time) {
+            if checked.leaf.time < self.until() {
+                self.following.emergency(&Seen::of(checked, read));
+            }
             return;
         }
         let seen = Seen::of(checked, read);
@@ -312,7 +351,7 @@ impl Gatherer {
     /// After the last event.
     #[must_use]
     pub fn end(mut self) -> Gathered {
-        let until = self.period.to.map_or(self.as_of, |to| to.min(self.as_of));
+        let until = self.until();
         let drilled = self.following.drilled();
         if drilled.is_none_or(|last| last < until.minus(Ttl::hours(DRILL_DAYS * DAY_HOURS))) {
             let last = drilled.map_or_else(|| "none".to_owned(), |last| last.to_string());
@@ -330,6 +369,13 @@ impl Gatherer {
         }
         let window = Window { begins: self.period.from.or(self.first).unwrap_or(until), until };
         let mut limits = self.following.end(window, &mut self.found);
+        if let Some(begins) = self.begins.filter(|_| !self.earlier_told) {
+            limits.push(format!(
+                "the events that were read begin at {begins}: an opening of the emergency path before that stays an \
+                 exception until two people have reviewed it, and is not in this report; one of an export from the \
+                 beginning has it"
+            ));
+        }
         if self.totals.pruned > 0 {
             limits.push(format!(
                 "{} events were pruned: they are counted by their type, and what their content would have shown or \

@@ -6,7 +6,8 @@
 //! 2. `mapping.toml` says which of that is evidence for which control (`mapping.rs`).
 //! 3. A [`Report`] puts both together; `html.rs`, `csv.rs`, `xlsx.rs` and `oscal.rs` write it.
 //!
-//! INVARIANT: a report says nothing that can't be counted again from an evidence export.
+//! INVARIANT: a report says nothing that can't be counted again from an evidence export, but for openings
+//! of before its events, which it calls the server's word.
 
 pub mod csv;
 pub mod exception;

@@ -14,14 +14,17 @@ use crate::audit::evidence::Head;
 use crate::audit::filter::{Filter, FilterText};
 use crate::audit::format::ReadLine;
 use crate::audit::line::CheckedLine;
+use crate::audit::report::exception::REVIEWERS;
 use crate::audit::report::{
     Framework, FrameworkName, Gathered, Gatherer, Period, Report, Source, csv, html, oscal, xlsx,
 };
 use crate::audit::verify::Anchor;
+use crate::cli::client::{Client, ClientError};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::renewal::signed_in;
 use crate::model::Timestamp;
+use crate::wire::Emergency;
 
 use super::reading::{self, Reading, Statement, Takes, Whole, untrue};
 use super::stream::lines;
@@ -67,7 +70,7 @@ pub async fn run(context: &Context, args: &ReportArgs) -> Result<(), Failure> {
     }
     let anchor = anchor::read(context, args.key.as_deref(), args.checkpoint.as_deref())?;
     let anchor = anchor.map_err(|fault| untrue(&fault))?;
-    let begin = |of: &Statement| Ok(Counting::new(within(period, &of.filter)?, of.made_at));
+    let begin = |of: &Statement| Counting::new(period, of);
     let read = match &args.input {
         Some(path) => WasRead::of(reading::of_path(path, &anchor, begin)?, None)?,
         None => of_server(context, &anchor, period).await?,
@@ -126,8 +129,9 @@ struct Counting {
 }
 
 impl Counting {
-    fn new(period: Period, as_of: Timestamp) -> Self {
-        Self { period, gatherer: Gatherer::new(period, as_of) }
+    fn new(asked: Period, of: &Statement) -> Result<Self, Failure> {
+        let period = within(asked, &of.filter)?;
+        Ok(Self { period, gatherer: Gatherer::new(period, of.made_at).beginning_at(of.filter.from) })
     }
 }
 
@@ -192,7 +196,7 @@ async fn of_server(context: &Context, anchor: &Anchor, period: Period) -> Result
         }
         let Some(reading) = &mut reading else {
             let head = std::str::from_utf8(line).ok().and_then(Head::parse).ok_or_else(broken)?;
-            let begin = |of: &Statement| Ok(Counting::new(within(period, &of.filter)?, of.made_at));
+            let begin = |of: &Statement| Counting::new(period, of);
             reading = Some(Reading::begin(head.evidence, anchor, begin)?);
             return Ok(());
         };
@@ -204,7 +208,34 @@ async fn of_server(context: &Context, anchor: &Anchor, period: Period) -> Result
     })
     .await?;
     match reading {
-        Some(reading) if ended => WasRead::of(reading.end()?, Some(here.origin.to_string())),
+        Some(reading) if ended => {
+            let mut whole = reading.end()?;
+            if let Some((begins, until)) = whole.taken.gatherer.unread_before() {
+                match earlier_openings(&here.client, begins, until).await {
+                    Ok(notes) => whole.taken.gatherer.earlier_openings(notes),
+                    // The report says what it does not know.
+                    Err(error) => tracing::debug!(%error, "the server was not asked for earlier openings"),
+                }
+            }
+            WasRead::of(whole, Some(here.origin.to_string()))
+        }
         _ => Err(Failure::failed("the server's answer broke off before its end; no report is made of a part")),
     }
+}
+
+/// Openings of before `begins` that were not reviewed by `until`, as the server has them: their own events
+/// are not among those that are read.
+async fn earlier_openings(client: &Client, begins: Timestamp, until: Timestamp) -> Result<Vec<String>, ClientError> {
+    let mut notes = Vec::new();
+    for item in client.list("/api/v1/breakglass").await?.items {
+        let it: Emergency = client.read(item.get())?;
+        let reviewers = it.reviews.iter().filter(|review| review.time.0 < until).count();
+        if it.kind == "custodians" && it.opened_at.0 < begins && reviewers < REVIEWERS {
+            notes.push(format!(
+                "{}, opened before the period, at {}, has {reviewers} of {REVIEWERS} reviewers; by the server's word",
+                it.id, it.opened_at
+            ));
+        }
+    }
+    Ok(notes)
 }

@@ -17,7 +17,7 @@ use super::nodes::nodes;
 use super::pending::Pending;
 use super::sign::{read, signed};
 use super::terms::{Asked, Terms};
-use super::{DrillArgs, installation};
+use super::{DrillArgs, installation, not_opened};
 
 /// How long custodians have to sign.
 const LENGTH: Ttl = Ttl::hours(1);
@@ -102,7 +102,7 @@ async fn finish(context: &Context, args: &DrillArgs, id: BreakGlassId) -> Result
     breakglass
         .rules
         .open(&challenge.client_key, &evidence, now)
-        .map_err(|error| Failure::failed(format!("{error}. Nothing is used up: correct it and resume again")))?;
+        .map_err(|error| not_opened(&error.to_string(), error.is_final()))?;
     let origin = match context.named_server()? {
         Some(named) => named,
         None => Origin::parse(&pending.server).map_err(|error| Failure::failed(error.to_string()))?,

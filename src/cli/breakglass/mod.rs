@@ -266,6 +266,14 @@ pub fn run(context: &Context, command: &BreakGlassCommand) -> Result<(), Failure
     }
 }
 
+/// That a challenge with its signatures does not open; after some reasons it still may.
+fn not_opened(why: &str, is_final: bool) -> Failure {
+    if is_final {
+        return Failure::failed(why);
+    }
+    Failure::failed(format!("{why}. Nothing is used up: correct it and resume again"))
+}
+
 /// A configuration and its emergency path.
 fn installation(path: &Path) -> Result<(Config, BreakGlass), Failure> {
     let config = configuration(path, &Environment::of_process())?;

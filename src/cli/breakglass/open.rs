@@ -21,7 +21,7 @@ use crate::wire::{BreakGlassChecked, BreakGlassEvidence, Time};
 use super::pending::Pending;
 use super::sign::{public_key, read, signed};
 use super::terms::{Asked, Terms, anonymous, fingerprint};
-use super::{OpenArgs, installation};
+use super::{OpenArgs, installation, not_opened};
 
 /// The profile that an opening is used under.
 const PROFILE: &str = "breakglass";
@@ -190,14 +190,10 @@ struct Judged {
 }
 
 async fn judged(pending: &Pending, key: &KeyPair, evidence: &Evidence, now: Timestamp) -> Result<Judged, Failure> {
-    let told = |why: String, mended: bool| {
-        let hint = if mended { ". Nothing is used up: correct it and resume again" } else { "" };
-        Failure::failed(format!("{why}{hint}"))
-    };
     if let Some(path) = &pending.config {
         let (config, breakglass) = installation(path)?;
         let opening = breakglass.rules.open(&fingerprint(key), evidence, now);
-        let opening = opening.map_err(|error| told(error.to_string(), error.may_be_mended()))?;
+        let opening = opening.map_err(|error| not_opened(&error.to_string(), error.is_final()))?;
         let server = config.server.origin(&config.server.control_host, config.server.listen);
         return Ok(Judged { custodians: opening.custodians, opener_proven: opening.opener_proven, server });
     }
@@ -214,11 +210,11 @@ async fn judged(pending: &Pending, key: &KeyPair, evidence: &Evidence, now: Time
         if failure.exit != Exit::Denied {
             return failure;
         }
-        // Any other challenge that is refused takes a new one, as the server says.
-        told(failure.problem.detail.unwrap_or_default(), failure.problem.reason == "opening_refused")
+        not_opened(&failure.problem.detail.unwrap_or_default(), failure.problem.reason == "challenge_over")
     })?;
     let checked: BreakGlassChecked = client.read(&json)?;
-    Ok(Judged { custodians: checked.custodians, opener_proven: checked.opener_proven, server: pending.server.clone() })
+    let server = pending.server.clone();
+    Ok(Judged { custodians: checked.custodians, opener_proven: checked.opener_proven, server })
 }
 
 async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<(), Failure> {
@@ -236,12 +232,10 @@ async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<
         KeyPair::from_pem(&pending.key_pem).map_err(|error| Failure::failed(format!("the client key: {error}")))?;
     let evidence = Evidence { challenge: pending.challenge.clone().into_bytes(), signatures };
     let judged = judged(&pending, &key, &evidence, context.clock.now()).await?;
-    // A challenge does not say which signature is the opener's: where it is of another name, it was
-    // counted as a custodian's.
     if pending.opener_signature.is_some() && !judged.opener_proven {
+        // The opener's own signature would be one of the M.
         return Err(Failure::usage(format!(
-            "`--opener-key` was not a key of the opener `{}`, so that signature would count: begin again with the name \
-             of the key's custodian, or without `--opener-key`",
+            "`{}` is no name of the custodian who signed with `--opener-key`, who would count for their own opening: begin a new one, with `--opener` as the file of custodians has it",
             challenge.opener
         )));
     }

@@ -117,19 +117,14 @@ async fn sign_in_by_browser(
     let url = format!("{}{}", client.origin(), flow.authorize_path(None, args.provider.as_deref(), proof));
     // Off a terminal a browser would come up unasked, or there is none.
     let opened = !args.print_url && std::io::stderr().is_terminal() && open::that_detached(&url).is_ok();
-<<<<<<< HEAD
     // With `-o json` standard output is the session's.
     if args.print_url && context.printer.format() != Format::Json {
         context.printer.talk("Open this address to sign in:");
         context.printer.line(&url)?;
     } else if opened {
-        context.printer.talk(&format!("The browser was opened to sign in. If it wasn't, open this address:\n{url}"));
-=======
-    if opened {
         context
             .printer
             .talk_lines(&format!("The browser was opened to sign in. If it wasn't, open this address:\n{url}"));
->>>>>>> fix-cli
     } else {
         context.printer.talk_lines(&format!("Open this address to sign in:\n{url}"));
     }

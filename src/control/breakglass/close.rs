@@ -7,6 +7,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use crate::audit::{Event, EventType, Outcome};
 use crate::identity::breakglass::{Closed, ClosedBy, ClosingError, Happening, KnownOpening};
 use crate::model::breakglass::{Challenge, Evidence};
@@ -92,9 +94,11 @@ pub async fn close(
 
 /// What the client key's evidence says of the opening.
 fn shown(request: &CloseRequest) -> Option<KnownOpening> {
-    let challenge = Challenge::parse(&request.evidence.as_ref()?.challenge).ok()?;
+    let text = &request.evidence.as_ref()?.challenge;
+    let challenge = Challenge::parse(text).ok()?;
     Some(KnownOpening {
         id: challenge.id,
+        challenge: Some(Sha256::digest(text).into()),
         opener: challenge.opener,
         scope: challenge.scope.to_string(),
         reason: challenge.reason,

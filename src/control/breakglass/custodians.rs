@@ -12,17 +12,14 @@ use crate::store::{Recorded, StoreError};
 use super::super::desk::Desk;
 use super::one_id;
 
-/// Events that are looked at at most.
-const LOOK_MAX: u32 = 1000;
-
 /// Compares the custodians in force with those of the record, and records what is different.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn note_custodians(desk: &Desk, in_force: Option<&InForce>, now: Timestamp) -> Result<(), StoreError> {
-    let events = desk.store.emergency_events(None, LOOK_MAX).await?;
     let kind = EventType::BreakGlassCustodiansChanged;
-    let last = events.iter().filter(|event| event.clear().kind == kind).max_by_key(|event| event.clear().time);
+    let events = desk.store.emergency_events(kind, |_| true).await?;
+    let last = events.iter().max_by_key(|event| event.clear().time);
     let (keys, threshold, sha256) = in_force.map_or_else(
         || (Vec::new(), 0, String::new()),
         |it| (keys_of(&it.rules), it.rules.threshold, data_encoding::HEXLOWER.encode(it.rules.custodians.sha256())),

@@ -7,10 +7,8 @@ use crate::model::{BreakGlassId, EventId, Timestamp, Ttl};
 use crate::store::StoreError;
 
 use super::super::desk::Desk;
-use super::{Emergency, EmergencyState, of_id, one_id, openings};
+use super::{Account, Emergency, EmergencyState, of_kind, one_id};
 
-/// Events that are looked at at most.
-const LOOK_MAX: u32 = 1000;
 /// How often people are told again of a drill that stays overdue.
 const OVERDUE_AGAIN: Ttl = Ttl::hours(7 * 24);
 
@@ -65,9 +63,8 @@ pub async fn note_drill_overdue(
         Some(last) => last.plus(in_force.drill_every),
         // A path that was never drilled is overdue from its first day on.
         None => {
-            let events = desk.store.emergency_events(None, LOOK_MAX).await?;
-            let changed = events.iter().filter(|it| it.clear().kind == EventType::BreakGlassCustodiansChanged);
-            let Some(first) = changed.map(|it| it.clear().time).min() else { return Ok(()) };
+            let changed = desk.store.emergency_events(EventType::BreakGlassCustodiansChanged, |_| true).await?;
+            let Some(first) = changed.iter().map(|it| it.clear().time).min() else { return Ok(()) };
             first
         }
     };
@@ -96,16 +93,16 @@ pub async fn note_drill_overdue(
 /// # Errors
 /// When the database is away.
 pub async fn follow(desk: &Desk, now: Timestamp) -> Result<(), StoreError> {
-    let events = desk.store.emergency_events(None, LOOK_MAX).await?;
+    let account = Account::read(&desk.store, &[]).await?;
     let emergency = &desk.directory.emergency;
-    let found = openings(&events, now);
+    let found = account.openings(now);
     for opening in found.iter().filter(|it| it.state == EmergencyState::Active) {
         if let Some(known) = opening.known() {
             emergency.know(known);
         }
     }
     // What ended while no node looked is told of late rather than never.
-    let told = |it: &&Emergency| of_id(&events, EventType::BreakGlassExpired, &it.id).next().is_some();
+    let told = |it: &&Emergency| of_kind(account.of(&it.id), EventType::BreakGlassExpired).next().is_some();
     for opening in found.iter().filter(|it| it.state == EmergencyState::Expired && !told(it)) {
         if let Some(known) = opening.known() {
             emergency.know(known);
@@ -115,8 +112,8 @@ pub async fn follow(desk: &Desk, now: Timestamp) -> Result<(), StoreError> {
     let unreviewed: Vec<BreakGlassId> =
         found.iter().filter(waits).filter_map(|it| BreakGlassId::parse(&it.id).ok()).collect();
     emergency.put_unreviewed(&unreviewed);
-    let drills = events.iter().filter(|event| event.clear().kind == EventType::BreakGlassDrilled);
-    if let Some(last) = drills.map(|event| event.clear().time).max() {
+    let drills = desk.store.emergency_events(EventType::BreakGlassDrilled, |_| true).await?;
+    if let Some(last) = drills.iter().map(|event| event.clear().time).max() {
         emergency.drilled(last);
     }
     Ok(())

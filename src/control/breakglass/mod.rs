@@ -13,13 +13,14 @@ mod ending;
 mod review;
 mod terms;
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::audit::{EventType, PersonalField};
-use crate::identity::breakglass::KnownOpening;
+use crate::identity::breakglass::{KnownOpening, Opening};
 use crate::model::{BreakGlassId, EventId, Grant, GrantEnd, GrantState, Principal, Timestamp};
 use crate::policy::InstallationAction;
-use crate::store::{Recorded, StoreError, erased_principal};
+use crate::store::{Recorded, Store, StoreError, erased_principal};
 
 use super::caller::Caller;
 use super::desk::{Desk, event_id_of};
@@ -33,8 +34,8 @@ pub use terms::{CheckError, Checked, Presented, Terms, check, terms};
 
 /// How many people must review an emergency.
 pub const REVIEWERS: u32 = 2;
-/// Events and grants that are looked at at most.
-const LOOK_MAX: u32 = 1000;
+/// Emergency grants that are looked at at most.
+const GRANTS_MAX: u32 = 1000;
 
 /// How the gate was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,8 @@ pub struct Review {
 pub struct Emergency {
     /// `brk_…` or `grt_…`.
     pub id: String,
+    /// SHA-256 of the challenge that opened; none of a grant.
+    pub challenge: Option<[u8; 32]>,
     /// Which of the two.
     pub tier: Tier,
     /// Who opened, by their own word; of a grant, its holder.
@@ -123,6 +126,7 @@ impl Emergency {
     fn known(&self) -> Option<KnownOpening> {
         Some(KnownOpening {
             id: BreakGlassId::parse(&self.id).ok()?,
+            challenge: self.challenge,
             opener: self.opener.clone(),
             scope: self.scope.clone(),
             reason: self.reason.clone(),
@@ -158,7 +162,7 @@ impl From<StoreError> for EmergencyError {
     }
 }
 
-/// Every emergency, newest first: to those who may read the record, review, lock or revoke; to others
+/// Every emergency, newest first: to those who may read or export the record, review, lock or revoke; to others
 /// those that are active.
 ///
 /// # Errors
@@ -166,6 +170,7 @@ impl From<StoreError> for EmergencyError {
 pub async fn list(desk: &Desk, caller: &Caller, now: Timestamp) -> Result<Vec<Emergency>, EmergencyError> {
     let sees_all = [
         InstallationAction::ReadAudit,
+        InstallationAction::ExportAudit,
         InstallationAction::Review,
         InstallationAction::Lock,
         InstallationAction::Revoke,
@@ -192,38 +197,69 @@ pub async fn fetch(desk: &Desk, caller: &Caller, id: &str, now: Timestamp) -> Re
 /// # Errors
 /// When the database is away.
 pub async fn open_openings(desk: &Desk, now: Timestamp) -> Result<Vec<Emergency>, EmergencyError> {
-    let events = desk.store.emergency_events(None, LOOK_MAX).await?;
-    let mut found = openings(&events, now);
+    let mut found = Account::read(&desk.store, &[]).await?.openings(now);
     found.retain(|it| it.state == EmergencyState::Active);
     Ok(found)
 }
 
 async fn all(desk: &Desk, now: Timestamp) -> Result<Vec<Emergency>, StoreError> {
-    let events = desk.store.emergency_events(None, LOOK_MAX).await?;
-    let grants = desk.store.grant_list_emergency(None, LOOK_MAX).await?;
-    let mut found = openings(&events, now);
+    let grants = desk.store.grant_list_emergency(None, GRANTS_MAX).await?;
+    let account = Account::read(&desk.store, &grants).await?;
+    let mut found = account.openings(now);
     for grant in &grants {
         let request = desk.store.access_request_fetch(grant.request).await?;
         let reason = request.map(|request| request.reason).unwrap_or_default();
-        found.push(of_grant(grant, reason, &events, now));
+        found.push(of_grant(grant, reason, account.of(&grant.id.to_string()), now));
     }
     found.sort_by(|one, other| other.opened_at.cmp(&one.opened_at).then_with(|| other.id.cmp(&one.id)));
     Ok(found)
 }
 
-/// The openings that these events tell of.
-fn openings(events: &[Recorded], now: Timestamp) -> Vec<Emergency> {
-    let opened = events.iter().filter(|event| event.clear().kind == EventType::BreakGlassOpened);
-    opened.filter_map(|event| of_opening(event, events, now)).collect()
+/// What the record has of openings and emergency grants, read to its end.
+///
+/// Its size is that of what there is to review: an opening takes M signatures and a grant somebody who
+/// signed in. What is on record of other ids, which a single custodian can close, is passed over.
+struct Account {
+    opened: Vec<Recorded>,
+    of: HashMap<String, Vec<Recorded>>,
+}
+
+impl Account {
+    async fn read(store: &Store, grants: &[Grant]) -> Result<Self, StoreError> {
+        let opened = store.emergency_events(EventType::BreakGlassOpened, |_| true).await?;
+        let ids = opened.iter().filter_map(|event| event.text("/data/id")).map(str::to_owned);
+        let ids = ids.chain(grants.iter().map(|grant| grant.id.to_string()));
+        let mut of: HashMap<String, Vec<Recorded>> = ids.map(|id| (id, Vec::new())).collect();
+        for kind in [EventType::BreakGlassClosed, EventType::BreakGlassExpired, EventType::BreakGlassReviewed] {
+            let is_known = |event: &Recorded| event.text("/data/id").is_some_and(|id| of.contains_key(id));
+            let found = store.emergency_events(kind, is_known).await?;
+            for event in found {
+                if let Some(events) = event.text("/data/id").and_then(|id| of.get_mut(id)) {
+                    events.push(event);
+                }
+            }
+        }
+        Ok(Self { opened, of })
+    }
+
+    /// What is on record of an id beside its opening.
+    fn of(&self, id: &str) -> &[Recorded] {
+        self.of.get(id).map_or(&[][..], Vec::as_slice)
+    }
+
+    fn openings(&self, now: Timestamp) -> Vec<Emergency> {
+        self.opened.iter().filter_map(|event| of_opening(event, self, now)).collect()
+    }
 }
 
 /// `None` where the event's body was pruned.
-fn of_opening(event: &Recorded, events: &[Recorded], now: Timestamp) -> Option<Emergency> {
+fn of_opening(event: &Recorded, account: &Account, now: Timestamp) -> Option<Emergency> {
     let id = event.text("/data/id")?.to_owned();
+    let events = account.of(&id);
     let text = |pointer: &str| event.text(pointer).unwrap_or_default().to_owned();
     let expires = Timestamp::parse(event.text("/data/expires")?)?;
     let custodians = event.body.pointer("/data/custodians").and_then(serde_json::Value::as_array);
-    let closing = of_id(events, EventType::BreakGlassClosed, &id).min_by_key(|event| event.clear().time);
+    let closing = of_kind(events, EventType::BreakGlassClosed).min_by_key(|event| event.clear().time);
     let closed = closing.map(|event| (event.clear().time, event.text("/data/by").unwrap_or("somebody").to_owned()));
     let state = match &closed {
         Some((at, _)) if *at < expires => EmergencyState::Closed,
@@ -231,6 +267,7 @@ fn of_opening(event: &Recorded, events: &[Recorded], now: Timestamp) -> Option<E
         _ => EmergencyState::Active,
     };
     Some(Emergency {
+        challenge: event.text("/data/challenge_sha256").and_then(sha256_of),
         tier: Tier::Custodians,
         opener: text("/data/opener"),
         holder: None,
@@ -242,13 +279,13 @@ fn of_opening(event: &Recorded, events: &[Recorded], now: Timestamp) -> Option<E
         expires,
         state,
         closed: closed.filter(|_| state == EmergencyState::Closed),
-        reviews: reviews_of(events, &id),
+        reviews: reviews_of(events, event.clear().time),
         id,
     })
 }
 
 fn of_grant(grant: &Grant, reason: String, events: &[Recorded], now: Timestamp) -> Emergency {
-    let id = grant.id.to_string();
+    let opened_at = grant.state.active_at().unwrap_or(grant.created_at);
     let holder = &grant.holder;
     let end = grant.state.expires_at().unwrap_or(grant.starts_at.plus(grant.length));
     let (state, closed) = match grant.state_at(now) {
@@ -260,6 +297,7 @@ fn of_grant(grant: &Grant, reason: String, events: &[Recorded], now: Timestamp) 
         }
     };
     Emergency {
+        challenge: None,
         tier: Tier::Grant,
         opener: holder.email.clone().or_else(|| holder.name.clone()).unwrap_or_else(|| holder.principal.to_string()),
         holder: Some((holder.principal.clone(), holder.email.clone())),
@@ -267,20 +305,22 @@ fn of_grant(grant: &Grant, reason: String, events: &[Recorded], now: Timestamp) 
         scope: grant.entitlement.to_string(),
         reason,
         custodians: Vec::new(),
-        opened_at: grant.state.active_at().unwrap_or(grant.created_at),
+        opened_at,
         expires: end,
         state,
         closed,
-        reviews: reviews_of(events, &id),
-        id,
+        reviews: reviews_of(events, opened_at),
+        id: grant.id.to_string(),
     }
 }
 
-fn of_id<'a>(events: &'a [Recorded], kind: EventType, id: &'a str) -> impl Iterator<Item = &'a Recorded> {
-    events.iter().filter(move |event| event.clear().kind == kind && event.text("/data/id") == Some(id))
+fn of_kind(events: &[Recorded], kind: EventType) -> impl Iterator<Item = &Recorded> {
+    events.iter().filter(move |event| event.clear().kind == kind)
 }
 
-fn reviews_of(events: &[Recorded], id: &str) -> Vec<Review> {
+/// The reviews among the events of one id. What was reviewed before it was opened was something else that
+/// had its id.
+fn reviews_of(events: &[Recorded], opened_at: Timestamp) -> Vec<Review> {
     // A review stays one when its reviewer was erased: the pseudonym says that it was somebody of their own.
     let by = |event: &Recorded| match event.personal(PersonalField::Principal) {
         Some(principal) => Principal::parse(principal),
@@ -294,9 +334,20 @@ fn reviews_of(events: &[Recorded], id: &str) -> Vec<Review> {
             time: event.clear().time,
         })
     };
-    let mut found: Vec<Review> = of_id(events, EventType::BreakGlassReviewed, id).filter_map(read).collect();
+    let reviews = of_kind(events, EventType::BreakGlassReviewed).filter(|event| event.clear().time >= opened_at);
+    let mut found: Vec<Review> = reviews.filter_map(read).collect();
     found.sort_by_key(|review| review.time);
     found
+}
+
+fn sha256_of(text: &str) -> Option<[u8; 32]> {
+    data_encoding::HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()
+}
+
+/// The id of the event that records an opening, the same on every node that sees it.
+#[must_use]
+pub fn opened_event(opening: &Opening) -> EventId {
+    one_id(EventType::BreakGlassOpened, &opening.sha256, opening.challenge.not_before)
 }
 
 /// The id of an event that several nodes may write of one thing.

@@ -4,8 +4,9 @@ use std::fmt;
 
 use crate::audit::{Event, EventType, Outcome};
 use crate::model::Timestamp;
+use crate::model::breakglass::is_same_name;
 use crate::policy::{InstallationAction, PolicySet};
-use crate::store::StoreError;
+use crate::store::{Recorded, StoreError};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
@@ -13,8 +14,6 @@ use super::{Emergency, EmergencyError, EmergencyState, Review, fetch, reviews_of
 
 /// The longest finding in characters.
 pub const FINDING_CHARS_MAX: usize = 2000;
-/// Events that are looked at at most.
-const LOOK_MAX: u32 = 1000;
 
 /// Why a review is not taken.
 #[derive(Debug)]
@@ -97,8 +96,9 @@ pub async fn review(
     let mut tx = desk.store.begin().await?;
     // ORDER: from here on nobody else reviews, so what is read stays true until the commit.
     tx.review_turn().await?;
-    let events = tx.emergency_events(None, LOOK_MAX).await?;
-    let before = reviews_of(&events, id);
+    let is_of_it = |event: &Recorded| event.text("/data/id") == Some(id);
+    let events = tx.emergency_events(EventType::BreakGlassReviewed, is_of_it).await?;
+    let before = reviews_of(&events, emergency.opened_at);
     if before.iter().any(|review| is_reviewer(&policies, review, caller)) {
         return Err(ReviewError::Again);
     }
@@ -149,7 +149,7 @@ fn is_opener(policies: &PolicySet, emergency: &Emergency, caller: &Caller) -> bo
         email.and_then(|email| email.split('@').next()),
         policies.people().name_of(&session.principal),
     ];
-    names.into_iter().flatten().any(|name| name.eq_ignore_ascii_case(&emergency.opener))
+    names.into_iter().flatten().any(|name| is_same_name(name, &emergency.opener))
 }
 
 fn is_reviewer(policies: &PolicySet, review: &Review, caller: &Caller) -> bool {

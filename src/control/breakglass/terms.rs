@@ -79,6 +79,8 @@ pub enum CheckError {
     Unreviewed { signed: usize, needed: usize },
     /// The opening was closed.
     Closed,
+    /// Another challenge was opened under its id.
+    OtherChallenge,
     /// The challenge would open something.
     NoDrill,
     /// The challenge is one of a drill.
@@ -95,6 +97,7 @@ impl fmt::Display for CheckError {
                 "{signed} custodians have signed, and {needed} must while an earlier opening waits for its review (`doorward breakglass list`)"
             ),
             Self::Closed => f.write_str("this opening was closed; begin a new one"),
+            Self::OtherChallenge => f.write_str("another challenge was opened under this id; begin a new one"),
             Self::NoDrill => f.write_str("the challenge would open something: it is not one of `breakglass drill`"),
             Self::Drill => f.write_str("the challenge is one of `breakglass drill`: it opens nothing"),
         }
@@ -104,13 +107,13 @@ impl fmt::Display for CheckError {
 impl std::error::Error for CheckError {}
 
 impl CheckError {
-    /// Whether it could still open; else only a new challenge can.
+    /// Whether it stays so whatever else is signed: another challenge is needed.
     #[must_use]
-    pub const fn may_be_mended(&self) -> bool {
+    pub const fn is_final(&self) -> bool {
         match self {
-            Self::Quorum(error) => error.may_be_mended(),
-            Self::Unreviewed { .. } => true,
-            Self::NoPath | Self::Closed | Self::NoDrill | Self::Drill => false,
+            Self::Quorum(error) => error.is_final(),
+            Self::Closed | Self::OtherChallenge => true,
+            Self::NoPath | Self::Unreviewed { .. } | Self::NoDrill | Self::Drill => false,
         }
     }
 }
@@ -126,6 +129,9 @@ pub(super) fn judged(desk: &Desk, presented: &Presented, now: Timestamp) -> Resu
     }
     if emergency.is_closed(opening.challenge.id) {
         return Err(CheckError::Closed);
+    }
+    if emergency.is_other(opening.challenge.id, &opening.sha256) {
+        return Err(CheckError::OtherChallenge);
     }
     Ok(opening)
 }

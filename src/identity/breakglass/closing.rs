@@ -8,11 +8,14 @@ use sha2::{Digest, Sha256};
 use ssh_key::public::{EcdsaPublicKey, KeyData};
 use ssh_key::{PublicKey, SshSig};
 
-use crate::model::Timestamp;
-use crate::model::breakglass::{Evidence, SIGNATURE_BYTES_MAX};
+use crate::model::breakglass::{DURATION_MAX, Evidence, SIGNATURE_BYTES_MAX};
 use crate::model::closing::{CLOSE_NAMESPACE, Closing};
+use crate::model::{Timestamp, Ttl};
 
 use super::quorum::{OpeningRules, QuorumError, SignatureFault};
+
+/// How far the clock of who closes, or of who opened, may be off.
+const SKEW_MAX: Ttl = Ttl::minutes(5);
 
 /// Who closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,10 @@ pub enum ClosingError {
     Unreadable,
     /// It is for another installation.
     TrustDomain { theirs: String, ours: String },
+    /// It was not said just now; the clocks may disagree.
+    Time { said: Timestamp, now: Timestamp },
+    /// No opening of that id can be open now.
+    NothingOpen { made_at: Timestamp, now: Timestamp },
     /// Its signature does not hold.
     Signature(SignatureFault),
     /// It is signed by a client key, and what came with it does not show that this key opened.
@@ -63,6 +70,14 @@ impl fmt::Display for ClosingError {
             Self::TrustDomain { theirs, ours } => {
                 write!(f, "the statement is for the installation `{}`, this one is `{ours}`", theirs.escape_debug())
             }
+            Self::Time { said, now } => write!(
+                f,
+                "the statement is of {said} and it is {now} here: a closing is good for {SKEW_MAX}; close again, and if that time is right where it was made, one of the clocks is off"
+            ),
+            Self::NothingOpen { made_at, now } => write!(
+                f,
+                "the opening's id is of {made_at} and it is {now} here: an opening lasts for {DURATION_MAX} at most, so there is nothing to close"
+            ),
             Self::Signature(fault) => write!(f, "the signature {fault}"),
             Self::NotItsClient(why) => {
                 write!(f, "the statement is signed by a key that is no custodian's and did not open this: {why}")
@@ -90,6 +105,15 @@ impl OpeningRules {
         if closing.trust_domain != self.trust_domain {
             let theirs = closing.trust_domain.chars().take(253).collect();
             return Err(ClosingError::TrustDomain { theirs, ours: self.trust_domain.clone() });
+        }
+        // A closing is kept and put on record whether its opening was seen here or not. What it says of
+        // times is one person's word, and can't be left to fill the record or its future with others.
+        if closing.time > now.plus(SKEW_MAX) || now > closing.time.plus(SKEW_MAX) {
+            return Err(ClosingError::Time { said: closing.time, now });
+        }
+        let made_at = closing.id.made_at();
+        if made_at > now.plus(SKEW_MAX) || now > made_at.plus(DURATION_MAX).plus(SKEW_MAX) {
+            return Err(ClosingError::NothingOpen { made_at, now });
         }
         let by = match self.signer(CLOSE_NAMESPACE, statement, signature, now) {
             Ok(custodian) => ClosedBy::Custodian(custodian.name().to_owned()),

@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use ssh_key::PublicKey;
 
 use crate::model::Timestamp;
-use crate::model::breakglass::SIGN_NAMESPACE;
+use crate::model::breakglass::{SIGN_NAMESPACE, is_same_name};
+use crate::model::text::{misleads, shows_nothing};
 
 /// The largest file that is read.
 pub const FILE_BYTES_MAX: usize = 256 * 1024;
@@ -34,6 +35,12 @@ impl CustodianKey {
     #[must_use]
     pub fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)
+    }
+
+    /// Whether the line has this name.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.names.iter().any(|own| is_same_name(own, name))
     }
 }
 
@@ -88,7 +95,7 @@ impl Custodians {
                     let message = format!("this key stands on line {other} already: one key is one custodian");
                     return Err(CustodiansError { line: number, message });
                 }
-                let shared = key.names.iter().find(|name| known.names.contains(name));
+                let shared = key.names.iter().find(|name| known.is_called(name));
                 if let Some(name) = shared.filter(|_| known.name() != key.name()) {
                     let message = format!("`{name}` is also a name of `{}` on line {other}", known.name());
                     return Err(CustodiansError { line: number, message });
@@ -120,6 +127,12 @@ impl Custodians {
         names.len()
     }
 
+    /// The custodian whom any line calls so; no two are called alike.
+    #[must_use]
+    pub fn called(&self, name: &str) -> Option<&str> {
+        self.keys.iter().find(|key| key.is_called(name)).map(CustodianKey::name)
+    }
+
     /// The line of a key.
     #[must_use]
     pub fn of_key(&self, key: &ssh_key::public::KeyData) -> Option<&CustodianKey> {
@@ -133,6 +146,10 @@ fn read_line(line: &str) -> Result<CustodianKey, String> {
     let is_name = |name: &String| !name.is_empty() && !name.chars().any(|c| "*?!\"".contains(c) || c.is_control());
     if !names.iter().all(is_name) {
         return Err("names are plain: a pattern could be anybody".to_owned());
+    }
+    // An opener can't be called so, and would not be known as the custodian.
+    if names.iter().flat_map(|name| name.chars()).any(|c| misleads(c) || shows_nothing(c)) {
+        return Err("a name has a character that nobody sees; write it anew".to_owned());
     }
     let mut rest = rest.trim_start();
     let mut key = CustodianKey { names, key: PublicKey::from(no_key()), valid_after: None, valid_before: None };
@@ -185,6 +202,8 @@ fn take_option(key: &mut CustodianKey, option: &str) -> Result<(), String> {
         "namespaces" => {
             if value.split(',').any(|namespace| namespace == SIGN_NAMESPACE) {
                 Ok(())
+            } else if value.contains(['*', '?', '!']) {
+                Err(format!("`namespaces` is taken without patterns: name `{SIGN_NAMESPACE}` itself"))
             } else {
                 Err(format!("`namespaces` leaves out `{SIGN_NAMESPACE}`: this key could sign nothing here"))
             }

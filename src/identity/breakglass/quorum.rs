@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use sha2::{Digest, Sha256};
 use ssh_key::{Algorithm, HashAlg, SshSig};
 
 use crate::model::breakglass::{
@@ -37,6 +38,8 @@ pub struct OpeningRules {
 pub struct Opening {
     /// What they signed.
     pub challenge: Challenge,
+    /// SHA-256 of its text: what one opening is told from another by, since its id is the opener's own word.
+    pub sha256: [u8; 32],
     /// Who they are: the custodians that count.
     pub custodians: Vec<String>,
     /// Whether the opener signed as the custodian of that name.
@@ -97,6 +100,8 @@ pub enum QuorumError {
     Threshold { theirs: u32, ours: u32 },
     /// It lasts longer than this installation allows.
     TooLong { max: Ttl },
+    /// Its id was not made when it begins.
+    Id { made_at: Timestamp, not_before: Timestamp },
     /// It has not begun; the clocks may disagree.
     NotYet { not_before: Timestamp, now: Timestamp },
     /// It is over; the clocks may disagree.
@@ -125,6 +130,10 @@ impl fmt::Display for QuorumError {
                 write!(f, "the challenge says that {theirs} must sign, this installation {ours}; make a new one")
             }
             Self::TooLong { max } => write!(f, "the challenge lasts longer than the {max} that is allowed here"),
+            Self::Id { made_at, not_before } => write!(
+                f,
+                "the challenge begins at {not_before} and its id is of {made_at}: `breakglass open` makes both at once; make a new one"
+            ),
             Self::NotYet { not_before, now } => write!(
                 f,
                 "the challenge begins at {not_before} and it is {now} here: nothing is signed in advance; if that time is right where it was made, one of the clocks is off"
@@ -151,18 +160,19 @@ impl fmt::Display for QuorumError {
 impl std::error::Error for QuorumError {}
 
 impl QuorumError {
-    /// Whether other signatures, or waiting, could still open with this challenge.
+    /// Whether it stays so whatever else is signed: another challenge is needed.
     #[must_use]
-    pub const fn may_be_mended(&self) -> bool {
+    pub const fn is_final(&self) -> bool {
         match self {
-            Self::NotYet { .. } | Self::TooMany | Self::Signature { .. } | Self::TooFew { .. } => true,
             Self::Challenge(_)
             | Self::TrustDomain { .. }
             | Self::OtherCustodians
             | Self::Threshold { .. }
             | Self::TooLong { .. }
+            | Self::Id { .. }
             | Self::Over { .. }
-            | Self::OtherKey => false,
+            | Self::OtherKey => true,
+            Self::NotYet { .. } | Self::TooMany | Self::Signature { .. } | Self::TooFew { .. } => false,
         }
     }
 }
@@ -181,8 +191,9 @@ impl OpeningRules {
         if challenge.client_key != *client_key {
             return Err(QuorumError::OtherKey);
         }
+        // Whichever line has the name: who opens does not count with another key of theirs either.
+        let opener = self.custodians.called(&challenge.opener);
         let mut signed: Vec<&str> = Vec::new();
-        let mut opener = None;
         for (index, signature) in evidence.signatures.iter().enumerate() {
             let fault = |fault| QuorumError::Signature { number: index + 1, fault };
             let custodian = self.signer(SIGN_NAMESPACE, &evidence.challenge, signature, now).map_err(fault)?;
@@ -190,17 +201,16 @@ impl OpeningRules {
                 return Err(fault(SignatureFault::Repeated(custodian.name().to_owned())));
             }
             signed.push(custodian.name());
-            if custodian.names.contains(&challenge.opener) {
-                opener = Some(custodian.name());
-            }
         }
+        let opener = opener.filter(|name| signed.contains(name));
         let counted: Vec<String> =
             signed.iter().filter(|name| Some(**name) != opener).map(|name| (*name).to_owned()).collect();
         if counted.len() < usize::try_from(self.threshold.max(2)).unwrap_or(usize::MAX) {
             let opener = opener.map(str::to_owned);
             return Err(QuorumError::TooFew { counted, needed: self.threshold, opener });
         }
-        Ok(Opening { challenge, custodians: counted, opener_proven: opener.is_some(), _proof: () })
+        let sha256 = Sha256::digest(&evidence.challenge).into();
+        Ok(Opening { challenge, sha256, custodians: counted, opener_proven: opener.is_some(), _proof: () })
     }
 
     /// Whether these rules are those of the challenge, and it is good at `now`: all that can change
@@ -221,6 +231,11 @@ impl OpeningRules {
         }
         if challenge.expires.since(challenge.not_before) > self.duration_max {
             return Err(QuorumError::TooLong { max: self.duration_max });
+        }
+        // An id of another time could be one that the record, a review or a closing has already.
+        let made_at = challenge.id.made_at();
+        if made_at != challenge.not_before {
+            return Err(QuorumError::Id { made_at, not_before: challenge.not_before });
         }
         if !challenge.not_before.is_over(now) {
             return Err(QuorumError::NotYet { not_before: challenge.not_before, now });

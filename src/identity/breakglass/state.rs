@@ -18,7 +18,7 @@ use super::quorum::{Opening, OpeningRules};
 use super::refusals::Refusals;
 use crate::model::{BreakGlassId, EventId, Timestamp, Ttl};
 
-/// Closings that are kept at most; the oldest give way.
+/// Closings that are kept at most; the oldest give way, those of openings that were seen here last.
 const CLOSED_MAX: usize = 10_000;
 /// Openings that are remembered at most beyond their end.
 const KNOWN_MAX: usize = 1_000;
@@ -39,6 +39,8 @@ pub struct InForce {
 pub struct KnownOpening {
     /// Its id.
     pub id: BreakGlassId,
+    /// SHA-256 of its challenge's text; `None` where the record has none.
+    pub challenge: Option<[u8; 32]>,
     /// Who opened.
     pub opener: String,
     /// What for.
@@ -58,6 +60,7 @@ impl KnownOpening {
         let challenge = &opening.challenge;
         Self {
             id: challenge.id,
+            challenge: Some(opening.sha256),
             opener: challenge.opener.clone(),
             scope: challenge.scope.to_string(),
             reason: challenge.reason.clone(),
@@ -181,7 +184,9 @@ impl EmergencyState {
         let first = self.closed.pin().insert(id, time).is_none();
         if self.closed.len() > CLOSED_MAX {
             let closed = self.closed.pin();
-            if let Some((oldest, _)) = closed.iter().min_by_key(|(_, time)| **time) {
+            // What nobody has opened here goes first: one custodian may have closed any number of ids.
+            let known = self.known.pin();
+            if let Some((oldest, _)) = closed.iter().min_by_key(|(id, time)| (known.contains_key(*id), **time)) {
                 closed.remove(oldest);
             }
         }
@@ -224,6 +229,13 @@ impl EmergencyState {
             known.remove(oldest);
         }
         known.insert(opening.id, Arc::new(opening)).is_none()
+    }
+
+    /// Whether an opening of that id and another challenge was seen or heard of here.
+    #[must_use]
+    pub fn is_other(&self, id: BreakGlassId, challenge: &[u8; 32]) -> bool {
+        let known = self.known.pin();
+        known.get(&id).and_then(|known| known.challenge).is_some_and(|known| known != *challenge)
     }
 
     /// Openings that are not over and not closed, as far as this node knows; the first to end first.

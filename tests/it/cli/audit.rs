@@ -10,12 +10,13 @@ use doorward::cli::args::Format;
 use doorward::cli::audit::{AuditCommand, ReportArgs, ReportFormat, run};
 use doorward::cli::exit::Exit;
 use doorward::cli::failure::Failure;
-use doorward::model::Ttl;
+use doorward::model::{Timestamp, Ttl};
 use http::Response;
 use http_body_util::Full;
+use serde_json::{Value, json};
 
 use super::Person;
-use super::fake_door::FakeDoor;
+use super::fake_door::{FakeDoor, json_reply};
 use super::renewal::sign_in;
 use crate::audit_report::exported;
 
@@ -58,6 +59,46 @@ async fn a_report_of_a_server_asks_for_the_period_and_links_to_its_proofs() {
     let said = person.talk.text();
     assert!(said.starts_with("12 controls over ") && said.contains("soc2.html"), "{said}");
     assert_eq!(person.out.text(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openings_of_before_the_period_are_asked_of_the_server_or_the_report_says_that_it_lacks_them() {
+    let review = |time: &str| json!({ "by": { "kind": "user", "id": "dev|bob" }, "finding": "x", "time": time });
+    let opening = |id: &str, kind: &str, reviews: Vec<Value>| {
+        json!({
+            "id": id, "kind": kind, "state": "expired", "opener": "erin", "opener_proven": false, "scope": "app",
+            "reason": "x", "custodians": ["ann", "ben"], "opened_at": "2026-11-01T10:00:00Z",
+            "expires": "2026-11-01T10:30:00Z", "reviewed": reviews.len() > 1, "reviews_missing": 0, "reviews": reviews,
+        })
+    };
+    let items = [
+        opening("brk_1", "custodians", vec![review("2026-11-02T10:00:00Z")]),
+        opening("brk_2", "custodians", vec![review("2026-11-02T10:00:00Z"), review("2026-11-03T10:00:00Z")]),
+        // The second came after the record was taken.
+        opening("brk_3", "custodians", vec![review("2026-11-02T10:00:00Z"), review("2099-11-03T10:00:00Z")]),
+        opening("grt_4", "approvals_skipped", Vec::new()),
+    ];
+    let listed = json!({ "items": items, "next": null });
+    let from = Some(Timestamp::from_millis(crate::audit_report::START));
+    let (text, key) = exported(&Filter { from, ..Filter::default() }).await;
+    for (status, listed) in [(200, listed), (403, json!({}))] {
+        let text = text.clone();
+        let door = FakeDoor::open(move |seen| match seen.path.as_str() {
+            "/api/v1/breakglass" => json_reply(status, &listed),
+            _ => Response::new(Full::new(Bytes::from(text.clone()))),
+        })
+        .await;
+        let person = Person::with(&door, Format::Table);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        let out = person.home.path().join("soc2.html");
+        let (_person, outcome) = report(person, asking(&key, Some(out.clone()))).await;
+        assert!(outcome.is_ok(), "{outcome:?}");
+        let page = std::fs::read_to_string(&out).unwrap();
+        let has = |id: &str| page.contains(&format!("{id}, opened before the period, at 2026-11-01T10:00:00"));
+        let found = ["brk_1", "brk_2", "brk_3", "grt_4"].map(has);
+        assert_eq!(found, [status == 200, false, status == 200, false], "{status}");
+        assert_eq!(page.contains("an opening of the emergency path before that stays an exception"), status == 403);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

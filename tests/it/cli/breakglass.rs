@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Parser as _;
 use doorward::cli::args::{Arguments, Command, Format, GlobalArgs};
-use doorward::cli::breakglass::{BreakGlassCommand, InitArgs, SignArgs, run};
+use doorward::cli::breakglass::{BreakGlassCommand, InitArgs, OpenArgs, SignArgs, run};
 use doorward::cli::context::Context;
 use doorward::cli::environment::Environment;
 use doorward::cli::exit::Exit;
@@ -15,7 +15,7 @@ use doorward::cli::failure::Failure;
 use doorward::cli::printer::Printer;
 use doorward::config::InitOptions;
 use doorward::identity::breakglass::Custodians;
-use doorward::model::Clock as _;
+use doorward::model::{BreakGlassId, Clock as _, Ttl};
 use doorward::server::installation;
 
 use crate::support::{SeededEntropy, TestClock, temporary_folder};
@@ -200,4 +200,103 @@ fn a_threshold_below_two_or_above_the_custodians_writes_nothing() {
         assert_eq!(std::fs::read_to_string(dir.join("doorward.toml")).unwrap(), CONFIG);
         assert!(!dir.join("custodians").exists() && !dir.join("keys").exists());
     }
+}
+
+/// A place with three custodians of whom two must sign, and somebody at work there.
+struct Place {
+    dir: PathBuf,
+    clock: TestClock,
+    _folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let (folder, dir) = folder();
+        std::fs::write(dir.join("passphrase"), "correct horse\n").unwrap();
+        init(InitArgs { passphrase_file: Some(dir.join("passphrase")), ..args(&dir, 2, 3) }).unwrap();
+        Self { dir, clock: TestClock::new(), _folder: folder }
+    }
+
+    fn run(&self, command: BreakGlassCommand) -> Result<serde_json::Value, Vec<String>> {
+        let out = Written::default();
+        let context = Context {
+            printer: Printer::new(Format::Json, false, Box::new(out.clone()), Box::new(Written::default())),
+            environment: Environment::of(&[("DOORWARD_HOME", self.dir.to_str().unwrap())]),
+            global: GlobalArgs { output: Format::Json, ..GlobalArgs::default() },
+            clock: Arc::new(self.clock.clone()),
+            entropy: Arc::new(SeededEntropy::new(6)),
+            banner: Default::default(),
+        };
+        let outcome = run(&context, &command).map_err(|failure| failure.lines());
+        outcome.map(|()| serde_json::from_str(&out.text()).unwrap_or_default())
+    }
+
+    fn key(&self, number: u32) -> PathBuf {
+        self.dir.join(format!("keys/custodian-{number}"))
+    }
+
+    /// A challenge of this opener, who signs with the first custodian's key.
+    fn asked(&self, opener: &str) -> BreakGlassId {
+        let open = OpenArgs {
+            reason: Some("all is down".to_owned()),
+            length: Some(Ttl::minutes(10)),
+            challenge_out: Some(self.dir.join("challenge")),
+            opener: Some(opener.to_owned()),
+            opener_key: Some(self.key(1)),
+            config: Some(self.dir.join("doorward.toml")),
+            all: true,
+            ..self.resumed(None, &[])
+        };
+        let told = self.run(BreakGlassCommand::Open(open)).unwrap();
+        BreakGlassId::parse(told["id"].as_str().unwrap()).unwrap()
+    }
+
+    fn resumed(&self, resume: Option<BreakGlassId>, signers: &[u32]) -> OpenArgs {
+        OpenArgs {
+            service: Vec::new(),
+            all: false,
+            reason: None,
+            length: None,
+            challenge_out: None,
+            opener: None,
+            opener_key: None,
+            passphrase_file: Some(self.dir.join("passphrase")),
+            config: None,
+            resume,
+            signature: signers.iter().map(|number| self.dir.join(format!("{number}.sig"))).collect(),
+        }
+    }
+
+    fn resume(&self, id: BreakGlassId, signers: &[u32]) -> Result<serde_json::Value, String> {
+        for number in signers {
+            let sign = SignArgs {
+                key: self.key(*number),
+                challenge: self.dir.join("challenge"),
+                out: Some(self.dir.join(format!("{number}.sig"))),
+                passphrase_file: Some(self.dir.join("passphrase")),
+            };
+            self.run(BreakGlassCommand::Sign(sign)).unwrap();
+        }
+        self.run(BreakGlassCommand::Open(self.resumed(Some(id), signers))).map_err(|lines| lines.concat())
+    }
+}
+
+#[test]
+fn an_opener_who_signs_under_a_name_that_is_not_theirs_opens_nothing() {
+    let place = Place::new();
+    let id = place.asked("erin");
+    let refused = place.resume(id, &[2]).unwrap_err();
+    assert!(refused.contains("`erin` is no name of the custodian who signed with `--opener-key`"), "{refused}");
+    assert!(!place.dir.join("profiles").join("breakglass").exists());
+}
+
+#[test]
+fn only_what_can_be_corrected_is_said_to_be_resumed() {
+    let place = Place::new();
+    let id = place.asked("custodian-1");
+    let few = place.resume(id, &[2]).unwrap_err();
+    assert!(few.contains("1 of 2 custodians have signed") && few.contains("correct it and resume again"), "{few}");
+    place.clock.advance(Ttl::minutes(11));
+    let over = place.resume(id, &[2, 3]).unwrap_err();
+    assert!(over.contains("make a new one") && !over.contains("resume again"), "{over}");
 }

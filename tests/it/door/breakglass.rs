@@ -6,8 +6,8 @@ use std::process::Command;
 use doorward::audit::{EventType, PersonalField};
 use doorward::identity::breakglass::certificate::EVIDENCE_OID;
 use doorward::identity::breakglass::{Custodians, OpeningRules, QuorumError, SignatureFault};
-use doorward::model::breakglass::{Challenge, Evidence, SIGN_NAMESPACE, Scope};
-use doorward::model::{BreakGlassId, Clock, EventId, Principal, ServiceName, SessionId, Timestamp, Ttl};
+use doorward::model::breakglass::{Challenge, ChallengeError, Evidence, SIGN_NAMESPACE, Scope};
+use doorward::model::{BreakGlassId, Clock, Principal, ServiceName, SessionId, Timestamp, Ttl};
 use doorward::server::ambient::{SystemClock, SystemEntropy};
 use rcgen::PublicKeyData;
 use sha2::{Digest, Sha256};
@@ -138,10 +138,15 @@ fn a59_custodians_open_the_door_and_only_what_they_signed() {
         assert_eq!(got.status, 403, "{}", got.text());
         let got = door.get("web", Some(&person), Speaks::Http1, "/x").await;
         assert_eq!(got.reason(), "bad_credential");
-        // Opened once on record, under the opening's own sixteen bytes.
-        let id = EventId::from_bytes(*asked.id.bytes());
-        let opened = door.running().desk.store.event_fetch(&id).await.unwrap().expect("it is on record");
-        assert_eq!(opened.clear().kind, EventType::BreakGlassOpened);
+        // A sign-in would not help.
+        let told = got.problem();
+        assert!(told["detail"].as_str().unwrap().contains("does not cover the service"), "{told}");
+        assert_eq!(told["remedy"]["kind"], "none");
+        // Opened once on record, however many connections used it.
+        let store = &door.running().desk.store;
+        let opened = store.emergency_events(EventType::BreakGlassOpened, |_| true).await.unwrap();
+        let [opened] = &opened[..] else { panic!("{} are on record", opened.len()) };
+        assert_eq!(opened.text("/data/id"), Some(&*asked.id.to_string()));
         assert!(opened.body.to_string().contains("provider and database are down"), "{}", opened.body);
         // Another's key, one signature, and a forged certificate get no answer at all.
         refused(door, &certificate(&rcgen::KeyPair::generate().unwrap(), &both), "app").await;
@@ -206,4 +211,51 @@ fn a59_each_fault_of_a_signature_is_told() {
     assert_eq!(open(&many, now), Err(QuorumError::TooMany));
     assert_eq!(Evidence::from_der(&many.to_der()), None);
     assert_eq!(Evidence::from_der(&good.to_der()), Some(good));
+}
+
+#[test]
+fn a59_an_opener_does_not_count_with_another_key_or_under_another_name_of_theirs() {
+    let folder = temporary_folder();
+    let dir = folder.path();
+    custodians(dir);
+    let key = |name: &str| std::fs::read_to_string(dir.join(format!("{name}.pub"))).unwrap();
+    let file = format!("ann,ann@example.com {}ann {}cid {}", key("ann"), key("dot"), key("cid"));
+    let rules = OpeningRules { custodians: Custodians::parse(file.as_bytes()).unwrap(), ..rules(dir, 2) };
+    let (key, asked) = challenge(&rules, Scope::All, SystemClock.now());
+    let print: [u8; 32] = Sha256::digest(key.subject_public_key_info()).into();
+    let by = |opener: &str, signers: &[&str]| {
+        let asked = Challenge { opener: opener.to_owned(), ..asked.clone() };
+        rules.open(&print, &evidence(dir, &asked, signers), asked.not_before)
+    };
+    for opener in ["ann@example.com", "ann", "ANN", "Ann@Example.com"] {
+        for own in ["ann", "dot"] {
+            let refused = by(opener, &[own, "cid"]).unwrap_err();
+            let QuorumError::TooFew { counted, opener: named, .. } = refused else { panic!("{opener}: {refused}") };
+            assert_eq!((counted, named.as_deref()), (vec!["cid".to_owned()], Some("ann")), "{opener} {own}");
+        }
+    }
+    // What looks like another's name is no name: a space of no width, a joiner, a filler, a turned direction.
+    for opener in ["ann\u{200b}", "a\u{2060}nn", "ann\u{3164}", "ann\u{fe0f}", "\u{202e}nna"] {
+        let refused = by(opener, &["ann", "cid"]).unwrap_err();
+        assert!(matches!(refused, QuorumError::Challenge(ChallengeError::Line { .. })), "{opener:?}: {refused}");
+    }
+    assert_eq!(by("erin", &["dot", "cid"]).unwrap().custodians, ["ann", "cid"]);
+}
+
+#[test]
+fn custodians_whose_names_can_not_be_told_apart_are_refused() {
+    let folder = temporary_folder();
+    let dir = folder.path();
+    custodians(dir);
+    let key = |name: &str| std::fs::read_to_string(dir.join(format!("{name}.pub"))).unwrap();
+    for (names, told) in [
+        ("Ann", "`Ann` is also a name of `ann` on line 1"),
+        ("ann\u{200b}", "a name has a character that nobody sees"),
+        ("ben namespaces=\"*\"", "`namespaces` is taken without patterns: name `doorward-breakglass` itself"),
+        ("ben namespaces=\"file\"", "`namespaces` leaves out `doorward-breakglass`"),
+    ] {
+        let file = format!("ann {}{names} {}", key("ann"), key("cid"));
+        let refused = Custodians::parse(file.as_bytes()).unwrap_err();
+        assert!(refused.line == 2 && refused.message.contains(told), "{names}: {refused}");
+    }
 }

@@ -9,6 +9,7 @@ mod clock;
 mod control;
 mod emergency;
 mod emergency_bad;
+mod emergency_kept;
 mod emergency_told;
 mod ended;
 mod exchange;
