@@ -4,15 +4,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use doorward::control::access::{self, AccessError};
+use doorward::control::access::{self, AccessError, Whose};
 use doorward::control::session::{self, NewSession};
 use doorward::control::{Caller, lock_by_caller};
 use doorward::identity::directory::Directory;
-use doorward::model::{Clock, Device, GrantState, RequestState, SessionId, SessionKind, Thumbprint, Ttl};
+use doorward::model::{
+    AccessRequest, Clock, Device, Grant, GrantId, GrantState, RequestId, RequestState, SessionId, SessionKind,
+    Thumbprint, Ttl,
+};
 use doorward::policy::{PolicySet, load};
 
 use crate::access_ledger::{Ledger, pool};
-use crate::access_world::{Node, Rules, asked, groups, principal};
+use crate::access_world::{Node, Rules, asked, entitlement, groups, principal};
 use crate::api_house::facts;
 use crate::policy::{settings, shown};
 use crate::support::{TestClock, databases, sqlite_database, temporary_folder};
@@ -333,6 +336,46 @@ async fn a56_a_clock_that_goes_back_puts_no_grant_in_force_again() {
     assert!(matches!(dropped, Err(AccessError::NotActive { .. })), "{dropped:?}");
     let other = Node::start(store_url(&node), &clock, 2, 99).await;
     assert!(other.held("dev0").is_empty() && node.held("dev0").is_empty());
+}
+
+#[tokio::test]
+async fn a56_whoever_waits_for_their_turn_until_a_grant_has_run_out_prolongs_nothing() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock, 1).await;
+        let (dev, lead) = (caller(&node, "dev0").await, caller(&node, "lead0").await);
+        let (request, _) = node.ask(&dev, &asked("one", Ttl::minutes(10))).await.unwrap();
+        let grant = node.approve(&lead, request.id).await.unwrap().grant.unwrap();
+        let (_, auto) = node.ask(&dev, &asked("auto", Ttl::minutes(10))).await.unwrap();
+        let end = grant.state.expires_at().unwrap();
+        clock.set(end.minus(Ttl::millis(1)));
+        let came = node.now();
+        let more = access::extend(node.desk(), &dev, grant.id, Ttl::minutes(5), came).await.unwrap();
+        // Somebody else has the request, until after the grant's end.
+        let mut before = node.desk().store.begin().await.unwrap();
+        assert!(before.access_request_hold(more.request.id, came).await.unwrap().is_some());
+        let waits = access::approve(node.desk(), &lead, more.request.id, None, None, came);
+        let ends = async {
+            clock.set(end);
+            before.commit().await.unwrap();
+        };
+        let (answered, ()) = tokio::join!(waits, ends);
+        let timed_out = RequestState::TimedOut;
+        assert!(matches!(answered, Err(AccessError::Closed { state }) if state == timed_out), "{answered:?}");
+        let denied = access::deny(node.desk(), &lead, more.request.id, None, came).await;
+        assert!(matches!(denied, Err(AccessError::Closed { state }) if state == timed_out), "{denied:?}");
+        // Nor where policy approves by itself, and what has run out is not ended once more.
+        let auto = auto.unwrap();
+        let prolonged = access::extend(node.desk(), &dev, auto.id, Ttl::minutes(5), came).await;
+        assert!(matches!(prolonged, Err(AccessError::NotActive { .. })), "{prolonged:?}");
+        let dropped = access::drop_grant(node.desk(), &dev, auto.id, came).await;
+        assert!(matches!(dropped, Err(AccessError::NotActive { .. })), "{dropped:?}");
+        for id in [grant.id, auto.id] {
+            let after = node.desk().store.grant_fetch(id).await.unwrap().unwrap();
+            assert_eq!((after.state.expires_at(), after.state.at(end).name()), (Some(end), "expired"));
+        }
+        assert!(node.held("dev0").is_empty());
+    }
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ pub async fn approve(
     let by = person_of(caller.session());
     let approver = human_of(Shelf::Store(&desk.store), &policies, &by, now).await?;
     let mut tx = desk.store.begin().await?;
-    let Some(request) = tx.access_request_hold(id, now).await? else {
+    let Some((request, now)) = hold(desk, &mut tx, id, now).await? else {
         drop(tx);
         return Err(closed(desk, id, now).await?);
     };
@@ -98,13 +98,15 @@ pub async fn deny(
     let reason = reason.map(reason_of).transpose()?;
     let (request, _) = answerable(desk, &policies, caller, id, now).await?;
     let mut tx = desk.store.begin().await?;
-    let Some(denied) = tx.access_request_close(id, RequestState::Denied, None, now).await? else {
+    let Some((_, now)) = hold(desk, &mut tx, id, now).await? else {
         drop(tx);
         return Err(closed(desk, id, now).await?);
     };
     let approval = Approval {
         by: person_of(caller.session()),
         answer: Answer::Deny,
+    let denied = tx.access_request_close(id, RequestState::Denied, None, now).await?;
+    let denied = denied.ok_or(AccessError::Closed { state: RequestState::TimedOut })?;
         reason: reason.clone(),
         hash: request.hash.clone(),
         time: now,
@@ -145,13 +147,15 @@ pub async fn withdraw(desk: &Desk, caller: &Caller, id: RequestId, now: Timestam
         return Err(AccessError::Denied("only who asked can take a request back; an approver denies it".to_owned()));
     }
     let mut tx = desk.store.begin().await?;
-    let Some(request) = tx.access_request_close(id, RequestState::Withdrawn, None, now).await? else {
+    let Some((_, now)) = hold(desk, &mut tx, id, now).await? else {
         drop(tx);
         return Err(closed(desk, id, now).await?);
     };
     tx.event_append(&request_event(desk, EventType::RequestWithdrawn, caller.actor(), &request, now)).await?;
     tx.commit().await?;
     Ok(seen(desk, request, now).await?)
+    let request = tx.access_request_close(id, RequestState::Withdrawn, None, now).await?;
+    let request = request.ok_or(AccessError::Closed { state: RequestState::TimedOut })?;
 }
 
 /// The request, if the caller may answer it, and whose it is.
@@ -223,3 +227,17 @@ async fn closed(desk: &Desk, id: RequestId, now: Timestamp) -> Result<AccessErro
         Some(state) => AccessError::Closed { state },
     })
 }
+/// The request, pending and untouched by others until the transaction ends, and what time it is by then:
+/// whoever waited for others may have come too late.
+async fn hold(
+    desk: &Desk,
+    tx: &mut Tx,
+    id: RequestId,
+    now: Timestamp,
+) -> Result<Option<(AccessRequest, Timestamp)>, StoreError> {
+    let held = tx.access_request_hold(id, now).await?;
+    let now = now.max(desk.clock.now());
+    Ok(held.filter(|request| request.state_at(now) == RequestState::Pending).map(|request| (request, now)))
+}
+
+    let now = now.max(desk.clock.now());

@@ -82,6 +82,8 @@ async fn end(
     now: Timestamp,
 ) -> Result<GrantSeen, AccessError> {
     let mut tx = desk.store.begin().await?;
+    // Its end may have come while this waited for its turn.
+    let now = now.max(desk.clock.now());
     let grant = tx.grant_fetch(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
     let state = grant.state_at(now);
     let next = state.ended(how, now).map_err(|_| AccessError::NotActive { state: state.name() })?;
