@@ -102,6 +102,26 @@ async fn a53_a_lock_of_another_node_counts_before_this_node_has_heard_of_it() {
     }
 }
 
+#[tokio::test]
+async fn what_is_forbidden_unless_an_entitlement_is_held_is_opened_by_it() {
+    let node = node(&sqlite_database(), &TestClock::new(), 1).await;
+    let set = with(|text| {
+        text + "forbid (principal, action == Action::\"read\", resource) \
+                unless { principal in Entitlement::\"svc/auto\" };\n\
+                forbid (principal in Group::\"guests\", action, resource == Entitlement::\"svc/one\");\n"
+    });
+    let opened = |name: &str| {
+        let opened = set.service(entitlement(name).service()).unwrap().opened_by(&entitlement(name));
+        opened.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(opened("auto"), ["read", "write"]);
+    assert_eq!(opened("one"), ["write"], "who may not have it is no use of it");
+    node.desk().policies.store(Arc::new(set));
+    let dev = caller(&node, "dev0").await;
+    let (_, grant) = node.ask(&dev, &asked("auto", Ttl::minutes(5))).await.unwrap();
+    assert!(grant.unwrap().actions.iter().any(|action| action.as_str() == "read"));
+}
+
 /// The policies of the small company with more rules in `access.cedar`.
 fn with(change: impl Fn(String) -> String) -> PolicySet {
     let folder = temporary_folder();
