@@ -103,6 +103,81 @@ async fn a53_a_lock_of_another_node_counts_before_this_node_has_heard_of_it() {
 }
 
 #[tokio::test]
+async fn a53_what_approved_a_scheduled_grant_has_to_stand_when_it_begins() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock, 1).await;
+        let dev = caller(&node, "dev0").await;
+        let (lead, other, owner) =
+            (caller(&node, "lead0").await, caller(&node, "lead1").await, caller(&node, "owner").await);
+        // Each grant with what happens before it begins, and how it ends or goes on.
+        for (what, happens, state) in [
+            ("two", "nothing", "active"),
+            ("two", "an approver signs out", "active"),
+            ("auto", "nothing", "active"),
+            ("auto", "policy asks people", "revoked"),
+            ("one", "approvers lose their right", "revoked"),
+            ("two", "an approver is locked", "revoked"),
+        ] {
+            put(&node, Rules::default());
+            let mut later = asked(what, Ttl::minutes(2));
+            later.start = Some(node.now().plus(Ttl::minutes(5)));
+            let (request, grant) = node.ask(&dev, &later).await.unwrap();
+            let third = caller(&node, "lead2").await;
+            let answering = match what {
+                "two" => vec![&lead, if happens == "an approver signs out" { &third } else { &other }],
+                "one" => vec![&lead],
+                _ => Vec::new(),
+            };
+            let mut id = grant.map(|grant| grant.id);
+            for approver in answering {
+                id = node.approve(approver, request.id).await.unwrap().grant.map(|grant| grant.id);
+            }
+            match happens {
+                "an approver signs out" => node.sign_out(third.session().id).await,
+                "policy asks people" => {
+                    let set = with(|text| text + "forbid (principal, action == Action::\"auto_approve\", resource);\n");
+                    node.desk().policies.store(Arc::new(set));
+                }
+                "approvers lose their right" => put(&node, Rules { few: true, ..Rules::default() }),
+                "an approver is locked" => {
+                    let name = principal("lead1").to_string();
+                    lock_by_caller::set(node.desk(), &owner, &name, "gone", node.now()).await.unwrap();
+                }
+                _ => {}
+            }
+            clock.advance(Ttl::minutes(6));
+            node.sweep().await.unwrap();
+            let grant = node.desk().store.grant_fetch(id.unwrap()).await.unwrap().unwrap();
+            assert_eq!(grant.state.name(), state, "{what}: {happens}: {:?}", grant.end_reason);
+            assert_eq!(node.held("dev0").len(), usize::from(state == "active"), "{what}: {happens}");
+            clock.advance(Ttl::minutes(3));
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_approvers_have_to_be_somewhere_a_scheduled_grant_begins_though_nobody_knows_where_they_are() {
+    let clock = TestClock::new();
+    let node = node(&sqlite_database(), &clock, 1).await;
+    let set = with(|text| {
+        text + "forbid (principal, action == Action::\"approve\", resource) \
+                unless { context.address.isInRange(ip(\"192.0.2.0/24\")) };\n"
+    });
+    node.desk().policies.store(Arc::new(set));
+    let dev = caller(&node, "dev0").await;
+    let id = node.sign_in("lead0", groups("lead0")).await.unwrap();
+    let lead = node.caller_from(id, "192.0.2.7".parse().unwrap()).await.unwrap();
+    let mut later = asked("one", Ttl::minutes(10));
+    later.start = Some(node.now().plus(Ttl::minutes(5)));
+    let (request, _) = node.ask(&dev, &later).await.unwrap();
+    assert_eq!(node.approve(&lead, request.id).await.unwrap().state, "scheduled");
+    clock.advance(Ttl::minutes(6));
+    node.sweep().await.unwrap();
+    assert_eq!(node.held("dev0").len(), 1);
+}
+
+#[tokio::test]
 async fn what_is_forbidden_unless_an_entitlement_is_held_is_opened_by_it() {
     let node = node(&sqlite_database(), &TestClock::new(), 1).await;
     let set = with(|text| {
@@ -172,6 +247,7 @@ async fn what_wants_a_trusted_device_can_be_asked_for_and_approved_from_one() {
     assert_eq!(node.approve(&callers[1], request.id).await.unwrap().state, "pending");
     // Signing in elsewhere too takes nothing from it.
     caller(&node, "dev0").await;
+    caller(&node, "lead0").await;
     assert_eq!(node.approve(&callers[2], request.id).await.unwrap().state, "active");
 }
 
