@@ -197,6 +197,45 @@ async fn what_is_forbidden_unless_an_entitlement_is_held_is_opened_by_it() {
     assert!(grant.unwrap().actions.iter().any(|action| action.as_str() == "read"));
 }
 
+#[tokio::test]
+async fn a_list_goes_on_from_what_its_reader_may_see_whatever_is_between() {
+    const OTHERS: usize = 1100;
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock, 1).await;
+        let (dev, other) = (caller(&node, "dev0").await, caller(&node, "dev1").await);
+        let (first, first_grant) = node.ask(&dev, &asked("auto", Ttl::minutes(5))).await.unwrap();
+        clock.advance(Ttl::millis(1));
+        let (between, grant) = node.ask(&other, &asked("auto", Ttl::minutes(5))).await.unwrap();
+        let (desk, mut tx) = (node.desk(), node.desk().store.begin().await.unwrap());
+        for _ in 0..OTHERS {
+            let id = RequestId::fresh(node.now(), &*desk.entropy);
+            tx.access_request_insert(&AccessRequest { id, grant: None, ..between.clone() }).await.unwrap();
+            let id = GrantId::fresh(node.now(), &*desk.entropy);
+            tx.grant_insert(&Grant { id, request: between.id, ..grant.clone().unwrap() }).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        clock.advance(Ttl::millis(1));
+        let (last, last_grant) = node.ask(&dev, &asked("auto", Ttl::minutes(5))).await.unwrap();
+        let requests = async |before| {
+            let (found, next) =
+                access::request_list(desk, &dev, Whose::All, None, before, 50, node.now()).await.unwrap();
+            (found.iter().map(|seen| seen.request.id).collect::<Vec<_>>(), next)
+        };
+        assert_eq!(requests(None).await, (vec![last.id], Some(last.id)));
+        assert_eq!(requests(Some(last.id)).await, (vec![first.id], Some(first.id)));
+        assert_eq!(requests(Some(first.id)).await, (Vec::new(), None));
+        let grants = async |before| {
+            let (found, next) = access::grant_list(desk, &dev, Whose::All, before, 50, node.now()).await.unwrap();
+            (found.iter().map(|seen| seen.grant.id).collect::<Vec<_>>(), next)
+        };
+        let (first, last) = (first_grant.unwrap().id, last_grant.unwrap().id);
+        assert_eq!(grants(None).await, (vec![last], Some(last)));
+        assert_eq!(grants(Some(last)).await, (vec![first], Some(first)));
+        assert_eq!(grants(Some(first)).await, (Vec::new(), None));
+    }
+}
+
 /// The policies of the small company with more rules in `access.cedar`.
 fn with(change: impl Fn(String) -> String) -> PolicySet {
     let folder = temporary_folder();
