@@ -89,6 +89,10 @@ pub async fn set(
     }
     let lock = lock::set(&desk.store, caller.actor(), &principal, reason, now, &*desk.entropy).await?;
     desk.directory.lock(&principal);
+    // Somebody may have lifted it since, which this node may have heard of before it came to here.
+    if let Ok(None) = desk.store.lock_fetch(&principal).await {
+        unbar(desk, &principal).await;
+    }
     Ok(lock)
 }
 
@@ -105,8 +109,18 @@ pub async fn clear(
 ) -> Result<Lock, ChangeLockError> {
     let principal = named(desk, caller, name, now).await?;
     let lock = lock::clear(&desk.store, caller.actor(), &principal, reason, now, &*desk.entropy).await?;
-    desk.directory.unlock(&principal);
+    unbar(desk, &principal).await;
     Ok(lock)
+}
+
+/// Lets a principal through here, unless somebody has barred them again.
+async fn unbar(desk: &Desk, principal: &Principal) {
+    // ORDER: the database after the directory. A bar that was set before it is asked is found there, also
+    // where the feed brought it here already; one that is set later comes by the feed.
+    desk.directory.unlock(principal);
+    if let Ok(Some(_)) = desk.store.lock_fetch(principal).await {
+        desk.directory.lock(principal);
+    }
 }
 
 /// Whom a bar is on, as far as they are known. The bar stands whether or not this can be said.

@@ -346,8 +346,7 @@ pub fn with_grants(
     caller: &mut Caller,
     now: Timestamp,
 ) {
-    let under = caller.under.as_ref().map(|grant| grant.id);
-    let (grants, names) = counting(worker, snapshot, channel, routed, &caller.base, under, now);
+    let (grants, names) = counting(worker, snapshot, channel, routed, caller, now);
     caller.subject = match caller.key {
         _ if names.is_empty() => Rc::clone(&caller.base),
         Some(key) => remembered(worker, snapshot, key, &names, || caller.base.with_entitlements(&names)),

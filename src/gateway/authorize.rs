@@ -151,7 +151,7 @@ fn refusal_of(
         }
     }
     match verdict.reason {
-        DenyReason::ForbiddenByPolicy => Refusal::Forbidden,
+        DenyReason::ForbiddenByPolicy => Refusal::Forbidden { remedies },
         DenyReason::NoPolicyMatch => Refusal::NoPolicyMatch { remedies },
     }
 }

@@ -1,8 +1,8 @@
 //! What active grants make of a caller, asked anew on every request.
 //!
 //! INVARIANTS: a grant counts while it is in force at this moment, for the actions that were
-//! approved, and while its holder may still ask for it (judged as of its activation, so that a rule
-//! about the hour lets a night's work end). A stream that is permitted only because of grants ends
+//! approved, and while its holder may still ask for it: with the session and device that they have now,
+//! and as of its activation, so that a rule about the hour or a fresh sign-in lets a night's work end. A stream that is permitted only because of grants ends
 //! with the last of them that permits it: at its end, also one that was moved meanwhile, and at once
 //! when it is ended early. A token that was made under a grant is good while that one is in force, and
 //! so is what is open by it, whatever else permits it.
@@ -19,7 +19,7 @@ use crate::identity::directory::{Directory, LiveGrant, Uses};
 use crate::model::{
     ActionName, EntitlementName, GrantId, Principal, PrincipalKind, ServiceName, SessionKind, Timestamp, Ttl,
 };
-use crate::policy::{Ambient, EntitlementAction, RequestContext, Service, Subject};
+use crate::policy::{Ambient, DeviceContext, EntitlementAction, RequestContext, Service, SessionContext};
 
 use super::authenticate::Caller;
 use super::body::{Permit, PermitRests};
@@ -72,7 +72,7 @@ impl Rests {
 
 /// The grants of the caller that count for this request, and the entitlements of them, each once. All jobs
 /// of one trust rule are one principal, and what was approved for one of them is not for the next: of a
-/// workload only the grant counts that its token was made `under`, which a job gets for its own run alone
+/// workload only the grant counts that its token was made under, which a job gets for its own run alone
 /// (`control/oauth/run.rs`).
 #[must_use]
 pub fn counting(
@@ -80,28 +80,37 @@ pub fn counting(
     snapshot: &Snapshot,
     channel: &Channel,
     routed: &Routed,
-    base: &Subject,
-    under: Option<GrantId>,
+    caller: &Caller,
     now: Timestamp,
 ) -> (Vec<LiveGrant>, Vec<EntitlementName>) {
     let Some(matched) = &routed.matched else { return (Vec::new(), Vec::new()) };
+    let base = &caller.base;
     let mut grants = worker.shared.directory.grants(base.principal(), now);
     if base.principal().kind() == PrincipalKind::Workload {
-        grants.retain(|grant| under == Some(grant.id));
+        grants.retain(|grant| caller.under.as_ref().is_some_and(|under| under.id == grant.id));
     }
     let service = &routed.entry.service.name;
     let address = channel.peer.ip().to_canonical();
-    grants.retain(|grant| grant.counts_for(service, &matched.action) && may_still_ask(snapshot, base, grant, address));
+    grants
+        .retain(|grant| grant.counts_for(service, &matched.action) && may_still_ask(snapshot, caller, grant, address));
     let mut names: Vec<EntitlementName> = grants.iter().map(|grant| grant.entitlement.clone()).collect();
     names.sort_unstable();
     names.dedup();
     (grants, names)
 }
 
-fn may_still_ask(snapshot: &Snapshot, base: &Subject, grant: &LiveGrant, address: IpAddr) -> bool {
-    let ambient = Ambient { address, now: grant.active_at, session: None, device: None, token_scope: None };
+fn may_still_ask(snapshot: &Snapshot, caller: &Caller, grant: &LiveGrant, address: IpAddr) -> bool {
+    let session = caller.session.as_ref().map(|live| &live.session);
+    let ambient = Ambient {
+        address,
+        now: grant.active_at,
+        // One that began after the grant did is as fresh as can be.
+        session: session.map(SessionContext::of),
+        device: session.and_then(DeviceContext::of),
+        token_scope: None,
+    };
     let policies = &snapshot.policies;
-    policies.entitlement_decide(base, EntitlementAction::Request, &grant.entitlement, &ambient).allow
+    policies.entitlement_decide(&caller.base, EntitlementAction::Request, &grant.entitlement, &ambient).allow
 }
 
 /// The grant that a permission rests on: of several the one that ends last.

@@ -30,7 +30,7 @@ use super::limit;
 use super::membership;
 use super::proof::{DPOP_HEADER, NONCE_HEADER};
 use super::record::{self, Close, Exchange, counted_address};
-use super::refusal::{DECISION_HEADER, Form, Refusal};
+use super::refusal::{DECISION_HEADER, Form, Refusal, Remedy};
 use super::resource;
 use super::route::{Routed, route};
 use super::snapshot::Snapshot;
@@ -228,7 +228,7 @@ fn not_in_emergency(worker: &Worker, channel: &Channel) -> Result<(), Refusal> {
 /// A grant may have been given on another node since the feed was last read: where one would help,
 /// the store is asked, for each principal once in that time.
 async fn looked_for_grants(worker: &Worker, caller: &Caller, refusal: &Refusal, now: Timestamp) -> bool {
-    let helps = matches!(refusal, Refusal::NoPolicyMatch { remedies } if !remedies.is_empty());
+    let helps = matches!(refusal.remedy(), Remedy::RequestAccess(_));
     let principal = &caller.principal;
     if !helps || worker.looked.borrow_mut().get(principal).is_some_and(|at| !at.plus(LOOK_EVERY).is_over(now)) {
         return false;

@@ -56,8 +56,8 @@ pub enum Refusal {
     NoRoute,
     /// No policy permits it. Holding one of these entitlements, which may be asked for, would.
     NoPolicyMatch { remedies: Vec<Offer> },
-    /// A policy forbids it.
-    Forbidden,
+    /// A policy forbids it. It does not forbid it to who holds one of these, which may be asked for.
+    Forbidden { remedies: Vec<Offer> },
     /// It comes from another site's page on the strength of a cookie or certificate alone.
     CrossSite,
     /// The token's scope does not have the action.
@@ -142,7 +142,7 @@ impl Refusal {
             Self::NoRoute => "no_route",
             Self::SignInTooOld(reason) => reason.name(),
             Self::NoPolicyMatch { .. } => "no_policy_match",
-            Self::Forbidden | Self::CrossSite => "forbidden_by_policy",
+            Self::Forbidden { .. } | Self::CrossSite => "forbidden_by_policy",
             Self::ScopeInsufficient { .. } => "scope_insufficient",
             Self::RateLimited { .. } => "rate_limited",
             Self::Stale | Self::Emergency => "stale",
@@ -170,7 +170,7 @@ impl Refusal {
             | Self::DeviceUntrusted
             | Self::SignInTooOld(_)
             | Self::NoPolicyMatch { .. }
-            | Self::Forbidden
+            | Self::Forbidden { .. }
             | Self::CrossSite
             | Self::ScopeInsufficient { .. } => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -205,7 +205,7 @@ impl Refusal {
             Self::SignInTooOld(_) => "Your sign-in is too long ago for this",
             Self::NoRoute => "There is nothing here",
             Self::NoPolicyMatch { .. } => "You don't have access to this",
-            Self::Forbidden => "A policy forbids this",
+            Self::Forbidden { .. } => "A policy forbids this",
             Self::CrossSite => "Another site's page may not do this for you",
             Self::ScopeInsufficient { .. } => "The token's scope is too narrow",
             Self::RateLimited { .. } => "Too many requests",
@@ -243,11 +243,11 @@ impl Refusal {
             Self::NoPolicyMatch { remedies } if remedies.is_empty() => {
                 "No policy permits this, and there is nothing that you could ask for to change it. Ask the owner of the service.".to_owned()
             }
-            Self::NoPolicyMatch { remedies } => {
-                let names: Vec<String> = remedies.iter().map(|offer| format!("`{}`", offer.name)).collect();
-                format!("No policy permits this now. It would be permitted while you hold {}, which you may ask for.", names.join(" or "))
+            Self::Forbidden { remedies } if remedies.is_empty() => {
+                "A policy forbids this whatever else is permitted. `doorward why` names it.".to_owned()
             }
-            Self::Forbidden => "A policy forbids this whatever else is permitted. `doorward why` names it.".to_owned(),
+            Self::NoPolicyMatch { remedies } => format!("No policy permits this now. {}", while_held(remedies)),
+            Self::Forbidden { remedies } => format!("A policy forbids this now. {}", while_held(remedies)),
             Self::CrossSite => "The request comes from a page of another origin and carries nothing but a cookie or certificate. The service can list the origin.".to_owned(),
             Self::ScopeInsufficient { action } => format!("The token is not good for the action `{action}`. Ask for a token with it in its scope."),
             Self::RateLimited { retry_after_seconds, .. } => format!("Wait {retry_after_seconds} s and go on more slowly."),
@@ -276,7 +276,9 @@ impl Refusal {
             | Self::SessionEnded => Remedy::SignIn,
             Self::DeviceUntrusted => Remedy::Device,
             Self::SignInTooOld(_) => Remedy::StepUp,
-            Self::NoPolicyMatch { remedies } if !remedies.is_empty() => Remedy::RequestAccess(remedies.clone()),
+            Self::NoPolicyMatch { remedies } | Self::Forbidden { remedies } if !remedies.is_empty() => {
+                Remedy::RequestAccess(remedies.clone())
+            }
             Self::RateLimited { .. }
             | Self::NonceWanted
             | Self::Stale
@@ -291,7 +293,7 @@ impl Refusal {
             | Self::Locked
             | Self::NoRoute
             | Self::NoPolicyMatch { .. }
-            | Self::Forbidden
+            | Self::Forbidden { .. }
             | Self::CrossSite
             | Self::ScopeInsufficient { .. }
             | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken)
@@ -316,6 +318,11 @@ impl Refusal {
             _ => None,
         }
     }
+}
+
+fn while_held(remedies: &[Offer]) -> String {
+    let names: Vec<String> = remedies.iter().map(|offer| format!("`{}`", offer.name)).collect();
+    format!("It would be permitted while you hold {}, which you may ask for.", names.join(" or "))
 }
 
 impl Remedy {

@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use cedar_policy::Effect;
-
 use super::cedar_file::{CedarFile, Statement};
 use super::diagnostic::{Diagnostic, Report, Source};
 use super::entitlement::Entitlement;
@@ -160,15 +158,17 @@ fn report_shared_names(drafts: &[Draft], global: Option<&CedarFile>, report: &Re
     }
 }
 
-/// Which actions each entitlement opens: those that a permit which names it could match.
+/// Which actions each entitlement opens: those that a policy which names it could match, also one that
+/// forbids them `unless` it is held. What is named as the resource alone is asked for, and opens nothing.
 fn opened<'s>(
     actions: &BTreeSet<ActionName>,
     statements: impl Iterator<Item = &'s Statement> + Clone,
     kinds: &Kinds,
 ) -> BTreeMap<EntitlementName, BTreeSet<ActionName>> {
     let mut opens: BTreeMap<EntitlementName, BTreeSet<ActionName>> = BTreeMap::new();
-    for statement in statements.filter(|statement| statement.policy.effect() == Effect::Permit) {
-        for name in validate::entitlements_named(&statement.policy) {
+    for statement in statements {
+        let named = validate::entitlements_named(&statement.policy).into_iter();
+        for name in named.filter(|name| lint::names_as_principal(statement, &format!("Entitlement::\"{name}\""))) {
             let matching =
                 actions.iter().filter(|action| could_match(&statement.policy, &kinds.action(action.as_str())));
             opens.entry(name).or_default().extend(matching.cloned());

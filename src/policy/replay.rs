@@ -207,8 +207,7 @@ impl<'s> Replay<'s> {
             if let Some(owner) = self.set.service(name.service()) {
                 self.all_recorded(owner, EntitlementAction::Request.name(), past.principal.kind())?;
             }
-            let ambient =
-                Ambient { address: past.address, now: held.active_at, session: None, device: None, token_scope: None };
+            let ambient = Ambient { now: held.active_at, token_scope: None, ..ambient(past) };
             if self.set.entitlement_decide(&base, EntitlementAction::Request, name, &ambient).allow {
                 subject = subject.with_entitlement(name);
             }

@@ -204,9 +204,13 @@ impl Compared<'_> {
 
     /// The humans whose approval counts, whoever answers now among them.
     fn counted(&self, request: &AccessRequest) -> Vec<usize> {
+        self.counted_with(vec![self.who], request)
+    }
+
+    /// The humans whose approval counts, after these.
+    fn counted_with(&self, mut humans: Vec<usize>, request: &AccessRequest) -> Vec<usize> {
         let requester = of(request.requester.principal.subject());
         let name = request.entitlement.name();
-        let mut humans = vec![self.who];
         for other in self.approved_by(request, &request.hash) {
             let locked = self.after.locks.iter().any(|name| name == PEOPLE[other]);
             let may = self.company.session(other).is_none_or(|it| self.company.rules.may_approve(&it.groups, name));
@@ -321,8 +325,10 @@ impl Compared<'_> {
         let wider = rules.opens(name).iter().any(|action| grant.actions.iter().all(|it| it.as_str() != *action));
         let fewer =
             request.approvals_needed > 0 && usize::try_from(request.approvals_needed).unwrap() < rules.approvals(name);
+        let standing = self.counted_with(Vec::new(), request).len();
         grant.starts_at.is_over(self.now)
             && self.eligible(request)
+            && standing >= usize::try_from(request.approvals_needed).unwrap()
             && !wider
             && !fewer
             && grant.length <= rules.max(name)

@@ -4,15 +4,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use doorward::control::access::{self, AccessError};
+use doorward::control::access::{self, AccessError, Whose};
 use doorward::control::session::{self, NewSession};
 use doorward::control::{Caller, lock_by_caller};
 use doorward::identity::directory::Directory;
-use doorward::model::{Clock, Device, GrantState, RequestState, SessionId, SessionKind, Thumbprint, Ttl};
+use doorward::model::{
+    AccessRequest, Clock, Device, Grant, GrantId, GrantState, RequestId, RequestState, SessionId, SessionKind,
+    Thumbprint, Ttl,
+};
 use doorward::policy::{PolicySet, load};
 
 use crate::access_ledger::{Ledger, pool};
-use crate::access_world::{Node, Rules, asked, groups, principal};
+use crate::access_world::{Node, Rules, asked, entitlement, groups, principal};
 use crate::api_house::facts;
 use crate::policy::{settings, shown};
 use crate::support::{TestClock, databases, sqlite_database, temporary_folder};
@@ -99,6 +102,185 @@ async fn a53_a_lock_of_another_node_counts_before_this_node_has_heard_of_it() {
     }
 }
 
+#[tokio::test]
+async fn a53_what_approved_a_scheduled_grant_has_to_stand_when_it_begins() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock, 1).await;
+        let dev = caller(&node, "dev0").await;
+        let (lead, other, owner) =
+            (caller(&node, "lead0").await, caller(&node, "lead1").await, caller(&node, "owner").await);
+        // Each grant with what happens before it begins, and how it ends or goes on.
+        for (what, happens, state) in [
+            ("two", "nothing", "active"),
+            ("two", "an approver signs out", "active"),
+            ("auto", "nothing", "active"),
+            ("auto", "policy asks people", "revoked"),
+            ("one", "approvers lose their right", "revoked"),
+            ("two", "an approver is locked", "revoked"),
+        ] {
+            put(&node, Rules::default());
+            let mut later = asked(what, Ttl::minutes(2));
+            later.start = Some(node.now().plus(Ttl::minutes(5)));
+            let (request, grant) = node.ask(&dev, &later).await.unwrap();
+            let third = caller(&node, "lead2").await;
+            let answering = match what {
+                "two" => vec![&lead, if happens == "an approver signs out" { &third } else { &other }],
+                "one" => vec![&lead],
+                _ => Vec::new(),
+            };
+            let mut id = grant.map(|grant| grant.id);
+            for approver in answering {
+                id = node.approve(approver, request.id).await.unwrap().grant.map(|grant| grant.id);
+            }
+            match happens {
+                "an approver signs out" => node.sign_out(third.session().id).await,
+                "policy asks people" => {
+                    let set = with(|text| text + "forbid (principal, action == Action::\"auto_approve\", resource);\n");
+                    node.desk().policies.store(Arc::new(set));
+                }
+                "approvers lose their right" => put(&node, Rules { few: true, ..Rules::default() }),
+                "an approver is locked" => {
+                    let name = principal("lead1").to_string();
+                    lock_by_caller::set(node.desk(), &owner, &name, "gone", node.now()).await.unwrap();
+                }
+                _ => {}
+            }
+            clock.advance(Ttl::minutes(6));
+            node.sweep().await.unwrap();
+            let grant = node.desk().store.grant_fetch(id.unwrap()).await.unwrap().unwrap();
+            assert_eq!(grant.state.name(), state, "{what}: {happens}: {:?}", grant.end_reason);
+            assert_eq!(node.held("dev0").len(), usize::from(state == "active"), "{what}: {happens}");
+            clock.advance(Ttl::minutes(3));
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_approvers_have_to_be_somewhere_a_scheduled_grant_begins_though_nobody_knows_where_they_are() {
+    let clock = TestClock::new();
+    let node = node(&sqlite_database(), &clock, 1).await;
+    let set = with(|text| {
+        text + "forbid (principal, action == Action::\"approve\", resource) \
+                unless { context.address.isInRange(ip(\"192.0.2.0/24\")) };\n"
+    });
+    node.desk().policies.store(Arc::new(set));
+    let dev = caller(&node, "dev0").await;
+    let id = node.sign_in("lead0", groups("lead0")).await.unwrap();
+    let lead = node.caller_from(id, "192.0.2.7".parse().unwrap()).await.unwrap();
+    let mut later = asked("one", Ttl::minutes(10));
+    later.start = Some(node.now().plus(Ttl::minutes(5)));
+    let (request, _) = node.ask(&dev, &later).await.unwrap();
+    assert_eq!(node.approve(&lead, request.id).await.unwrap().state, "scheduled");
+    clock.advance(Ttl::minutes(6));
+    node.sweep().await.unwrap();
+    assert_eq!(node.held("dev0").len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_forbidden_unless_an_entitlement_is_held_is_opened_by_it() {
+    let node = node(&sqlite_database(), &TestClock::new(), 1).await;
+    let set = with(|text| {
+        text + "forbid (principal, action == Action::\"read\", resource) \
+                unless { principal in Entitlement::\"svc/auto\" };\n\
+                forbid (principal in Group::\"guests\", action, resource == Entitlement::\"svc/one\");\n"
+    });
+    let opened = |name: &str| {
+        let opened = set.service(entitlement(name).service()).unwrap().opened_by(&entitlement(name));
+        opened.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(opened("auto"), ["read", "write"]);
+    assert_eq!(opened("one"), ["write"], "who may not have it is no use of it");
+    node.desk().policies.store(Arc::new(set));
+    let dev = caller(&node, "dev0").await;
+    let (_, grant) = node.ask(&dev, &asked("auto", Ttl::minutes(5))).await.unwrap();
+    assert!(grant.unwrap().actions.iter().any(|action| action.as_str() == "read"));
+}
+
+#[tokio::test]
+async fn a_list_goes_on_from_what_its_reader_may_see_whatever_is_between() {
+    const OTHERS: usize = 1100;
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock, 1).await;
+        let (dev, other) = (caller(&node, "dev0").await, caller(&node, "dev1").await);
+        let (first, first_grant) = node.ask(&dev, &asked("auto", Ttl::minutes(5))).await.unwrap();
+        clock.advance(Ttl::millis(1));
+        let (between, grant) = node.ask(&other, &asked("auto", Ttl::minutes(5))).await.unwrap();
+        let (desk, mut tx) = (node.desk(), node.desk().store.begin().await.unwrap());
+        for _ in 0..OTHERS {
+            let id = RequestId::fresh(node.now(), &*desk.entropy);
+            tx.access_request_insert(&AccessRequest { id, grant: None, ..between.clone() }).await.unwrap();
+            let id = GrantId::fresh(node.now(), &*desk.entropy);
+            tx.grant_insert(&Grant { id, request: between.id, ..grant.clone().unwrap() }).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        clock.advance(Ttl::millis(1));
+        let (last, last_grant) = node.ask(&dev, &asked("auto", Ttl::minutes(5))).await.unwrap();
+        let requests = async |before| {
+            let (found, next) =
+                access::request_list(desk, &dev, Whose::All, None, before, 50, node.now()).await.unwrap();
+            (found.iter().map(|seen| seen.request.id).collect::<Vec<_>>(), next)
+        };
+        assert_eq!(requests(None).await, (vec![last.id], Some(last.id)));
+        assert_eq!(requests(Some(last.id)).await, (vec![first.id], Some(first.id)));
+        assert_eq!(requests(Some(first.id)).await, (Vec::new(), None));
+        let grants = async |before| {
+            let (found, next) = access::grant_list(desk, &dev, Whose::All, before, 50, node.now()).await.unwrap();
+            (found.iter().map(|seen| seen.grant.id).collect::<Vec<_>>(), next)
+        };
+        let (first, last) = (first_grant.unwrap().id, last_grant.unwrap().id);
+        assert_eq!(grants(None).await, (vec![last], Some(last)));
+        assert_eq!(grants(Some(last)).await, (vec![first], Some(first)));
+        assert_eq!(grants(Some(first)).await, (Vec::new(), None));
+    }
+}
+
+#[tokio::test]
+async fn a_bar_that_is_set_while_one_that_was_lifted_is_answered_stays() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let (mut here, there) = (node(&url, &clock, 1).await, node(&url, &clock, 2).await);
+        let (owner, again) = (caller(&here, "owner").await, caller(&there, "owner").await);
+        let (who, name) = (principal("dev0"), principal("dev0").to_string());
+        lock_by_caller::set(here.desk(), &owner, &name, "gone", here.now()).await.unwrap();
+        let mut met = false;
+        for polls in 1.. {
+            let desk = Arc::clone(here.desk());
+            let mut lifts = Box::pin(lock_by_caller::clear(&desk, &owner, &name, "back", clock.now()));
+            let mut answered = false;
+            let mut left = polls;
+            std::future::poll_fn(|context| {
+                answered = lifts.as_mut().poll(context).is_ready();
+                left -= 1;
+                if answered || left == 0 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            })
+            .await;
+            let mut lifted = answered;
+            for _ in 0..20 {
+                lifted |= there.desk().store.lock_fetch(&who).await.unwrap().is_none();
+            }
+            if lifted && !answered {
+                // Committed, and not obeyed yet: meanwhile somebody bars them elsewhere, and it is heard of here.
+                met = true;
+                lock_by_caller::set(there.desk(), &again, &name, "gone", there.now()).await.unwrap();
+                here.follow().await;
+                lifts.await.unwrap();
+            } else {
+                if !answered {
+                    lifts.await.unwrap();
+                }
+                lock_by_caller::set(here.desk(), &owner, &name, "gone", here.now()).await.unwrap();
+            }
+            assert!(here.desk().directory.is_locked(&who), "after {polls} polls");
+            if met || answered {
+                break;
+            }
+        }
+        assert!(met, "the commit was never met");
+    }
+}
+
 /// The policies of the small company with more rules in `access.cedar`.
 fn with(change: impl Fn(String) -> String) -> PolicySet {
     let folder = temporary_folder();
@@ -147,6 +329,9 @@ async fn what_wants_a_trusted_device_can_be_asked_for_and_approved_from_one() {
     assert!(matches!(node.ask(&without, &asked("two", Ttl::minutes(5))).await, Err(AccessError::Denied(_))));
     let (request, _) = node.ask(&callers[0], &asked("two", Ttl::minutes(5))).await.unwrap();
     assert_eq!(node.approve(&callers[1], request.id).await.unwrap().state, "pending");
+    // Signing in elsewhere too takes nothing from it.
+    caller(&node, "dev0").await;
+    caller(&node, "lead0").await;
     assert_eq!(node.approve(&callers[2], request.id).await.unwrap().state, "active");
 }
 
@@ -333,6 +518,46 @@ async fn a56_a_clock_that_goes_back_puts_no_grant_in_force_again() {
     assert!(matches!(dropped, Err(AccessError::NotActive { .. })), "{dropped:?}");
     let other = Node::start(store_url(&node), &clock, 2, 99).await;
     assert!(other.held("dev0").is_empty() && node.held("dev0").is_empty());
+}
+
+#[tokio::test]
+async fn a56_whoever_waits_for_their_turn_until_a_grant_has_run_out_prolongs_nothing() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock, 1).await;
+        let (dev, lead) = (caller(&node, "dev0").await, caller(&node, "lead0").await);
+        let (request, _) = node.ask(&dev, &asked("one", Ttl::minutes(10))).await.unwrap();
+        let grant = node.approve(&lead, request.id).await.unwrap().grant.unwrap();
+        let (_, auto) = node.ask(&dev, &asked("auto", Ttl::minutes(10))).await.unwrap();
+        let end = grant.state.expires_at().unwrap();
+        clock.set(end.minus(Ttl::millis(1)));
+        let came = node.now();
+        let more = access::extend(node.desk(), &dev, grant.id, Ttl::minutes(5), came).await.unwrap();
+        // Somebody else has the request, until after the grant's end.
+        let mut before = node.desk().store.begin().await.unwrap();
+        assert!(before.access_request_hold(more.request.id, came).await.unwrap().is_some());
+        let waits = access::approve(node.desk(), &lead, more.request.id, None, None, came);
+        let ends = async {
+            clock.set(end);
+            before.commit().await.unwrap();
+        };
+        let (answered, ()) = tokio::join!(waits, ends);
+        let timed_out = RequestState::TimedOut;
+        assert!(matches!(answered, Err(AccessError::Closed { state }) if state == timed_out), "{answered:?}");
+        let denied = access::deny(node.desk(), &lead, more.request.id, None, came).await;
+        assert!(matches!(denied, Err(AccessError::Closed { state }) if state == timed_out), "{denied:?}");
+        // Nor where policy approves by itself, and what has run out is not ended once more.
+        let auto = auto.unwrap();
+        let prolonged = access::extend(node.desk(), &dev, auto.id, Ttl::minutes(5), came).await;
+        assert!(matches!(prolonged, Err(AccessError::NotActive { .. })), "{prolonged:?}");
+        let dropped = access::drop_grant(node.desk(), &dev, auto.id, came).await;
+        assert!(matches!(dropped, Err(AccessError::NotActive { .. })), "{dropped:?}");
+        for id in [grant.id, auto.id] {
+            let after = node.desk().store.grant_fetch(id).await.unwrap().unwrap();
+            assert_eq!((after.state.expires_at(), after.state.at(end).name()), (Some(end), "expired"));
+        }
+        assert!(node.held("dev0").is_empty());
+    }
 }
 
 #[tokio::test]

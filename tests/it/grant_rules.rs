@@ -174,6 +174,28 @@ async fn a_use_of_the_last_moment_is_not_overtaken_by_whoever_ends_it() {
 }
 
 #[tokio::test]
+async fn a_grant_whose_last_use_is_not_told_yet_can_be_revoked() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let set = with("auto", "idle = \"5m\"", "");
+        let (here, mut there) = (node(&url, &clock, 1, &set).await, node(&url, &clock, 2, &set).await);
+        let (dev, owner) = (caller(&here, "dev0").await, caller(&here, "owner").await);
+        let grant = auto(&here, &dev, Ttl::minutes(30)).await;
+        there.follow().await;
+        clock.advance(Ttl::millis(299_900));
+        there.desk().directory.grant(&principal("dev0"), grant.id).unwrap().uses().unwrap().note(there.now());
+        clock.advance(Ttl::millis(500));
+        assert_eq!((here.held("dev0").len(), there.held("dev0").len()), (0, 1), "only there it is known to be used");
+        assert_eq!(here.revoke(&owner, grant.id).await.unwrap().state, "revoked");
+        there.follow().await;
+        assert!(there.held("dev0").is_empty());
+        for node in [&here, &there] {
+            node.desk().store.close().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_grant_with_a_lead_time_begins_so_long_after_its_request_and_not_before() {
     for url in databases() {
         let clock = TestClock::new();

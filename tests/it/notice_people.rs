@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use doorward::control::access;
-use doorward::model::{Clock, RequestId, Ttl};
+use doorward::control::session::{self, NewSession};
+use doorward::model::{Clock, RequestId, SessionKind, Ttl};
 use doorward::notify::delivery::{PAUSES, Round};
 use doorward::notify::{Channels, Counted, EventPattern, NotifySettings, SmtpSettings, SmtpTls};
 use doorward::store::{NoticeState, Recorded, StoreError};
@@ -12,6 +13,7 @@ use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 
 use crate::access_world::{Node, Rules, asked, email, groups, principal};
+use crate::api_house::facts;
 use crate::mail_sink::MailSink;
 use crate::support::{SeededEntropy, TestClock, databases, sqlite_database};
 
@@ -232,4 +234,35 @@ async fn notices_that_ended_long_ago_are_forgotten_some_at_a_time() {
         assert!(prune(post.clock.now().minus(Ttl::hours(1))).await >= 3, "notices, and who was told of them");
         assert_eq!(kept().await, 0);
     }
+}
+
+#[tokio::test]
+async fn an_address_that_two_accounts_spell_differently_gets_one_mail() {
+    let post = Post::open(&sqlite_database(), &["security@example.com"]).await;
+    // In the order of their bytes `lead0` comes between the two.
+    post.meet(&["lead0"]).await;
+    let spelt = ["Zoe@example.com", "zoe@example.com"];
+    for (account, email) in ["zoe1", "zoe2"].into_iter().zip(spelt) {
+        let now = post.clock.now();
+        let new = NewSession {
+            kind: SessionKind::Cli,
+            principal: principal(account),
+            email: Some(email.to_owned()),
+            email_verified: true,
+            name: None,
+            groups: groups("lead0"),
+            authenticated_at: now,
+            amr: Vec::new(),
+            device: None,
+            link: None,
+            ends_by: None,
+            claims: std::collections::BTreeMap::new(),
+            cookie: None,
+        };
+        session::start(post.node.desk(), new, None, &facts(None), now).await.unwrap();
+    }
+    let id = post.ask("dev0", "one", false).await;
+    post.go().await;
+    let mails = spelt.iter().flat_map(|address| post.sink.of(address));
+    assert_eq!(mails.filter(|mail| mail.text.contains(&id.to_string())).count(), 1);
 }

@@ -327,6 +327,7 @@ fn a_grant_counts_as_it_would_have_counted() {
         "resource == Entitlement::\"svc/look\") when { context.time.hour < 6 };",
         1,
     );
+    let fresh = night.replace("context.time.hour < 6", "context has session && context.session.auth_age_seconds < 60");
     let undefined = SERVICE.split_once("[entitlement").unwrap().0;
     let renamed = SERVICE.replace("action = \"look\"", "action = \"view\"").replace("[\"look\"]", "[\"view\"]");
     for (service, access, expected, why) in [
@@ -338,6 +339,7 @@ fn a_grant_counts_as_it_would_have_counted() {
             "its holder may not ask for it any more",
         ),
         (SERVICE, format!("{held}{night}"), (0, 1, 0), "at that hour it could not have been asked for"),
+        (SERVICE, format!("{held}{fresh}"), (0, 0, 1), "the sign-in was as fresh as it had to be"),
         (
             undefined,
             "permit (principal in Group::\"h\", action == Action::\"look\", resource);\n".to_owned(),

@@ -1,8 +1,10 @@
 //! What becomes of a request by somebody's word: an approver's, or the requester's own.
 
+use std::net::IpAddr;
+
 use crate::audit::EventType;
 use crate::model::{AccessRequest, Answer, Approval, RequestId, RequestState, Timestamp};
-use crate::policy::{Ambient, EntitlementAction, PolicySet};
+use crate::policy::{Ambient, DeviceContext, EntitlementAction, PolicySet};
 use crate::store::{StoreError, Tx};
 
 use super::super::caller::Caller;
@@ -10,7 +12,7 @@ use super::super::desk::Desk;
 use super::activate::grant_within;
 use super::human::{Human, Shelf, human_of};
 use super::view::{Seen, request_fetch, seen};
-use super::{AccessError, eligible, hash_of, may, opened, person_of, reason_of, request_event};
+use super::{AccessError, eligible, hash_of, may, may_still, opened, person_of, reason_of, request_event};
 
 /// Says yes to a request. `hash` is what was looked at; none: whatever it is now. With the last
 /// approval that is needed the grant is made.
@@ -40,7 +42,7 @@ pub async fn approve(
     let by = person_of(caller.session());
     let approver = human_of(Shelf::Store(&desk.store), &policies, &by, now).await?;
     let mut tx = desk.store.begin().await?;
-    let Some(request) = tx.access_request_hold(id, now).await? else {
+    let Some((request, now)) = hold(desk, &mut tx, id, now).await? else {
         drop(tx);
         return Err(closed(desk, id, now).await?);
     };
@@ -69,7 +71,8 @@ pub async fn approve(
     }
     let event = request_event(desk, EventType::RequestApproved, caller.actor(), &request, now);
     tx.event_append(&event.with("answer_reason", reason)).await?;
-    let standing = standing(desk, &mut tx, &policies, caller, &request, &requester, &earlier, now).await?;
+    let address = Some(caller.connection().address);
+    let standing = standing(desk, &mut tx, &policies, address, &request, &requester, &earlier, now).await?;
     let grant = if standing + 1 >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX) {
         Some(grant_within(desk, &mut tx, &policies, &request, definition, &caller.actor(), now).await?.1)
     } else {
@@ -98,10 +101,12 @@ pub async fn deny(
     let reason = reason.map(reason_of).transpose()?;
     let (request, _) = answerable(desk, &policies, caller, id, now).await?;
     let mut tx = desk.store.begin().await?;
-    let Some(denied) = tx.access_request_close(id, RequestState::Denied, None, now).await? else {
+    let Some((_, now)) = hold(desk, &mut tx, id, now).await? else {
         drop(tx);
         return Err(closed(desk, id, now).await?);
     };
+    let denied = tx.access_request_close(id, RequestState::Denied, None, now).await?;
+    let denied = denied.ok_or(AccessError::Closed { state: RequestState::TimedOut })?;
     let approval = Approval {
         by: person_of(caller.session()),
         answer: Answer::Deny,
@@ -145,10 +150,12 @@ pub async fn withdraw(desk: &Desk, caller: &Caller, id: RequestId, now: Timestam
         return Err(AccessError::Denied("only who asked can take a request back; an approver denies it".to_owned()));
     }
     let mut tx = desk.store.begin().await?;
-    let Some(request) = tx.access_request_close(id, RequestState::Withdrawn, None, now).await? else {
+    let Some((_, now)) = hold(desk, &mut tx, id, now).await? else {
         drop(tx);
         return Err(closed(desk, id, now).await?);
     };
+    let request = tx.access_request_close(id, RequestState::Withdrawn, None, now).await?;
+    let request = request.ok_or(AccessError::Closed { state: RequestState::TimedOut })?;
     tx.event_append(&request_event(desk, EventType::RequestWithdrawn, caller.actor(), &request, now)).await?;
     tx.commit().await?;
     Ok(seen(desk, request, now).await?)
@@ -176,19 +183,43 @@ async fn answerable(
     }
 }
 
+/// Whether a request that was approved is so still: by approvals that count, or by policy itself. In an
+/// emergency nobody was asked.
+pub(super) async fn stands(
+    desk: &Desk,
+    policies: &PolicySet,
+    request: &AccessRequest,
+    now: Timestamp,
+) -> Result<bool, AccessError> {
+    if request.emergency {
+        return Ok(true);
+    }
+    if request.approvals_needed == 0 {
+        return Ok(may_still(desk, policies, request, EntitlementAction::AutoApprove, now).await? == Some(true));
+    }
+    let mut tx = desk.store.begin().await?;
+    let requester = human_of(Shelf::Tx(&mut tx), policies, &request.requester, now).await?;
+    let given = tx.access_approval_list(request.id).await?;
+    let standing = standing(desk, &mut tx, policies, None, request, &requester, &given, now).await?;
+    Ok(standing >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX))
+}
+
 /// How many earlier approvals still count: of this very request, by people who may still give them.
-/// Where and when they gave them was judged then, and is not held against them now.
+/// Where and when they gave them, and from which device, was judged then, and is not held against them
+/// now: they count as given from `address`, and where none is known and policy asks for it, without.
 #[expect(clippy::too_many_arguments, reason = "each is one part of the question")]
 async fn standing(
     desk: &Desk,
     tx: &mut Tx,
     policies: &PolicySet,
-    caller: &Caller,
+    address: Option<IpAddr>,
     request: &AccessRequest,
     requester: &Human,
     earlier: &[Approval],
     now: Timestamp,
 ) -> Result<usize, StoreError> {
+    let asks_where = policies.entitlement_reads(&request.entitlement, EntitlementAction::Approve).address;
+    let address = address.or((!asks_where).then_some(request.address));
     let mut humans: Vec<Human> = Vec::new();
     for approval in earlier.iter().filter(|it| it.answer == Answer::Approve && it.hash == request.hash) {
         // Accounts can turn out to be one human after they answered.
@@ -200,10 +231,11 @@ async fn standing(
         }
         // Somebody who has signed out since keeps their word; somebody who is known now must still
         // have the right.
-        if let Some(stored) = tx.session_newest(&approval.by.principal, now).await? {
+        if let (Some(stored), Some(address)) = (tx.session_newest(&approval.by.principal, now).await?, address) {
             let session = &stored.session;
             let subject = desk.subject_now(policies, session, now);
-            let ambient = Ambient::of_session(session, caller.connection().address, approval.time);
+            let mut ambient = Ambient::of_session(session, address, approval.time);
+            ambient.device.get_or_insert(DeviceContext { id: "", trusted: true });
             let verdict =
                 policies.entitlement_decide(&subject, EntitlementAction::Approve, &request.entitlement, &ambient);
             if !verdict.allow {
@@ -215,8 +247,22 @@ async fn standing(
     Ok(humans.len())
 }
 
+/// The request, pending and untouched by others until the transaction ends, and what time it is by then:
+/// whoever waited for others may have come too late.
+async fn hold(
+    desk: &Desk,
+    tx: &mut Tx,
+    id: RequestId,
+    now: Timestamp,
+) -> Result<Option<(AccessRequest, Timestamp)>, StoreError> {
+    let held = tx.access_request_hold(id, now).await?;
+    let now = now.max(desk.clock.now());
+    Ok(held.filter(|request| request.state_at(now) == RequestState::Pending).map(|request| (request, now)))
+}
+
 /// Why a request could not be closed: somebody was first, or its time is over.
 async fn closed(desk: &Desk, id: RequestId, now: Timestamp) -> Result<AccessError, StoreError> {
+    let now = now.max(desk.clock.now());
     Ok(match desk.store.access_request_fetch(id).await? {
         None => AccessError::NotFound { what: "request" },
         Some(request) => AccessError::Closed { state: seen(desk, request, now).await?.state },

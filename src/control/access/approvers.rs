@@ -96,7 +96,7 @@ pub async fn audience(desk: &Desk, event: &Recorded, now: Timestamp) -> Result<V
     let ambient = Ambient { address: request.address, now, session: None, device: None, token_scope: None };
     let people = approvers(desk, &policies, &request.requester, &request.entitlement, &ambient, now).await?;
     let mut addresses: Vec<String> = people.iter().filter_map(Person::verified_email).map(str::to_owned).collect();
-    addresses.sort_unstable();
+    addresses.sort_by_cached_key(|address| address.to_ascii_lowercase());
     addresses.dedup_by(|one, other| one.eq_ignore_ascii_case(other));
     Ok(addresses)
 }

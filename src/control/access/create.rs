@@ -200,6 +200,8 @@ async fn enter(
         created = created.with("approvers_skipped", skipped.len()).with("approvals_skipped", definition.approvals);
     }
     let mut tx = desk.store.begin().await?;
+    // What is granted at once is so from when its turn came: a grant may have ended meanwhile.
+    let now = now.max(desk.clock.now());
     tx.access_request_insert(&request).await?;
     tx.event_append(&created).await?;
     if request.approvals_needed > 0 {

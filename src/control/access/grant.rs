@@ -82,8 +82,12 @@ async fn end(
     now: Timestamp,
 ) -> Result<GrantSeen, AccessError> {
     let mut tx = desk.store.begin().await?;
+    // Its end may have come while this waited for its turn.
+    let now = now.max(desk.clock.now());
     let grant = tx.grant_fetch(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
-    let state = grant.state_at(now);
+    // A use that the database has not been told of may keep it in force: what is not written down as over
+    // for want of use can always be ended.
+    let state = grant.state.at(now);
     let next = state.ended(how, now).map_err(|_| AccessError::NotActive { state: state.name() })?;
     close_extensions(desk, &mut tx, id, how, &caller.actor(), now).await?;
     let saved = tx.grant_save(&grant, next, reason).await?;

@@ -167,13 +167,17 @@ fn may(
 }
 
 /// What is known of the requester at `now`: by their newest live session, else by the one that asked.
-async fn known(desk: &Desk, request: &AccessRequest, now: Timestamp) -> Result<Option<Session>, StoreError> {
-    let found = desk.store.session_list(Some(&request.requester.principal), None, 1, now).await?;
-    let stored = match found.into_iter().next() {
-        Some(stored) => Some(stored),
-        None => desk.store.session_fetch(request.session).await?,
-    };
-    Ok(stored.map(|stored| stored.session))
+/// And the one that asked, while it lives.
+async fn known(
+    desk: &Desk,
+    request: &AccessRequest,
+    now: Timestamp,
+) -> Result<Option<(Session, Option<Session>)>, StoreError> {
+    let asking = desk.store.session_fetch(request.session).await?.map(|stored| stored.session);
+    let newest = desk.store.session_list(Some(&request.requester.principal), None, 1, now).await?;
+    let newest = newest.into_iter().next().map(|stored| stored.session);
+    let live = asking.clone().filter(|session| session.is_live(now));
+    Ok(newest.or(asking).map(|known| (known, live)))
 }
 
 /// Whether the requester could still ask for it at `now`: the right to ask, by what is known of them
@@ -188,18 +192,33 @@ async fn eligible(
     if desk.store.lock_fetch(&request.requester.principal).await?.is_some() {
         return Err(AccessError::Ineligible("the requester is locked".to_owned()));
     }
-    let Some(session) = known(desk, request, now).await? else {
-        return Err(AccessError::Ineligible("nothing is known of the requester any more".to_owned()));
-    };
-    let subject: Subject = desk.subject_now(policies, &session, now);
-    let ambient = Ambient::of_session(&session, request.address, now);
-    let verdict = policies.entitlement_decide(&subject, EntitlementAction::Request, &request.entitlement, &ambient);
-    if verdict.allow {
-        Ok(())
-    } else {
-        let text = format!("the requester may not ask for `{}` any more", request.entitlement);
-        Err(AccessError::Ineligible(text))
+    match may_still(desk, policies, request, EntitlementAction::Request, now).await? {
+        Some(true) => Ok(()),
+        Some(false) => {
+            let text = format!("the requester may not ask for `{}` any more", request.entitlement);
+            Err(AccessError::Ineligible(text))
+        }
+        None => Err(AccessError::Ineligible("nothing is known of the requester any more".to_owned())),
     }
+}
+
+/// Whether policy lets the requester at `now`; none: nothing is known of them any more. Who they are is
+/// what was told of them last. How they come is how they came when they asked, too: signing in elsewhere,
+/// from a device that nobody trusts, takes nothing from that.
+async fn may_still(
+    desk: &Desk,
+    policies: &PolicySet,
+    request: &AccessRequest,
+    action: EntitlementAction,
+    now: Timestamp,
+) -> Result<Option<bool>, StoreError> {
+    let Some((known, asking)) = known(desk, request, now).await? else { return Ok(None) };
+    let subject: Subject = desk.subject_now(policies, &known, now);
+    let comes = |session: &Session| {
+        let ambient = Ambient::of_session(session, request.address, now);
+        policies.entitlement_decide(&subject, action, &request.entitlement, &ambient).allow
+    };
+    Ok(Some(asking.as_ref().is_some_and(comes) || comes(&known)))
 }
 
 /// What an entitlement opens now.

@@ -12,6 +12,7 @@ use crate::store::Tx;
 
 use super::super::desk::Desk;
 use super::activate::{has_place, tell};
+use super::answer::stands;
 use super::grant::close_extensions;
 use super::rest::rested_within;
 use super::{AccessError, eligible, grant_event, known, opened, request_event};
@@ -122,6 +123,8 @@ async fn begin(
         Some("the entitlement needs more approvals than it had; ask anew")
     } else if grant.length > definition.max {
         Some("the entitlement is granted for less than what was approved; ask anew")
+    } else if !stands(desk, &policies, &request, now).await? {
+        Some("what approved it does not count any more; ask anew")
     } else {
         None
     };

@@ -1,6 +1,8 @@
 //! Requests and grants as a caller may see them: their own, those that they may answer or end, and
 //! all for auditors. To others they don't exist.
 
+use std::collections::BTreeMap;
+
 use crate::model::{
     AccessRequest, Approval, EntitlementName, Grant, GrantId, GrantState, RequestId, RequestState, Timestamp, Ttl,
 };
@@ -12,8 +14,10 @@ use super::super::desk::Desk;
 use super::human::{Shelf, human_of};
 use super::{AccessError, may, person_of};
 
-/// Rows that one list looks at at most to fill a page.
+/// Rows that one list looks at at most to fill a page, once it can say where to go on.
 const LOOK_MAX: u32 = 1000;
+/// Rows that it looks at at most to find anything: what is further back than that is not listed.
+const LOOK_ON_MAX: u32 = 100_000;
 /// What counts as lately.
 const LATELY: Ttl = Ttl::hours(30 * 24);
 
@@ -74,7 +78,8 @@ pub async fn request_fetch(desk: &Desk, caller: &Caller, id: RequestId, now: Tim
     }
 }
 
-/// Requests, newest first, with the cursor of the next page. `state` is the word that people see.
+/// Requests, newest first, with the cursor of the next page: never of one that the caller may not see.
+/// `state` is the word that people see.
 ///
 /// # Errors
 /// When the database is away.
@@ -89,8 +94,9 @@ pub async fn request_list(
 ) -> Result<(Vec<Seen>, Option<RequestId>), AccessError> {
     let policies = desk.policies.load_full();
     let me = human_of(Shelf::Store(&desk.store), &policies, &person_of(caller.session()), now).await?;
-    let (mut found, mut cursor, mut looked) = (Vec::new(), before, 0);
+    let (mut found, mut cursor, mut visible, mut looked) = (Vec::new(), before, None, 0);
     let all = whose == Whose::All && sees_all(desk, caller, now);
+    let mut rights = Rights::default();
     loop {
         let filter = AccessRequestFilter {
             principal: (whose == Whose::Own).then_some(caller.principal()),
@@ -107,14 +113,17 @@ pub async fn request_list(
                 Whose::ToApprove => {
                     request.state_at(now) == RequestState::Pending
                         && !me.is(&request.requester)
-                        && may(desk, &policies, caller, EntitlementAction::Approve, &request.entitlement, now)
+                        && rights.of(&request.entitlement, |name| {
+                            may(desk, &policies, caller, EntitlementAction::Approve, name, now)
+                        })
                 }
                 Whose::All => {
                     all || request.requester.principal == *caller.principal()
-                        || may_see(desk, &policies, caller, &request.entitlement, now)
+                        || rights.of(&request.entitlement, |name| may_see(desk, &policies, caller, name, now))
                 }
             };
             if wanted {
+                visible = cursor;
                 let seen = seen(desk, request, now).await?;
                 let approved = |it: &Approval| it.hash == seen.request.hash && me.is(&it.by);
                 // Of the answers that count, the caller's is there: it waits for others.
@@ -123,8 +132,8 @@ pub async fn request_list(
                     found.push(seen);
                 }
             }
-            if found.len() >= limit || looked >= LOOK_MAX {
-                return Ok((found, cursor));
+            if found.len() >= limit || looked_enough(looked, visible.is_some()) {
+                return Ok((found, visible));
             }
         }
         if last {
@@ -153,7 +162,7 @@ pub async fn grant_fetch(desk: &Desk, caller: &Caller, id: GrantId, now: Timesta
     }
 }
 
-/// Grants, newest first, with the cursor of the next page.
+/// Grants, newest first, with the cursor of the next page: never of one that the caller may not see.
 ///
 /// # Errors
 /// When the database is away.
@@ -168,7 +177,8 @@ pub async fn grant_list(
     let policies = desk.policies.load_full();
     let own = (whose != Whose::All).then_some(caller.principal());
     let all = whose == Whose::All && sees_all(desk, caller, now);
-    let (mut found, mut cursor, mut looked) = (Vec::new(), before, 0);
+    let (mut found, mut cursor, mut visible, mut looked) = (Vec::new(), before, None, 0);
+    let mut rights = Rights::default();
     loop {
         let page = desk.store.grant_list(own, cursor, GRANT_PAGE_MAX).await?;
         let last = page.len() < usize::try_from(GRANT_PAGE_MAX).unwrap_or(usize::MAX);
@@ -177,17 +187,35 @@ pub async fn grant_list(
             looked += 1;
             if all
                 || grant.holder.principal == *caller.principal()
-                || may_see(desk, &policies, caller, &grant.entitlement, now)
+                || rights.of(&grant.entitlement, |name| may_see(desk, &policies, caller, name, now))
             {
+                visible = cursor;
                 found.push(grant_seen(used_here(desk, grant), now));
             }
-            if found.len() >= limit || looked >= LOOK_MAX {
-                return Ok((found, cursor));
+            if found.len() >= limit || looked_enough(looked, visible.is_some()) {
+                return Ok((found, visible));
             }
         }
         if last {
             return Ok((found, None));
         }
+    }
+}
+
+const fn looked_enough(looked: u32, goes_on: bool) -> bool {
+    looked >= if goes_on { LOOK_MAX } else { LOOK_ON_MAX }
+}
+
+/// What one list has found out of the caller's rights: many rows are of few entitlements.
+#[derive(Default)]
+struct Rights(BTreeMap<EntitlementName, bool>);
+
+impl Rights {
+    fn of(&mut self, name: &EntitlementName, ask: impl FnOnce(&EntitlementName) -> bool) -> bool {
+        if let Some(known) = self.0.get(name) {
+            return *known;
+        }
+        *self.0.entry(name.clone()).or_insert(ask(name))
     }
 }
 

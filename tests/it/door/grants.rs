@@ -75,6 +75,57 @@ pub async fn cut(body: &mut Incoming) -> Instant {
 }
 
 #[test]
+fn a_grant_that_wants_a_fresh_sign_in_to_be_asked_for_counts_if_it_was_fresh_when_it_began() {
+    // A moved clock leaves the feed of revocations behind for a moment: not what is tried here.
+    let plan = Plan { lines: "on_stale = \"continue\"".to_owned(), ..plan() };
+    with_door(plan, async |door| {
+        let asks = "action == Action::\"request\", resource == Entitlement::\"app/open\")";
+        let fresh = format!("{asks} when {{ context has session && context.session.auth_age_seconds < 60 }}");
+        door.write("app/access.cedar", &POLICY.replace(asks, &fresh));
+        door.running().reload().unwrap();
+        let directory = &door.running().shared.directory;
+        let dave = door.sign_in("dave").await;
+        let began = door.clock.now();
+        let held = grant(&dave, began, began.plus(Ttl::hours(1)));
+        directory.grant_enter(&held);
+        assert_eq!(door.get("app", Some(&dave), Speaks::Http2, "/x").await.status, 200);
+        door.clock.advance(Ttl::seconds(90));
+        assert_eq!(door.get("app", Some(&dave), Speaks::Http2, "/x").await.status, 200, "it has begun by then");
+        let again = door.sign_in("dave").await;
+        assert_eq!(door.get("app", Some(&again), Speaks::Http2, "/x").await.status, 200);
+        // One that began when the sign-in was older could not have been asked for.
+        directory.grant_leave(&dave.principal, held.id);
+        let now = door.clock.now();
+        directory.grant_enter(&grant(&dave, now, now.plus(Ttl::hours(1))));
+        assert_eq!(door.get("app", Some(&again), Speaks::Http2, "/x").await.status, 200);
+        assert_eq!(door.get("app", Some(&dave), Speaks::Http2, "/x").await.status, 403);
+    });
+}
+
+#[test]
+fn what_is_forbidden_unless_an_entitlement_is_held_says_so_and_opens_with_it() {
+    with_door(plan(), async |door| {
+        let forbid = "permit (principal is User, action == Action::\"open\", resource);\n\
+                      forbid (principal, action == Action::\"open\", resource)\n\
+                      unless { principal in Entitlement::\"app/open\" };\n";
+        door.write("app/access.cedar", &format!("{POLICY}{forbid}"));
+        door.running().reload().unwrap();
+        let dave = door.sign_in("dave").await;
+        let refused = door.get("app", Some(&dave), Speaks::Http2, "/x").await;
+        assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (403, "forbidden_by_policy"));
+        let problem = refused.problem();
+        assert_eq!(
+            (&problem["remedy"]["kind"], &problem["remedy"]["entitlement"]),
+            (&"request_access".into(), &"app/open".into())
+        );
+        assert!(problem["detail"].as_str().unwrap().contains("while you hold `app/open`"), "{problem}");
+        let now = door.clock.now();
+        door.running().shared.directory.grant_enter(&grant(&dave, now, now.plus(Ttl::hours(1))));
+        assert_eq!(door.get("app", Some(&dave), Speaks::Http2, "/x").await.status, 200);
+    });
+}
+
+#[test]
 fn a56_a_grant_opens_on_the_same_connection_and_ends_to_the_moment_with_its_streams() {
     with_door(plan(), async |door| {
         let dave = door.sign_in("dave").await;
