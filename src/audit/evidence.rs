@@ -3,7 +3,7 @@
 //! exported range.
 //!
 //! INVARIANT: each part has one exact text and is checked against it; the statement is signed by the
-//! root key, so that neither filter nor range can be changed afterwards.
+//! root key, so that neither filter nor range, nor how much of it has no content, can be changed afterwards.
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,10 @@ pub struct Extent {
     pub from: u64,
     /// The first that is not in it any more.
     pub to: u64,
+    /// How many of them the filter leaves out, where leaves don't show whom it wants: by actor, grant or
+    /// session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filtered: Option<u64>,
 }
 
 impl Extent {
@@ -42,7 +46,32 @@ impl Extent {
     }
 }
 
-/// What an export says of itself.
+/// What of the record was gone when an export began. A line without its content proves nothing of why, so
+/// more than this may not be gone of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gone {
+    /// Events of before this may have been pruned by the time that they were read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned_before: Option<String>,
+    /// Events that were erased as a whole, and those that were about to be.
+    pub events: u64,
+    /// Personal values that were erased.
+    pub values: u64,
+    /// Of them those of which the record tells behind the checkpoints.
+    pub values_ahead: u64,
+}
+
+impl Gone {
+    /// Events of before this may have been pruned.
+    #[must_use]
+    pub fn pruned_to(&self) -> Option<Timestamp> {
+        Timestamp::parse(self.pruned_before.as_deref()?)
+    }
+}
+
+/// What an export says of itself. Older ones say nothing of what was gone, nor how long the installation log
+/// was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StatementText {
@@ -54,13 +83,20 @@ pub struct StatementText {
     pub root_key: String,
     /// Every log, in the order in which their events stand.
     pub logs: Vec<Extent>,
+    /// How many leaves the installation log has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installation: Option<u64>,
+    /// What was gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<Gone>,
 }
 
 impl StatementText {
     /// A statement of `now`.
     #[must_use]
     pub fn new(now: Timestamp, filter: &Filter, root_key: &NoteKey, logs: Vec<Extent>) -> Self {
-        Self { made_at: now.to_string(), filter: filter.text(), root_key: root_key.to_string(), logs }
+        let (made_at, root_key) = (now.to_string(), root_key.to_string());
+        Self { made_at, filter: filter.text(), root_key, logs, installation: None, gone: None }
     }
 
     /// The statement as a note.

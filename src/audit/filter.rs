@@ -69,13 +69,16 @@ impl Filter {
             && self.session.is_none_or(|session| clear.session == Some(session))
     }
 
+    /// Whether leaves alone don't show which events are wanted.
+    #[must_use]
+    pub const fn is_of_content(&self) -> bool {
+        self.actor.is_some() || self.grant.is_some() || self.session.is_some()
+    }
+
     /// Whether an event of which only the leaf is known would certainly have been wanted.
     #[must_use]
     pub fn surely_wants(&self, leaf: &Leaf) -> bool {
-        self.wants_clear(leaf.time, leaf.kind, leaf.service.as_ref())
-            && self.actor.is_none()
-            && self.grant.is_none()
-            && self.session.is_none()
+        self.wants_clear(leaf.time, leaf.kind, leaf.service.as_ref()) && !self.is_of_content()
     }
 
     fn wants_clear(&self, time: Timestamp, kind: EventType, service: Option<&ServiceName>) -> bool {

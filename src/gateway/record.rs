@@ -279,7 +279,10 @@ impl Ending for Close {
         let elapsed = self.began.elapsed();
         self.duration.observe(elapsed.as_secs_f64());
         self.shared.metrics.exchanges.dec();
-        event.time = self.shared.clock.now();
+        let now = self.shared.clock.now();
+        // Events are found by id, which begins with their time: that of a stream is hours after its request's.
+        event.id = EventId::fresh(now, &*self.shared.entropy);
+        event.time = now;
         let ended_by = match (received.failed.get().or(self.sent.failed.get()), received.finished.get()) {
             (Some(BodyError::Cut), _) => Some("permit_ended"),
             (Some(BodyError::Idle), _) => Some("idle"),

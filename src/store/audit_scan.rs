@@ -4,6 +4,8 @@
 //! Whoever exports, streams or counts comes through here: page by page, the last position as the
 //! cursor of the next page.
 
+use serde_json::Value;
+
 use super::audit_event::{EVENT_PAGE_MAX, Recorded, Row};
 use super::engine::{Store, StoreError};
 use super::log::Log;
@@ -38,6 +40,27 @@ const AFTER: &str = "\
 const BOUNDS: &str = "\
     select min(seq), max(seq) from audit_event where log = $1 and seq is not null \
     and id >= $2 and id < $3 and time >= $4 and time < $5";
+/// Numbers are given in the order in which events come, whatever their ids say.
+const BOUNDS_NEAR: &str = "\
+    select min(seq), max(seq) from audit_event where log = $1 and seq >= $2 and seq <= $3 and time >= $4 and time < $5";
+const TIME_OF: &str = "select time from audit_event where log = $1 and seq = $2";
+
+/// What a line of an export shows, or can't show any more: the rest is what its filter leaves out. Content that
+/// is gone is `''` where it was pruned, `'{}'` where it was erased.
+const COUNT_SHOWN: &str = "\
+    select count(*) from audit_event e where e.log = $1 and e.seq >= $2 and e.seq < $3 and (e.body = '' or e.body = '{}' \
+    or (e.time >= $4 and e.time < $5 and ($6 = '' or e.type = $6) and ($7 = '' or e.service = $7) \
+    and ($8 = '' or e.actor = $8) and ($9 = '' or e.grant_id = $9) and ($10 = '' or e.session = $10)))";
+const COUNT_ERASED: &str = "select count(*) from audit_event where log = $1 and seq >= $2 and seq < $3 and body = '{}'";
+/// The first condition is that of the index `audit_event_emergency`.
+const PRUNED: &str = "\
+    select body from audit_event where type < 'c' and type = 'audit.pruned' and body <> '' order by id desc limit 1";
+const ERASED_AHEAD: &str = "\
+    select body from audit_event where log = $1 and (seq is null or seq >= $2) and type = 'audit.erased'";
+
+/// So many numbers before and behind the events of a time are looked at for such whose id is of another time: ends
+/// of streams of before their ids were those of the end, what tells of a merged spool.
+const NEAR: i64 = 1_000;
 
 /// A place in the record: a log and a number in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,15 +192,107 @@ impl Store {
     ) -> Result<Option<(u64, u64)>, StoreError> {
         let newest = to.map_or(EventId::from_bytes([0xff; 16]), |to| id_at(to.plus(ID_SLACK)));
         let oldest = from.map_or(EventId::from_bytes([0; 16]), |from| id_at(from.minus(ID_SLACK)));
-        let found: (Option<i64>, Option<i64>) = sqlx::query_as(BOUNDS)
+        let times = (from.map_or(i64::MIN, Timestamp::millis), to.map_or(i64::MAX, Timestamp::millis));
+        let by_id: (Option<i64>, Option<i64>) = sqlx::query_as(BOUNDS)
             .bind(log.number)
             .bind(oldest.to_string())
             .bind(newest.to_string())
-            .bind(from.map_or(i64::MIN, Timestamp::millis))
-            .bind(to.map_or(i64::MAX, Timestamp::millis))
+            .bind(times.0)
+            .bind(times.1)
+            .fetch_one(self.pool())
+            .await?;
+        let size = self.log_size(log).await?;
+        let least = match from {
+            Some(from) => self.event_place(log, size, from).await?,
+            None => 0,
+        };
+        let most = match to {
+            Some(to) => self.event_place(log, size, to).await?,
+            None => size,
+        };
+        let near: (Option<i64>, Option<i64>) = sqlx::query_as(BOUNDS_NEAR)
+            .bind(log.number)
+            .bind(least - NEAR)
+            .bind(most + NEAR)
+            .bind(times.0)
+            .bind(times.1)
             .fetch_one(self.pool())
             .await?;
         let whole = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok());
-        Ok(whole(found.0).zip(whole(found.1)))
+        let (first, last) = (by_id.0.into_iter().chain(near.0).min(), by_id.1.max(near.1));
+        Ok(whole(first).zip(whole(last)))
+    }
+
+    /// About where in a log the events of this time begin: a merged spool stands behind what is younger.
+    async fn event_place(&self, log: Log, size: i64, time: Timestamp) -> Result<i64, StoreError> {
+        let (mut low, mut high) = (0, size);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let query = sqlx::query_scalar(TIME_OF).bind(log.number).bind(middle);
+            let found: Option<i64> = query.fetch_optional(self.pool()).await?;
+            match found {
+                Some(found) if found < time.millis() => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
+    /// How many of the events `from..to` of a log a filter wants, with those whose content is gone.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn event_count_shown(
+        &self,
+        log: Log,
+        (from, to): (u64, u64),
+        filter: &Filter,
+    ) -> Result<u64, StoreError> {
+        let texts = Texts::of(filter);
+        let count: i64 = sqlx::query_scalar(COUNT_SHOWN)
+            .bind(log.number)
+            .bind(signed(from))
+            .bind(signed(to))
+            .bind(filter.from.map_or(i64::MIN, Timestamp::millis))
+            .bind(filter.to.map_or(i64::MAX, Timestamp::millis))
+            .bind(texts.kind)
+            .bind(texts.service)
+            .bind(texts.actor)
+            .bind(texts.grant)
+            .bind(texts.session)
+            .fetch_one(self.pool())
+            .await?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// How many of the events `from..to` of a log were erased as a whole.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn event_count_erased(&self, log: Log, (from, to): (u64, u64)) -> Result<u64, StoreError> {
+        let query = sqlx::query_scalar(COUNT_ERASED).bind(log.number).bind(signed(from)).bind(signed(to));
+        let count: i64 = query.fetch_one(self.pool()).await?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Until when events were pruned, as the last pruning says; none where none is on record.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn pruned_before(&self) -> Result<Option<String>, StoreError> {
+        let body: Option<String> = sqlx::query_scalar(PRUNED).fetch_optional(self.pool()).await?;
+        let body: Option<Value> = body.and_then(|body| serde_json::from_str(&body).ok());
+        Ok(body.and_then(|body| body.pointer("/data/before")?.as_str().map(str::to_owned)))
+    }
+
+    /// How many personal values were erased by events of a log that have no number below `size`.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn erased_ahead(&self, log: Log, size: u64) -> Result<u64, StoreError> {
+        let query = sqlx::query_scalar(ERASED_AHEAD).bind(log.number).bind(signed(size));
+        let bodies: Vec<String> = query.fetch_all(self.pool()).await?;
+        let fields = |body: &String| serde_json::from_str::<Value>(body).ok()?.pointer("/data/fields")?.as_u64();
+        Ok(bodies.iter().filter_map(fields).sum())
     }
 }

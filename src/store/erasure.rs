@@ -53,6 +53,10 @@ const FINISH: &str =
 const FINISH_KEPT: &str = concat!(state!(), " where id = $1 and state = 'kept'");
 const RETIRED: &str = "select pseudonym from audit_erasure";
 
+/// Sums are numeric on PostgreSQL.
+const SUM: &str = "\
+    select cast(coalesce(sum(fields), 0) as bigint), cast(coalesce(sum(texts), 0) as bigint), \
+    (select count(*) from audit_erasure_kept where whole = 1) from audit_erasure";
 const REACHED: &str = "select next_seq from audit_erasure_log where erasure = $1 and log = $2";
 const REACH: &str = "\
     insert into audit_erasure_log (erasure, log, next_seq) values ($1, $2, $3) \
@@ -180,6 +184,17 @@ impl Taken {
     }
 }
 
+/// What went by all erasures, and what is still to go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ErasedSum {
+    /// Personal values that went.
+    pub values: u64,
+    /// Events that lost all their content or are about to.
+    pub events: u64,
+    /// Of them those that are about to.
+    pub events_due: u64,
+}
+
 /// What one rule holds back of an erasure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptByRule {
@@ -289,6 +304,16 @@ impl Store {
     /// When the database is away.
     pub async fn erasure_kept(&self, id: ErasureId) -> Result<Vec<KeptByRule>, StoreError> {
         kept(&mut *self.pool().acquire().await?, id).await
+    }
+
+    /// What went by all erasures.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn erasure_sum(&self) -> Result<ErasedSum, StoreError> {
+        let (fields, texts, due): (i64, i64, i64) = sqlx::query_as(SUM).fetch_one(self.pool()).await?;
+        let count = |number: i64| u64::try_from(number).unwrap_or(0);
+        Ok(ErasedSum { values: count(fields), events: count(texts) + count(due), events_due: count(due) })
     }
 
     /// Erasures that there is work on, the oldest first.

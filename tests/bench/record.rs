@@ -204,7 +204,7 @@ fn generate(events: u64, out: &Path) -> serde_json::Value {
         Checkpoint { origin: signer.key().name().to_owned(), size: tree.size(), root: tree.root() }.sign(signer)
     };
     let checkpoints = vec![signed(&root_log, &told), signed(&log, &tree)];
-    let extent = Extent { log: LogName::Node(node).to_string(), size: events, from: 0, to: events };
+    let extent = Extent { log: LogName::Node(node).to_string(), size: events, from: 0, to: events, filtered: None };
     let evidence = Evidence {
         statement: StatementText::new(day.began, &Filter::default(), root.key(), vec![extent]).sign(&root),
         checkpoints: checkpoints.clone(),

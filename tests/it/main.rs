@@ -22,6 +22,7 @@ mod attacks;
 mod audit_exceptions;
 mod audit_foreign;
 mod audit_format;
+mod audit_gone;
 mod audit_independent;
 mod audit_report;
 mod audit_schema;

@@ -29,6 +29,8 @@ pub(super) struct LogState {
     pub(super) frontier: Frontier,
     known: BTreeMap<u64, Known>,
     passed: u64,
+    /// Lines that the filter left out, so far.
+    pub(super) filtered: u64,
 }
 
 impl LogState {
@@ -63,16 +65,14 @@ impl LogState {
             frontier,
             known: BTreeMap::new(),
             passed: extent.from,
+            filtered: 0,
         };
         for (size, root) in &told_of.sizes {
             if *size > extent.size {
                 let what = format!("the installation log says that it had {size} events, and it has {}", extent.size);
                 return Err(Fault::Truncated { at: Place::Event { log: node, index: extent.size }, what });
             }
-            log.know(*size, *root, false).map_err(|()| Fault::Forked {
-                at: whole(),
-                what: format!("the installation log has two roots for its size {size}"),
-            })?;
+            log.known.insert(*size, Known { root: *root, witnessed: false });
         }
         Ok(log)
     }
@@ -119,6 +119,10 @@ impl LogState {
 
     /// After the last line of the log: does everything lead to the checkpoint's root?
     pub(super) fn close(&mut self, verified: &mut Verified) -> Result<(), Fault> {
+        if let Some(due) = self.extent.filtered.filter(|due| self.filtered > *due) {
+            let what = format!("{} events are left out by the filter, and it leaves out {due}", self.filtered);
+            return Err(Fault::Altered { at: Place::Log(LogName::Node(self.node)), what });
+        }
         let at = Place::Event { log: self.node, index: self.passed };
         let nodes = cover(self.extent.to, self.extent.size);
         let fits = nodes.len() == self.right.len()

@@ -9,6 +9,9 @@
 //!    after, lead to that checkpoint, and on the way to every root that the installation log or a
 //!    witness has for a size that is passed.
 //!
+//! 4. What has no content is no more than the statement lets be gone; of a whole record, no more than its own
+//!    events tell of.
+//!
 //! INVARIANT: nothing that can't be read is skipped; the first thing that is wrong ends it and is named.
 //! Memory does not grow with the number of events.
 
@@ -17,8 +20,9 @@ mod log;
 mod told;
 
 use super::checkpoint::{LogName, installation_name};
-use super::evidence::{Evidence, StatementText};
-use super::filter::Filter;
+use super::event::EventType;
+use super::evidence::{Evidence, Gone, StatementText};
+use super::filter::{Filter, FilterText};
 use super::line::{CheckedLine, ErasedTold, LineError, Withheld};
 use super::note::NoteKey;
 use crate::model::Timestamp;
@@ -27,6 +31,9 @@ use log::LogState;
 use told::{Told, heads, witness};
 
 pub use fault::{Fault, Place};
+
+/// What is said where more is gone than was.
+const EXPORT_ANEW: &str = ": if somebody was erased while it was under way, export anew";
 
 /// What the auditor has from elsewhere.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +47,10 @@ pub struct Anchor {
 /// What was found of a record that is whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verified {
+    /// When it was exported, as its statement says.
+    pub made_at: String,
+    /// What was asked for, as its statement says.
+    pub filter: FilterText,
     /// Logs of nodes.
     pub logs: usize,
     /// Lines that were checked.
@@ -52,8 +63,11 @@ pub struct Verified {
     pub erased: u64,
     /// Events that were erased as a whole.
     pub erased_events: u64,
-    /// Personal values that are gone and that no erasure on record tells of, so far as all of it is here.
+    /// Personal values that are gone and that no erasure on record tells of, where all of it is here: of an
+    /// older export, which did not say how many were on their way; of another it is a fault.
     pub erased_untold: u64,
+    /// Numbered events that are not under a checkpoint yet, of a database.
+    pub ahead: u64,
     /// Witnessed checkpoints that agree.
     pub witnessed: usize,
     /// Witnessed checkpoints of sizes outside what is here.
@@ -71,6 +85,9 @@ pub struct Verifier {
     pruned_latest: Option<Timestamp>,
     pruned_before: Option<Timestamp>,
     erased_told: ErasedTold,
+    /// Whether what told of an erasure was itself pruned.
+    told_pruned: bool,
+    gone: Option<Gone>,
 }
 
 impl Verifier {
@@ -105,6 +122,17 @@ impl Verifier {
         }
         let mut heads = heads(&evidence.checkpoints, &installation)?;
         let told = Told::read(&evidence.installation, &root, heads.remove(&LogName::Installation))?;
+        let size = u64::try_from(evidence.installation.len()).unwrap_or(u64::MAX);
+        if let Some(due) = statement.installation.filter(|due| *due != size) {
+            let at = Place::Log(LogName::Installation);
+            let what = format!("it has {size} statements, and the export was made with {due}");
+            return Err(if size < due { Fault::Truncated { at, what } } else { Fault::Altered { at, what } });
+        }
+        if let Some(before) = statement.gone.as_ref().and_then(|gone| gone.pruned_before.as_deref())
+            && Timestamp::parse(before).is_none()
+        {
+            return Err(Fault::altered(part, "its `pruned_before` is no time"));
+        }
         let mut logs = Vec::new();
         let mut proofs = evidence.proofs.iter();
         for extent in &statement.logs {
@@ -123,16 +151,30 @@ impl Verifier {
                 return Err(Fault::Gap { at: Place::Log(LogName::Node(*node)), what });
             }
         }
-        let mut verified = Verified { logs: logs.len(), anchored: anchor.key.is_some(), ..Verified::default() };
+        let mut verified = Verified {
+            made_at: statement.made_at.clone(),
+            filter: statement.filter.clone(),
+            logs: logs.len(),
+            anchored: anchor.key.is_some(),
+            ..Verified::default()
+        };
         for note in &anchor.witnessed {
             witness(note, &installation, &root, &told, &mut logs, &mut verified)?;
         }
         for log in &mut logs {
             log.thin();
         }
-        let erased_told = ErasedTold::default();
-        let mut verifier =
-            Self { filter, logs, current: 0, verified, pruned_latest: None, pruned_before: None, erased_told };
+        let mut verifier = Self {
+            filter,
+            logs,
+            current: 0,
+            verified,
+            pruned_latest: None,
+            pruned_before: None,
+            erased_told: ErasedTold::default(),
+            told_pruned: false,
+            gone: statement.gone.clone(),
+        };
         verifier.skip_ended()?;
         Ok(verifier)
     }
@@ -148,6 +190,11 @@ impl Verifier {
     #[must_use]
     pub fn lines_total(&self) -> u64 {
         self.logs.iter().map(|log| log.extent.to.saturating_sub(log.extent.from)).sum()
+    }
+
+    /// What is gone by now: of a record that is read where it is kept, it may have become more meanwhile.
+    pub fn renew(&mut self, gone: Gone) {
+        self.gone = Some(gone);
     }
 
     /// Takes the next line, checked by itself.
@@ -179,10 +226,21 @@ impl Verifier {
                     what: "its content was left out against the export's own filter".into(),
                 });
             }
-            Some(Withheld::Filtered) => self.verified.filtered += 1,
+            Some(Withheld::Filtered) => {
+                self.verified.filtered += 1;
+                log.filtered += 1;
+            }
             Some(Withheld::Pruned) => {
+                if let Some(gone) = &self.gone
+                    && gone.pruned_to().is_none_or(|before| line.leaf.time >= before)
+                {
+                    let what = "its content is gone as if it was pruned, and when this was exported none of its time \
+                                was: if it was on its way for more than a day, export anew";
+                    return Err(Fault::Altered { at, what: what.into() });
+                }
                 self.verified.pruned += 1;
                 self.pruned_latest = self.pruned_latest.max(Some(line.leaf.time));
+                self.told_pruned |= matches!(line.leaf.kind, EventType::AuditErased | EventType::AuditPersonErased);
             }
             Some(Withheld::Erased) => self.verified.erased_events += 1,
             None => {}
@@ -219,21 +277,42 @@ impl Verifier {
                 false => Fault::Gap { at, what: "it and all that follow it, of other logs too, are missing".into() },
             });
         }
-        if self.filter.is_all()
-            && let Some(latest) = self.pruned_latest
-            && self.pruned_before.is_none_or(|before| latest >= before)
-        {
-            let what = format!("an event of {latest} has no content, and no pruning that reaches it is on record");
-            return Err(Fault::altered("the events", what));
-        }
-        if self.filter.is_all()
-            && let Some(what) = self.erased_told.missing(self.verified.erased_events)
-        {
-            return Err(Fault::altered("the events", what));
-        }
         let mut verified = self.verified;
+        let wrong = |what: String| Err(Fault::altered("the events", what));
         if self.filter.is_all() {
-            verified.erased_untold = verified.erased.saturating_sub(self.erased_told.values);
+            let meanwhile = self.gone.as_ref().and_then(Gone::pruned_to);
+            let before = self.pruned_before.map(|before| meanwhile.map_or(before, |until| before.max(until)));
+            if let Some(latest) = self.pruned_latest
+                && before.is_none_or(|before| latest >= before)
+            {
+                return wrong(format!(
+                    "an event of {latest} has no content, and no pruning that reaches it is on record"
+                ));
+            }
+            if let Some(what) = self.erased_told.missing(verified.erased_events) {
+                return wrong(what);
+            }
+            let ahead = self.gone.as_ref().map_or(0, |gone| gone.values_ahead);
+            let told = self.erased_told.values.saturating_add(ahead);
+            verified.erased_untold = verified.erased.saturating_sub(told);
+            // Where logs are pruned one after the other, what told of them may go before they do: the account of
+            // erasures, below, is what is left then.
+            if verified.erased_untold > 0 && self.gone.is_some() && !self.told_pruned {
+                return wrong(format!(
+                    "{} personal values are gone, and erasures on record tell of {told}{EXPORT_ANEW}",
+                    verified.erased
+                ));
+            }
+        }
+        if let Some(gone) = &self.gone {
+            for (count, due, what) in [
+                (verified.erased_events, gone.events, "events were erased as a whole"),
+                (verified.erased, gone.values, "personal values were erased"),
+            ] {
+                if count > due {
+                    return wrong(format!("{count} {what}, and when this was exported it was {due}{EXPORT_ANEW}"));
+                }
+            }
         }
         verified.anchored |= verified.witnessed > 0;
         Ok(verified)

@@ -74,7 +74,8 @@ impl Told {
             }
             let before = of.sizes.insert(statement.size, statement.root);
             if before.is_some_and(|before| before != statement.root) {
-                return Err(wrong("the log had another root at that size"));
+                let what = format!("the installation log has two roots for its size {}", statement.size);
+                return Err(Fault::Forked { at: Place::Log(LogName::Node(statement.log)), what });
             }
         }
         if checkpoint.size > frontier.size() {

@@ -15,8 +15,15 @@ fn key(context: &Context, named: Option<&str>) -> Result<Option<NoteKey>, Failur
     let named = named.or_else(|| context.environment.text("DOORWARD_AUDIT_KEY"));
     let text = match named {
         // A pipe is as good as a file.
-        Some(text) if Path::new(text).exists() => fs::read_to_string(text)
-            .map_err(|error| Failure::usage(format!("reading the root key in `{text}`: {error}")))?,
+        Some(path) if Path::new(path).exists() => {
+            let text = fs::read_to_string(path)
+                .map_err(|error| Failure::usage(format!("reading the root key in `{path}`: {error}")))?;
+            // Whoever names a file means a key: to verify without one would not be what they asked for.
+            if text.trim().is_empty() {
+                return Err(Failure::usage(format!("`{path}` names no key: it is empty")));
+            }
+            text
+        }
         Some(text) => text.to_owned(),
         // Whoever is signed in has learned it; whoever is not may well verify.
         None => match context.profile().ok().and_then(|profile| profile.load().ok().flatten()) {

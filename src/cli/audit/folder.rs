@@ -15,6 +15,9 @@ use crate::audit::verify::Fault;
 /// The largest file beside the events that is read.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// Files beside an export that are named at most.
+const UNVERIFIED_MAX: usize = 10;
+
 /// Writes everything of a folder beside its events, which are there already; the manifest last.
 ///
 /// # Errors
@@ -57,6 +60,8 @@ pub struct Folder {
     pub events: FileSum,
     /// What is wrong with files that nothing else checks; told after the events.
     pub late: Option<Fault>,
+    /// What lies there that nobody verifies: no fault, and not to be believed either.
+    pub unverified: Vec<String>,
 }
 
 /// What a part of an export is that can't be read.
@@ -102,7 +107,7 @@ pub fn read_folder(dir: &Path) -> Result<Folder, Fault> {
         }
         texts.push(text);
     }
-    let (Some(events), [checkpoints, installation, proofs, _]) = (manifest.files.first(), texts.as_slice()) else {
+    let (Some(events), [checkpoints, installation, proofs, readme]) = (manifest.files.first(), texts.as_slice()) else {
         return Err(Fault::altered(file::MANIFEST, "files are missing"));
     };
     let notes = split_notes(checkpoints)
@@ -121,7 +126,27 @@ pub fn read_folder(dir: &Path) -> Result<Folder, Fault> {
         installation: installation.split_terminator('\n').map(str::to_owned).collect(),
         proofs: proofs_read,
     };
-    Ok(Folder { evidence, events: events.clone(), late })
+    let unverified = unverified(dir, &names, readme);
+    Ok(Folder { evidence, events: events.clone(), late, unverified })
+}
+
+/// What of a folder proves nothing: the manifest's sums are signed by nobody.
+fn unverified(dir: &Path, names: &[&str], readme: &str) -> Vec<String> {
+    let mut told = Vec::new();
+    if readme != README {
+        let text = "is not the one that this program writes: another version wrote it, or somebody else";
+        told.push(format!("note: `{}` {text}", file::README));
+    }
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut more: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    more.retain(|name| name != file::MANIFEST && !names.contains(&name.as_str()));
+    more.sort();
+    let (shown, all) = (more.iter().take(UNVERIFIED_MAX), more.len());
+    told.extend(shown.map(|name| format!("note: `{name}` is no part of the export, and nothing holds it")));
+    if all > UNVERIFIED_MAX {
+        told.push(format!("note: {} more files are no part of the export", all - UNVERIFIED_MAX));
+    }
+    told
 }
 
 const README: &str = include_str!("evidence.md");

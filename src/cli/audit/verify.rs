@@ -21,7 +21,7 @@ use crate::cli::failure::Failure;
 use crate::cli::policy::counted;
 use crate::cli::progress::Progress;
 use crate::cli::renewal::signed_in;
-use crate::server::verify as database;
+use crate::server::verify::{self as database, Unopened};
 
 use super::folder::{read_folder, unread};
 use super::stream::lines;
@@ -93,6 +93,7 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
             "events": verified.lines, "filtered": verified.filtered, "pruned": verified.pruned,
             "erased": verified.erased, "erased_events": verified.erased_events,
             "erased_untold": verified.erased_untold, "witnessed": verified.witnessed, "unreached": verified.unreached,
+            "ahead": verified.ahead, "made_at": verified.made_at, "filter": verified.filter,
         }))?;
     } else {
         let mut text = format!(
@@ -108,12 +109,14 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
             (verified.erased_events, "erased as a whole"),
             (u64::try_from(verified.witnessed).unwrap_or(0), "witnessed checkpoints agree"),
             (u64::try_from(verified.unreached).unwrap_or(0), "witnessed checkpoints lie outside what is here"),
+            (verified.ahead, "more are not under a checkpoint yet"),
         ];
         for (count, what) in parts {
             if count > 0 {
                 text.push_str(&format!(", {count} {what}"));
             }
         }
+        text.push_str(&format!("; as of {}, {}", verified.made_at, asked(&verified)));
         context.printer.line(&text)?;
     }
     if verified.anchored {
@@ -124,12 +127,30 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
     Err(Failure::new(Exit::Passed(UNANCHORED), "unanchored", detail))
 }
 
+/// What was asked for, in words: an old export, or one of a part, is not to be taken for all there is.
+fn asked(verified: &Verified) -> String {
+    let filter = &verified.filter;
+    let parts = [
+        ("from", &filter.from),
+        ("to", &filter.to),
+        ("type", &filter.kind),
+        ("service", &filter.service),
+        ("actor", &filter.actor),
+        ("grant", &filter.grant),
+        ("session", &filter.session),
+    ];
+    let said = parts.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_deref()?)));
+    let said = said.collect::<Vec<_>>().join(", ");
+    if said.is_empty() { "everything".to_owned() } else { format!("only {said}") }
+}
+
 /// Verifies an export in a folder.
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub fn folder(context: &Context, dir: &Path, anchor: &Anchor) -> Result<Verified, Fault> {
     let read = read_folder(dir)?;
+    read.unverified.iter().for_each(|told| context.printer.talk(told));
     let mut verifier = Verifier::new(&read.evidence, anchor)?;
     let events = File::open(dir.join(file::EVENTS)).map_err(|error| unread(file::EVENTS, &error))?;
     let seen = check_lines(context, &mut verifier, BufReader::new(events), None)?;
@@ -351,15 +372,18 @@ async fn server(context: &Context, target: &str, anchor: &Anchor) -> Result<(), 
 
 async fn of_database(context: &Context, url: &str, anchor: &Anchor) -> Result<(), Failure> {
     let unread = |error: String| Failure::failed(format!("reading the record: {error}"));
-    let record = database::open(url, anchor.key.clone(), context.clock.now()).await.map_err(unread)?;
+    let mut record = match database::open(url, anchor.key.clone(), context.clock.now()).await {
+        Ok(record) => record,
+        Err(Unopened::Failed(error)) => return Err(unread(error)),
+        Err(Unopened::Fault(fault)) => return told(context, Err(fault)),
+    };
     let mut verifier = match Verifier::of_statement(&record.statement, &record.evidence, anchor) {
         Ok(verifier) => verifier,
         Err(fault) => return told(context, Err(fault)),
     };
-    let mut export = record.export;
     loop {
-        match export.next().await {
-            Ok(None) => return told(context, verifier.end()),
+        match record.export.next().await {
+            Ok(None) => break,
             Ok(Some(lines)) => {
                 for line in lines {
                     if let Err(fault) = verifier.take(check_line(&line)) {
@@ -373,4 +397,13 @@ async fn of_database(context: &Context, url: &str, anchor: &Anchor) -> Result<()
             }
         }
     }
+    verifier.renew(record.gone().await.map_err(|error| unread(error.to_string()))?);
+    let mut outcome = verifier.end();
+    if let Ok(verified) = &mut outcome {
+        match record.ahead(context.clock.now()).await {
+            Ok(ahead) => verified.ahead = ahead,
+            Err(fault) => outcome = Err(fault),
+        }
+    }
+    told(context, outcome)
 }

@@ -3,7 +3,8 @@
 //! 1. `begin` takes each log's newest checkpoint: the export is of exactly what they are over.
 //! 2. It puts together the evidence: statement, checkpoints, installation log, hashes of what lies
 //!    before and after.
-//! 3. `next` gives the lines, page by page, log by log.
+//! 3. It notes how much is gone, so that nobody can take away more and call it pruned, erased or not wanted.
+//! 4. `next` gives the lines, page by page, log by log.
 //!
 //! INVARIANT: memory holds one page. What the filter leaves out within a log's range is there with its
 //! leaf, so that the range still leads to the log's root.
@@ -11,7 +12,7 @@
 use std::collections::VecDeque;
 
 use crate::audit::checkpoint::LogName;
-use crate::audit::evidence::{Evidence, Extent, RangeProof, StatementText};
+use crate::audit::evidence::{Evidence, Extent, Gone, RangeProof, StatementText};
 use crate::audit::filter::Filter;
 use crate::audit::leaf_read::Leaf;
 use crate::audit::line::{Withheld, line_of, withheld_line};
@@ -20,7 +21,7 @@ use crate::audit::note::NoteKey;
 use crate::audit::{Event, EventType, Outcome};
 use crate::control::caller::Caller;
 use crate::control::desk::Desk;
-use crate::model::{NodeId, Timestamp};
+use crate::model::{NodeId, Timestamp, Ttl};
 use crate::policy::InstallationAction;
 use crate::store::{Log, Recorded, Store, StoreError};
 
@@ -30,12 +31,15 @@ use super::tree::node_hashes;
 
 /// Events that are read at a time.
 const PAGE: u32 = 500;
+/// How long an export may be on its way while old events go on being pruned.
+const UNDER_WAY: Ttl = Ttl::hours(24);
 
 /// An export under way.
 pub struct Export {
     store: Store,
     filter: Filter,
     logs: VecDeque<(Log, u64, u64)>,
+    page: u32,
     /// Whether the columns beside a leaf are compared with it, too.
     columns: bool,
 }
@@ -118,7 +122,7 @@ pub async fn go_on_for(
     let mut tx = desk.store.begin().await?;
     tx.event_append(&event).await?;
     tx.commit().await?;
-    Ok(Export { store: desk.store.clone(), filter: filter.clone(), logs, columns: false })
+    Ok(Export::of(&desk.store, filter, logs))
 }
 
 /// The event of an export.
@@ -155,18 +159,47 @@ pub async fn begin(store: &Store, root: &NoteKey, filter: &Filter, now: Timestam
         };
         let left = node_hashes(store, name, &cover(0, from)).await?;
         let right = node_hashes(store, name, &cover(to, head.size)).await?;
-        extents.push(Extent { log: name.to_string(), size: head.size, from, to });
+        let filtered = match filter.is_of_content() {
+            true => Some((to - from).saturating_sub(store.event_count_shown(entry.log, (from, to), filter).await?)),
+            false => None,
+        };
+        extents.push(Extent { log: name.to_string(), size: head.size, from, to, filtered });
         proofs.push(RangeProof::new(*entry.log.node(), &left, &right));
         checkpoints.push(head.note);
         logs.push_back((entry.log, from, to));
     }
-    let statement = StatementText::new(now, filter, root, extents);
+    let gone = gone(store, &extents).await?;
+    let mut statement = StatementText::new(now, filter, root, extents);
+    statement.installation = Some(installation.size);
+    statement.gone = Some(gone);
     let evidence = Evidence { statement: String::new(), checkpoints, installation: statements, proofs };
-    Ok(Begun {
-        statement,
-        evidence,
-        export: Export { store: store.clone(), filter: filter.clone(), logs, columns: false },
-    })
+    Ok(Begun { statement, evidence, export: Export::of(store, filter, logs) })
+}
+
+/// What is gone of the record, as far as these parts of it could show.
+///
+/// # Errors
+/// When the database is away.
+pub async fn gone(store: &Store, extents: &[Extent]) -> Result<Gone, ReadError> {
+    let logs = store.log_list().await?;
+    let erased = store.erasure_sum().await?;
+    let mut gone = Gone { values: erased.values, ..Gone::default() };
+    if logs.iter().any(|entry| entry.pruned_to > 0) {
+        let before = store.pruned_before().await?.and_then(|before| Timestamp::parse(&before));
+        gone.pruned_before = before.map(|before| before.plus(UNDER_WAY).to_string());
+    }
+    for entry in logs {
+        let name = entry.log.node().to_string();
+        let extent = extents.iter().find(|extent| extent.log == name);
+        gone.values_ahead += store.erased_ahead(entry.log, extent.map_or(0, |extent| extent.size)).await?;
+        // Counting reads the whole log: not where nothing was erased as a whole.
+        if let Some(extent) = extent.filter(|_| erased.events > 0) {
+            gone.events += store.event_count_erased(entry.log, (extent.from, extent.to)).await?;
+        }
+    }
+    // What is about to go may go while it is read.
+    gone.events += erased.events_due;
+    Ok(gone)
 }
 
 fn named_by(leaf: &str) -> Option<String> {
@@ -175,6 +208,10 @@ fn named_by(leaf: &str) -> Option<String> {
 }
 
 impl Export {
+    fn of(store: &Store, filter: &Filter, logs: VecDeque<(Log, u64, u64)>) -> Self {
+        Self { store: store.clone(), filter: filter.clone(), logs, page: PAGE, columns: false }
+    }
+
     /// From now on an event whose columns are not what its leaf says gives a line that says so.
     pub const fn compare_columns(&mut self) {
         self.columns = true;
@@ -186,7 +223,17 @@ impl Export {
     /// When the database is away or a row can't be.
     pub async fn next(&mut self) -> Result<Option<Vec<String>>, StoreError> {
         while let Some((log, from, to)) = self.logs.front().copied() {
-            let page = if from < to { self.store.event_range(log, from, to, PAGE).await? } else { Vec::new() };
+            let page = match from < to {
+                true => match self.store.event_range(log, from, to, self.page).await {
+                    // Once more alone, so that whoever reads knows which of them can't be read.
+                    Err(_) if self.page > 1 => {
+                        self.page = 1;
+                        continue;
+                    }
+                    page => page?,
+                },
+                false => Vec::new(),
+            };
             let Some(last) = page.last().and_then(|event| event.seq).and_then(|seq| u64::try_from(seq).ok()) else {
                 self.logs.pop_front();
                 continue;

@@ -72,12 +72,14 @@ pub async fn note_drill_overdue(
         return Ok(());
     }
     let week = now.since(since).as_millis() / OVERDUE_AGAIN.as_millis();
+    // Every node says the same of a week: id and time are of its beginning, whenever it is seen.
+    let began = Timestamp::from_millis(since.millis() + week * OVERDUE_AGAIN.as_millis());
     let kind = EventType::BreakGlassDrillOverdue;
-    let id = one_id(kind, format!("{} {week}", last.map_or(0, Timestamp::millis)).as_bytes(), since);
+    let id = one_id(kind, format!("{} {week}", last.map_or(0, Timestamp::millis)).as_bytes(), began);
     if *noted == Some(id) {
         return Ok(());
     }
-    let event = Event::new(id, now, kind, Outcome::Failed)
+    let event = Event::new(id, began, kind, Outcome::Failed)
         .with("last_drill", last.map_or_else(|| "never".to_owned(), |at| at.to_string()))
         .with("due", since.to_string())
         .with("drill_every", in_force.drill_every.to_string());

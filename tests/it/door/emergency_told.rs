@@ -170,7 +170,13 @@ fn an_overdue_drill_is_told_once_a_week_until_there_is_one() {
         assert_eq!(overdue(2).await.len(), 2);
         door.clock.advance(Ttl::hours(7 * 24));
         assert_eq!(overdue(3).await.len(), 3);
-        assert_eq!(recorded(door, EventType::BreakGlassDrillOverdue).await.len(), 3);
+        let events = recorded(door, EventType::BreakGlassDrillOverdue).await;
+        assert_eq!(events.len(), 3);
+        // Who looks for a time finds them: ids begin with it.
+        for event in events {
+            let clear = event.clear();
+            assert_eq!(clear.id.bytes()[..6], clear.time.millis().to_be_bytes()[2..]);
+        }
     });
 }
 

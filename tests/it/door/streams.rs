@@ -265,6 +265,34 @@ fn a23_an_answer_that_is_not_taken_holds_its_upstream_for_some_seconds_only() {
     });
 }
 
+#[test]
+fn the_end_of_a_long_stream_is_found_by_the_time_of_its_end() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let mut client = door.client("app", Some(&alice), Speaks::Http2).await;
+        let request = client.request(Method::GET, "/sse").body(full("")).unwrap();
+        let response = client.send(request).await.unwrap();
+        let decision = response.headers()["doorward-decision"].to_str().unwrap().to_owned();
+        let mut body = response.into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        let desk = &door.running().desk;
+        let began = desk.clock.now();
+        door.clock.advance(Ttl::hours(2));
+        drop((body, client));
+        ended(door, &decision).await;
+        door.settled().await;
+        let from = Some(began.plus(Ttl::minutes(90)));
+        let kind = Some(doorward::audit::EventType::ExchangeEnded);
+        let filter = doorward::audit::filter::Filter { from, kind, ..Default::default() };
+        let found = desk.store.event_search(&filter, None, 100).await.unwrap();
+        assert!(found.iter().any(|event| event.text("/decision") == Some(&decision)), "{found:?}");
+        let event = found.iter().find(|event| event.text("/decision") == Some(&decision)).unwrap();
+        let bounds = desk.store.event_bounds(desk.store.own_log().unwrap(), from, None).await.unwrap().unwrap();
+        let seq = u64::try_from(event.seq.unwrap()).unwrap();
+        assert!((bounds.0..=bounds.1).contains(&seq), "{bounds:?}");
+    });
+}
+
 /// Why an exchange ended.
 async fn ended(door: &Door, decision: &str) -> String {
     let filter =
