@@ -542,7 +542,7 @@ async fn a56_whoever_waits_for_their_turn_until_a_grant_has_run_out_prolongs_not
             before.commit().await.unwrap();
         };
         let (answered, ()) = tokio::join!(waits, ends);
-        let timed_out = RequestState::TimedOut;
+        let timed_out = RequestState::TimedOut.name();
         assert!(matches!(answered, Err(AccessError::Closed { state }) if state == timed_out), "{answered:?}");
         let denied = access::deny(node.desk(), &lead, more.request.id, None, came).await;
         assert!(matches!(denied, Err(AccessError::Closed { state }) if state == timed_out), "{denied:?}");

@@ -173,7 +173,7 @@ async fn exchange(client: &Client, flow: &Flow, code: String, request: &str) -> 
 
 /// A failure to sign in; an OAuth error here says nothing of an older session.
 fn signing_in(error: ClientError) -> Failure {
-    if let ClientError::Oauth(refused) = &error
+    if let ClientError::Oauth(refused, _) = &error
         && refused.error == "invalid_client"
     {
         return Failure::new(Exit::Failed, &refused.error, error.to_string());

@@ -106,7 +106,7 @@ pub async fn deny(
         return Err(closed(desk, id, now).await?);
     };
     let denied = tx.access_request_close(id, RequestState::Denied, None, now).await?;
-    let denied = denied.ok_or(AccessError::Closed { state: RequestState::TimedOut })?;
+    let denied = denied.ok_or(AccessError::Closed { state: RequestState::TimedOut.name() })?;
     let approval = Approval {
         by: person_of(caller.session()),
         answer: Answer::Deny,
@@ -155,7 +155,7 @@ pub async fn withdraw(desk: &Desk, caller: &Caller, id: RequestId, now: Timestam
         return Err(closed(desk, id, now).await?);
     };
     let request = tx.access_request_close(id, RequestState::Withdrawn, None, now).await?;
-    let request = request.ok_or(AccessError::Closed { state: RequestState::TimedOut })?;
+    let request = request.ok_or(AccessError::Closed { state: RequestState::TimedOut.name() })?;
     tx.event_append(&request_event(desk, EventType::RequestWithdrawn, caller.actor(), &request, now)).await?;
     tx.commit().await?;
     Ok(seen(desk, request, now).await?)

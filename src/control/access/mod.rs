@@ -27,9 +27,7 @@ use sha2::{Digest, Sha256};
 
 use crate::audit::{Actor, Event, EventType, Outcome};
 use crate::model::text::forges;
-use crate::model::{
-    AccessRequest, ActionName, ClockDoubt, EntitlementName, Grant, Person, RequestState, Session, Timestamp, Ttl,
-};
+use crate::model::{AccessRequest, ActionName, ClockDoubt, EntitlementName, Grant, Person, Session, Timestamp, Ttl};
 use crate::policy::{Ambient, Entitlement, EntitlementAction, PolicySet, Subject};
 use crate::store::StoreError;
 
