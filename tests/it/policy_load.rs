@@ -491,7 +491,11 @@ fn a_policy_whose_conditions_contradict_each_other_is_a_warning() {
             "when { context.params.env == \"a\" && context.params.env == \"b\" }",
             "`context.params.env` would have to be `\"a\"` and `\"b\"`",
         ),
-        ("principal", "when { context.params.env == \"a\" } when { \"b\" == context.params.env }", "would have to be"),
+        (
+            "principal",
+            "when { context.params.env == \"a\" } when { \"b\" == context.params.env }",
+            "`context.params.env` would have to be",
+        ),
         (
             ada,
             "when { context.host == \"h\" && (context.method == \"GET\" && principal == User::\"corp|bob\") }",

@@ -111,7 +111,12 @@ fn a35_a_key_that_was_taken_out_of_an_issuers_file_is_refused_after_the_reload()
 
 #[test]
 fn a_lock_on_the_bare_id_of_a_workload_bars_the_workload() {
-    with_door(trusting(), async |door| {
+    let change = |dir: &std::path::Path| {
+        trusting().change.unwrap()(dir);
+        let bars = "permit (principal in Group::\"security\", action == Action::\"lock\", resource);\n";
+        std::fs::write(dir.join("policies/global.cedar"), bars).unwrap();
+    };
+    with_door(Plan { change: Some(change), ..Plan::default() }, async |door| {
         let carol = door.sign_in("carol").await;
         let lock = async |path: &str, whom: &str| {
             let body = json!({ "principal": whom, "reason": "stolen" }).to_string();
