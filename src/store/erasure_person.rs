@@ -23,6 +23,7 @@ const NO_ADDRESS: &str = "0.0.0.0";
 const ACCOUNTS: &str = "\
     select principal_id from session where principal_kind = 'User' union \
     select principal from person_seen union \
+    select principal from person_email union \
     select principal_id from access_request where principal_kind = 'User' union \
     select principal_id from access_approval where principal_kind = 'User' union \
     select principal_id from access_grant where principal_kind = 'User' union \
@@ -33,6 +34,7 @@ const ACCOUNTS: &str = "\
 const ACCOUNTS_OF_EMAIL: &str = "\
     select principal_id from session where principal_kind = 'User' and lower(email) = lower($1) union \
     select principal from person_seen where lower(email) = lower($1) union \
+    select principal from person_email where lower(email) = lower($1) union \
     select principal_id from access_request where principal_kind = 'User' and lower(email) = lower($1) union \
     select principal_id from access_approval where principal_kind = 'User' and lower(email) = lower($1) union \
     select principal_id from access_grant where principal_kind = 'User' and lower(email) = lower($1) union \
@@ -42,6 +44,7 @@ const ACCOUNTS_OF_EMAIL: &str = "\
 const NAMES: &str = "\
     select email, name from session where principal_kind = 'User' and principal_id = $1 union \
     select email, name from person_seen where principal = $1 union \
+    select email, null from person_email where principal = $1 union \
     select email, name from access_request where principal_kind = 'User' and principal_id = $1 union \
     select email, name from access_approval where principal_kind = 'User' and principal_id = $1 union \
     select email, name from access_grant where principal_kind = 'User' and principal_id = $1 union \
@@ -77,7 +80,7 @@ macro_rules! sessions {
 }
 
 /// What goes with the sessions of a person, then the sessions.
-const DELETE: [&str; 12] = [
+const DELETE: [&str; 13] = [
     sessions!("delete from session_cookie where session"),
     sessions!("delete from refresh_token where session"),
     sessions!("delete from service_handover where session"),
@@ -89,6 +92,7 @@ const DELETE: [&str; 12] = [
     sessions!("delete from credential where session"),
     "delete from session where principal_kind = 'User' and principal_id = $1",
     "delete from person_seen where principal = $1",
+    "delete from person_email where principal = $1",
     "delete from principal_lock where principal_kind = 'User' and principal_id = $1 and cleared_at is not null",
 ];
 const LINKS: &str = "\

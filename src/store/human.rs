@@ -1,4 +1,4 @@
-//! Which accounts and which verified e-mail addresses go together, as far as sessions, requests and
+//! Which accounts and which verified e-mail addresses go together, as far as sign-ins, requests and
 //! answers tell.
 
 use sqlx::{AnyConnection, FromRow};
@@ -13,6 +13,7 @@ const FOUND_MAX: i64 = 100;
 const EMAILS: &str = "\
     select email from session where principal_kind = $1 and principal_id = $2 and email_verified = 1 \
     and email is not null and created_at >= $3 union \
+    select email from person_email where $1 = 'User' and principal = $2 and seen_at >= $3 union \
     select email from access_request where principal_kind = $1 and principal_id = $2 and email_verified = 1 \
     and email is not null and created_at >= $3 union \
     select email from access_approval where principal_kind = $1 and principal_id = $2 and email_verified = 1 \
@@ -20,6 +21,7 @@ const EMAILS: &str = "\
 const ACCOUNTS: &str = "\
     select principal_kind, principal_id from session where lower(email) = $1 and email_verified = 1 \
     and created_at >= $2 union \
+    select 'User', principal from person_email where lower(email) = $1 and seen_at >= $2 union \
     select principal_kind, principal_id from access_request where lower(email) = $1 and email_verified = 1 \
     and created_at >= $2 union \
     select principal_kind, principal_id from access_approval where lower(email) = $1 and email_verified = 1 \

@@ -1,7 +1,8 @@
 //! People who have signed in lately, as their provider told of them last.
 //!
 //! INVARIANT: one row a principal, written in the transaction that begins or changes a session, and gone
-//! with the provider's word that they left. Nobody is let in by it: it only says whom to tell.
+//! with the provider's word that they left. Nobody is let in by it: it only says whom to tell. The addresses
+//! that were verified for them stay beside it (`store/human.rs`), whether they left or not.
 
 use sqlx::FromRow;
 
@@ -19,6 +20,9 @@ const SEEN: &str = "\
     email = excluded.email, email_verified = excluded.email_verified, name = excluded.name, \
     member_of = excluded.member_of, amr = excluded.amr, seen_at = excluded.seen_at \
     where excluded.seen_at >= person_seen.seen_at";
+const VERIFIED: &str = "\
+    insert into person_email (principal, email, seen_at) values ($1, $2, $3) on conflict (principal, email) \
+    do update set seen_at = excluded.seen_at where excluded.seen_at >= person_email.seen_at";
 const REGROUPED: &str = "update person_seen set member_of = $2 where principal = $1";
 const GONE: &str = "delete from person_seen where principal = $1";
 const LIST: &str = "\
@@ -26,8 +30,11 @@ const LIST: &str = "\
     where principal > $1 order by principal limit $2";
 const FETCH: &str = "\
     select principal, email, email_verified, name, member_of, amr, seen_at from person_seen where principal = $1";
-const SWEEP: &str = "\
-    delete from person_seen where principal in (select principal from person_seen where seen_at < $1 limit $2)";
+const SWEEP: [&str; 2] = [
+    "delete from person_seen where principal in (select principal from person_seen where seen_at < $1 limit $2)",
+    "delete from person_email where (principal, email) in \
+     (select principal, email from person_email where seen_at < $1 limit $2)",
+];
 
 /// A person, and what policies judge by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +128,10 @@ impl Tx {
             .bind(session.created_at.millis())
             .execute(self.connection())
             .await?;
+        if let Some(email) = session.email.as_ref().filter(|_| session.email_verified) {
+            let query = sqlx::query(VERIFIED).bind(session.principal.id().to_owned()).bind(email.clone());
+            query.bind(session.created_at.millis()).execute(self.connection()).await?;
+        }
         Ok(())
     }
 
@@ -146,12 +157,16 @@ impl Tx {
         Ok(())
     }
 
-    /// Forgets people who were not seen since `before`, some at a time.
+    /// Forgets people who were not seen since `before`, and their addresses, some at a time.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn person_sweep(&mut self, before: Timestamp) -> Result<u64, StoreError> {
-        let query = sqlx::query(SWEEP).bind(before.millis()).bind(SWEEP_MAX);
-        Ok(query.execute(self.connection()).await?.rows_affected())
+        let mut gone = 0;
+        for text in SWEEP {
+            let query = sqlx::query(text).bind(before.millis()).bind(SWEEP_MAX);
+            gone += query.execute(self.connection()).await?.rows_affected();
+        }
+        Ok(gone)
     }
 }

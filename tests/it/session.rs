@@ -281,6 +281,29 @@ async fn who_is_still_signed_in_elsewhere_is_not_forgotten_when_one_sign_in_is_r
 }
 
 #[tokio::test]
+async fn a_verified_address_links_accounts_for_ninety_days_whatever_became_of_the_session() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (_, stored) = house.browser("alice").await;
+        let (store, alice) = (&house.desk.store, &stored.session.principal);
+        let link = stored.link.unwrap();
+        session::end_by_link(&house.desk, &link, house.now()).await.unwrap();
+        house.clock.advance(Ttl::hours(48));
+        while session::sweep(&house.desk, house.now()).await.unwrap() > 0 {}
+        assert!(store.session_fetch(stored.session.id).await.unwrap().is_none());
+        let told = async || {
+            let since = house.now().minus(Ttl::hours(24 * 90));
+            let emails = store.account_emails(alice, since).await.unwrap();
+            (emails, store.email_accounts("alice@example.com", since).await.unwrap())
+        };
+        assert_eq!(told().await, (vec!["alice@example.com".to_owned()], vec![alice.clone()]));
+        house.clock.advance(Ttl::hours(24 * 90));
+        assert_eq!(told().await, (vec![], vec![]));
+        assert_eq!(session::sweep(&house.desk, house.now()).await.unwrap(), 1);
+    }
+}
+
+#[tokio::test]
 async fn what_is_long_over_is_forgotten_and_what_is_not_stays() {
     for url in databases() {
         let house = House::new(&url).await;
