@@ -109,7 +109,7 @@ async fn lived(house: &House) {
     let (bob, _, _) = house.command_line("bob").await;
     let (carol, _, _) = house.command_line("carol").await;
     let (dave, dave_answer, _) = house.command_line("dave").await;
-    let asked = json!({ "entitlement": "ops-api/deploy-prod", "reason": "a=b \u{202e}x", "ticket": "OPS-1" });
+    let asked = json!({ "entitlement": "ops-api/deploy-prod", "reason": "a=b \u{200b}x", "ticket": "OPS-1" });
     let mut grants = Vec::new();
     for answer in ["approve", "approve", "approve", "deny"] {
         let made = house.json(&alice, "/api/v1/requests", &asked).await;

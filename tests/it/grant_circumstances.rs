@@ -236,51 +236,6 @@ async fn a_list_goes_on_from_what_its_reader_may_see_whatever_is_between() {
     }
 }
 
-#[tokio::test]
-async fn a_bar_that_is_set_while_one_that_was_lifted_is_answered_stays() {
-    for url in databases() {
-        let clock = TestClock::new();
-        let (mut here, there) = (node(&url, &clock, 1).await, node(&url, &clock, 2).await);
-        let (owner, again) = (caller(&here, "owner").await, caller(&there, "owner").await);
-        let (who, name) = (principal("dev0"), principal("dev0").to_string());
-        lock_by_caller::set(here.desk(), &owner, &name, "gone", here.now()).await.unwrap();
-        let mut met = false;
-        for polls in 1.. {
-            let desk = Arc::clone(here.desk());
-            let mut lifts = Box::pin(lock_by_caller::clear(&desk, &owner, &name, "back", clock.now()));
-            let mut answered = false;
-            let mut left = polls;
-            std::future::poll_fn(|context| {
-                answered = lifts.as_mut().poll(context).is_ready();
-                left -= 1;
-                if answered || left == 0 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-            })
-            .await;
-            let mut lifted = answered;
-            for _ in 0..20 {
-                lifted |= there.desk().store.lock_fetch(&who).await.unwrap().is_none();
-            }
-            if lifted && !answered {
-                // Committed, and not obeyed yet: meanwhile somebody bars them elsewhere, and it is heard of here.
-                met = true;
-                lock_by_caller::set(there.desk(), &again, &name, "gone", there.now()).await.unwrap();
-                here.follow().await;
-                lifts.await.unwrap();
-            } else {
-                if !answered {
-                    lifts.await.unwrap();
-                }
-                lock_by_caller::set(here.desk(), &owner, &name, "gone", here.now()).await.unwrap();
-            }
-            assert!(here.desk().directory.is_locked(&who), "after {polls} polls");
-            if met || answered {
-                break;
-            }
-        }
-        assert!(met, "the commit was never met");
-    }
-}
-
 /// The policies of the small company with more rules in `access.cedar`.
 fn with(change: impl Fn(String) -> String) -> PolicySet {
     let folder = temporary_folder();

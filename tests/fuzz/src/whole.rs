@@ -37,8 +37,9 @@ pub fn cookie(data: &[u8]) {
         }
     }
     let named = |line: &HeaderValue| {
-        let text = line.to_str().unwrap_or_default().to_owned();
-        text.split(';').filter(|pair| pair.split_once('=').is_some_and(|(key, _)| key.trim() == SESSION_COOKIE)).count()
+        let key = |pair: &[u8]| pair.split(|byte| *byte == b'=').next().map(|key| key.trim_ascii().to_vec());
+        let pairs = line.as_bytes().split(|byte| *byte == b';').filter(|pair| pair.contains(&b'='));
+        pairs.filter(|pair| key(pair).is_some_and(|key| key == SESSION_COOKIE.as_bytes())).count()
     };
     let ours: usize = headers.get_all(COOKIE).iter().map(named).sum();
     if let Presented::One(value) = presented(&headers, SESSION_COOKIE) {
