@@ -70,7 +70,9 @@ impl Certified {
             groups: Some(BTreeMap::from(map)),
             ..scene.fake.settings("idp")
         }]);
-        tokio::spawn(crate::fake_provider::serve(listener, scene.router.clone()));
+        // Where a connection comes from is known to all that is served.
+        let router = scene.router.clone().layer(axum::Extension(Arc::new(crate::api_house::facts(None))));
+        tokio::spawn(crate::fake_provider::serve(listener, router));
         let settings = ClientSettings { authorities: Vec::new(), allow_loopback: true };
         let outside = Client::new(settings, Arc::new(scene.clock.clone())).unwrap();
         Some(Self { scene, issuer, outside, _process: process })
