@@ -327,13 +327,15 @@ fn opened(desk: &Desk, flow: &SignInFlow) -> Result<Kept, SignInError> {
 
 /// When the person proved themselves to their provider, which was asked for a proof no older than `max_age`.
 ///
-/// Whoever holds the browser can take that question out of the address on its way, so the answer is
-/// compared. A provider that answers without `auth_time`, against OIDC Core §2, tells nothing of the age:
+/// Whoever holds the browser can take that question out of the address on its way, so the answer is compared
+/// where a new proof was wanted: a sign-in with an old one would only lead back to the refusal that wanted it.
+/// Else an older proof is taken for what it is: some providers know no `max_age`. A provider that answers without `auth_time`, against OIDC Core §2, tells nothing of the age:
 /// it counts as the oldest that a session can have, so that people can sign in and a policy that wants a
 /// proof of lately does not take a silent sign-in for one.
 fn proven_at(desk: &Desk, identity: &Identity, begun_at: Timestamp, max_age: Ttl) -> Result<Timestamp, SignInError> {
+    let wanted_new = max_age < desk.settings.lifetime;
     match identity.authenticated_at {
-        Some(at) if at < begun_at.minus(max_age).minus(AUTH_TIME_LEEWAY) => Err(SignInError::ProofTooOld),
+        Some(at) if wanted_new && at < begun_at.minus(max_age).minus(AUTH_TIME_LEEWAY) => Err(SignInError::ProofTooOld),
         Some(at) => Ok(at),
         None => {
             tracing::warn!(
