@@ -2,6 +2,7 @@
 -- of the record (`audit.`), which lie in the same index, none is looked at. Still one comparison for whoever
 -- inserts anything else, and queries repeat the condition as it stands here.
 
-drop index audit_event_emergency;
+-- ORDER: the new one first. On PostgreSQL dropping an index locks others out, who go on reading while one is made.
+create index audit_event_emergency_kind on audit_event (type, id) where type < 'c';
 
-create index audit_event_emergency on audit_event (type, id) where type < 'c';
+drop index audit_event_emergency;

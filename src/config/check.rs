@@ -2,7 +2,7 @@
 //! development provider with the address, providers with each other.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::certificate::{CertificateError, authorities_of, chain_of, covers, names_of, pair_of};
@@ -68,7 +68,9 @@ fn names(config: &Config, places: Places<'_>, ledger: &Ledger) {
 /// Whether no two listeners can have both: an unspecified address is every address of the machine.
 fn meet(one: SocketAddr, other: SocketAddr) -> bool {
     let (ip, other_ip) = (one.ip(), other.ip());
-    let same = ip == other_ip || ip.is_unspecified() || other_ip.is_unspecified();
+    // All of IPv6 is all of IPv4 too, where the system does not say otherwise.
+    let all = |one: IpAddr, other: IpAddr| one.is_unspecified() && (one.is_ipv6() || other.is_ipv4());
+    let same = ip == other_ip || all(ip, other_ip) || all(other_ip, ip);
     same && one.port() == other.port() && one.port() != 0
 }
 

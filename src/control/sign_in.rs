@@ -189,8 +189,8 @@ impl SignInError {
 }
 
 /// Begins a sign-in. `binding` is the browser's flow cookie, if it has one already: another tab
-/// that is on its way stays good. A proof to the provider that is older than `max_age` is not good enough,
-/// nor in any case one that is older than a session may become.
+/// that is on its way stays good. A proof to the provider that is older than `max_age` is not good
+/// enough where that is less than a session may become.
 ///
 /// # Errors
 /// When there is no such provider, it can't be asked for its description, or the database refused.

@@ -103,11 +103,8 @@ pub async fn answer(
     if code.len() != SECRET_CHARACTERS || flow.len() != SECRET_CHARACTERS {
         return Err(unknown);
     }
-    // Anybody can make codes up, so looks for them count as refusals of their address, before they are made.
-    let address = counted_address(channel.peer.ip());
-    if let refused @ Refusal::RateLimited { .. } = limit::anonymous(&worker.shared, address, unknown.clone()) {
-        return Err(refused);
-    }
+    // Anybody can make codes up, so looks for them are counted by address, before they are made.
+    limit::code(&worker.shared, counted_address(channel.peer.ip()))?;
     let answer = worker.shared.codes.redeem(code, routed.canonical.host.clone(), flow, now);
     let redeemed = tokio::time::timeout(std::time::Duration::from_secs(5), answer).await;
     let redeemed = redeemed.ok().and_then(Result::ok).flatten().ok_or(unknown)?;

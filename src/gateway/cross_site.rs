@@ -14,6 +14,9 @@ use super::refusal::Refusal;
 use super::route::Routed;
 use super::worker::Worker;
 
+/// Fields of a request that are a credential of ours: a page of another origin has none to give.
+const OWN_CREDENTIALS: [&str; 3] = ["authorization", "doorward-token", "dpop"];
+
 /// A browser sends cookie and certificate by itself, also for another site's page: then an unsafe
 /// method or an upgrade is refused unless the service lists the origin.
 pub(super) fn not_cross_site(worker: &Worker, routed: &Routed, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -56,6 +59,15 @@ pub(super) fn preflight(routed: &Routed, headers: &HeaderMap) -> Option<Response
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.~!#$%&'*+^`|".contains(byte) || between.contains(byte))
     };
+    // What no route takes is not asked for again with a credential, and nobody's page brings one of ours.
+    let text = std::str::from_utf8(method.as_bytes()).unwrap_or_default();
+    let has_route = routed.entry.service.route(text, &routed.canonical.path).is_some();
+    let is_ours =
+        |name: &[u8]| OWN_CREDENTIALS.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name.trim_ascii()));
+    let brings_ours = wanted.is_some_and(|names| names.as_bytes().split(|byte| *byte == b',').any(is_ours));
+    if !has_route || brings_ours {
+        return None;
+    }
     if !is_listed || !are_words(method, b"") || wanted.is_some_and(|names| !are_words(names, b", ")) {
         return None;
     }

@@ -39,7 +39,7 @@ const INTERIM_MAX: u32 = 64;
 
 /// How often it is looked whether the permit of a request that waits for its answer is over: its end is
 /// obeyed within a second, also where the clock was set.
-const PERMIT_LOOK: Duration = Duration::from_millis(500);
+const PERMIT_LOOK: Duration = Duration::from_secs(1);
 
 /// An answer that may go to the client, with its connection kept until its body has been read.
 pub struct Answer {

@@ -258,12 +258,10 @@ impl Close {
         status: u16,
         sent: std::rc::Rc<Progress>,
     ) -> Self {
-        let id = EventId::fresh(exchange.arrived, &*worker.shared.entropy);
-        let mut event = Event::new(id, exchange.arrived, EventType::ExchangeEnded, Outcome::Success);
-        event.decision = Some(exchange.decision);
+        // It gets an id of its own when it ends.
+        let mut event = exchange.event(EventType::ExchangeEnded, Outcome::Success, exchange.arrived);
         event.service = Some(routed.entry.service.name.clone());
         event.actor = actor_of_end(channel, caller);
-        event.trace_id = Some(Arc::clone(&exchange.trace_id));
         event.data.insert("status", status.into());
         worker.shared.metrics.exchanges.inc();
         let duration = routed.entry.metrics.duration.clone();

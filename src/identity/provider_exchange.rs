@@ -35,6 +35,9 @@ const ERROR_CODE_CHARACTERS_MAX: usize = 64;
 
 /// The `max_age` that no proof of before is good enough for.
 pub const ANEW: Ttl = Ttl::seconds(0);
+/// The least that a provider is asked for: several ask without end when `max_age` is 0. How old the proof may
+/// really be is compared when its answer comes.
+const MAX_AGE_MIN: Ttl = Ttl::seconds(60);
 
 /// What binds a sign-in to its answer: each 43 characters of base64url.
 #[derive(Debug)]
@@ -208,9 +211,8 @@ impl Provider {
                 move || nonce.clone(),
             )
             .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier))
-            .set_max_age(max_age.duration());
+            .set_max_age(max_age.max(MAX_AGE_MIN).duration());
         if max_age == ANEW {
-            // The same once more, for a provider that knows only one of the two.
             request = request.add_prompt(CoreAuthPrompt::Login);
         }
         for scope in self.settings.scopes.iter().filter(|scope| *scope != "openid") {

@@ -1,6 +1,7 @@
 //! What is valid and still probably not meant.
 
 use cedar_policy::{ActionConstraint, Effect, EntityUid, PrincipalConstraint, ResourceConstraint};
+use serde_json::Value;
 
 use super::cedar_file::{CedarFile, Statement};
 use super::contradiction;
@@ -9,6 +10,7 @@ use super::groups::Groups;
 use super::load::Draft;
 use super::suggestion;
 use super::validate::entitlements_named;
+use crate::model::EntitlementName;
 
 pub(super) fn lint(
     drafts: &[Draft],
@@ -88,6 +90,37 @@ pub(super) fn names_as_principal(statement: &Statement, entitlement: &str) -> bo
         ResourceConstraint::Any | ResourceConstraint::Is(_) => 0,
     };
     times > as_resource
+}
+
+/// Whether the policy is in force `unless` the entitlement is held.
+pub(super) fn names_as_exception(statement: &Statement, entitlement: &EntitlementName) -> bool {
+    fn names(value: &Value, id: &str) -> bool {
+        match value {
+            Value::String(text) => text == id,
+            Value::Array(items) => items.iter().any(|item| names(item, id)),
+            Value::Object(entries) => entries.values().any(|item| names(item, id)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        }
+    }
+    fn negated(value: &Value, id: &str) -> bool {
+        match value {
+            Value::Object(entries) => {
+                entries.iter().any(|(key, item)| if key == "!" { names(item, id) } else { negated(item, id) })
+            }
+            Value::Array(items) => items.iter().any(|item| negated(item, id)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        }
+    }
+    let id = entitlement.to_string();
+    let json = statement.policy.to_json().unwrap_or_default();
+    let conditions = json.get("conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    conditions.iter().any(|condition| {
+        let body = condition.get("body").unwrap_or(&Value::Null);
+        match condition.get("kind").and_then(Value::as_str) {
+            Some("unless") => names(body, &id),
+            _ => negated(body, &id),
+        }
+    })
 }
 
 /// A permit without any action covers asking for and approving entitlements too.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use cedar_policy::Effect;
+
 use super::cedar_file::{CedarFile, Statement};
 use super::diagnostic::{Diagnostic, Report, Source};
 use super::entitlement::Entitlement;
@@ -168,7 +170,11 @@ fn opened<'s>(
     let mut opens: BTreeMap<EntitlementName, BTreeSet<ActionName>> = BTreeMap::new();
     for statement in statements {
         let named = validate::entitlements_named(&statement.policy).into_iter();
-        for name in named.filter(|name| lint::names_as_principal(statement, &format!("Entitlement::\"{name}\""))) {
+        let opens_it = |name: &EntitlementName| {
+            lint::names_as_principal(statement, &format!("Entitlement::\"{name}\""))
+                && (statement.policy.effect() == Effect::Permit || lint::names_as_exception(statement, name))
+        };
+        for name in named.filter(opens_it) {
             let matching =
                 actions.iter().filter(|action| could_match(&statement.policy, &kinds.action(action.as_str())));
             opens.entry(name).or_default().extend(matching.cloned());

@@ -17,6 +17,8 @@ const MUTABLE: [(Preset, &str, &str); 6] = [
 ];
 
 /// Claims that say for which branch, or by which branch's workflow, a job runs.
+/// How the names of what starts a job for a proposal begin.
+const PROPOSALS: [&str; 3] = ["pull_request", "merge_request", "external_pull_request"];
 const BRANCH_CLAIMS: [&str; 4] = ["ref", "sub", "workflow_ref", "job_workflow_ref"];
 
 /// What they say of a job that a pull request started: `*` is any text without a `:`, `+` any without an `@`, and
@@ -179,7 +181,18 @@ fn branches(rule: &Rule<'_>) {
         rule.wanted(name).is_some_and(|wanted| !wanted.0.iter().any(|pattern| takes_pull_requests(name, pattern)))
     };
     let protected = rule.wanted("ref_protected").is_some_and(|wanted| wanted.0 == ["true"]);
-    let kept_out = protected || BRANCH_CLAIMS.into_iter().any(keeps_out) || keeps_out("environment");
+    // What starts a job tells it, too: none of these is a proposal.
+    let started_otherwise = |name: &str| {
+        let proposal = |text: &String| PROPOSALS.iter().any(|start| text.starts_with(start));
+        rule.wanted(name).is_some_and(|wanted| !wanted.has_wildcard() && !wanted.0.iter().any(proposal))
+    };
+    let of_tag = rule.wanted("ref_type").is_some_and(|wanted| wanted.0 == ["tag"]);
+    let kept_out = protected
+        || of_tag
+        || started_otherwise("event_name")
+        || started_otherwise("pipeline_source")
+        || BRANCH_CLAIMS.into_iter().any(keeps_out)
+        || keeps_out("environment");
     for name in BRANCH_CLAIMS {
         let takes = |text: &String| says_so(text) || (!kept_out && takes_pull_requests(name, text));
         if rule.wanted(name).is_some_and(|wanted| wanted.0.iter().any(takes)) {

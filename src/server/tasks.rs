@@ -357,6 +357,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
         let now = shared.clock.now();
         shared.directory.sweep(now);
         shared.anonymous.retain_recent();
+        shared.codes_sought.retain_recent();
         shared.control_requests.retain_recent();
         shared.snapshot.load().sweep();
         if let Err(error) = tidy(&desk, now).await {

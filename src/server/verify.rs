@@ -14,8 +14,10 @@ use crate::store::{LogEntry, Recorded, Store, StoreError};
 
 /// Events behind the last checkpoint that are read at a time.
 const PAGE: u32 = 500;
-/// A node makes a checkpoint each second. What has none for this long, nothing holds.
+/// A node makes a checkpoint each second. No node goes on for this long without one.
 const CHECKPOINT_WITHIN: Ttl = Ttl::seconds(60);
+/// How long a server that runs may take for the next one: what it merges is old when it comes.
+const NEXT_CHECKPOINT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// A database, read as an export of everything.
 pub struct Record {
@@ -79,8 +81,8 @@ impl Record {
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn gone(&self) -> Result<Gone, ReadError> {
-        export::gone(&self.store, &self.statement.logs).await
+    pub async fn gone(&self, now: Timestamp) -> Result<Gone, ReadError> {
+        export::gone(&self.store, &self.statement.logs, Ttl::seconds(0), now).await
     }
 
     /// How many numbered events are not under a checkpoint by now. ORDER: after all others, since a server that
@@ -88,21 +90,34 @@ impl Record {
     ///
     /// # Errors
     /// One of them can't be read or is not what it was, one is missing, or they wait for too long.
-    pub async fn ahead(&self, now: Timestamp) -> Result<u64, Fault> {
+    pub async fn ahead(&self) -> Result<u64, Fault> {
         let unread = |error: StoreError| Fault::altered("the database", error.to_string());
         let mut ahead = 0;
         for entry in self.store.log_list().await.map_err(unread)? {
-            let last = self.store.checkpoint_last(LogName::Node(*entry.log.node())).await.map_err(unread)?;
-            ahead += behind(&self.store, &entry, last.map_or(0, |last| last.size), now).await?;
+            let name = LogName::Node(*entry.log.node());
+            let size = async || {
+                let last = self.store.checkpoint_last(name).await.map_err(unread)?;
+                Ok::<_, Fault>(last.map_or(0, |last| last.size))
+            };
+            let under = size().await?;
+            ahead += match behind(&self.store, &entry, under).await {
+                Err(Fault::Truncated { .. }) => {
+                    tokio::time::sleep(NEXT_CHECKPOINT).await;
+                    behind(&self.store, &entry, size().await?).await?
+                }
+                counted => counted?,
+            };
         }
         Ok(ahead)
     }
 }
 
-/// How many events of a log stand behind its first `size`.
-async fn behind(store: &Store, entry: &LogEntry, size: u64, now: Timestamp) -> Result<u64, Fault> {
+/// How many events of a log stand behind its first `size`. A node that stopped from one moment to the next left
+/// those of that moment; what is of longer, it made without a checkpoint, or that was taken away.
+async fn behind(store: &Store, entry: &LogEntry, size: u64) -> Result<u64, Fault> {
     let log = *entry.log.node();
-    let (mut next, mut limit, mut late) = (size, PAGE, false);
+    let (mut next, mut limit) = (size, PAGE);
+    let mut times: Option<(Timestamp, Timestamp)> = None;
     loop {
         let at = Place::Event { log, index: next };
         let page = match store.event_range(entry.log, next, u64::MAX, limit).await {
@@ -118,7 +133,8 @@ async fn behind(store: &Store, entry: &LogEntry, size: u64, now: Timestamp) -> R
         }
         for event in &page {
             follows(event, Place::Event { log, index: next }, next)?;
-            late |= event.clear().time.plus(CHECKPOINT_WITHIN).is_over(now);
+            let time = event.clear().time;
+            times = Some(times.map_or((time, time), |(first, last)| (first.min(time), last.max(time))));
             next += 1;
         }
     }
@@ -127,10 +143,10 @@ async fn behind(store: &Store, entry: &LogEntry, size: u64, now: Timestamp) -> R
         let what = format!("the log has numbered {}, and it is not here", numbered.max(size));
         return Err(Fault::Gap { at, what });
     }
-    if late {
+    if times.is_some_and(|(first, last)| first.plus(CHECKPOINT_WITHIN) < last) {
         let what = format!(
-            "{} events from it on are under no checkpoint, and not since a moment: checkpoints were taken away, or no \
-             server has made any since a crash, and makes them when it starts",
+            "{} events from it on, of more than {CHECKPOINT_WITHIN}, are under no checkpoint: checkpoints were taken \
+             away, or could not be made",
             next - size
         );
         return Err(Fault::Truncated { at: Place::Event { log, index: size }, what });

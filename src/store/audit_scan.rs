@@ -54,9 +54,11 @@ const COUNT_SHOWN: &str = "\
 const COUNT_ERASED: &str = "select count(*) from audit_event where log = $1 and seq >= $2 and seq < $3 and body = '{}'";
 /// The first condition is that of the index `audit_event_emergency`.
 const PRUNED: &str = "\
-    select body from audit_event where type < 'c' and type = 'audit.pruned' and body <> '' order by id desc limit 1";
+    select body from audit_event where type < 'c' and type = 'audit.pruned' and body <> '' and seq is not null order by id desc limit 1";
 const ERASED_AHEAD: &str = "\
-    select body from audit_event where log = $1 and (seq is null or seq >= $2) and type = 'audit.erased'";
+    select body from audit_event where log = $1 and ((seq is null and time >= $3) or seq >= $2) and type = 'audit.erased'";
+/// What is committed has its number within a second.
+const NUMBERED_WITHIN: Ttl = Ttl::seconds(60);
 
 /// So many numbers before and behind the events of a time are looked at for such whose id is of another time: ends
 /// of streams of before their ids were those of the end, what tells of a merged spool.
@@ -289,8 +291,9 @@ impl Store {
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn erased_ahead(&self, log: Log, size: u64) -> Result<u64, StoreError> {
-        let query = sqlx::query_scalar(ERASED_AHEAD).bind(log.number).bind(signed(size));
+    pub async fn erased_ahead(&self, log: Log, size: u64, now: Timestamp) -> Result<u64, StoreError> {
+        let lately = now.minus(NUMBERED_WITHIN).millis();
+        let query = sqlx::query_scalar(ERASED_AHEAD).bind(log.number).bind(signed(size)).bind(lately);
         let bodies: Vec<String> = query.fetch_all(self.pool()).await?;
         let fields = |body: &String| serde_json::from_str::<Value>(body).ok()?.pointer("/data/fields")?.as_u64();
         Ok(bodies.iter().filter_map(fields).sum())

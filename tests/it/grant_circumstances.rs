@@ -115,6 +115,7 @@ async fn a53_what_approved_a_scheduled_grant_has_to_stand_when_it_begins() {
             ("two", "nothing", "active"),
             ("two", "an approver signs out", "active"),
             ("auto", "nothing", "active"),
+            ("auto", "the hour of going through by itself ends", "active"),
             ("auto", "policy asks people", "revoked"),
             ("one", "approvers lose their right", "revoked"),
             ("two", "an approver is locked", "revoked"),
@@ -137,6 +138,12 @@ async fn a53_what_approved_a_scheduled_grant_has_to_stand_when_it_begins() {
                 "an approver signs out" => node.sign_out(third.session().id).await,
                 "policy asks people" => {
                     let set = with(|text| text + "forbid (principal, action == Action::\"auto_approve\", resource);\n");
+                    node.desk().policies.store(Arc::new(set));
+                }
+                "the hour of going through by itself ends" => {
+                    let until = node.now().plus(Ttl::minutes(1)).seconds();
+                    let rule = "forbid (principal, action == Action::\"auto_approve\", resource) ";
+                    let set = with(|text| format!("{text}{rule}when {{ context.time.unix > {until} }};\n"));
                     node.desk().policies.store(Arc::new(set));
                 }
                 "approvers lose their right" => put(&node, Rules { few: true, ..Rules::default() }),

@@ -333,6 +333,9 @@ fn a_wildcard_that_no_pull_request_meets_or_another_claim_narrows_is_no_fault() 
         ("gitlab", "project_id", "sub = \"project_path:g/p:ref_type:tag:ref:*\""),
         ("gitlab", "project_id", "sub = \"project_path:g/p:*\", ref_protected = \"true\""),
         ("gitlab", "project_id", "ref = \"release-*\""),
+        (GITHUB, "repository_id", "sub = \"repo:org/app:*\", event_name = \"push\""),
+        (GITHUB, "repository_id", "ref = \"refs/*\", ref_type = \"tag\""),
+        ("gitlab", "project_id", "sub = \"project_path:g/p:*\", pipeline_source = \"web\""),
     ] {
         assert_eq!(told_of_claims(preset, &format!("{id} = \"7\", {claim}")), "", "{claim}");
     }

@@ -473,7 +473,7 @@ async fn a_provider_is_asked_for_a_proof_of_now_where_the_client_wants_one() {
             let former = scene.session(&browser).await.id;
             let sent = scene.get(&mut browser, &authorize_path(&[more])).await.location().to_owned();
             let begun = scene.get(&mut browser, &sent).await;
-            let asked = if more == ("max_age", "60") { ("60", None) } else { ("0", Some("login")) };
+            let asked = if more == ("max_age", "60") { ("60", None) } else { ("60", Some("login")) };
             let max_age = query_of(begun.location(), "max_age");
             assert_eq!(max_age.as_deref(), Some(asked.0), "{more:?}");
             assert_eq!(query_of(begun.location(), "prompt").as_deref(), asked.1, "{more:?}");

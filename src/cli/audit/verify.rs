@@ -397,10 +397,10 @@ async fn of_database(context: &Context, url: &str, anchor: &Anchor) -> Result<()
             }
         }
     }
-    verifier.renew(record.gone().await.map_err(|error| unread(error.to_string()))?);
+    verifier.renew(record.gone(context.clock.now()).await.map_err(|error| unread(error.to_string()))?);
     let mut outcome = verifier.end();
     if let Ok(verified) = &mut outcome {
-        match record.ahead(context.clock.now()).await {
+        match record.ahead().await {
             Ok(ahead) => verified.ahead = ahead,
             Err(fault) => outcome = Err(fault),
         }

@@ -81,24 +81,25 @@ fn opener(args: &OpenArgs) -> Result<Option<String>, Failure> {
     }
 }
 
-/// A service that the configuration's folder of policies does not have. Where that folder is not at
-/// hand, nothing is said: on the worst day the configuration may be all that is left.
-fn unknown_service(config: &Path, scope: &Scope) -> Result<(), Failure> {
+/// Says that the configuration's folder of policies does not have a service. On the worst day that folder may
+/// be an old one, or not at hand at all, so it is the nodes that refuse.
+fn tell_unknown_service(context: &Context, config: &Path, scope: &Scope) -> Result<(), Failure> {
     let Scope::Services(names) = scope else { return Ok(()) };
     let (config, _) = installation(config)?;
     let Ok(entries) = std::fs::read_dir(&config.policies.dir) else { return Ok(()) };
     let folders = entries.flatten().filter(|entry| entry.path().join("service.toml").is_file());
     let mut known: Vec<String> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     known.sort();
-    match names.iter().find(|name| !known.iter().any(|known| known == name.as_str())) {
-        Some(name) if !known.is_empty() => Err(Failure::usage(format!(
-            "`{}` has no service `{}`; there are: {}",
+    let unknown = names.iter().find(|name| !known.iter().any(|known| known == name.as_str()));
+    if let Some(name) = unknown.filter(|_| !known.is_empty()) {
+        context.printer.talk(&format!(
+            "`{}` has no service `{}`, unless it is older than the nodes; there are: {}",
             config.policies.dir.display(),
             name.as_str(),
             known.join(", ")
-        ))),
-        _ => Ok(()),
+        ));
     }
+    Ok(())
 }
 
 async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
@@ -117,7 +118,7 @@ async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
     };
     let opener = opener(args)?;
     if let Some(config) = &args.config {
-        unknown_service(config, &scope)?;
+        tell_unknown_service(context, config, &scope)?;
     }
     let terms = Terms::find(context, args.config.as_deref()).await?;
     if length > terms.duration_max {

@@ -195,7 +195,9 @@ pub(super) async fn stands(
         return Ok(true);
     }
     if request.approvals_needed == 0 {
-        return Ok(may_still(desk, policies, request, EntitlementAction::AutoApprove, now).await? == Some(true));
+        // Like an approval, it is judged as of when it was given: a rule about the hour lets a night's work begin.
+        let (action, at) = (EntitlementAction::AutoApprove, request.created_at);
+        return Ok(may_still(desk, policies, request, action, at, now).await? == Some(true));
     }
     let mut tx = desk.store.begin().await?;
     let requester = human_of(Shelf::Tx(&mut tx), policies, &request.requester, now).await?;
@@ -218,7 +220,8 @@ async fn standing(
     earlier: &[Approval],
     now: Timestamp,
 ) -> Result<usize, StoreError> {
-    let asks_where = policies.entitlement_reads(&request.entitlement, EntitlementAction::Approve).address;
+    let reads = policies.entitlement_reads(&request.entitlement, EntitlementAction::Approve);
+    let asks_where = reads.address;
     let address = address.or((!asks_where).then_some(request.address));
     let mut humans: Vec<Human> = Vec::new();
     for approval in earlier.iter().filter(|it| it.answer == Answer::Approve && it.hash == request.hash) {
@@ -231,6 +234,8 @@ async fn standing(
         }
         // Somebody who has signed out since keeps their word; somebody who is known now must still
         // have the right.
+        // Nor is how they signed in since: where policy asks for it, the session that approved is not known.
+        let address = address.filter(|_| !reads.session);
         if let (Some(stored), Some(address)) = (tx.session_newest(&approval.by.principal, now).await?, address) {
             let session = &stored.session;
             let subject = desk.subject_now(policies, session, now);

@@ -190,7 +190,7 @@ async fn eligible(
     if desk.store.lock_fetch(&request.requester.principal).await?.is_some() {
         return Err(AccessError::Ineligible("the requester is locked".to_owned()));
     }
-    match may_still(desk, policies, request, EntitlementAction::Request, now).await? {
+    match may_still(desk, policies, request, EntitlementAction::Request, now, now).await? {
         Some(true) => Ok(()),
         Some(false) => {
             let text = format!("the requester may not ask for `{}` any more", request.entitlement);
@@ -200,7 +200,7 @@ async fn eligible(
     }
 }
 
-/// Whether policy lets the requester at `now`; none: nothing is known of them any more. Who they are is
+/// Whether policy, of which the clock says `at`, lets the requester who is known at `now`; none: nothing is known of them any more. Who they are is
 /// what was told of them last. How they come is how they came when they asked, too: signing in elsewhere,
 /// from a device that nobody trusts, takes nothing from that.
 async fn may_still(
@@ -208,12 +208,13 @@ async fn may_still(
     policies: &PolicySet,
     request: &AccessRequest,
     action: EntitlementAction,
+    at: Timestamp,
     now: Timestamp,
 ) -> Result<Option<bool>, StoreError> {
     let Some((known, asking)) = known(desk, request, now).await? else { return Ok(None) };
     let subject: Subject = desk.subject_now(policies, &known, now);
     let comes = |session: &Session| {
-        let ambient = Ambient::of_session(session, request.address, now);
+        let ambient = Ambient::of_session(session, request.address, at);
         policies.entitlement_decide(&subject, action, &request.entitlement, &ambient).allow
     };
     Ok(Some(asking.as_ref().is_some_and(comes) || comes(&known)))

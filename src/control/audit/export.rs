@@ -168,7 +168,7 @@ pub async fn begin(store: &Store, root: &NoteKey, filter: &Filter, now: Timestam
         checkpoints.push(head.note);
         logs.push_back((entry.log, from, to));
     }
-    let gone = gone(store, &extents).await?;
+    let gone = gone(store, &extents, UNDER_WAY, now).await?;
     let mut statement = StatementText::new(now, filter, root, extents);
     statement.installation = Some(installation.size);
     statement.gone = Some(gone);
@@ -176,22 +176,20 @@ pub async fn begin(store: &Store, root: &NoteKey, filter: &Filter, now: Timestam
     Ok(Begun { statement, evidence, export: Export::of(store, filter, logs) })
 }
 
-/// What is gone of the record, as far as these parts of it could show.
+/// What is gone of the record, as far as these parts of it could show, and may go within `under_way`.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn gone(store: &Store, extents: &[Extent]) -> Result<Gone, ReadError> {
+pub async fn gone(store: &Store, extents: &[Extent], under_way: Ttl, now: Timestamp) -> Result<Gone, ReadError> {
     let logs = store.log_list().await?;
     let erased = store.erasure_sum().await?;
     let mut gone = Gone { values: erased.values, ..Gone::default() };
-    if logs.iter().any(|entry| entry.pruned_to > 0) {
-        let before = store.pruned_before().await?.and_then(|before| Timestamp::parse(&before));
-        gone.pruned_before = before.map(|before| before.plus(UNDER_WAY).to_string());
-    }
+    let before = store.pruned_before().await?.and_then(|before| Timestamp::parse(&before));
+    gone.pruned_before = before.map(|before| before.plus(under_way).to_string());
     for entry in logs {
         let name = entry.log.node().to_string();
         let extent = extents.iter().find(|extent| extent.log == name);
-        gone.values_ahead += store.erased_ahead(entry.log, extent.map_or(0, |extent| extent.size)).await?;
+        gone.values_ahead += store.erased_ahead(entry.log, extent.map_or(0, |extent| extent.size), now).await?;
         // Counting reads the whole log: not where nothing was erased as a whole.
         if let Some(extent) = extent.filter(|_| erased.events > 0) {
             gone.events += store.event_count_erased(entry.log, (extent.from, extent.to)).await?;
