@@ -258,8 +258,11 @@ impl Close {
         status: u16,
         sent: std::rc::Rc<Progress>,
     ) -> Self {
-        // It gets an id of its own when it ends.
-        let mut event = exchange.event(EventType::ExchangeEnded, Outcome::Success, exchange.arrived);
+        // What chance could fail at fails here, where it costs this request alone; its time is that of its end.
+        let id = EventId::fresh(exchange.arrived, &*worker.shared.entropy);
+        let mut event = Event::new(id, exchange.arrived, EventType::ExchangeEnded, Outcome::Success);
+        event.decision = Some(exchange.decision);
+        event.trace_id = Some(Arc::clone(&exchange.trace_id));
         event.service = Some(routed.entry.service.name.clone());
         event.actor = actor_of_end(channel, caller);
         event.data.insert("status", status.into());
