@@ -109,7 +109,7 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
             (verified.erased_events, "erased as a whole"),
             (u64::try_from(verified.witnessed).unwrap_or(0), "witnessed checkpoints agree"),
             (u64::try_from(verified.unreached).unwrap_or(0), "witnessed checkpoints lie outside what is here"),
-            (verified.ahead, "more are not under a checkpoint yet"),
+            (verified.ahead, "more not under a checkpoint yet"),
         ];
         for (count, what) in parts {
             if count > 0 {
