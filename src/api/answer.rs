@@ -138,7 +138,7 @@ impl From<AccessError> for ApiError {
             AccessError::Denied(_) => Self::Denied(told),
             AccessError::SelfApproval => Self::Forbidden("self_approval", told),
             AccessError::AnsweredAlready => Self::Conflict("answered_already", told),
-            AccessError::Closed { .. } => Self::Conflict("closed", told),
+            AccessError::Closed { .. } | AccessError::Granted { .. } => Self::Conflict("closed", told),
             AccessError::Changed { .. } => Self::Conflict("changed", told),
             AccessError::Ineligible(_) => Self::Conflict("ineligible", told),
             AccessError::Full { .. } => Self::Conflict("full", told),

@@ -66,7 +66,7 @@ impl From<CloseError> for ApiError {
             CloseError::NoPath => Self::NotFound(NO_PATH),
             CloseError::OtherOpening => Self::Invalid(told),
             CloseError::Closing(_) => Self::Forbidden("closing_refused", told),
-            CloseError::Disk(_) => Self::Unavailable(told),
+            CloseError::TooMany | CloseError::Disk(_) => Self::Unavailable(told),
         }
     }
 }

@@ -9,7 +9,6 @@ use axum::http::{HeaderMap, HeaderName, Method};
 
 use crate::control::Desk;
 use crate::control::caller::{Caller, ConnectionFacts, Evidence, Provenance, Shown, prove};
-use crate::identity::certificate::Issuer;
 use crate::identity::cookie::{self, Presented};
 use crate::model::Timestamp;
 
@@ -111,8 +110,7 @@ fn provenance(method: &Method, headers: &HeaderMap, ours: &str) -> Provenance {
 /// Whether a browser shows nothing of a session but its cookie: all else would disagree with the cookie that
 /// signing in gives.
 pub fn has_only_cookie(parts: &Parts) -> bool {
-    let certificate = parts.extensions.get::<Arc<ConnectionFacts>>().and_then(|it| it.certificate.as_ref());
-    certificate.is_none_or(|certificate| certificate.issuer != Issuer::Ours)
+    parts.extensions.get::<Arc<ConnectionFacts>>().is_none_or(|connection| connection.lets_sign_in())
         && !parts.headers.contains_key(AUTHORIZATION)
         && !parts.headers.contains_key(&TOKEN_HEADER)
 }

@@ -2,7 +2,6 @@
 //! out, and refusals are put on record so that `doorward why` finds them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -10,16 +9,15 @@ use axum::http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts};
-use crate::control::caller::actor_at;
+use crate::audit::{Actor, Event, RequestFacts};
 use crate::control::decision::DATA_REMEDY;
-use crate::control::{ConnectionFacts, Desk};
-use crate::model::{DecisionId, EventId, Timestamp};
+use crate::control::{ConnectionFacts, Desk, refused};
+use crate::model::{DecisionId, Timestamp};
 use crate::wire::problem::PROBLEM_MEDIA_TYPE;
 use crate::wire::{OauthError, Problem, Remedy};
 
@@ -31,13 +29,8 @@ pub const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decisi
 pub const EMERGENCY_HEADER: HeaderName = HeaderName::from_static("doorward-breakglass");
 /// The nonce for the next proof of possession (RFC 9449 §8.2), which a refusal has too.
 pub(super) const NONCE_HEADER: HeaderName = HeaderName::from_static("dpop-nonce");
-/// How long a refusal waits for its place in the record: longer than the recorder may take for it.
-const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest scheme of `Authorization` that is answered.
 const SCHEME_BYTES_MAX: usize = 32;
-/// The longest path that goes into the record.
-const PATH_BYTES_MAX: usize = 1024;
-
 /// Who called and for what, noted on the way for the record of what was refused later.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trail(Arc<Mutex<Noted>>);
@@ -99,7 +92,8 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
         if refused.recorded {
             let mut noted = trail.taken();
             noted.actor = refused.actor.clone().map(|actor| *actor).or(noted.actor);
-            record(&desk, &refused, noted, connection.as_deref(), facts, decision, now).await;
+            let event = denial(&desk, &refused, noted, connection.as_deref(), facts, decision, now);
+            refused::put_on_record(&desk, event).await;
         }
         let kept = [ALLOW, NONCE_HEADER].map(|name| (response.headers_mut().remove(&name), name));
         response = written(&desk, refused, status, scheme.as_deref(), decision);
@@ -134,23 +128,11 @@ fn banner(desk: &Desk, now: Timestamp) -> Option<HeaderValue> {
 }
 
 fn facts(desk: &Desk, request: &Request) -> RequestFacts {
-    // A path that is longer has no route here, and its beginning says enough.
-    let path: String = request.uri().path().chars().take(PATH_BYTES_MAX).collect();
-    RequestFacts {
-        method: method_name(request.method()).into(),
-        host: desk.settings.host().into(),
-        path: path.into(),
-        protocol: if request.version() == Version::HTTP_2 { "h2" } else { "http/1.1" },
-    }
+    let protocol = if request.version() == Version::HTTP_2 { "h2" } else { "http/1.1" };
+    refused::facts(desk, request.method().as_str(), request.uri().path(), protocol)
 }
 
-/// A method of the standard by its name; what a client made up is not worth keeping.
-fn method_name(method: &Method) -> &str {
-    const KNOWN: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
-    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("OTHER")
-}
-
-async fn record(
+fn denial(
     desk: &Desk,
     refused: &Refused,
     Noted { actor, about }: Noted,
@@ -158,13 +140,8 @@ async fn record(
     facts: RequestFacts,
     decision: DecisionId,
     now: Timestamp,
-) {
-    let id = EventId::from_bytes(*decision.bytes());
-    let mut event = Event::new(id, now, EventType::DecisionDeny, Outcome::Denied);
-    event.decision = Some(decision);
-    event.reason = Some(refused.reason.into());
-    event.request = Some(facts);
-    event.policy_version = Some(Arc::clone(desk.policies.load().version()));
+) -> Event {
+    let mut event = refused::denial(desk, refused.reason, actor, connection, facts, decision, now);
     if let Form::Problem { remedy: Some(remedy), .. } = &refused.form
         && let Ok(remedy) = serde_json::to_value(remedy)
     {
@@ -173,12 +150,7 @@ async fn record(
     if let Some((action, resource)) = about {
         (event.action, event.resource) = (Some(action.into()), Some(resource.into()));
     }
-    let at = |connection| actor_at(&desk.directory, connection, now);
-    event.actor = actor.or_else(|| connection.map(at)).unwrap_or_default();
-    // What is refused stays refused, on record or not: the recorder counts what it could not keep.
-    if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await, Ok(Ok(()))) {
-        tracing::warn!(%decision, "a refusal of the control host is not on record");
-    }
+    event
 }
 
 /// The scheme by which a client tried to authenticate itself, where it is none of ours.

@@ -53,6 +53,23 @@ pub struct FilterText {
     pub session: Option<String>,
 }
 
+impl FilterText {
+    /// What is asked for, by the names that the API takes.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let Self { from, to, kind, service, actor, grant, session } = self;
+        let parts = [
+            ("from", from),
+            ("to", to),
+            ("type", kind),
+            ("service", service),
+            ("actor", actor),
+            ("grant", grant),
+            ("session", session),
+        ];
+        parts.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
+    }
+}
+
 impl Filter {
     /// Whether everything is wanted.
     #[must_use]

@@ -29,7 +29,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use crate::control::{ConnectionFacts, Desk};
+use crate::control::{ConnectionFacts, Desk, refused};
 use crate::model::DecisionId;
 
 use program::FormTarget;
@@ -120,8 +120,9 @@ async fn around(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
     request.extensions_mut().insert(decision);
     let page_wanted = refusal::page_wanted(request.headers());
     let mut response = next.run(request).await;
-    if let Some(refused) = response.extensions_mut().remove::<Refused>() {
-        refused.record(&desk, connection.as_deref(), facts, decision, now).await;
+    let mut told = None;
+    if let Some(mut refused) = response.extensions_mut().remove::<Refused>() {
+        told = refused.told();
         let status = response.status();
         let mut written =
             if page_wanted { page::refusal(&refused, decision) } else { refused.problem(status, decision) };
@@ -135,8 +136,12 @@ async fn around(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
             }
         }
         response = written;
-    } else if let Some(refused) = response.extensions_mut().remove::<Answered>() {
-        refused.record(&desk, connection.as_deref(), facts, decision, now).await;
+    } else if let Some(Answered(reason)) = response.extensions_mut().remove::<Answered>() {
+        told = Some((reason, None));
+    }
+    if let Some((reason, actor)) = told {
+        let event = refused::denial(&desk, reason, actor, connection.as_deref(), facts, decision, now);
+        refused::put_on_record(&desk, event).await;
     }
     if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
         response.headers_mut().insert(DECISION_HEADER, value);

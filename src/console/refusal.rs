@@ -1,35 +1,27 @@
 //! What a page says instead of what was asked for: one enum, one exhaustive translation, on record
 //! under the decision that the page names.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use axum::extract::Request;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts};
+use crate::audit::{Actor, RequestFacts};
 use crate::control::access::AccessError;
 use crate::control::browser::OfferError;
-use crate::control::caller::{Unproven, actor_at};
+use crate::control::caller::Unproven;
 use crate::control::oauth::device::AnswerError;
 use crate::control::return_to::ReturnTo;
 use crate::control::session::RevokeError;
 use crate::control::sign_in::SignInError;
-use crate::control::{ConnectionFacts, Desk, StoreError};
+use crate::control::{Desk, StoreError, refused};
 use crate::identity::provider::ProviderError;
-use crate::model::{DecisionId, EventId, Timestamp};
+use crate::model::DecisionId;
 use crate::wire::problem::PROBLEM_MEDIA_TYPE;
 use crate::wire::{Problem, Remedy};
 
 use super::page;
-
-/// How long a refusal waits for its place in the record.
-const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest path that goes into the record, in characters.
-const PATH_CHARACTERS_MAX: usize = 1024;
 
 /// Why a page is another than was asked for.
 #[derive(Debug)]
@@ -211,7 +203,9 @@ fn access_page(error: AccessError) -> (StatusCode, Refused) {
         AccessError::Denied(_) => (StatusCode::FORBIDDEN, "No policy lets you", "no_policy_match"),
         AccessError::SelfApproval => (StatusCode::FORBIDDEN, "Somebody else has to answer", "self_approval"),
         AccessError::AnsweredAlready => (StatusCode::CONFLICT, "You have answered already", "already_answered"),
-        AccessError::Closed { .. } => (StatusCode::CONFLICT, "The request is closed", "request_closed"),
+        AccessError::Closed { .. } | AccessError::Granted { .. } => {
+            (StatusCode::CONFLICT, "The request is closed", "request_closed")
+        }
         AccessError::Changed { .. } => {
             (StatusCode::CONFLICT, "The request changed: look at it again", "request_changed")
         }
@@ -301,19 +295,9 @@ impl Refused {
         ([(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE))], body).into_response()
     }
 
-    /// Puts the refusal on record.
-    pub async fn record(
-        &self,
-        desk: &Desk,
-        connection: Option<&ConnectionFacts>,
-        facts: RequestFacts,
-        decision: DecisionId,
-        now: Timestamp,
-    ) {
-        if self.recorded {
-            let actor = self.actor.as_deref();
-            record(desk, self.reason, actor, connection, facts, decision, now).await;
-        }
+    /// The reason for the record, and who is refused as far as the handler knows; nothing where it is there already.
+    pub fn told(&mut self) -> Option<(&'static str, Option<Actor>)> {
+        self.recorded.then(|| (self.reason, self.actor.take().map(|actor| *actor)))
     }
 }
 
@@ -321,56 +305,8 @@ impl Refused {
 #[derive(Debug, Clone, Copy)]
 pub struct Answered(pub &'static str);
 
-impl Answered {
-    /// Puts the refusal on record.
-    pub async fn record(
-        self,
-        desk: &Desk,
-        connection: Option<&ConnectionFacts>,
-        facts: RequestFacts,
-        decision: DecisionId,
-        now: Timestamp,
-    ) {
-        record(desk, self.0, None, connection, facts, decision, now).await;
-    }
-}
-
-async fn record(
-    desk: &Desk,
-    reason: &'static str,
-    actor: Option<&Actor>,
-    connection: Option<&ConnectionFacts>,
-    facts: RequestFacts,
-    decision: DecisionId,
-    now: Timestamp,
-) {
-    let id = EventId::from_bytes(*decision.bytes());
-    let mut event = Event::new(id, now, EventType::DecisionDeny, Outcome::Denied);
-    event.decision = Some(decision);
-    event.reason = Some(reason.into());
-    event.request = Some(facts);
-    event.policy_version = Some(Arc::clone(desk.policies.load().version()));
-    let at = |connection| actor_at(&desk.directory, connection, now);
-    event.actor = actor.cloned().or_else(|| connection.map(at)).unwrap_or_default();
-    // What is refused stays refused, on record or not: the recorder counts what it could not keep.
-    if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await, Ok(Ok(()))) {
-        tracing::warn!(%decision, "a refusal of a page is not on record");
-    }
-}
-
 /// The request as the record names it, before it is taken apart.
 pub fn facts(desk: &Desk, request: &Request) -> RequestFacts {
-    let path: String = request.uri().path().chars().take(PATH_CHARACTERS_MAX).collect();
-    let method = match *request.method() {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        _ => "OTHER",
-    };
-    RequestFacts {
-        method: method.into(),
-        host: desk.settings.host().into(),
-        path: path.into(),
-        protocol: if request.version() == Version::HTTP_2 { "h2" } else { "http/1.1" },
-    }
+    let protocol = if request.version() == Version::HTTP_2 { "h2" } else { "http/1.1" };
+    refused::facts(desk, request.method().as_str(), request.uri().path(), protocol)
 }

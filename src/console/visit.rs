@@ -10,7 +10,6 @@ use subtle::ConstantTimeEq;
 
 use crate::control::caller::{Caller, Evidence, Proof, Provenance, Shown, Unproven, prove};
 use crate::control::{ConnectionFacts, Desk};
-use crate::identity::certificate::Issuer;
 use crate::identity::cookie::{self, CookieValue, Presented};
 use crate::model::{DecisionId, SessionKind, Timestamp};
 
@@ -106,9 +105,7 @@ impl Visit {
     }
 
     fn unproven(&self, unproven: Unproven) -> PageError {
-        // A session's certificate that disagrees would disagree with the next cookie too; a device's names nobody.
-        let certificate = self.connection.certificate.as_ref();
-        let alone = certificate.is_none_or(|certificate| certificate.issuer != Issuer::Ours) && !self.has_token;
+        let alone = self.connection.lets_sign_in() && !self.has_token;
         match unproven {
             Unproven::NoCredential | Unproven::SessionEnded(_) => PageError::SignIn { return_to: self.here.clone() },
             Unproven::BadCredential if alone => PageError::SignIn { return_to: self.here.clone() },

@@ -45,6 +45,16 @@ impl ConnectionFacts {
         self.certificate.as_ref().filter(|certificate| certificate.is_current(now))?.device()
     }
 
+    /// Whether a browser's session could begin over this connection: a session's certificate would disagree with
+    /// its cookie, and so would a workload's or an opening's. A device's names nobody.
+    #[must_use]
+    pub fn lets_sign_in(&self) -> bool {
+        self.certificate.as_ref().is_none_or(|certificate| match certificate.issuer {
+            Issuer::Device => true,
+            Issuer::Ours | Issuer::Spiffe | Issuer::BreakGlass => false,
+        })
+    }
+
     /// The thumbprint of the certificate that is shown and current.
     #[must_use]
     pub fn thumbprint(&self, now: Timestamp) -> Option<Thumbprint> {

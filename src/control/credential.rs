@@ -8,6 +8,7 @@
 use std::fmt;
 
 use crate::audit::{Event, EventType, Outcome};
+use crate::model::text::one_line;
 use crate::model::{Credential, CredentialId, CredentialKind, SessionId, Timestamp};
 use crate::policy::InstallationAction;
 use crate::store::{HeldCredential, SessionCertificate, StoreError, Tx};
@@ -136,7 +137,7 @@ impl fmt::Display for WithdrawError {
         match self {
             Self::NotFound => f.write_str("there is no such credential, or it is over"),
             Self::Denied => f.write_str("no policy lets you revoke credentials of others"),
-            Self::Reason => write!(f, "give a reason of 1 to {REASON_CHARS_MAX} characters"),
+            Self::Reason => write!(f, "give a reason of 1 to {REASON_CHARS_MAX} characters that all show"),
             Self::Store(error) => write!(f, "the credential could not be withdrawn: {error}"),
         }
     }
@@ -173,14 +174,11 @@ pub async fn revoke(
     reason: &str,
     now: Timestamp,
 ) -> Result<HeldCredential, WithdrawError> {
-    let reason = reason.trim();
-    if reason.is_empty() || reason.chars().count() > REASON_CHARS_MAX {
-        return Err(WithdrawError::Reason);
-    }
+    let reason = one_line(reason, REASON_CHARS_MAX).ok_or(WithdrawError::Reason)?;
     let held = fetch(desk, caller, id, now).await?;
     let credential = &held.credential;
     let Some(jti) = credential.jti.as_deref() else {
-        session::revoke(desk, caller, credential.session, reason, now).await?;
+        session::revoke(desk, caller, credential.session, &reason, now).await?;
         return Ok(held);
     };
     if held.principal != *caller.principal() && !caller.may(desk, InstallationAction::Revoke, now) {

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::audit::{Actor, Event, EventType, Outcome};
+use crate::model::text::one_line;
 use crate::model::{Entropy, EventId, LockId, Principal, Timestamp};
 use crate::store::{Lock, RevocationKind, Store, StoreError};
 
@@ -26,7 +27,9 @@ pub enum LockError {
 impl fmt::Display for LockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Reason => write!(f, "a lock needs a reason of 1 to {REASON_BYTES_MAX} bytes"),
+            Self::Reason => {
+                write!(f, "a lock needs a reason of 1 to {REASON_BYTES_MAX} bytes whose characters all show")
+            }
             Self::AlreadyLocked { principal } => write!(f, "`{principal}` is locked already"),
             Self::NotLocked { principal } => write!(f, "`{principal}` is not locked"),
             Self::Store(_) => f.write_str("the lock could not be changed"),
@@ -61,18 +64,14 @@ pub async fn set(
     now: Timestamp,
     entropy: &dyn Entropy,
 ) -> Result<Lock, LockError> {
-    check(reason)?;
-    let lock = Lock {
-        id: LockId::fresh(now, entropy),
-        principal: principal.clone(),
-        reason: reason.trim().to_owned(),
-        set_at: now,
-    };
+    let reason = checked(reason)?;
+    let lock =
+        Lock { id: LockId::fresh(now, entropy), principal: principal.clone(), reason: reason.clone(), set_at: now };
     let mut tx = store.begin().await?;
     if !tx.lock_insert(&lock).await? {
         return Err(LockError::AlreadyLocked { principal: principal.clone() });
     }
-    let event = event(EventType::LockSet, by, &lock, reason, now, entropy);
+    let event = event(EventType::LockSet, by, &lock, &reason, now, entropy);
     tx.event_append(&event).await?;
     // ORDER: the feed's counter is held until the commit, so it comes last.
     tx.revocation_append(RevocationKind::LockSet, &principal.to_string(), now).await?;
@@ -92,12 +91,12 @@ pub async fn clear(
     now: Timestamp,
     entropy: &dyn Entropy,
 ) -> Result<Lock, LockError> {
-    check(reason)?;
+    let reason = checked(reason)?;
     let mut tx = store.begin().await?;
     let Some(lock) = tx.lock_clear(principal, now).await? else {
         return Err(LockError::NotLocked { principal: principal.clone() });
     };
-    let event = event(EventType::LockCleared, by, &lock, reason, now, entropy);
+    let event = event(EventType::LockCleared, by, &lock, &reason, now, entropy);
     tx.event_append(&event).await?;
     tx.revocation_append(RevocationKind::LockCleared, &principal.to_string(), now).await?;
     tx.commit().await?;
@@ -112,11 +111,8 @@ pub async fn list(store: &Store) -> Result<Vec<Lock>, LockError> {
     Ok(store.lock_list().await?)
 }
 
-fn check(reason: &str) -> Result<(), LockError> {
-    if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX {
-        return Err(LockError::Reason);
-    }
-    Ok(())
+fn checked(reason: &str) -> Result<String, LockError> {
+    one_line(reason, REASON_BYTES_MAX).filter(|reason| reason.len() <= REASON_BYTES_MAX).ok_or(LockError::Reason)
 }
 
 fn event(kind: EventType, by: Actor, lock: &Lock, reason: &str, now: Timestamp, entropy: &dyn Entropy) -> Event {

@@ -87,8 +87,12 @@ pub async fn set(
     if principal == *caller.principal() {
         return Err(ChangeLockError::Oneself);
     }
-    let lock = lock::set(&desk.store, caller.actor(), &principal, reason, now, &*desk.entropy).await?;
-    desk.directory.lock(&principal);
+    let set = lock::set(&desk.store, caller.actor(), &principal, reason, now, &*desk.entropy).await;
+    // One that stands already is obeyed here by now, too.
+    if matches!(set, Ok(_) | Err(LockError::AlreadyLocked { .. })) {
+        desk.directory.lock(&principal);
+    }
+    let lock = set?;
     // Somebody may have lifted it since, which this node may have heard of before it came to here.
     if let Ok(None) = desk.store.lock_fetch(&principal).await {
         unbar(desk, &principal).await;
@@ -116,9 +120,9 @@ pub async fn clear(
 /// Lets a principal through here, unless somebody has barred them again.
 async fn unbar(desk: &Desk, principal: &Principal) {
     // ORDER: the database after the directory. A bar that was set before it is asked is found there, also
-    // where the feed brought it here already; one that is set later comes by the feed.
+    // where the feed brought it here already; one that is set later comes by the feed. Doubt bars.
     desk.directory.unlock(principal);
-    if let Ok(Some(_)) = desk.store.lock_fetch(principal).await {
+    if !matches!(desk.store.lock_fetch(principal).await, Ok(None)) {
         desk.directory.lock(principal);
     }
 }

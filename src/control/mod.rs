@@ -22,6 +22,7 @@ pub mod notice;
 pub mod oauth;
 pub mod recheck;
 pub mod record;
+pub mod refused;
 pub mod return_to;
 pub mod review;
 pub mod service;

@@ -8,7 +8,6 @@
 //! ORDER: 3 before 4, since a refresh token that is lost makes the next check a refusal.
 
 use std::fmt;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -21,6 +20,7 @@ use crate::store::{ProviderLink, StoreError};
 
 use super::caller::ConnectionFacts;
 use super::desk::{Desk, hash_of};
+use super::refused::put_on_record;
 use super::session;
 use super::sign_in::REFRESH_PURPOSE;
 
@@ -30,8 +30,6 @@ const CHECKS_MAX: i64 = 16;
 const CLAIM: Ttl = Ttl::minutes(1);
 /// How soon an absent provider is asked again, if `recheck` is not even shorter.
 const RETRY: Ttl = Ttl::minutes(1);
-/// How long a refusal waits for its place in the record.
-const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a check did not come to its end.
 #[derive(Debug)]
@@ -218,22 +216,22 @@ pub async fn logout(
     let ended = session::end_many_within(desk, &mut tx, ids, now).await?;
     tx.commit().await?;
     session::obey(desk, ended.iter());
-    // What was being started from one of them meanwhile.
-    let late = session::end_by_logout(desk, name, &told.who, now).await?;
-    Ok(ended.len() + late)
+    // What was being started from one of them meanwhile. The token is used by now, so its sender is not told to
+    // come again; the next look at the provider ends what is left.
+    let late = session::end_by_logout(desk, name, &told.who, now).await;
+    if let Err(error) = &late {
+        tracing::error!(%error, provider = name, "sessions that began during a logout live on until they are rechecked");
+    }
+    Ok(ended.len() + late.unwrap_or(0))
 }
 
-/// Puts the second use of a logout token on record: somebody may have taken it on its way. A provider that
-/// did not hear our answer may send it again too, so it is counted where it comes in floods.
+/// Puts the second use of a logout token on record: somebody may have taken it on its way, or its provider did
+/// not hear our answer.
 async fn reused(desk: &Desk, provider: &str, connection: &ConnectionFacts, now: Timestamp) {
     let mut event = Event::new(desk.event_id(now), now, EventType::TokenRevoked, Outcome::Denied);
     event.actor.address = Some(connection.address);
     event.reason = Some("logout_token_reused".into());
-    let event = event.with("provider", provider);
-    let recorded = tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await;
-    if !matches!(recorded, Ok(Ok(()))) {
-        tracing::warn!(provider, "a logout token that was used again is not on record");
-    }
+    put_on_record(desk, event.with("provider", provider)).await;
 }
 
 /// Forgets sign-ins, hand-overs and logout tokens that are over.

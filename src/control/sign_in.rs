@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use crate::audit::{Actor, Event, EventType, Outcome};
 use crate::credential::seal::SealError;
@@ -22,6 +21,7 @@ use crate::store::{ProviderLink, SignInFlow, StoreError};
 
 use super::caller::{ConnectionFacts, actor_of};
 use super::desk::{Desk, hash_of};
+use super::refused::put_on_record;
 use super::return_to::ReturnTo;
 use super::session::{self, NewSession, StartError, Started};
 
@@ -39,8 +39,6 @@ const HINT_BYTES_MAX: usize = 256;
 const ERROR_CHARACTERS_MAX: usize = 64;
 /// How far behind ours the clock of a provider may be that was asked for a new proof.
 const AUTH_TIME_LEEWAY: Ttl = Ttl::minutes(1);
-/// How long a failure waits for its place in the record.
-const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A sign-in that began: where the browser goes, and the cookie that it takes along.
 #[derive(Debug)]
@@ -250,12 +248,7 @@ pub async fn complete(
     event.decision = Some(decision);
     event.actor = Actor { principal: whose, address: Some(browser.connection.address), ..Actor::default() };
     event.reason = Some(error.reason().into());
-    // Anybody can make this happen, so it is counted where it comes in floods. What is refused stays
-    // refused, on record or not.
-    let recorded = tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await;
-    if !matches!(recorded, Ok(Ok(()))) {
-        tracing::warn!(reason = error.reason(), "a failed sign-in is not on record");
-    }
+    put_on_record(desk, event).await;
     Err(error)
 }
 

@@ -104,7 +104,7 @@ pub async fn answer(
         return Err(unknown);
     }
     // Anybody can make codes up, so looks for them are counted by address, before they are made.
-    limit::code(&worker.shared, counted_address(channel.peer.ip()))?;
+    limit::unasked(&worker.shared, counted_address(channel.peer.ip()))?;
     let answer = worker.shared.codes.redeem(code, routed.canonical.host.clone(), flow, now);
     let redeemed = tokio::time::timeout(std::time::Duration::from_secs(5), answer).await;
     let redeemed = redeemed.ok().and_then(Result::ok).flatten().ok_or(unknown)?;

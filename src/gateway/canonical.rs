@@ -10,6 +10,8 @@ use std::net::Ipv6Addr;
 
 use http::{HeaderMap, Method, Request, Version, header};
 
+use super::length::plain_length;
+
 /// The longest host name (RFC 1035 §2.3.4).
 const HOST_BYTES_MAX: usize = 253;
 /// The longest label of a host name.
@@ -278,15 +280,8 @@ fn check_method(method: &Method) -> Result<(), Ambiguity> {
 fn check_length(headers: &HeaderMap) -> Result<(), Ambiguity> {
     let mut fields = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(field) = fields.next() else { return Ok(()) };
-    let digits = field.as_bytes();
-    // Some programs take a leading zero for octal.
-    let plain = digits == b"0" || (is_number(digits) && !digits.starts_with(b"0"));
+    let plain = plain_length(field.as_bytes()).is_some();
     if plain && fields.next().is_none() { Ok(()) } else { Err(Ambiguity::LengthForm) }
-}
-
-/// Whether a length is digits and nothing else: no sign, no list, no space.
-pub(super) fn is_number(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
 }
 
 /// The normal form of a path, in one pass over its bytes and one over its segments.

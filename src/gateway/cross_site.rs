@@ -59,13 +59,11 @@ pub(super) fn preflight(routed: &Routed, headers: &HeaderMap) -> Option<Response
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.~!#$%&'*+^`|".contains(byte) || between.contains(byte))
     };
-    // What no route takes is not asked for again with a credential, and nobody's page brings one of ours.
-    let text = std::str::from_utf8(method.as_bytes()).unwrap_or_default();
-    let has_route = routed.entry.service.route(text, &routed.canonical.path).is_some();
+    // Nobody's page brings a credential of ours.
     let is_ours =
         |name: &[u8]| OWN_CREDENTIALS.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name.trim_ascii()));
     let brings_ours = wanted.is_some_and(|names| names.as_bytes().split(|byte| *byte == b',').any(is_ours));
-    if !has_route || brings_ours {
+    if brings_ours {
         return None;
     }
     if !is_listed || !are_words(method, b"") || wanted.is_some_and(|names| !are_words(names, b", ")) {

@@ -17,7 +17,6 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::body::{BodyError, Ending, Permit, Progress, Relay};
-use super::canonical::is_number;
 use super::equip::addressed;
 use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
@@ -170,14 +169,15 @@ fn answer(response: Response<Incoming>, mut lane: Lane, sent: Rc<Progress>) -> R
 
 /// Whether an answer says in one way how its body ends. Two lengths of one body: whoever reads the other one
 /// reads something else (RFC 9112 §6.3). A coding beside `chunked` would be lost with the field, which is
-/// between upstream and gateway, and its bytes be passed on as if they were plain.
+/// between upstream and gateway, and its bytes be passed on as if they were plain. Zeros before a length are an
+/// upstream's right (RFC 9110 §8.6), which its clients have read all along.
 fn is_framed_once(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let (length, coding) = (lengths.next(), codings.next());
     let single = lengths.next().is_none() && codings.next().is_none() && (length.is_none() || coding.is_none());
     single
-        && length.is_none_or(|length| is_number(length.as_bytes()))
+        && length.is_none_or(|length| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit))
         && coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 

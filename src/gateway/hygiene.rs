@@ -16,10 +16,7 @@ pub static DECISION: HeaderName = HeaderName::from_static("doorward-decision");
 pub static ASSERTION: HeaderName = HeaderName::from_static("doorward-assertion");
 /// The client's token of ours.
 pub static TOKEN: HeaderName = HeaderName::from_static("doorward-token");
-/// The browser's session.
-pub const SESSION_COOKIE: &str = "__Host-doorward";
-/// A browser's sign-in on its way.
-pub const FLOW_COOKIE: &str = "__Host-doorward-flow";
+pub use crate::identity::cookie::{FLOW_COOKIE, SESSION_COOKIE};
 
 /// Every cookie name that begins so, in any case, is ours.
 const OWN_COOKIE_PREFIX: &[u8] = b"__host-doorward";

@@ -37,13 +37,13 @@ pub fn control_request(shared: &Shared, address: IpAddr) -> Result<(), Refusal> 
     shared.control_requests.check_key(&address).map_err(|not_until| of_address(shared, &not_until))
 }
 
-/// Lets a browser's code be looked for, if its address does not have too many looked for. Others' refusals
-/// at the same address are no reason why somebody could not end their sign-in.
+/// Lets through what a browser sends before anybody is known, codes and preflights, if its address does not send too
+/// many. Others' refusals at the same address are no reason why somebody could not end their sign-in.
 ///
 /// # Errors
 /// `RateLimited`, with the seconds to wait.
-pub fn code(shared: &Shared, address: IpAddr) -> Result<(), Refusal> {
-    shared.codes_sought.check_key(&address).map_err(|not_until| of_address(shared, &not_until))
+pub fn unasked(shared: &Shared, address: IpAddr) -> Result<(), Refusal> {
+    shared.unasked.check_key(&address).map_err(|not_until| of_address(shared, &not_until))
 }
 
 fn of_address(shared: &Shared, not_until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Refusal {

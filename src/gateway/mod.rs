@@ -16,6 +16,7 @@ pub mod guard_h1;
 pub mod guard_h2;
 pub mod handshake;
 pub mod hygiene;
+mod length;
 pub mod limit;
 pub mod listener;
 pub mod local;

@@ -137,6 +137,7 @@ async fn pass(
         return Ok(metadata);
     }
     if let Some(allowed) = cross_site::preflight(routed, request.headers()) {
+        limit::unasked(&worker.shared, counted_address(channel.peer.ip()))?;
         return Ok(allowed);
     }
     let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now, &mut known.named).await?;

@@ -258,11 +258,8 @@ impl Close {
         status: u16,
         sent: std::rc::Rc<Progress>,
     ) -> Self {
-        // What chance could fail at fails here, where it costs this request alone; its time is that of its end.
-        let id = EventId::fresh(exchange.arrived, &*worker.shared.entropy);
-        let mut event = Event::new(id, exchange.arrived, EventType::ExchangeEnded, Outcome::Success);
-        event.decision = Some(exchange.decision);
-        event.trace_id = Some(Arc::clone(&exchange.trace_id));
+        let mut event = exchange.event(EventType::ExchangeEnded, Outcome::Success, exchange.arrived);
+        event.id = EventId::fresh(exchange.arrived, &*worker.shared.entropy);
         event.service = Some(routed.entry.service.name.clone());
         event.actor = actor_of_end(channel, caller);
         event.data.insert("status", status.into());
@@ -282,7 +279,7 @@ impl Ending for Close {
         self.shared.metrics.exchanges.dec();
         let now = self.shared.clock.now();
         // Events are found by id, which begins with their time: that of a stream is hours after its request's.
-        event.id = EventId::fresh(now, &*self.shared.entropy);
+        event.id = event.id.at(now);
         event.time = now;
         let ended_by = match (received.failed.get().or(self.sent.failed.get()), received.finished.get()) {
             (Some(BodyError::Cut), _) => Some("permit_ended"),

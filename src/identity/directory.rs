@@ -226,6 +226,7 @@ impl Directory {
     /// When what was let through under this id is another challenge.
     pub fn opening(&self, id: BreakGlassId, challenge: &[u8; 32]) -> Result<Option<CancellationToken>, OtherChallenge> {
         match self.openings.pin().get(&id) {
+            None if self.emergency.is_other(id, challenge) => Err(OtherChallenge),
             None => Ok(None),
             Some(used) if used.challenge == *challenge => Ok(Some(used.streams.clone())),
             Some(_) => Err(OtherChallenge),

@@ -76,13 +76,13 @@ pub(in crate::identity) fn identity(
     })
 }
 
-/// The e-mail if it can be one: one `@` with something on both sides, no spaces or control
-/// characters. Case and alphabet stay as they are: two spellings are two addresses.
+/// The e-mail if it can be one: one `@` with something on both sides, no spaces and nothing that
+/// forges. Case and alphabet stay as they are: two spellings are two addresses.
 fn email(claims: &Map<String, Value>) -> (Option<String>, bool) {
     let email = claims.get("email").and_then(Value::as_str).filter(|email| {
         let parts: Vec<&str> = email.split('@').collect();
         let shape = matches!(parts.as_slice(), [local, domain] if !local.is_empty() && !domain.is_empty());
-        shape && email.len() <= EMAIL_BYTES_MAX && !email.chars().any(|c| c.is_control() || c.is_whitespace())
+        shape && email.len() <= EMAIL_BYTES_MAX && !email.chars().any(|c| forges(c) || c.is_whitespace())
     });
     let verified = email.is_some() && claims.get("email_verified") == Some(&Value::Bool(true));
     (email.map(str::to_owned), verified)

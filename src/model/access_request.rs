@@ -179,4 +179,6 @@ pub struct Approval {
     pub hash: String,
     /// When.
     pub time: Timestamp,
+    /// Where from; none of what was answered before that was kept, or of somebody who was erased.
+    pub address: Option<IpAddr>,
 }

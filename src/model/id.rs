@@ -100,6 +100,15 @@ macro_rules! ids {
                 Timestamp::from_millis(millis)
             }
 
+            /// The same with another time.
+            #[must_use]
+            pub fn at(self, time: Timestamp) -> Self {
+                let mut bytes = self.0;
+                let millis = u64::try_from(time.millis()).unwrap_or(0).to_be_bytes();
+                bytes.iter_mut().zip(millis.iter().skip(2)).for_each(|(byte, new)| *byte = *new);
+                Self(bytes)
+            }
+
             /// The sixteen bytes of the UUID.
             #[must_use]
             pub const fn bytes(&self) -> &[u8; 16] {

@@ -29,3 +29,12 @@ pub const fn shows_nothing(character: char) -> bool {
         '\u{34f}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'
         | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0100}'..='\u{e01ef}')
 }
+
+/// What people write into a field of one line: trimmed, with line breaks as the blanks that they mean. None where
+/// nothing is left, it is longer than `chars_max`, or a character in it forges.
+#[must_use]
+pub fn one_line(text: &str, chars_max: usize) -> Option<String> {
+    let text = text.trim().replace("\r\n", " ").replace(['\n', '\r', '\t'], " ");
+    let fits = !text.is_empty() && text.chars().count() <= chars_max && !text.chars().any(forges);
+    fits.then_some(text)
+}

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::alert::Alert;
+use crate::model::text::forges;
 use crate::model::{EventId, Timestamp};
 use crate::store::{Named, Recorded};
 
@@ -348,7 +349,7 @@ fn plain(value: &Value) -> String {
 
 /// A text of one line and bounded length.
 fn short(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TEXT_CHARS_MAX).collect()
+    text.chars().map(|c| if forges(c) { ' ' } else { c }).take(TEXT_CHARS_MAX).collect()
 }
 
 fn told(data: Option<&Map<String, Value>>) -> Map<String, Value> {

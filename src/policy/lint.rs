@@ -53,7 +53,7 @@ fn entitlements(draft: &Draft, statements: &[&Statement], report: &Report) {
             let help = format!("permit it to somebody: `action == Action::\"approve\", resource == {uid}`");
             report.warning(&draft.source, *offset, format!("nobody may approve `{name}`"), help);
         }
-        let opens = statements.iter().any(|statement| names_as_principal(statement, &uid));
+        let opens = statements.iter().any(|statement| names_as_principal(statement, name));
         if !opens {
             let help = format!("a policy has to say what it opens: `principal in {uid}`");
             report.warning(&draft.source, *offset, format!("holding `{name}` changes nothing"), help);
@@ -80,9 +80,10 @@ pub(super) fn admits(statement: &Statement, action: &str, entitlement: &str) -> 
 }
 
 /// Whether the policy names the entitlement otherwise than as its resource.
-pub(super) fn names_as_principal(statement: &Statement, entitlement: &str) -> bool {
+pub(super) fn names_as_principal(statement: &Statement, entitlement: &EntitlementName) -> bool {
     let named = entitlements_named(&statement.policy);
-    let times = named.iter().filter(|name| format!("Entitlement::\"{name}\"") == entitlement).count();
+    let times = named.iter().filter(|name| *name == entitlement).count();
+    let entitlement = format!("Entitlement::\"{entitlement}\"");
     let as_resource = match statement.policy.resource_constraint() {
         ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
             usize::from(uid.to_string() == entitlement)

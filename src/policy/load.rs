@@ -171,7 +171,7 @@ fn opened<'s>(
     for statement in statements {
         let named = validate::entitlements_named(&statement.policy).into_iter();
         let opens_it = |name: &EntitlementName| {
-            lint::names_as_principal(statement, &format!("Entitlement::\"{name}\""))
+            lint::names_as_principal(statement, name)
                 && (statement.policy.effect() == Effect::Permit || lint::names_as_exception(statement, name))
         };
         for name in named.filter(opens_it) {

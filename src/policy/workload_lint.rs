@@ -16,9 +16,9 @@ const MUTABLE: [(Preset, &str, &str); 6] = [
     (Preset::Gitlab, "user_login", "user_id"),
 ];
 
-/// Claims that say for which branch, or by which branch's workflow, a job runs.
 /// How the names of what starts a job for a proposal begin.
 const PROPOSALS: [&str; 3] = ["pull_request", "merge_request", "external_pull_request"];
+/// Claims that say for which branch, or by which branch's workflow, a job runs.
 const BRANCH_CLAIMS: [&str; 4] = ["ref", "sub", "workflow_ref", "job_workflow_ref"];
 
 /// What they say of a job that a pull request started: `*` is any text without a `:`, `+` any without an `@`, and
@@ -192,7 +192,7 @@ fn branches(rule: &Rule<'_>) {
         || started_otherwise("event_name")
         || started_otherwise("pipeline_source")
         || BRANCH_CLAIMS.into_iter().any(keeps_out)
-        || keeps_out("environment");
+        || rule.wanted("environment").is_some_and(|wanted| !wanted.has_wildcard());
     for name in BRANCH_CLAIMS {
         let takes = |text: &String| says_so(text) || (!kept_out && takes_pull_requests(name, text));
         if rule.wanted(name).is_some_and(|wanted| wanted.0.iter().any(takes)) {

@@ -106,15 +106,22 @@ async fn tend(shared: Arc<Shared>, desk: Arc<Desk>, config: PathBuf) {
             (Some(Some(before)), Some(after)) => !Arc::ptr_eq(before, after),
             (Some(_), _) => true,
         };
-        let followed = async {
-            breakglass::follow(&desk, now).await?;
+        // What tends the path besides does not hang on how much there is to read.
+        match tokio::time::timeout(FOLLOW_TIMEOUT, breakglass::follow(&desk, now)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the record could not be asked what other nodes saw of emergencies")
+            }
+            Err(_) => tracing::warn!("the record did not say in time what other nodes saw of emergencies"),
+        }
+        let tended = async {
             if changed {
                 breakglass::note_custodians(&desk, in_force.as_deref(), now).await?;
             }
             breakglass::note_drill_overdue(&desk, in_force.as_deref(), &mut overdue, now).await?;
             Ok::<(), crate::store::StoreError>(())
         };
-        match tokio::time::timeout(FOLLOW_TIMEOUT, followed).await {
+        match tokio::time::timeout(FOLLOW_TIMEOUT, tended).await {
             Ok(Ok(())) => {
                 let rules = in_force.as_ref().map(|it| &it.rules);
                 if changed && let Err(error) = database::keep_custodians(&config, rules) {
@@ -122,8 +129,8 @@ async fn tend(shared: Arc<Shared>, desk: Arc<Desk>, config: PathBuf) {
                 }
                 noted = Some(in_force);
             }
-            Ok(Err(error)) => tracing::debug!(%error, "the record could not be asked for emergencies"),
-            Err(_) => tracing::debug!("the record was not asked for emergencies in time"),
+            Ok(Err(error)) => tracing::warn!(%error, "what is due of the emergency path is not on record yet"),
+            Err(_) => tracing::warn!("what is due of the emergency path did not come on record in time"),
         }
     }
 }

@@ -311,7 +311,7 @@ async fn build(
     let lookup = Lookup::new(runtime.clone(), tasks.clone(), store.clone(), Arc::clone(&directory), Arc::clone(&clock));
     let shared = Arc::new(Shared {
         anonymous: limiter(settings.anonymous_per_second, settings.anonymous_burst),
-        codes_sought: limiter(settings.anonymous_per_second, settings.anonymous_burst),
+        unasked: limiter(settings.anonymous_per_second, settings.anonymous_burst),
         control_requests: limiter(settings.anonymous_per_second, settings.anonymous_burst),
         settings,
         snapshot: ArcSwap::from_pointee(snapshot),

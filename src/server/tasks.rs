@@ -163,7 +163,14 @@ impl Feed {
             }
             RevocationKind::LockCleared => {
                 if let Some(principal) = Principal::parse(&entry.subject) {
+                    // ORDER: the database after the directory: somebody may have barred them again at this node,
+                    // which obeys that already. Doubt bars.
                     directory.unlock(&principal);
+                    let again = store.lock_fetch(&principal).await;
+                    if !matches!(again, Ok(None)) {
+                        directory.lock(&principal);
+                    }
+                    again?;
                 }
             }
             RevocationKind::GrantChanged => {
@@ -357,7 +364,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
         let now = shared.clock.now();
         shared.directory.sweep(now);
         shared.anonymous.retain_recent();
-        shared.codes_sought.retain_recent();
+        shared.unasked.retain_recent();
         shared.control_requests.retain_recent();
         shared.snapshot.load().sweep();
         if let Err(error) = tidy(&desk, now).await {

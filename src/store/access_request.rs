@@ -67,12 +67,13 @@ const GRANTED: &str = "\
 
 const APPROVAL_INSERT: &str = "\
     insert into access_approval (request, principal_kind, principal_id, email, email_verified, name, answer, reason, \
-    hash, time) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+    hash, time, address) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
     on conflict (request, principal_kind, principal_id) do update set answer = excluded.answer, \
-    reason = excluded.reason, hash = excluded.hash, time = excluded.time where access_approval.hash <> excluded.hash \
+    reason = excluded.reason, hash = excluded.hash, time = excluded.time, address = excluded.address \
+    where access_approval.hash <> excluded.hash \
     or access_approval.answer <> excluded.answer";
 const APPROVAL_LIST: &str = "\
-    select principal_kind, principal_id, email, email_verified, name, answer, reason, hash, time \
+    select principal_kind, principal_id, email, email_verified, name, answer, reason, hash, time, address \
     from access_approval where request = $1 order by time, principal_id";
 
 #[derive(FromRow)]
@@ -114,6 +115,7 @@ struct ApprovalRow {
     reason: Option<String>,
     hash: String,
     time: i64,
+    address: Option<String>,
 }
 
 pub(in crate::store) fn principal_of(kind: &str, id: &str) -> Option<Principal> {
@@ -194,6 +196,7 @@ impl TryFrom<ApprovalRow> for Approval {
             reason: row.reason.clone(),
             hash: row.hash.clone(),
             time: Timestamp::from_millis(row.time),
+            address: row.address.as_deref().map(str::parse).transpose().map_err(|_| wrong("address"))?,
         })
     }
 }
@@ -400,6 +403,7 @@ impl Tx {
             .bind(approval.reason.clone())
             .bind(approval.hash.clone())
             .bind(approval.time.millis())
+            .bind(approval.address.map(|address| address.to_string()))
             .execute(self.connection())
             .await?;
         Ok(done.rows_affected() == 1)

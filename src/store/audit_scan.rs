@@ -10,10 +10,10 @@ use super::audit_event::{EVENT_PAGE_MAX, Recorded, Row};
 use super::engine::{Store, StoreError};
 use super::log::Log;
 use crate::audit::filter::Filter;
-use crate::model::{EventId, ServiceName, Timestamp, Ttl};
+use crate::model::{EventId, NodeId, ServiceName, Timestamp, Ttl};
 
 /// Events are looked for by id, which begins with their time; an id and its event differ by less than
-/// this: an opening of the emergency path has its challenge's id and may be used an hour later.
+/// this: an opening of the emergency path has an id of the time at which its challenge begins, and may be used an hour later.
 pub(super) const ID_SLACK: Ttl = Ttl::minutes(75);
 
 const FORWARD: &str = "\
@@ -52,13 +52,20 @@ const COUNT_SHOWN: &str = "\
     or (e.time >= $4 and e.time < $5 and ($6 = '' or e.type = $6) and ($7 = '' or e.service = $7) \
     and ($8 = '' or e.actor = $8) and ($9 = '' or e.grant_id = $9) and ($10 = '' or e.session = $10)))";
 const COUNT_ERASED: &str = "select count(*) from audit_event where log = $1 and seq >= $2 and seq < $3 and body = '{}'";
-/// The first condition is that of the index `audit_event_emergency`.
+/// The first condition is that of the index `audit_event_emergency_kind`.
 const PRUNED: &str = "\
-    select body from audit_event where type < 'c' and type = 'audit.pruned' and body <> '' and seq is not null order by id desc limit 1";
+    select e.id, l.node, e.seq, e.time, e.type, e.service, e.outcome, e.actor, e.session, e.grant_id, \
+    e.body, e.personal, e.salts, e.leaf \
+    from audit_event e join audit_log l on l.number = e.log \
+    where e.type < 'c' and e.type = 'audit.pruned' and e.body <> '' and e.seq is not null order by e.id desc limit $1";
+/// Accounts of prunings that are looked at for one that holds.
+const PRUNED_LOOK: i64 = 20;
 const ERASED_AHEAD: &str = "\
-    select body from audit_event where log = $1 and ((seq is null and time >= $3) or seq >= $2) and type = 'audit.erased'";
+    select body from audit_event where log = $1 and ((seq is null and time >= $3 and time <= $4) or seq >= $2) and type = 'audit.erased'";
 /// What is committed has its number within a second.
 const NUMBERED_WITHIN: Ttl = Ttl::seconds(60);
+/// What is committed may be of a node whose clock is ahead.
+const CLOCKS_DIFFER: Ttl = Ttl::seconds(5);
 
 /// So many numbers before and behind the events of a time are looked at for such whose id is of another time: ends
 /// of streams of before their ids were those of the end, what tells of a merged spool.
@@ -79,12 +86,7 @@ fn signed(number: u64) -> i64 {
 
 /// The least id of that time.
 pub(super) fn id_at(time: Timestamp) -> EventId {
-    let millis = u64::try_from(time.millis()).unwrap_or(0).to_be_bytes();
-    let mut bytes = [0; 16];
-    for (target, source) in bytes.iter_mut().zip(millis.iter().skip(2)) {
-        *target = *source;
-    }
-    EventId::from_bytes(bytes)
+    EventId::from_bytes([0; 16]).at(time)
 }
 
 struct Texts {
@@ -277,23 +279,32 @@ impl Store {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    /// Until when events were pruned, as the last pruning says; none where none is on record.
+    /// Until when events were pruned, as the last pruning says that `is_kept` is sure of, by its log and number: a
+    /// row that no tree holds could be anybody's. None where there is none.
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn pruned_before(&self) -> Result<Option<String>, StoreError> {
-        let body: Option<String> = sqlx::query_scalar(PRUNED).fetch_optional(self.pool()).await?;
-        let body: Option<Value> = body.and_then(|body| serde_json::from_str(&body).ok());
-        Ok(body.and_then(|body| body.pointer("/data/before")?.as_str().map(str::to_owned)))
+    pub async fn pruned_before(&self, is_kept: impl Fn(NodeId, u64) -> bool) -> Result<Option<Timestamp>, StoreError> {
+        let rows: Vec<Row> = sqlx::query_as(PRUNED).bind(PRUNED_LOOK).fetch_all(self.pool()).await?;
+        let said = |row| {
+            let event = Recorded::try_from(row).ok().filter(|event| event.verify().is_ok())?;
+            u64::try_from(event.seq?).ok().filter(|seq| is_kept(event.log, *seq))?;
+            let before = Timestamp::parse(event.text("/data/before")?)?;
+            (before <= event.clear().time).then_some(before)
+        };
+        Ok(rows.into_iter().find_map(said))
     }
 
-    /// How many personal values were erased by events of a log that have no number below `size`.
+    /// How many personal values were erased by events of a log that have no number below `size`; where it is
+    /// `running`, also by those that were committed lately and have none yet.
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn erased_ahead(&self, log: Log, size: u64, now: Timestamp) -> Result<u64, StoreError> {
-        let lately = now.minus(NUMBERED_WITHIN).millis();
-        let query = sqlx::query_scalar(ERASED_AHEAD).bind(log.number).bind(signed(size)).bind(lately);
+    pub async fn erased_ahead(&self, log: Log, size: u64, running: Option<Timestamp>) -> Result<u64, StoreError> {
+        let lately = running.map(|now| (now.minus(NUMBERED_WITHIN).millis(), now.plus(CLOCKS_DIFFER).millis()));
+        // Else no time is between the two.
+        let (from, to) = lately.unwrap_or((i64::MAX, i64::MIN));
+        let query = sqlx::query_scalar(ERASED_AHEAD).bind(log.number).bind(signed(size)).bind(from).bind(to);
         let bodies: Vec<String> = query.fetch_all(self.pool()).await?;
         let fields = |body: &String| serde_json::from_str::<Value>(body).ok()?.pointer("/data/fields")?.as_u64();
         Ok(bodies.iter().filter_map(fields).sum())

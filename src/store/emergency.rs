@@ -3,9 +3,7 @@
 //! An opening of the emergency path has no table: a node without a database can only put it on record,
 //! so the record is where it is.
 
-use sqlx::Any;
-use sqlx::any::AnyArguments;
-use sqlx::query::QueryAs;
+use sqlx::AnyConnection;
 
 use super::audit_event::{EVENT_PAGE_MAX, Recorded, Row};
 use super::engine::{Store, StoreError, Tx};
@@ -24,31 +22,33 @@ fn before(id: Option<EventId>) -> String {
     id.map_or_else(|| EventId::from_bytes([0xff; 16]).to_string(), |id| id.to_string())
 }
 
-fn page(kind: EventType, older: Option<EventId>) -> QueryAs<'static, Any, Row, AnyArguments> {
-    sqlx::query_as(EVENTS).bind(kind.name()).bind(before(older)).bind(i64::from(EVENT_PAGE_MAX))
-}
-
-/// What of a page is wanted, and where the next one begins; `None` after the last.
-fn taken(
-    rows: Vec<Row>,
-    found: &mut Vec<Recorded>,
-    keep: &(impl Fn(&Recorded) -> bool + Send + Sync),
-) -> Result<Option<EventId>, StoreError> {
-    let is_full = rows.len() >= usize::try_from(EVENT_PAGE_MAX).unwrap_or(usize::MAX);
-    let mut last = None;
-    for row in rows {
-        let event = Recorded::try_from(row)?;
-        last = Some(event.clear().id);
-        if keep(&event) {
-            found.push(event);
+/// What the record has of emergencies of this kind and `keep` wants, newest first by their ids. It is read to its
+/// end, page by page: events that somebody piled up may not hide others.
+async fn events(
+    connection: &mut AnyConnection,
+    kind: EventType,
+    keep: impl Fn(&Recorded) -> bool + Send + Sync,
+) -> Result<Vec<Recorded>, StoreError> {
+    let (mut found, mut older) = (Vec::new(), None);
+    loop {
+        let query = sqlx::query_as(EVENTS).bind(kind.name()).bind(before(older)).bind(i64::from(EVENT_PAGE_MAX));
+        let rows: Vec<Row> = query.fetch_all(&mut *connection).await?;
+        let is_full = rows.len() >= usize::try_from(EVENT_PAGE_MAX).unwrap_or(usize::MAX);
+        for row in rows {
+            let event = Recorded::try_from(row)?;
+            older = Some(event.clear().id);
+            if keep(&event) {
+                found.push(event);
+            }
+        }
+        if !is_full {
+            return Ok(found);
         }
     }
-    Ok(last.filter(|_| is_full))
 }
 
 impl Store {
-    /// What the record has of emergencies of this kind and `keep` wants, newest first by their ids. It is
-    /// read to its end, page by page: events that somebody piled up may not hide others.
+    /// What the record has of emergencies of this kind and `keep` wants, newest first by their ids.
     ///
     /// # Errors
     /// When the database is away or a row can't be.
@@ -57,14 +57,7 @@ impl Store {
         kind: EventType,
         keep: impl Fn(&Recorded) -> bool + Send + Sync,
     ) -> Result<Vec<Recorded>, StoreError> {
-        let (mut found, mut older) = (Vec::new(), None);
-        loop {
-            let rows = page(kind, older).fetch_all(self.pool()).await?;
-            older = taken(rows, &mut found, &keep)?;
-            if older.is_none() {
-                return Ok(found);
-            }
-        }
+        events(&mut *self.pool().acquire().await?, kind, keep).await
     }
 }
 
@@ -87,14 +80,7 @@ impl Tx {
         kind: EventType,
         keep: impl Fn(&Recorded) -> bool + Send + Sync,
     ) -> Result<Vec<Recorded>, StoreError> {
-        let (mut found, mut older) = (Vec::new(), None);
-        loop {
-            let rows = page(kind, older).fetch_all(self.connection()).await?;
-            older = taken(rows, &mut found, &keep)?;
-            if older.is_none() {
-                return Ok(found);
-            }
-        }
+        events(self.connection(), kind, keep).await
     }
 
     /// How many people have reviewed an emergency grant.

@@ -30,6 +30,28 @@ const CONNECTIONS_MAX: u32 = 8;
 /// How long an operation waits for a free connection before it fails.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What may stand behind the `?` of `postgres://…`.
+const POSTGRES_OPTIONS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// What can go wrong with the database.
@@ -37,6 +59,8 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 pub enum StoreError {
     /// The URL is neither `sqlite://…` nor `postgres://…`.
     Url { url: String },
+    /// The URL has an option that there is not.
+    Option { key: String },
     /// The database could not be reached, or gave an error.
     Database(sqlx::Error),
     /// The migrations could not be applied.
@@ -55,6 +79,12 @@ impl fmt::Display for StoreError {
             Self::Url { url } => {
                 write!(f, "the database URL `{url}` is of no known kind: use `sqlite://PATH` or `postgres://…`")
             }
+            Self::Option { key } => write!(
+                f,
+                "the database URL has an option `{}`, which PostgreSQL connections don't have; there are: {}",
+                key.escape_debug(),
+                POSTGRES_OPTIONS.join(", ")
+            ),
             Self::Database(error) => {
                 write!(f, "the database did not do what it was asked: {error}")
             }
@@ -76,7 +106,7 @@ impl std::error::Error for StoreError {
         match self {
             Self::Database(error) => Some(error),
             Self::Migration(error) => Some(error),
-            Self::Url { .. } | Self::NoLog | Self::Overtaken | Self::Inconsistent { .. } => None,
+            Self::Url { .. } | Self::Option { .. } | Self::NoLog | Self::Overtaken | Self::Inconsistent { .. } => None,
         }
     }
 }
@@ -177,7 +207,17 @@ impl Store {
     pub fn check_url(url: &str) -> Result<(), StoreError> {
         match engine_of(url)? {
             Engine::Sqlite => url.parse::<SqliteConnectOptions>().map(drop)?,
-            Engine::Postgres => url.parse::<PgConnectOptions>().map(drop)?,
+            Engine::Postgres => {
+                // The driver only warns of what it does not know, with its value: that may be a password.
+                let known = |key: &str| POSTGRES_OPTIONS.contains(&key) || key.starts_with("options[");
+                let query = url.split_once('?').map(|(_, query)| query.split('#').next().unwrap_or_default());
+                let keys = query.into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty());
+                let mut keys = keys.map(|pair| pair.split('=').next().unwrap_or_default());
+                if let Some(key) = keys.find(|key| !known(key)) {
+                    return Err(StoreError::Option { key: key.chars().take(40).collect() });
+                }
+                url.parse::<PgConnectOptions>().map(drop)?;
+            }
         }
         Ok(())
     }

@@ -105,6 +105,13 @@ async fn an_export_of_a_part_may_have_what_was_pruned_and_no_more() {
         one.keep(&[sealing(1).seal(&event.with("before", cutoff.to_string()))]).await;
         let verified = one.export(&filter).await.verify().unwrap();
         assert_eq!((verified.pruned, verified.filtered), (20, 1));
+        // A row that no tree holds, and one that speaks of its own future, allow nothing.
+        let far = cutoff.plus(Ttl::hours(24 * 365));
+        let forged = Event::new(EventId::from_bytes([0xef; 16]), cutoff, EventType::AuditPruned, Outcome::Success);
+        one.keep(&[sealing(2).seal(&forged.with("before", far.to_string()))]).await;
+        let kept = one.store.pruned_before(|_, _| true).await.unwrap();
+        assert_eq!(kept, Some(cutoff));
+        assert_eq!(one.store.pruned_before(|_, _| false).await.unwrap(), None);
     }
 }
 

@@ -317,6 +317,31 @@ async fn an_approval_that_wanted_a_fresh_sign_in_is_not_lost_when_that_is_no_lon
 }
 
 #[tokio::test]
+async fn a53_an_approver_who_lost_the_right_does_not_count_whatever_else_policy_asks_of_approvers() {
+    for condition in [
+        "context has session && context.session.auth_age_seconds < 600",
+        "context.address.isInRange(ip(\"192.0.2.0/24\"))",
+    ] {
+        let clock = TestClock::new();
+        let node = node(&sqlite_database(), &clock, 1).await;
+        let rule = format!("forbid (principal, action == Action::\"approve\", resource) unless {{ {condition} }};\n");
+        node.desk().policies.store(Arc::new(with(|text| text + &rule)));
+        let dev = caller(&node, "dev0").await;
+        let (request, _) = node.ask(&dev, &asked("two", Ttl::minutes(5))).await.unwrap();
+        let from = async |name: &str| {
+            let id = node.sign_in(name, groups(name)).await.unwrap();
+            node.caller_from(id, "192.0.2.7".parse().unwrap()).await.unwrap()
+        };
+        assert_eq!(node.approve(&from("lead0").await, request.id).await.unwrap().state, "pending");
+        // Their provider took their group away.
+        node.sign_in("lead0", Vec::new()).await.unwrap();
+        let one = node.approve(&from("lead1").await, request.id).await.unwrap();
+        assert_eq!(one.state, "pending", "{condition}");
+        assert_eq!(node.approve(&from("lead2").await, request.id).await.unwrap().state, "active", "{condition}");
+    }
+}
+
+#[tokio::test]
 async fn where_the_requester_is_decides_nothing_of_who_approves_from_where() {
     for url in databases() {
         let node = node(&url, &TestClock::new(), 1).await;

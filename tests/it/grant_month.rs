@@ -79,7 +79,7 @@ impl Counted {
             Err(AccessError::Denied(_)) => "refused: no policy",
             Err(AccessError::SelfApproval) => "refused: own request",
             Err(AccessError::AnsweredAlready) => "refused: answered already",
-            Err(AccessError::Closed { .. }) => "refused: closed",
+            Err(AccessError::Closed { .. } | AccessError::Granted { .. }) => "refused: closed",
             Err(AccessError::Changed { .. }) => "refused: changed",
             Err(AccessError::Ineligible(_)) => "refused: requester may not",
             Err(AccessError::Full { .. }) => "refused: no place",
@@ -262,7 +262,7 @@ impl Month {
             return;
         }
         let approved = self.nodes[node].approve(&caller, id).await;
-        let closed = matches!(approved, Err(AccessError::Closed { .. }));
+        let closed = matches!(approved, Err(AccessError::Closed { .. } | AccessError::Granted { .. }));
         if let Some(seen) = self.counted.outcome("approved", approved)
             && seen.request.state == RequestState::Approved
         {

@@ -1,5 +1,6 @@
 //! The authorization server of the command line, through HTTP, on both engines.
 
+use doorward::identity::certificate::{ClientCertificate, Issuer};
 use doorward::identity::token::{Expected, KeySet, verify};
 use doorward::model::{SessionId, Ttl};
 use rcgen::KeyPair;
@@ -227,6 +228,15 @@ async fn who_is_not_signed_in_is_sent_to_sign_in_and_back() {
         assert!(answer.header("location").starts_with("/signin/program?"), "{answer:?}");
         let page = house.get(&caller, answer.header("location")).await;
         assert_eq!(page.status, status, "{page:?}");
+    }
+    // A machine's certificate and an opening's go with nobody's cookie either.
+    for issuer in [Issuer::Spiffe, Issuer::BreakGlass] {
+        let (browser, _) = house.browser("bob").await;
+        let certificate = Some(ClientCertificate { issuer, ..device("laptop-7", house.now()) });
+        let beside = Caller { certificate, ..browser };
+        let answer = house.get(&beside, &path).await;
+        assert!(answer.header("location").starts_with("/signin/program?"), "{issuer:?}: {answer:?}");
+        assert_eq!(house.get(&beside, answer.header("location")).await.status, 401, "{issuer:?}");
     }
     // A device names nobody, and a cookie of nobody is replaced.
     let device = Some(device("laptop-7", house.now()));

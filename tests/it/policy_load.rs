@@ -307,6 +307,8 @@ fn a_trust_rule_that_a_pull_request_meets_is_too_broad_however_it_is_written() {
         (GITHUB, "repository_id", "ref = \"refs/pull/7/head\""),
         (GITHUB, "repository_id", "workflow_ref = \"org/app/.github/workflows/deploy.yml@*\""),
         (GITHUB, "repository_id", "sub = \"repo:org/app:*\", ref = \"refs/*\""),
+        (GITHUB, "repository_id", "sub = \"repo:org/app:*\", environment = \"*\""),
+        (GITHUB, "repository_id", "sub = \"repo:org/app:*\", event_name = \"*\""),
         ("gitlab", "project_id", "sub = \"project_path:g/p:*\""),
         ("gitlab", "project_id", "sub = \"project_path:g/p:ref_type:branch:ref:*\""),
         ("gitlab", "project_id", "ref = \"refs/merge*\""),

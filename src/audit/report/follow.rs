@@ -95,7 +95,8 @@ pub struct Following {
     grants: Table<GrantTrack>,
     requests: Table<RequestTrack>,
     openings: Table<OpeningTrack>,
-    reviews: Table<BTreeSet<String>>,
+    /// Who reviewed what has this id, and when last.
+    reviews: Table<BTreeMap<String, Timestamp>>,
     locks: Table<LockTrack>,
     failing: BTreeMap<(i64, String), Failing>,
     failing_let_go: u64,
@@ -266,9 +267,10 @@ impl Following {
             }
             EventType::BreakGlassReviewed => {
                 if let (Some(who), Some(people)) = (seen.text("/actor/id"), self.reviews.of(id))
-                    && people.len() < PEOPLE_MAX
+                    && (people.len() < PEOPLE_MAX || people.contains_key(who))
                 {
-                    people.insert(who.to_owned());
+                    let last = people.entry(who.to_owned()).or_insert(seen.leaf.time);
+                    *last = seen.leaf.time.max(*last);
                 }
             }
             _ => {}
@@ -372,7 +374,7 @@ impl Following {
                 add(Exception::UnusedGrants, active, format!("{id} was not used; {end}"));
             }
             if grant.emergency {
-                let reviewers = self.reviewers(id, grant.holder.as_deref());
+                let reviewers = self.reviewers(id, grant.holder.as_deref(), active.time);
                 if reviewers < REVIEWERS {
                     let note = format!("{id} has {reviewers} of {REVIEWERS} reviewers");
                     add(Exception::UnreviewedEmergencyGrants, active, note);
@@ -395,7 +397,7 @@ impl Following {
     fn openings(&self, window: Window, found: &mut BTreeMap<Exception, Found>) {
         for (id, opening) in &self.openings.rows {
             let Some(opened) = &opening.opened else { continue };
-            let reviewers = self.reviewers(id, opening.opener.as_deref());
+            let reviewers = self.reviewers(id, opening.opener.as_deref(), opened.time);
             if reviewers < REVIEWERS {
                 let end = if opening.ended { "it has ended" } else { "no end of it is on record" };
                 let when = if opened.time < window.begins { ", opened before the period," } else { "" };
@@ -406,10 +408,11 @@ impl Following {
         }
     }
 
-    /// Who reviewed it, other than the person it is about.
-    fn reviewers(&self, id: &str, but: Option<&str>) -> usize {
-        let people = self.reviews.rows.get(id);
-        people.map_or(0, |people| people.iter().filter(|who| Some(who.as_str()) != but).count())
+    /// Who reviewed it, other than the person it is about. What was reviewed before it began was something else
+    /// that had its id.
+    fn reviewers(&self, id: &str, but: Option<&str>, began: Timestamp) -> usize {
+        let counts = |(who, time): &(&String, &Timestamp)| Some(who.as_str()) != but && **time >= began;
+        self.reviews.rows.get(id).map_or(0, |people| people.iter().filter(counts).count())
     }
 
     fn limits(&self) -> Vec<String> {

@@ -9,6 +9,7 @@ use crate::audit::leaf::PersonalField;
 use crate::audit::leaf_read::Leaf;
 use crate::audit::line::{CheckedLine, Withheld};
 use crate::audit::merkle::Hash;
+use crate::model::text::forges;
 use crate::model::{NodeId, Timestamp};
 
 /// The longest text that is cited of what came from outside, in characters.
@@ -190,11 +191,10 @@ fn bare(principal: &str) -> String {
     short(id.unwrap_or(principal))
 }
 
-/// What is cited of a text: no control characters, and its beginning if it is long.
+/// What is cited of a text: no character that forges, and its beginning if it is long.
 #[must_use]
 pub fn short(text: &str) -> String {
-    let mut kept: String =
-        text.chars().take(CITED_CHARS_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let mut kept: String = text.chars().take(CITED_CHARS_MAX).map(|c| if forges(c) { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(CITED_CHARS_MAX).is_some() {
         kept.push('…');
     }

@@ -184,20 +184,7 @@ impl FilterArgs {
         let filter = Filter::parse(&FilterText { actor, ..written.clone() }).map_err(Failure::usage)?;
         not_empty(filter.from, filter.to)?;
         let mut query = form_urlencoded::Serializer::new(String::new());
-        let parts = [
-            ("from", &written.from),
-            ("to", &written.to),
-            ("type", &written.kind),
-            ("service", &written.service),
-            ("actor", &written.actor),
-            ("grant", &written.grant),
-            ("session", &written.session),
-        ];
-        for (name, value) in parts {
-            if let Some(value) = value {
-                query.append_pair(name, value);
-            }
-        }
+        query.extend_pairs(written.named());
         Ok(query.finish())
     }
 }

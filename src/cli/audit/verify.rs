@@ -129,17 +129,7 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
 
 /// What was asked for, in words: an old export, or one of a part, is not to be taken for all there is.
 fn asked(verified: &Verified) -> String {
-    let filter = &verified.filter;
-    let parts = [
-        ("from", &filter.from),
-        ("to", &filter.to),
-        ("type", &filter.kind),
-        ("service", &filter.service),
-        ("actor", &filter.actor),
-        ("grant", &filter.grant),
-        ("session", &filter.session),
-    ];
-    let said = parts.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_deref()?)));
+    let said = verified.filter.named().map(|(name, value)| format!("{name} {value}"));
     let said = said.collect::<Vec<_>>().join(", ");
     if said.is_empty() { "everything".to_owned() } else { format!("only {said}") }
 }

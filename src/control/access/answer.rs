@@ -1,7 +1,5 @@
 //! What becomes of a request by somebody's word: an approver's, or the requester's own.
 
-use std::net::IpAddr;
-
 use crate::audit::EventType;
 use crate::model::{AccessRequest, Answer, Approval, RequestId, RequestState, Timestamp};
 use crate::policy::{Ambient, DeviceContext, EntitlementAction, PolicySet};
@@ -65,14 +63,15 @@ pub async fn approve(
     if earlier.iter().any(|approval| approval.hash == current && approver.is(&approval.by)) {
         return Err(AccessError::AnsweredAlready);
     }
-    let approval = Approval { by, answer: Answer::Approve, reason: reason.clone(), hash: current.clone(), time: now };
+    let address = Some(caller.connection().address);
+    let (answer, reason_kept, hash) = (Answer::Approve, reason.clone(), current.clone());
+    let approval = Approval { by, answer, reason: reason_kept, hash, time: now, address };
     if !tx.access_approval_insert(id, &approval).await? {
         return Err(AccessError::AnsweredAlready);
     }
     let event = request_event(desk, EventType::RequestApproved, caller.actor(), &request, now);
     tx.event_append(&event.with("answer_reason", reason)).await?;
-    let address = Some(caller.connection().address);
-    let standing = standing(desk, &mut tx, &policies, address, &request, &requester, &earlier, now).await?;
+    let standing = standing(desk, &mut tx, &policies, &request, &requester, &earlier, now).await?;
     let grant = if standing + 1 >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX) {
         Some(grant_within(desk, &mut tx, &policies, &request, definition, &caller.actor(), now).await?.1)
     } else {
@@ -113,6 +112,7 @@ pub async fn deny(
         reason: reason.clone(),
         hash: request.hash.clone(),
         time: now,
+        address: Some(caller.connection().address),
     };
     if !tx.access_approval_insert(id, &approval).await? {
         return Err(AccessError::AnsweredAlready);
@@ -169,7 +169,8 @@ async fn answerable(
     id: RequestId,
     now: Timestamp,
 ) -> Result<(AccessRequest, Human), AccessError> {
-    let Seen { request, state: word, .. } = request_fetch(desk, caller, id, now).await?;
+    let seen = request_fetch(desk, caller, id, now).await?;
+    let request = &seen.request;
     let requester = human_of(Shelf::Store(&desk.store), policies, &request.requester, now).await?;
     if requester.is(&person_of(caller.session())) {
         return Err(AccessError::SelfApproval);
@@ -178,8 +179,8 @@ async fn answerable(
         return Err(AccessError::Denied(format!("no policy lets you answer requests for `{}`", request.entitlement)));
     }
     match request.state_at(now) {
-        RequestState::Pending => Ok((request, requester)),
-        _ => Err(AccessError::Closed { state: word }),
+        RequestState::Pending => Ok((seen.request, requester)),
+        _ => Err(seen.closed(now)),
     }
 }
 
@@ -202,27 +203,22 @@ pub(super) async fn stands(
     let mut tx = desk.store.begin().await?;
     let requester = human_of(Shelf::Tx(&mut tx), policies, &request.requester, now).await?;
     let given = tx.access_approval_list(request.id).await?;
-    let standing = standing(desk, &mut tx, policies, None, request, &requester, &given, now).await?;
+    let standing = standing(desk, &mut tx, policies, request, &requester, &given, now).await?;
     Ok(standing >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX))
 }
 
 /// How many earlier approvals still count: of this very request, by people who may still give them.
-/// Where and when they gave them, and from which device, was judged then, and is not held against them
-/// now: they count as given from `address`, and where none is known and policy asks for it, without.
-#[expect(clippy::too_many_arguments, reason = "each is one part of the question")]
+/// When and how they came was judged then and is not held against them now: they count as given from where they
+/// were, in a session of that moment, from a trusted device. Who they are is asked of what is known now.
 async fn standing(
     desk: &Desk,
     tx: &mut Tx,
     policies: &PolicySet,
-    address: Option<IpAddr>,
     request: &AccessRequest,
     requester: &Human,
     earlier: &[Approval],
     now: Timestamp,
 ) -> Result<usize, StoreError> {
-    let reads = policies.entitlement_reads(&request.entitlement, EntitlementAction::Approve);
-    let asks_where = reads.address;
-    let address = address.or((!asks_where).then_some(request.address));
     let mut humans: Vec<Human> = Vec::new();
     for approval in earlier.iter().filter(|it| it.answer == Answer::Approve && it.hash == request.hash) {
         // Accounts can turn out to be one human after they answered.
@@ -234,12 +230,14 @@ async fn standing(
         }
         // Somebody who has signed out since keeps their word; somebody who is known now must still
         // have the right.
-        // Nor is how they signed in since: where policy asks for it, the session that approved is not known.
-        let address = address.filter(|_| !reads.session);
-        if let (Some(stored), Some(address)) = (tx.session_newest(&approval.by.principal, now).await?, address) {
+        if let Some(stored) = tx.session_newest(&approval.by.principal, now).await? {
             let session = &stored.session;
             let subject = desk.subject_now(policies, session, now);
+            let address = approval.address.unwrap_or(request.address);
             let mut ambient = Ambient::of_session(session, address, approval.time);
+            if let Some(session) = &mut ambient.session {
+                (session.created_at, session.authenticated_at) = (approval.time, approval.time);
+            }
             ambient.device.get_or_insert(DeviceContext { id: "", trusted: true });
             let verdict =
                 policies.entitlement_decide(&subject, EntitlementAction::Approve, &request.entitlement, &ambient);
@@ -270,6 +268,6 @@ async fn closed(desk: &Desk, id: RequestId, now: Timestamp) -> Result<AccessErro
     let now = now.max(desk.clock.now());
     Ok(match desk.store.access_request_fetch(id).await? {
         None => AccessError::NotFound { what: "request" },
-        Some(request) => AccessError::Closed { state: seen(desk, request, now).await?.state },
+        Some(request) => seen(desk, request, now).await?.closed(now),
     })
 }

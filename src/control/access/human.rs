@@ -8,7 +8,7 @@ use crate::policy::PolicySet;
 use crate::store::{Store, StoreError, Tx};
 
 /// How long an address that was verified for an account links it.
-const LINKED_FOR: Ttl = Ttl::hours(24 * 90);
+pub(in crate::control) const LINKED_FOR: Ttl = Ttl::hours(24 * 90);
 /// Accounts of one human that are followed at most.
 const ACCOUNTS_MAX: usize = 100;
 

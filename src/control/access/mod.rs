@@ -60,8 +60,10 @@ pub enum AccessError {
     SelfApproval,
     /// This human has answered already.
     AnsweredAlready,
-    /// The request is closed, or what it asked for granted; how far that has come, as one word.
+    /// The request is closed; how far it has come, as one word.
     Closed { state: &'static str },
+    /// The request was approved, and its grant goes on or is to begin; how far that has come, as one word.
+    Granted { state: &'static str },
     /// The request is not the one that was looked at.
     Changed { hash: String },
     /// The requester may not have it any more.
@@ -94,7 +96,7 @@ impl fmt::Display for AccessError {
             Self::AnsweredAlready => {
                 f.write_str("you have answered this request already, under this account or another of yours")
             }
-            Self::Closed { state: state @ ("approved" | "scheduled" | "active") } => {
+            Self::Granted { state } => {
                 write!(f, "the request is answered already: it is {state}; a grant is ended with `revoke` or `drop`")
             }
             Self::Closed { state } => {

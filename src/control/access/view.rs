@@ -49,6 +49,18 @@ pub struct Seen {
     pub first_time: bool,
 }
 
+impl Seen {
+    /// Why it can't be answered any more.
+    pub(super) fn closed(&self, now: Timestamp) -> AccessError {
+        let goes_on = self.grant.as_ref().is_some_and(|grant| match grant.state_at(now) {
+            GrantState::Scheduled | GrantState::Queued | GrantState::Active { .. } => true,
+            GrantState::Over { .. } => false,
+        });
+        let state = self.state;
+        if goes_on { AccessError::Granted { state } } else { AccessError::Closed { state } }
+    }
+}
+
 /// A grant with what belongs to it.
 #[derive(Debug, Clone)]
 pub struct GrantSeen {

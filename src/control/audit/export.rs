@@ -168,7 +168,7 @@ pub async fn begin(store: &Store, root: &NoteKey, filter: &Filter, now: Timestam
         checkpoints.push(head.note);
         logs.push_back((entry.log, from, to));
     }
-    let gone = gone(store, &extents, UNDER_WAY, now).await?;
+    let gone = gone(store, &extents, Some(now)).await?;
     let mut statement = StatementText::new(now, filter, root, extents);
     statement.installation = Some(installation.size);
     statement.gone = Some(gone);
@@ -176,20 +176,22 @@ pub async fn begin(store: &Store, root: &NoteKey, filter: &Filter, now: Timestam
     Ok(Begun { statement, evidence, export: Export::of(store, filter, logs) })
 }
 
-/// What is gone of the record, as far as these parts of it could show, and may go within `under_way`.
+/// What is gone of the record, as far as these parts of it could show. Where a server goes on with it, which gives
+/// numbers to what was committed a moment ago, `running` is the time there, and more may go meanwhile.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn gone(store: &Store, extents: &[Extent], under_way: Ttl, now: Timestamp) -> Result<Gone, ReadError> {
+pub async fn gone(store: &Store, extents: &[Extent], running: Option<Timestamp>) -> Result<Gone, ReadError> {
     let logs = store.log_list().await?;
     let erased = store.erasure_sum().await?;
     let mut gone = Gone { values: erased.values, ..Gone::default() };
-    let before = store.pruned_before().await?.and_then(|before| Timestamp::parse(&before));
-    gone.pruned_before = before.map(|before| before.plus(under_way).to_string());
+    let is_kept = |log: NodeId, seq| extents.iter().any(|it| it.log == log.to_string() && seq < it.size);
+    let before = store.pruned_before(is_kept).await?;
+    gone.pruned_before = before.map(|before| before.plus(running.map_or(Ttl::ZERO, |_| UNDER_WAY)).to_string());
     for entry in logs {
         let name = entry.log.node().to_string();
         let extent = extents.iter().find(|extent| extent.log == name);
-        gone.values_ahead += store.erased_ahead(entry.log, extent.map_or(0, |extent| extent.size), now).await?;
+        gone.values_ahead += store.erased_ahead(entry.log, extent.map_or(0, |extent| extent.size), running).await?;
         // Counting reads the whole log: not where nothing was erased as a whole.
         if let Some(extent) = extent.filter(|_| erased.events > 0) {
             gone.events += store.event_count_erased(entry.log, (extent.from, extent.to)).await?;

@@ -40,6 +40,8 @@ pub enum CloseError {
     OtherOpening,
     /// The statement does not hold.
     Closing(ClosingError),
+    /// So many others are closed that nobody has opened here.
+    TooMany,
     /// The disk does not keep it: it is closed here until this node starts again.
     Disk(std::io::Error),
 }
@@ -50,6 +52,9 @@ impl fmt::Display for CloseError {
             Self::NoPath => f.write_str("there is no emergency path here"),
             Self::OtherOpening => f.write_str("the statement names another opening"),
             Self::Closing(error) => error.fmt(f),
+            Self::TooMany => f.write_str(
+                "thousands of openings that this node has not seen are closed already; name this one at a node that has",
+            ),
             Self::Disk(error) => write!(
                 f,
                 "it is closed here and its streams are cut, but the disk does not keep that: {error}; this node would honour it again after a start"
@@ -79,6 +84,9 @@ pub async fn close(
         .map_err(CloseError::Closing)?;
     if closed.closing.id != id {
         return Err(CloseError::OtherOpening);
+    }
+    if !emergency.can_close(id, now) {
+        return Err(CloseError::TooMany);
     }
     let known = emergency.open(now).into_iter().find(|it| it.id == id);
     let first = !emergency.is_closed(id);

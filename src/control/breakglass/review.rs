@@ -5,6 +5,7 @@ use std::fmt;
 use crate::audit::{Event, EventType, Outcome};
 use crate::model::Timestamp;
 use crate::model::breakglass::is_same_name;
+use crate::model::text::one_line;
 use crate::policy::{InstallationAction, PolicySet};
 use crate::store::{Recorded, StoreError};
 
@@ -44,7 +45,7 @@ impl fmt::Display for ReviewError {
             }
             Self::Opener => f.write_str("who opened does not review it; two others do"),
             Self::Again => f.write_str("you have reviewed it; another person must"),
-            Self::Finding => write!(f, "a finding has 1 to {FINDING_CHARS_MAX} characters"),
+            Self::Finding => write!(f, "a finding has 1 to {FINDING_CHARS_MAX} characters that all show"),
             Self::Store(error) => write!(f, "the review could not be kept: {error}"),
         }
     }
@@ -81,10 +82,7 @@ pub async fn review(
     if !caller.may(desk, InstallationAction::Review, now) {
         return Err(ReviewError::Denied);
     }
-    let finding = finding.trim();
-    if finding.is_empty() || finding.chars().count() > FINDING_CHARS_MAX || finding.contains('\0') {
-        return Err(ReviewError::Finding);
-    }
+    let finding = one_line(finding, FINDING_CHARS_MAX).ok_or(ReviewError::Finding)?;
     let emergency = fetch(desk, caller, id, now).await?;
     if emergency.state == EmergencyState::Active {
         return Err(ReviewError::Open { until: emergency.expires });
@@ -104,7 +102,7 @@ pub async fn review(
     }
     let mut event = Event::new(desk.event_id(now), now, EventType::BreakGlassReviewed, Outcome::Success)
         .with("id", id)
-        .with("finding", finding);
+        .with("finding", finding.as_str());
     event.actor = caller.actor();
     event.action = Some(InstallationAction::Review.name().into());
     event.resource = Some(id.into());
@@ -117,12 +115,7 @@ pub async fn review(
     let session = caller.session();
     let mut reviewed = emergency;
     reviewed.reviews = before;
-    reviewed.reviews.push(Review {
-        by: session.principal.clone(),
-        email: session.email.clone(),
-        finding: finding.to_owned(),
-        time: now,
-    });
+    reviewed.reviews.push(Review { by: session.principal.clone(), email: session.email.clone(), finding, time: now });
     if let (true, Ok(id)) = (reviewed.is_reviewed(), crate::model::BreakGlassId::parse(id)) {
         desk.directory.emergency.reviewed(id);
     }

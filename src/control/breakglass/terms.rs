@@ -4,7 +4,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use crate::audit::{Event, EventType, Outcome};
 use crate::identity::breakglass::{Opening, QuorumError, Telling};
@@ -12,9 +11,7 @@ use crate::model::breakglass::{Challenge, Evidence};
 use crate::model::{BreakGlassId, Timestamp, Ttl};
 
 use super::super::desk::Desk;
-
-/// How long the record of a refusal may take.
-const RECORD_TIMEOUT: Duration = Duration::from_millis(1800);
+use super::super::refused::put_on_record;
 
 /// What a challenge must say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,9 +127,7 @@ pub(super) fn judged(desk: &Desk, presented: &Presented, now: Timestamp) -> Resu
     if emergency.is_closed(opening.challenge.id) {
         return Err(CheckError::Closed);
     }
-    if emergency.is_other(opening.challenge.id, &opening.sha256) {
-        return Err(CheckError::OtherChallenge);
-    }
+    desk.directory.opening(opening.challenge.id, &opening.sha256).map_err(|_| CheckError::OtherChallenge)?;
     Ok(opening)
 }
 
@@ -165,7 +160,5 @@ pub(super) async fn refused(desk: &Desk, error: &CheckError, presented: &Present
     }
     event.reason = Some("opening_refused".into());
     event.actor.address = Some(address);
-    if !matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.refused(event)).await, Ok(Ok(()))) {
-        tracing::warn!(%error, "a failed use of the emergency path is not on record");
-    }
+    put_on_record(desk, event).await;
 }

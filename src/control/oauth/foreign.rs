@@ -15,6 +15,7 @@ use crate::store::StoreError;
 
 use super::super::caller::ConnectionFacts;
 use super::super::desk::Desk;
+use super::super::refused::put_on_record;
 use super::exchange::ExchangeError;
 
 /// A foreign token that a rule names.
@@ -134,10 +135,7 @@ pub(super) async fn refused(
     if let Value::Object(data) = data {
         event.data.extend(data);
     }
-    // Anybody may send anything: these are recorded up to a rate and counted beyond.
-    if desk.recorder.refused(event).await.is_err() {
-        tracing::warn!(reason, "a refused exchange is not on record");
-    }
+    put_on_record(desk, event).await;
     Ok(())
 }
 

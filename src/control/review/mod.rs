@@ -17,6 +17,7 @@ mod uses;
 use std::fmt;
 
 use crate::audit::{Event, EventType, Outcome};
+use crate::model::text::one_line;
 use crate::model::{Person, Principal, ReviewId, RuleState, ServiceName, Timestamp, Ttl};
 use crate::policy::{InstallationAction, PolicySet};
 use crate::store::{Doer, RULES_MAX, StoreError, StoredReview, StoredRule};
@@ -173,7 +174,7 @@ impl fmt::Display for ReviewError {
             ),
             Self::Gone(number) => write!(f, "rule {number} is gone from the policies: there is nothing to decide"),
             Self::OwnAccess(what) => write!(f, "you are the only one {what}: another reviewer decides on this rule"),
-            Self::Reason => write!(f, "give a reason of 1 to {REASON_CHARS_MAX} characters"),
+            Self::Reason => write!(f, "give a reason of 1 to {REASON_CHARS_MAX} characters that all show"),
             Self::Store(error) => write!(f, "the access review could not be kept: {error}"),
         }
     }
@@ -193,10 +194,8 @@ fn may(desk: &Desk, caller: &Caller, now: Timestamp) -> Result<(), ReviewError> 
 }
 
 /// A reason as it is kept.
-fn reason(text: &str) -> Result<&str, ReviewError> {
-    let text = text.trim();
-    let fits = !text.is_empty() && text.chars().count() <= REASON_CHARS_MAX && !text.contains('\0');
-    if fits { Ok(text) } else { Err(ReviewError::Reason) }
+fn reason(text: &str) -> Result<String, ReviewError> {
+    one_line(text, REASON_CHARS_MAX).ok_or(ReviewError::Reason)
 }
 
 fn doer(caller: &Caller) -> Doer {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::audit::{Actor, EventType};
 use crate::identity::logout_token::LoggedOut;
+use crate::model::text::one_line;
 use crate::model::{Principal, SessionEnd, SessionId, Timestamp};
 use crate::policy::InstallationAction;
 use crate::store::{RevocationKind, StoreError, StoredSession, Tx};
@@ -224,7 +225,7 @@ impl fmt::Display for RevokeError {
         match self {
             Self::NotFound => f.write_str("there is no such session"),
             Self::Denied => f.write_str("no policy lets you revoke sessions of others"),
-            Self::Reason => write!(f, "give a reason of 1 to {REASON_CHARS_MAX} characters"),
+            Self::Reason => write!(f, "give a reason of 1 to {REASON_CHARS_MAX} characters that all show"),
             Self::Store(error) => write!(f, "the session could not be ended: {error}"),
         }
     }
@@ -250,16 +251,13 @@ pub async fn revoke(
     reason: &str,
     now: Timestamp,
 ) -> Result<StoredSession, RevokeError> {
-    let reason = reason.trim();
-    if reason.is_empty() || reason.chars().count() > REASON_CHARS_MAX {
-        return Err(RevokeError::Reason);
-    }
+    let reason = one_line(reason, REASON_CHARS_MAX).ok_or(RevokeError::Reason)?;
     let stored = desk.store.session_fetch(id).await?.ok_or(RevokeError::NotFound)?;
     if stored.session.principal != *caller.principal() && !caller.may(desk, InstallationAction::Revoke, now) {
         let known = caller.may(desk, InstallationAction::Administer, now);
         return Err(if known { RevokeError::Denied } else { RevokeError::NotFound });
     }
-    let ended = end(desk, id, SessionEnd::Revoked, &caller.actor(), Some(reason), now).await?;
+    let ended = end(desk, id, SessionEnd::Revoked, &caller.actor(), Some(&reason), now).await?;
     match ended {
         Some(ended) => Ok(ended),
         None => desk.store.session_fetch(id).await?.ok_or(RevokeError::NotFound),

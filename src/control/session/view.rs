@@ -7,14 +7,15 @@ use crate::model::{SessionId, Timestamp, Ttl};
 use crate::policy::InstallationAction;
 use crate::store::{SESSION_PAGE_MAX, StoreError, StoredSession};
 
+use super::super::access::human::LINKED_FOR;
 use super::super::caller::Caller;
 use super::super::desk::Desk;
 
 /// How long a session is kept after its end by itself, so that a late use is told the reason.
 const KEPT: Ttl = Ttl::hours(24);
 /// How long is remembered who signed in last and may be told of what waits for them, and which addresses
-/// were theirs: as long as these link accounts (`control/access/human.rs`).
-const PERSON_KEPT: Ttl = Ttl::hours(90 * 24);
+/// were theirs: as long as these link accounts.
+const PERSON_KEPT: Ttl = LINKED_FOR;
 
 /// The session as this node obeys it, read from the database if this node hasn't heard of it.
 ///

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use httparse::Status;
 
 use crate::gateway::guard::WireRefusal;
+use crate::gateway::length::plain_length;
 
 /// The most fields that a head can be allowed to have.
 pub(super) const HEADERS_MAX: usize = 100;
@@ -170,16 +171,6 @@ fn check_fields(headers: &[httparse::Header<'_>], version: u8) -> Result<Follows
     }
 }
 
-/// Digits only, no sign, no leading zero, no list, and small enough for every reader.
 fn parse_length(value: &[u8]) -> Result<u64, WireRefusal> {
-    const WRONG: WireRefusal = malformed("`Content-Length` is not a plain number");
-    let plain = match value {
-        [] => false,
-        [b'0', _, ..] => false,
-        digits => digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit),
-    };
-    if !plain {
-        return Err(WRONG);
-    }
-    Ok(value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
+    plain_length(value).ok_or(malformed("`Content-Length` is not a plain number"))
 }

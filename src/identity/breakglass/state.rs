@@ -16,10 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::quorum::{Opening, OpeningRules};
 use super::refusals::Refusals;
+use crate::model::breakglass::DURATION_MAX;
 use crate::model::{BreakGlassId, EventId, Timestamp, Ttl};
 
-/// Closings that are kept at most; the oldest give way, those of openings that were seen here last.
+/// Closings that are kept at most beside those of openings that are known here. They give way once nothing could be
+/// open under them any more: a custodian alone can close any number of ids.
 const CLOSED_MAX: usize = 10_000;
+/// How long an opening must be over for its closing to be forgotten: clocks differ.
+const OVER_FOR: Ttl = Ttl::minutes(10);
 /// Openings that are remembered at most beyond their end.
 const KNOWN_MAX: usize = 1_000;
 
@@ -174,6 +178,23 @@ impl EmergencyState {
         Ok(())
     }
 
+    /// Whether one more closing can be kept.
+    #[must_use]
+    pub fn can_close(&self, id: BreakGlassId, now: Timestamp) -> bool {
+        let closed = self.closed.pin();
+        if closed.len() >= CLOSED_MAX {
+            let gone: Vec<BreakGlassId> = closed
+                .keys()
+                .filter(|id| id.made_at().plus(DURATION_MAX).plus(OVER_FOR).is_over(now))
+                .copied()
+                .collect();
+            for id in &gone {
+                closed.remove(id);
+            }
+        }
+        closed.len() < CLOSED_MAX || closed.contains_key(&id) || self.known.pin().contains_key(&id)
+    }
+
     /// Closes an opening, for ever and first of all on the disk.
     ///
     /// # Errors
@@ -182,14 +203,6 @@ impl EmergencyState {
     pub fn close(&self, id: BreakGlassId, time: Timestamp) -> io::Result<()> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let first = self.closed.pin().insert(id, time).is_none();
-        if self.closed.len() > CLOSED_MAX {
-            let closed = self.closed.pin();
-            // What nobody has opened here goes first: one custodian may have closed any number of ids.
-            let known = self.known.pin();
-            if let Some((oldest, _)) = closed.iter().min_by_key(|(id, time)| (known.contains_key(*id), **time)) {
-                closed.remove(oldest);
-            }
-        }
         let wanted = first || self.unsaved.pin().contains_key(&id);
         let Some(path) = file.as_ref().filter(|_| wanted) else { return Ok(()) };
         self.unsaved.pin().insert(id, ());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Parser as _;
 use doorward::cli::args::{Arguments, Command, Format, GlobalArgs};
-use doorward::cli::breakglass::{BreakGlassCommand, InitArgs, OpenArgs, SignArgs, run};
+use doorward::cli::breakglass::{BreakGlassCommand, InitArgs, SignArgs, run};
 use doorward::cli::context::Context;
 use doorward::cli::environment::Environment;
 use doorward::cli::exit::Exit;
@@ -15,7 +15,7 @@ use doorward::cli::failure::Failure;
 use doorward::cli::printer::Printer;
 use doorward::config::InitOptions;
 use doorward::identity::breakglass::Custodians;
-use doorward::model::{BreakGlassId, Clock as _, Ttl};
+use doorward::model::{Clock as _, Ttl};
 use doorward::server::installation;
 
 use crate::support::{SeededEntropy, TestClock, temporary_folder};
@@ -35,21 +35,22 @@ fn args(dir: &Path, threshold: u32, generate: u32) -> InitArgs {
     }
 }
 
-fn context(environment: &[(&str, &str)], seed: u64) -> (Context, Written) {
-    let out = Written::default();
+/// Somebody at a terminal at a time: what is printed, and what is said beside.
+fn context(environment: &[(&str, &str)], seed: u64, clock: &TestClock) -> (Context, Written, Written) {
+    let (out, talk) = (Written::default(), Written::default());
     let context = Context {
-        printer: Printer::new(Format::Json, false, Box::new(out.clone()), Box::new(Written::default())),
+        printer: Printer::new(Format::Json, false, Box::new(out.clone()), Box::new(talk.clone())),
         environment: Environment::of(environment),
         global: GlobalArgs { output: Format::Json, ..GlobalArgs::default() },
-        clock: Arc::new(TestClock::new()),
+        clock: Arc::new(clock.clone()),
         entropy: Arc::new(SeededEntropy::new(seed)),
         banner: Default::default(),
     };
-    (context, out)
+    (context, out, talk)
 }
 
 fn init(args: InitArgs) -> Result<String, Exit> {
-    let (context, out) = context(&[], 5);
+    let (context, out, _) = context(&[], 5, &TestClock::new());
     run(&context, &BreakGlassCommand::Init(args)).map(|()| out.text()).map_err(|failure| failure.exit)
 }
 
@@ -65,6 +66,7 @@ fn installed() -> (tempfile::TempDir, PathBuf) {
 /// An installation with three custodians, two of whom must sign, and somebody at its machine.
 struct Hand {
     dir: PathBuf,
+    clock: TestClock,
     _folder: tempfile::TempDir,
 }
 
@@ -72,7 +74,7 @@ impl Hand {
     fn new() -> Self {
         let (folder, dir) = installed();
         init(args(&dir, 2, 3)).unwrap();
-        Self { dir, _folder: folder }
+        Self { dir, clock: TestClock::new(), _folder: folder }
     }
 
     fn key(&self, number: u32) -> PathBuf {
@@ -82,8 +84,14 @@ impl Hand {
     /// Runs a command line of `breakglass`, with the options of an opening unless it goes on with one;
     /// answers the id, or how it failed.
     fn open(&self, seed: u64, line: &[&str]) -> Result<String, Failure> {
+        self.told(seed, line).map(|(id, _)| id)
+    }
+
+    /// The same with what was said beside.
+    fn told(&self, seed: u64, line: &[&str]) -> Result<(String, String), Failure> {
         let home = self.dir.join("home");
-        let (context, out) = context(&[("DOORWARD_HOME", home.to_str().unwrap()), ("USER", "zoe")], seed);
+        let somebody = [("DOORWARD_HOME", home.to_str().unwrap()), ("USER", "zoe")];
+        let (context, out, talk) = context(&somebody, seed, &self.clock);
         let challenge = self.dir.join("challenge");
         let begin = ["--reason", "all is down", "--for", "5m", "--challenge-out", challenge.to_str().unwrap()];
         let begin = if line.contains(&"--resume") { &[][..] } else { &begin[..] };
@@ -91,7 +99,7 @@ impl Hand {
         let Command::Breakglass(command) = Arguments::try_parse_from(line).unwrap().command else { unreachable!() };
         run(&context, &command)?;
         let told: serde_json::Value = serde_json::from_str(&out.text()).unwrap();
-        Ok(told["id"].as_str().unwrap().to_owned())
+        Ok((told["id"].as_str().unwrap().to_owned(), talk.text()))
     }
 
     fn sign(&self, number: u32) -> String {
@@ -102,7 +110,7 @@ impl Hand {
             out: Some(out.clone()),
             passphrase_file: None,
         };
-        run(&context(&[], 9).0, &BreakGlassCommand::Sign(sign)).unwrap();
+        run(&context(&[], 9, &self.clock).0, &BreakGlassCommand::Sign(sign)).unwrap();
         out.to_str().unwrap().to_owned()
     }
 }
@@ -156,9 +164,11 @@ fn a_custodian_who_opens_under_another_name_is_refused_and_their_signature_never
 fn a_service_that_the_configuration_has_not_is_told_and_left_to_the_nodes() {
     let hand = Hand::new();
     let config = hand.dir.join("doorward.toml");
-    for (seed, name) in [(6, "nope"), (7, "ops-api")] {
-        hand.open(seed, &["--service", name, "--config", config.to_str().unwrap()]).unwrap();
-    }
+    let told =
+        |seed, name: &str| hand.told(seed, &["--service", name, "--config", config.to_str().unwrap()]).unwrap().1;
+    let (unknown, known) = (told(6, "nope"), told(7, "ops-api"));
+    assert!(unknown.contains("has no service `nope`") && unknown.contains("there are: ops-api"), "{unknown}");
+    assert!(!known.contains("has no service"), "{known}");
 }
 
 fn folder() -> (tempfile::TempDir, PathBuf) {
@@ -205,92 +215,17 @@ fn a_threshold_below_two_or_above_the_custodians_writes_nothing() {
     }
 }
 
-/// A place with three custodians of whom two must sign, and somebody at work there.
-struct Place {
-    dir: PathBuf,
-    clock: TestClock,
-    _folder: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let (folder, dir) = installed();
-        std::fs::write(dir.join("passphrase"), "correct horse\n").unwrap();
-        init(InitArgs { passphrase_file: Some(dir.join("passphrase")), ..args(&dir, 2, 3) }).unwrap();
-        Self { dir, clock: TestClock::new(), _folder: folder }
-    }
-
-    fn run(&self, command: BreakGlassCommand) -> Result<serde_json::Value, Vec<String>> {
-        let out = Written::default();
-        let context = Context {
-            printer: Printer::new(Format::Json, false, Box::new(out.clone()), Box::new(Written::default())),
-            environment: Environment::of(&[("DOORWARD_HOME", self.dir.to_str().unwrap())]),
-            global: GlobalArgs { output: Format::Json, ..GlobalArgs::default() },
-            clock: Arc::new(self.clock.clone()),
-            entropy: Arc::new(SeededEntropy::new(6)),
-            banner: Default::default(),
-        };
-        let outcome = run(&context, &command).map_err(|failure| failure.lines());
-        outcome.map(|()| serde_json::from_str(&out.text()).unwrap_or_default())
-    }
-
-    fn key(&self, number: u32) -> PathBuf {
-        self.dir.join(format!("keys/custodian-{number}"))
-    }
-
-    /// A challenge of this opener, who signs with the first custodian's key.
-    fn asked(&self, opener: &str) -> BreakGlassId {
-        let open = OpenArgs {
-            reason: Some("all is down".to_owned()),
-            length: Some(Ttl::minutes(10)),
-            challenge_out: Some(self.dir.join("challenge")),
-            opener: Some(opener.to_owned()),
-            opener_key: Some(self.key(1)),
-            config: Some(self.dir.join("doorward.toml")),
-            all: true,
-            ..self.resumed(None, &[])
-        };
-        let told = self.run(BreakGlassCommand::Open(open)).unwrap();
-        BreakGlassId::parse(told["id"].as_str().unwrap()).unwrap()
-    }
-
-    fn resumed(&self, resume: Option<BreakGlassId>, signers: &[u32]) -> OpenArgs {
-        OpenArgs {
-            service: Vec::new(),
-            all: false,
-            reason: None,
-            length: None,
-            challenge_out: None,
-            opener: None,
-            opener_key: None,
-            passphrase_file: Some(self.dir.join("passphrase")),
-            config: None,
-            resume,
-            signature: signers.iter().map(|number| self.dir.join(format!("{number}.sig"))).collect(),
-        }
-    }
-
-    fn resume(&self, id: BreakGlassId, signers: &[u32]) -> Result<serde_json::Value, String> {
-        for number in signers {
-            let sign = SignArgs {
-                key: self.key(*number),
-                challenge: self.dir.join("challenge"),
-                out: Some(self.dir.join(format!("{number}.sig"))),
-                passphrase_file: Some(self.dir.join("passphrase")),
-            };
-            self.run(BreakGlassCommand::Sign(sign)).unwrap();
-        }
-        self.run(BreakGlassCommand::Open(self.resumed(Some(id), signers))).map_err(|lines| lines.concat())
-    }
-}
-
 #[test]
 fn only_what_can_be_corrected_is_said_to_be_resumed() {
-    let place = Place::new();
-    let id = place.asked("custodian-1");
-    let few = place.resume(id, &[2]).unwrap_err();
+    let hand = Hand::new();
+    let (config, key) = (hand.dir.join("doorward.toml"), hand.key(1));
+    let proven = ["--all", "--config", config.to_str().unwrap(), "--opener-key", key.to_str().unwrap()];
+    let id = hand.open(6, &proven).unwrap();
+    let (second, third) = (hand.sign(2), hand.sign(3));
+    let few = hand.open(7, &["--resume", &id, "--signature", &second]).unwrap_err().lines().concat();
     assert!(few.contains("1 of 2 custodians have signed") && few.contains("correct it and resume again"), "{few}");
-    place.clock.advance(Ttl::minutes(11));
-    let over = place.resume(id, &[2, 3]).unwrap_err();
+    hand.clock.advance(Ttl::minutes(11));
+    let over = hand.open(8, &["--resume", &id, "--signature", &second, "--signature", &third]).unwrap_err();
+    let over = over.lines().concat();
     assert!(over.contains("make a new one") && !over.contains("resume again"), "{over}");
 }

@@ -8,7 +8,7 @@ use doorward::control::breakglass::{self, CloseError, CloseRequest, Presented};
 use doorward::identity::breakglass::{ClosingError, EmergencyState, SignatureFault};
 use doorward::model::breakglass::{Challenge, Evidence, SIGN_NAMESPACE, Scope};
 use doorward::model::closing::{CLOSE_NAMESPACE, Closing};
-use doorward::model::{BreakGlassId, Clock, Timestamp};
+use doorward::model::{BreakGlassId, Clock, Timestamp, Ttl};
 use doorward::server::ambient::SystemClock;
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -217,6 +217,25 @@ fn a_file_of_closings_that_was_changed_by_hand_is_not_passed_over() {
     assert!(third.is_closed(id) && third.is_closed(other));
     std::fs::write(&path, format!("nonsense\n{text}")).unwrap();
     assert!(EmergencyState::default().keep_in(path).unwrap_err().to_string().contains("line 1"));
+}
+
+#[test]
+fn no_number_of_closings_opens_again_what_was_closed() {
+    let state = EmergencyState::default();
+    let now = Timestamp::from_seconds(1_790_000_000);
+    let id = |number: u16| {
+        let mut bytes = [0; 16];
+        bytes[14..].copy_from_slice(&number.to_be_bytes());
+        BreakGlassId::from_bytes(bytes).at(now)
+    };
+    for number in 0..10_000 {
+        assert!(state.can_close(id(number), now));
+        state.close(id(number), now).unwrap();
+    }
+    assert!(!state.can_close(id(10_000), now) && state.can_close(id(7), now), "what is closed may be closed again");
+    assert!(state.is_closed(id(0)) && state.is_closed(id(9_999)));
+    // Nothing is open under any of them any more.
+    assert!(state.can_close(id(10_000), now.plus(Ttl::hours(2))));
 }
 
 #[test]

@@ -26,6 +26,7 @@ use crate::audit::{Event, EventType, Outcome};
 use crate::control::breakglass::{EmergencyError, REVIEWERS, open_openings};
 use crate::control::caller::Caller;
 use crate::control::desk::Desk;
+use crate::model::text::one_line;
 use crate::model::{ClockDoubt, ErasureId, Timestamp, Ttl, UserRef};
 use crate::notify::audience::mark_of;
 use crate::policy::InstallationAction;
@@ -117,7 +118,7 @@ impl fmt::Display for EraseError {
                 }
                 Ok(())
             }
-            Self::Reason => write!(f, "give a reason of 1 to {REASON_CHARS_MAX} characters"),
+            Self::Reason => write!(f, "give a reason of 1 to {REASON_CHARS_MAX} characters that all show"),
             Self::ReasonNames => f.write_str(
                 "the reason names the person, and it stays on record: refer to the request instead, such as its ticket",
             ),
@@ -286,10 +287,7 @@ async fn judge(desk: &Desk, plan: &Plan, open: Unfinished, now: Timestamp) -> Re
 /// When the caller may not, nobody is meant, they can't be erased, or the database is away.
 pub async fn erase(desk: &Desk, caller: &Caller, asked: &Asked<'_>, now: Timestamp) -> Result<Told, EraseError> {
     admit(desk, caller, now)?;
-    let reason = asked.reason.trim();
-    if reason.is_empty() || reason.chars().count() > REASON_CHARS_MAX {
-        return Err(EraseError::Reason);
-    }
+    let reason = &*one_line(asked.reason, REASON_CHARS_MAX).ok_or(EraseError::Reason)?;
     // What is kept is kept until a time: a clock that is not believed must not say that it is over.
     desk.clock_guard.check().map_err(EraseError::Clock)?;
     let plan = plan::of(desk, target::find(desk, asked.person).await?, now).await?;
