@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::certificate::Issuer;
+use crate::identity::cookie::SESSION_COOKIE;
 use crate::identity::directory::{CookieHash, LiveGrant, LiveSession};
 use crate::identity::session_use::step;
 use crate::model::{Principal, PrincipalKind, SessionId, Thumbprint, Timestamp};
@@ -22,7 +23,7 @@ use super::bearer::{VerifiedToken, bound_here, presented_token, verified_token};
 use super::breakglass;
 use super::cross_site::not_cross_site;
 use super::handshake::Channel;
-use super::hygiene::{SESSION_COOKIE, own_cookie};
+use super::hygiene::own_cookie;
 use super::limit;
 use super::membership::{self, counting};
 use super::proof;

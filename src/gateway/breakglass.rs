@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::{Event, EventType, Outcome};
 use crate::control::breakglass::opened_event;
 use crate::identity::breakglass::{Happening, KnownOpening, Opening};
+use crate::identity::cookie::SESSION_COOKIE;
 use crate::model::{Principal, Timestamp};
 use crate::policy::{BreakGlassFacts, Facts};
 
@@ -21,7 +22,7 @@ use super::authenticate::Caller;
 use super::bearer::presented_token;
 use super::cross_site::not_cross_site;
 use super::handshake::Channel;
-use super::hygiene::{SESSION_COOKIE, own_cookie};
+use super::hygiene::own_cookie;
 use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;

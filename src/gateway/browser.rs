@@ -14,14 +14,14 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::control::return_to::{RETURN_TO_BYTES_MAX, ReturnTo};
 use crate::identity::certificate::Issuer;
-use crate::identity::cookie::{self, CookieValue, Presented};
+use crate::identity::cookie::{self, CookieValue, FLOW_COOKIE, Presented, SESSION_COOKIE};
 use crate::model::Timestamp;
 use crate::policy::ClientCertificate;
 
 use super::bearer::TOKEN_HEADER;
 use super::body::Body;
 use super::handshake::Channel;
-use super::hygiene::{FLOW_COOKIE, SESSION_COOKIE, own_cookie};
+use super::hygiene::own_cookie;
 use super::limit;
 use super::record::{Exchange, counted_address};
 use super::refusal::{Form, Refusal};

@@ -16,7 +16,6 @@ pub static DECISION: HeaderName = HeaderName::from_static("doorward-decision");
 pub static ASSERTION: HeaderName = HeaderName::from_static("doorward-assertion");
 /// The client's token of ours.
 pub static TOKEN: HeaderName = HeaderName::from_static("doorward-token");
-pub use crate::identity::cookie::{FLOW_COOKIE, SESSION_COOKIE};
 
 /// Every cookie name that begins so, in any case, is ours.
 const OWN_COOKIE_PREFIX: &[u8] = b"__host-doorward";

@@ -1,9 +1,10 @@
 //! Header hygiene, request and response.
 
 use doorward::gateway::hygiene::{
-    Duplicate, FLOW_COOKIE, PassAuthorization, SESSION_COOKIE, accepts_trailers, own_cookie, strip_client_headers,
-    strip_client_trailers, strip_response_headers,
+    Duplicate, PassAuthorization, accepts_trailers, own_cookie, strip_client_headers, strip_client_trailers,
+    strip_response_headers,
 };
+use doorward::identity::cookie::{FLOW_COOKIE, SESSION_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 fn headers(fields: &[(&str, &str)]) -> HeaderMap {

@@ -10,3 +10,5 @@ pub mod guard_h1;
 pub mod guard_h2;
 #[path = "../../../src/gateway/hygiene.rs"]
 pub mod hygiene;
+#[path = "../../../src/gateway/length.rs"]
+pub mod length;

@@ -4,15 +4,16 @@ use doorward::gateway::canonical::{PathRules, canonical, canonical_path, parse_h
 use doorward::gateway::guard::WireRefusal;
 use doorward::gateway::guard_h1::{Framing, H1Limits, Stage};
 use doorward::gateway::guard_h2::{Frames, H2Limits};
-use doorward::gateway::hygiene::{
-    PassAuthorization, SESSION_COOKIE, own_cookie, strip_client_headers, strip_response_headers,
-};
+use doorward::gateway::hygiene::{PassAuthorization, own_cookie, strip_client_headers, strip_response_headers};
 use doorward::model::Ttl;
 use doorward::model::breakglass::{
     CHALLENGE_BYTES_MAX, Challenge, DURATION_MAX, Evidence, SIGNATURE_BYTES_MAX, SIGNATURES_MAX,
 };
 use doorward::model::closing::{CLOSING_BYTES_MAX, Closing};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
+
+/// As in `identity/cookie.rs`, which stands on more than is built here.
+const SESSION_COOKIE: &str = "__Host-doorward";
 
 /// Feeds a stream in pieces as the guard does; gives the bytes that passed and where it stands.
 fn h1_in_pieces<'a>(limits: H1Limits, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Stage) {
