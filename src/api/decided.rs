@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::audit::{Actor, Event, RequestFacts};
 use crate::control::decision::DATA_REMEDY;
-use crate::control::{ConnectionFacts, Desk, refused};
+use crate::control::{ConnectionFacts, Desk, challenge, refused};
 use crate::model::{DecisionId, Timestamp};
 use crate::wire::problem::PROBLEM_MEDIA_TYPE;
 use crate::wire::{OauthError, Problem, Remedy};
@@ -176,12 +176,10 @@ fn written(desk: &Desk, refused: Refused, status: StatusCode, scheme: Option<&st
     };
     let headers = response.headers_mut();
     if status == StatusCode::UNAUTHORIZED {
-        let metadata = format!("{}/.well-known/oauth-protected-resource", desk.settings.origin);
-        let error = if refused.reason == "no_credential" { "" } else { ", error=\"invalid_token\"" };
         let challenge = match scheme {
             // A client is answered in the scheme that it used (RFC 6749 §5.2).
             Some(scheme) if is_oauth => format!("{scheme} realm=\"doorward\""),
-            _ => format!("Bearer realm=\"doorward\", resource_metadata=\"{metadata}\"{error}"),
+            _ => challenge::bearer(&desk.settings.origin, refused.reason != "no_credential"),
         };
         if let Ok(challenge) = HeaderValue::from_str(&challenge) {
             headers.insert(WWW_AUTHENTICATE, challenge);

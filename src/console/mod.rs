@@ -29,7 +29,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use crate::control::{ConnectionFacts, Desk, refused};
+use crate::control::{ConnectionFacts, Desk, challenge, refused};
 use crate::model::DecisionId;
 
 use program::FormTarget;
@@ -128,12 +128,9 @@ async fn around(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
             if page_wanted { page::refusal(&refused, decision) } else { refused.problem(status, decision) };
         *written.status_mut() = status;
         // RFC 9110 §15.5.2 wants one of every 401; a browser can make nothing of it and shows the page.
-        if status == StatusCode::UNAUTHORIZED {
-            let metadata = format!("{}/.well-known/oauth-protected-resource", desk.settings.origin);
-            let challenge = format!("Bearer realm=\"doorward\", resource_metadata=\"{metadata}\"");
-            if let Ok(challenge) = HeaderValue::from_str(&challenge) {
-                written.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-            }
+        let challenge = (status == StatusCode::UNAUTHORIZED).then(|| challenge::bearer(&desk.settings.origin, false));
+        if let Some(challenge) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            written.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         response = written;
     } else if let Some(Answered(reason)) = response.extensions_mut().remove::<Answered>() {

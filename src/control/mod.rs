@@ -10,6 +10,7 @@ pub mod audit;
 pub mod breakglass;
 pub mod browser;
 pub mod caller;
+pub mod challenge;
 pub mod clock_guard;
 pub mod convergence;
 pub mod credential;

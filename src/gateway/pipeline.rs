@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::control::challenge;
 use crate::identity::certificate::Issuer;
 use crate::model::{DecisionId, Principal, PrincipalKind, Timestamp, Ttl};
 use crate::policy::Verdict;
@@ -286,8 +287,8 @@ async fn refuse(
         refusal
     };
     let metadata = match routed {
-        Some(routed) => format!("{}{}", resource::address(worker, routed), resource::METADATA_PATH),
-        None => format!("{}{}", worker.shared.settings.origin, resource::METADATA_PATH),
+        Some(routed) => challenge::metadata_url(&resource::address(worker, routed)),
+        None => challenge::metadata_url(&worker.shared.settings.origin),
     };
     if let (true, Some(routed), Some(caller)) = (known.opened, routed, caller) {
         record::fail(worker, channel, exchange, &refusal, routed, caller);

@@ -5,15 +5,13 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Response};
 use serde_json::json;
 
+use crate::control::challenge::METADATA_PATH;
 use crate::identity::dpop;
 use crate::policy::ClientCertificate;
 
 use super::body::Body;
 use super::route::Routed;
 use super::worker::Worker;
-
-/// RFC 9728 §3.
-pub const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
 
 /// Where clients reach the service, without a slash at its end.
 #[must_use]

@@ -32,6 +32,7 @@ use tower::ServiceExt;
 
 use crate::audit::{Actor, Event, EventType, Outcome};
 use crate::control::caller::{ConnectionFacts, actor_at};
+use crate::control::challenge;
 use crate::gateway::canonical::{Ambiguity, PathRules, canonical};
 use crate::gateway::connection::{ControlConnection, SILENT_DRAIN, h1_limits, h2_limits, last_words, wire_decision};
 use crate::gateway::guard::GuardControl;
@@ -200,8 +201,8 @@ impl Host {
         }
         // Within the rate it is on record before it is answered; beyond it is counted at once.
         let _ = tokio::time::timeout(RECORD_TIMEOUT, self.shared.recorder.refused(event)).await;
-        let metadata = format!("{}/.well-known/oauth-protected-resource", self.shared.settings.origin);
-        let answer = refusal.response(decision, form, &metadata, &self.shared.settings.origin);
+        let origin = &self.shared.settings.origin;
+        let answer = refusal.response(decision, form, &challenge::metadata_url(origin), origin);
         let mut response = answer.map(|body| Body::from(body.into_own()));
         if response.status() == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));

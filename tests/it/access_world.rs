@@ -270,19 +270,12 @@ impl Node {
     pub async fn sign_in(&self, name: &str, groups: Vec<String>) -> Option<SessionId> {
         let now = self.now();
         let new = NewSession {
-            kind: SessionKind::Cli,
-            principal: principal(name),
             email: Some(email(name)),
             email_verified: true,
             name: Some(name.to_owned()),
             groups,
-            authenticated_at: now,
             amr: vec!["pwd".to_owned()],
-            device: None,
-            link: None,
-            ends_by: None,
-            claims: std::collections::BTreeMap::new(),
-            cookie: None,
+            ..crate::support::new_session(SessionKind::Cli, principal(name), now)
         };
         Some(session::start(self.desk(), new, None, &facts(None), now).await.ok()?.stored.session.id)
     }
@@ -336,6 +329,12 @@ impl Node {
         let held = self.desk().directory.grants(&principal(name), self.now());
         held.into_iter().map(|grant| (grant.id, grant.entitlement, grant.expires_at)).collect()
     }
+}
+
+/// `name`, signed in with their groups.
+pub async fn caller(node: &Node, name: &str) -> Caller {
+    let session = node.sign_in(name, groups(name)).await.unwrap();
+    node.caller(session).await.unwrap()
 }
 
 /// Something that is asked for as plainly as can be.

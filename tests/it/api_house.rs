@@ -186,19 +186,15 @@ impl House {
         tx.link_insert(&kept, now).await.unwrap();
         tx.commit().await.unwrap();
         let new = NewSession {
-            kind: SessionKind::Browser,
-            principal: Principal::user("dev", person).unwrap(),
             email: Some(format!("{person}@example.com")),
             email_verified: true,
             name: Some(person.to_owned()),
             groups: groups_of(person).iter().map(ToString::to_string).collect(),
             authenticated_at: now.minus(Ttl::minutes(3)),
             amr: vec!["pwd".to_owned(), "otp".to_owned()],
-            device: None,
             link: Some(link),
-            ends_by: None,
-            claims: std::collections::BTreeMap::new(),
             cookie: Some((cookie.hash(), "doorward.localhost".to_owned())),
+            ..crate::support::new_session(SessionKind::Browser, Principal::user("dev", person).unwrap(), now)
         };
         let started = session::start(&self.desk, new, None, &facts(None), now).await.unwrap();
         let caller = Caller { cookie: Some(format!("{SESSION_COOKIE}={}", cookie.expose())), ..Caller::default() };

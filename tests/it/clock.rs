@@ -10,7 +10,7 @@ use doorward::model::{Clock, Timestamp, Ttl};
 use doorward::server::tasks;
 use doorward::store::Use;
 
-use crate::access_world::{Node, Rules, asked, groups};
+use crate::access_world::{Node, Rules, asked, caller};
 use crate::api_house::House;
 use crate::support::{TestClock, databases};
 
@@ -166,11 +166,6 @@ async fn node(url: &str, clock: &TestClock, number: u8, seed: u64) -> Node {
     let node = Node::start(url, clock, number, seed).await;
     node.desk().policies.store(Rules::default().set());
     node
-}
-
-async fn caller(node: &Node, name: &str) -> doorward::control::Caller {
-    let session = node.sign_in(name, groups(name)).await.unwrap();
-    node.caller(session).await.unwrap()
 }
 
 fn doubted<T: std::fmt::Debug>(outcome: Result<T, AccessError>) {

@@ -654,19 +654,12 @@ async fn who_can_t_be_erased_is_refused_and_told_why() {
         // Two accounts of one address.
         let now = house.now();
         let twin = session::NewSession {
-            kind: doorward::model::SessionKind::Browser,
-            principal: Principal::user("other", "a-1").unwrap(),
             email: Some("Alice@example.com".to_owned()),
-            email_verified: false,
-            name: None,
-            groups: Vec::new(),
-            authenticated_at: now,
-            amr: Vec::new(),
-            device: None,
-            link: None,
-            ends_by: None,
-            claims: std::collections::BTreeMap::new(),
-            cookie: None,
+            ..crate::support::new_session(
+                doorward::model::SessionKind::Browser,
+                Principal::user("other", "a-1").unwrap(),
+                now,
+            )
         };
         let started = session::start(&house.desk, twin, None, &crate::api_house::facts(None), now).await.unwrap();
         refused(&carol, of("alice@example.com"), 409, "ambiguous_person", "2 accounts have had that address").await;

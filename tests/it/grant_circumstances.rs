@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use doorward::control::access::{self, AccessError, Whose};
+use doorward::control::lock_by_caller;
 use doorward::control::session::{self, NewSession};
-use doorward::control::{Caller, lock_by_caller};
 use doorward::identity::directory::Directory;
 use doorward::model::{
     AccessRequest, Clock, Device, Grant, GrantId, GrantState, RequestId, RequestState, SessionId, SessionKind,
@@ -15,7 +15,7 @@ use doorward::model::{
 use doorward::policy::{PolicySet, load};
 
 use crate::access_ledger::{Ledger, pool};
-use crate::access_world::{Node, Rules, asked, entitlement, groups, principal};
+use crate::access_world::{Node, Rules, asked, caller, entitlement, groups, principal};
 use crate::api_house::facts;
 use crate::policy::{settings, shown};
 use crate::support::{TestClock, databases, sqlite_database, temporary_folder};
@@ -24,11 +24,6 @@ async fn node(url: &str, clock: &TestClock, number: u8) -> Node {
     let node = Node::start(url, clock, number, u64::from(number) + 70).await;
     node.desk().policies.store(Rules::default().set());
     node
-}
-
-async fn caller(node: &Node, name: &str) -> Caller {
-    let id = node.sign_in(name, groups(name)).await.unwrap();
-    node.caller(id).await.unwrap()
 }
 
 fn put(node: &Node, rules: Rules) {
@@ -257,19 +252,10 @@ fn with(change: impl Fn(String) -> String) -> PolicySet {
 /// A session of twelve hours on a device.
 async fn from_device(node: &Node, name: &str) -> SessionId {
     let new = NewSession {
-        kind: SessionKind::Cli,
-        principal: principal(name),
-        email: None,
-        email_verified: false,
-        name: None,
         groups: groups(name),
-        authenticated_at: node.now(),
-        amr: Vec::new(),
         device: Some(Device { id: "laptop".to_owned(), certificate: Thumbprint::of(b"laptop") }),
-        link: None,
         ends_by: Some(node.now().plus(Ttl::hours(12))),
-        claims: std::collections::BTreeMap::new(),
-        cookie: None,
+        ..crate::support::new_session(SessionKind::Cli, principal(name), node.now())
     };
     session::start(node.desk(), new, None, &facts(None), node.now()).await.unwrap().stored.session.id
 }

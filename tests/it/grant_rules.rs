@@ -11,7 +11,7 @@ use doorward::model::{Grant, GrantId, GrantState, RequestState, Timestamp, Ttl};
 use doorward::policy::{PolicySet, load};
 use serde_json::{Value, json};
 
-use crate::access_world::{Node, Rules, asked, groups, principal};
+use crate::access_world::{Node, Rules, asked, caller, principal};
 use crate::api_house::{House, ORIGIN};
 use crate::policy::{settings, shown};
 use crate::support::{TestClock, databases, sqlite_database, temporary_folder};
@@ -36,11 +36,6 @@ async fn node(url: &str, clock: &TestClock, number: u8, set: &Arc<PolicySet>) ->
     let node = Node::start(url, clock, number, 800 + u64::from(number)).await;
     node.desk().policies.store(Arc::clone(set));
     node
-}
-
-async fn caller(node: &Node, name: &str) -> Caller {
-    let id = node.sign_in(name, groups(name)).await.unwrap();
-    node.caller(id).await.unwrap()
 }
 
 async fn auto(node: &Node, dev: &Caller, length: Ttl) -> Grant {

@@ -245,19 +245,10 @@ async fn an_address_that_two_accounts_spell_differently_gets_one_mail() {
     for (account, email) in ["zoe1", "zoe2"].into_iter().zip(spelt) {
         let now = post.clock.now();
         let new = NewSession {
-            kind: SessionKind::Cli,
-            principal: principal(account),
             email: Some(email.to_owned()),
             email_verified: true,
-            name: None,
             groups: groups("lead0"),
-            authenticated_at: now,
-            amr: Vec::new(),
-            device: None,
-            link: None,
-            ends_by: None,
-            claims: std::collections::BTreeMap::new(),
-            cookie: None,
+            ..crate::support::new_session(SessionKind::Cli, principal(account), now)
         };
         session::start(post.node.desk(), new, None, &facts(None), now).await.unwrap();
     }

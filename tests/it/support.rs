@@ -5,13 +5,15 @@
 //! folder, port or database gives a new one.
 #![allow(dead_code, reason = "a tool box: each test takes what it needs")]
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
-use doorward::model::{Clock, Entropy, Timestamp, Ttl};
+use doorward::control::session::NewSession;
+use doorward::model::{Clock, Entropy, Principal, SessionKind, Timestamp, Ttl};
 use sha2::{Digest, Sha256};
 
 use crate::postgres;
@@ -180,5 +182,24 @@ fn each_test_database_is_a_new_one() {
     assert_eq!(first.len(), second.len());
     for (a, b) in first.iter().zip(&second) {
         assert_ne!(a, b);
+    }
+}
+
+/// A session to be, of somebody who has just proved themselves and of whom nothing else is known.
+pub fn new_session(kind: SessionKind, principal: Principal, now: Timestamp) -> NewSession {
+    NewSession {
+        kind,
+        principal,
+        email: None,
+        email_verified: false,
+        name: None,
+        groups: Vec::new(),
+        authenticated_at: now,
+        amr: Vec::new(),
+        device: None,
+        link: None,
+        ends_by: None,
+        claims: BTreeMap::new(),
+        cookie: None,
     }
 }

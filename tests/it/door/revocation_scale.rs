@@ -38,19 +38,8 @@ async fn person(desk: &Desk, number: usize) -> Person {
     let now = desk.clock.now();
     let principal = Principal::user("dev", &format!("person-{number}")).unwrap();
     let new = NewSession {
-        kind: SessionKind::Cli,
-        principal: principal.clone(),
-        email: None,
-        email_verified: false,
-        name: None,
         groups: vec!["engineering".to_owned()],
-        authenticated_at: now,
-        amr: Vec::new(),
-        device: None,
-        link: None,
-        ends_by: None,
-        claims: BTreeMap::new(),
-        cookie: None,
+        ..crate::support::new_session(SessionKind::Cli, principal.clone(), now)
     };
     let facts = ConnectionFacts { address: IpAddr::V4(Ipv4Addr::LOCALHOST), certificate: None };
     let csr = crate::api_house::csr(&key);
