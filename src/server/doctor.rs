@@ -169,13 +169,21 @@ async fn database(config: &Config) -> (Finding, Kept) {
             }
         }
         let url = config.storage.url_to_look();
-        let store = Store::open(url.expose()).map_err(|error| error.to_string())?;
+        let store = Store::open_to_read(url.expose()).map_err(|error| error.to_string())?;
         let made = store.has_tables().await.map_err(|error| error.to_string())?;
-        Ok(made.then_some(store))
+        let is_read_only = store.is_read_only().await.map_err(|error| error.to_string())?;
+        Ok(made.then_some((store, is_read_only)))
     };
     let fix = "start it, or correct `[storage] url`";
     match tokio::time::timeout(ASK_TIMEOUT, asked).await {
-        Ok(Ok(Some(store))) => (Finding::ok("database", format!("`{place}` answers")), Kept::Here(store)),
+        Ok(Ok(Some((store, false)))) => (Finding::ok("database", format!("`{place}` answers")), Kept::Here(store)),
+        Ok(Ok(Some((store, true)))) => {
+            let what = format!("`{place}` answers and takes no writes: it is a standby, or set read-only");
+            (
+                Finding::fail("database", what, "name the primary in `[storage] url`, or make this one the primary"),
+                Kept::Here(store),
+            )
+        }
         Ok(Ok(None)) => {
             (Finding::ok("database", format!("`{place}` is not there yet, `serve` makes it")), Kept::NotYet)
         }

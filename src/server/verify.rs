@@ -65,7 +65,7 @@ impl From<ReadError> for Unopened {
 /// When it can't be read, has no record that could prove itself, or what is beside the events is not what it
 /// was.
 pub async fn open(url: &str, key: Option<NoteKey>, now: Timestamp) -> Result<Record, Unopened> {
-    let store = Store::open(url).map_err(|error| Unopened::Failed(error.to_string()))?;
+    let store = Store::open_to_read(url).map_err(|error| Unopened::Failed(error.to_string()))?;
     let key = match key {
         Some(key) => key,
         None => root::public(&store).await.map_err(|error| Unopened::Failed(error.to_string()))?,

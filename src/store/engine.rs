@@ -142,6 +142,9 @@ impl StoreError {
     }
 }
 
+/// Whether this connection takes no writes.
+const READ_ONLY: &str = "select pg_is_in_recovery() or current_setting('transaction_read_only') = 'on'";
+
 /// Which engine is behind the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Engine {
@@ -175,11 +178,24 @@ pub struct Store {
 
 impl Store {
     /// Opens the database at `sqlite://PATH` or `postgres://…`. Nothing is asked of it yet: a
-    /// database that is away shows at the first use.
+    /// database that is away shows at the first use. One that takes no writes is away: a standby, or what was a
+    /// primary until a moment ago, answers with what was true then.
     ///
     /// # Errors
     /// When the URL is of another kind or can't be read.
     pub fn open(url: &str) -> Result<Self, StoreError> {
+        Self::open_for(url, Use::Serve)
+    }
+
+    /// The same for whoever only reads, which a standby is good for.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_read(url: &str) -> Result<Self, StoreError> {
+        Self::open_for(url, Use::Read)
+    }
+
+    fn open_for(url: &str, purpose: Use) -> Result<Self, StoreError> {
         static DRIVERS: Once = Once::new();
         DRIVERS.call_once(sqlx::any::install_default_drivers);
         // A wrong option is no database that is away.
@@ -192,9 +208,9 @@ impl Store {
             Engine::Postgres => url.to_owned(),
         };
         let options = url.parse::<AnyConnectOptions>()?.disable_statement_logging();
-        let pool = pool_of(engine, CONNECTIONS_MAX, options.clone());
+        let pool = pool_of(engine, CONNECTIONS_MAX, options.clone(), purpose);
         let writer = match engine {
-            Engine::Sqlite => pool_of(engine, 1, options),
+            Engine::Sqlite => pool_of(engine, 1, options, purpose),
             Engine::Postgres => pool.clone(),
         };
         Ok(Self { pool, writer, engine, url: url.into(), desk: Arc::new(OnceLock::new()) })
@@ -233,6 +249,7 @@ impl Store {
         // An index over years of events takes longer than any request may wait, so this has no bound but its
         // caller's.
         let pool = AnyPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
+        let pool = pool.after_connect(|connection, _| Box::pin(refuse_read_only(connection)));
         let pool = pool.connect_lazy_with(self.url.parse::<AnyConnectOptions>()?.disable_statement_logging());
         let migrated = MIGRATIONS.run(&pool).await.map_err(StoreError::Migration);
         pool.close().await;
@@ -246,6 +263,17 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("select 1").execute(&self.pool).await?;
         Ok(())
+    }
+
+    /// Whether the database only answers questions: a standby, or one that was set so.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn is_read_only(&self) -> Result<bool, StoreError> {
+        match self.engine {
+            Engine::Sqlite => Ok(false),
+            Engine::Postgres => Ok(sqlx::query_scalar(READ_ONLY).fetch_one(&self.pool).await?),
+        }
     }
 
     /// Whether anybody has made our tables yet.
@@ -337,13 +365,31 @@ fn engine_of(url: &str) -> Result<Engine, StoreError> {
     }
 }
 
+/// What a connection is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// To go by what it says and to write.
+    Serve,
+    /// To look.
+    Read,
+}
+
+/// Gives up a connection that takes no writes.
+async fn refuse_read_only(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    if sqlx::query_scalar(READ_ONLY).fetch_one(connection).await? {
+        return Err(sqlx::Error::Configuration("the database takes no writes: a standby, or set read-only".into()));
+    }
+    Ok(())
+}
+
 /// A pool of at most so many connections, each set up as this house wants it.
-fn pool_of(engine: Engine, connections: u32, options: AnyConnectOptions) -> AnyPool {
+fn pool_of(engine: Engine, connections: u32, options: AnyConnectOptions, purpose: Use) -> AnyPool {
+    let must_write = engine == Engine::Postgres && purpose == Use::Serve;
     AnyPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        // A file does not hang up.
-        .test_before_acquire(engine == Engine::Postgres)
+        // A file does not hang up, and the question below is a sign of life, too.
+        .test_before_acquire(engine == Engine::Postgres && !must_write)
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 if engine == Engine::Sqlite {
@@ -362,12 +408,20 @@ fn pool_of(engine: Engine, connections: u32, options: AnyConnectOptions) -> AnyP
                 } else {
                     connection.execute("set statement_timeout = '5s'; set lock_timeout = '2s';").await?;
                 }
-                Ok(())
+                if must_write { refuse_read_only(connection).await } else { Ok(()) }
             })
         })
         // A full or failing disk makes SQLite roll back by itself; the driver then still counts a
-        // transaction and refuses every other one on that connection.
-        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
+        // transaction and refuses every other one on that connection. A primary becomes a standby under its
+        // connections, or the name leads to another server: what those say is old, and never ends.
+        .before_acquire(move |connection, _| {
+            Box::pin(async move {
+                if must_write {
+                    refuse_read_only(connection).await?;
+                }
+                Ok(!connection.is_in_transaction())
+            })
+        })
         // A log line would name statements of thousands of characters, and waits are measured
         // where they matter.
         .connect_lazy_with(options)

@@ -115,3 +115,30 @@ async fn a_transaction_whose_caller_goes_away_while_it_begins_is_not_left_open()
         assert_eq!((used, other), (Use::First, Use::Again));
     }
 }
+
+#[tokio::test]
+async fn a_database_that_takes_no_writes_is_away_for_a_server_and_good_for_a_reader() {
+    let Some(url) = fresh_database() else { return };
+    let store = Store::open(&url).unwrap();
+    store.migrate().await.unwrap();
+    store.close().await;
+    let name = Url::parse(&url).unwrap().path().trim_start_matches('/').to_owned();
+    let mut administrator = PgConnection::connect(server().unwrap().as_str()).await.unwrap();
+    let mut set = async |on: &str| {
+        let text = format!("alter database {name} set default_transaction_read_only = {on}");
+        administrator.execute(AssertSqlSafe(text)).await.unwrap();
+    };
+    set("on").await;
+    let store = Store::open(&url).unwrap();
+    assert!(store.ping().await.is_err(), "a standby answers, too");
+    assert!(store.migrate().await.is_err());
+    let reader = Store::open_to_read(&url).unwrap();
+    assert!(reader.is_read_only().await.unwrap() && reader.has_tables().await.unwrap());
+    reader.close().await;
+    // What it was told once is not for ever.
+    set("off").await;
+    store.ping().await.unwrap();
+    store.migrate().await.unwrap();
+    assert!(!store.is_read_only().await.unwrap());
+    store.close().await;
+}

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use crate::audit::erase::ERASED;
 use crate::cli::args::Format;
 use crate::cli::context::Context;
+use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::printer::plain;
 use crate::cli::renewal::{SignedIn, signed_in};
@@ -19,6 +20,8 @@ use super::{SearchArgs, TailArgs};
 const ASK_EVERY: Duration = Duration::from_millis(1000);
 /// Events of one page.
 const PAGE: u32 = 500;
+/// The longest wait for a server that could not answer.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The newest events, and those that come.
 ///
@@ -43,12 +46,29 @@ pub async fn tail(context: &Context, args: &TailArgs) -> Result<(), Failure> {
     if !args.follow {
         return Ok(());
     }
+    let mut wait = ASK_EVERY;
     loop {
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(wait).await;
         let Some(from) = after.clone() else { return Err(Failure::failed("the server told no place to go on from")) };
         // A certificate is renewed by whichever request comes next.
-        here = signed_in(context).await?;
-        let came = page(&here, &format!("/api/v1/audit/events?after={from}&limit={PAGE}&{query}")).await?;
+        let asked = async {
+            here = signed_in(context).await?;
+            page(&here, &format!("/api/v1/audit/events?after={from}&limit={PAGE}&{query}")).await
+        };
+        let came = match asked.await {
+            Ok(came) => came,
+            // The place is kept, so nothing is missed.
+            Err(failure) if failure.exit == Exit::Unreachable => {
+                if wait == ASK_EVERY {
+                    failure.lines().iter().take(1).for_each(|line| context.printer.talk(line));
+                    context.printer.talk("  it is asked again until it answers; nothing is missed");
+                }
+                wait = (wait * 2).min(WAIT_MAX);
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        wait = ASK_EVERY;
         for event in &came.items {
             let id = text(&read(event), "/id").to_owned();
             if !printed.contains(&id) {

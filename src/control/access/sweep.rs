@@ -26,6 +26,9 @@ const DUTY: Ttl = Ttl::seconds(5);
 /// How long a grant waits after its start for a holder of whom nothing is known any more: until they
 /// sign in, nobody can say whether they may have it.
 const ABSENT_MAX: Ttl = Ttl::hours(24);
+/// How long a grant waits after its start for an entitlement that this node does not have: policies reach nodes
+/// one after the other, and another one may have it.
+const UNKNOWN_MAX: Ttl = Ttl::minutes(15);
 
 /// One round; nothing while another node has the duty.
 ///
@@ -105,7 +108,11 @@ async fn begin(
 ) -> Result<(), AccessError> {
     let policies = desk.policies.load_full();
     let request = desk.store.access_request_fetch(grant.request).await?;
-    let (Some(request), Some(definition)) = (request, policies.entitlement(&grant.entitlement)) else {
+    let definition = policies.entitlement(&grant.entitlement);
+    if definition.is_none() && !grant.starts_at.plus(UNKNOWN_MAX).is_over(now) {
+        return Ok(());
+    }
+    let (Some(request), Some(definition)) = (request, definition) else {
         return end_by_itself(desk, grant, GrantEnd::Revoked, Some("the entitlement is gone"), now).await;
     };
     if known(desk, &request, now).await?.is_none() && !grant.starts_at.plus(ABSENT_MAX).is_over(now) {

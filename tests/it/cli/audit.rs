@@ -2,12 +2,13 @@
 //! or are not true.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use doorward::audit::filter::Filter;
 use doorward::audit::report::FrameworkName;
 use doorward::cli::args::Format;
-use doorward::cli::audit::{AuditCommand, ReportArgs, ReportFormat, run};
+use doorward::cli::audit::{AuditCommand, FilterArgs, ReportArgs, ReportFormat, TailArgs, run};
 use doorward::cli::exit::Exit;
 use doorward::cli::failure::Failure;
 use doorward::model::{Timestamp, Ttl};
@@ -150,4 +151,34 @@ async fn streams_are_listed_with_position_lag_and_error_and_a_schema_asks_nobody
     let schema: serde_json::Value = serde_json::from_str(&person.out.text()).unwrap();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert_eq!(door.seen().len(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_the_record_goes_on_after_a_server_that_could_not_answer() {
+    let asked = AtomicUsize::new(0);
+    let door = FakeDoor::open(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        0 => json_reply(200, &json!({ "items": [], "next": "place-1" })),
+        1 => json_reply(503, &json!({ "type": "t", "title": "Unavailable", "status": 503, "reason": "unavailable" })),
+        2 => json_reply(200, &json!({ "items": [{ "id": "evt_1", "type": "lock.set" }], "next": "place-2" })),
+        _ => json_reply(403, &json!({ "type": "t", "title": "Denied", "status": 403, "reason": "no_policy_match" })),
+    })
+    .await;
+    let person = Person::with(&door, Format::Table);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    let ran = tokio::task::spawn_blocking(move || {
+        let args = TailArgs { filter: FilterArgs::default(), follow: true, lines: 0 };
+        let outcome = run(&person.context, AuditCommand::Tail(args));
+        (person, outcome)
+    });
+    let (person, outcome) = ran.await.unwrap();
+    assert_eq!(outcome.unwrap_err().exit, Exit::Denied);
+    assert!(person.out.text().contains("lock.set"), "{}", person.out.text());
+    assert_eq!(
+        person.talk.text(),
+        "error: Unavailable (unavailable)\n  it is asked again until it answers; nothing is missed\n"
+    );
+    let places: Vec<String> =
+        door.seen().into_iter().map(|seen| seen.query).filter(|query| query.contains("place")).collect();
+    assert!(places[0].starts_with("after=place-1&") && places[1] == places[0], "{places:?}");
+    assert!(places[2].starts_with("after=place-2&"), "{places:?}");
 }
