@@ -60,6 +60,7 @@ mod fake_provider;
 mod fuzz_replay;
 mod grant_circumstances;
 mod grant_crash;
+mod grant_extension;
 mod grant_month;
 mod grant_properties;
 mod grant_rules;

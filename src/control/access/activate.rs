@@ -95,7 +95,9 @@ async fn extend_within(
     actor: &Actor,
     now: Timestamp,
 ) -> Result<Grant, AccessError> {
-    let grant = tx.grant_fetch(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
+    let grant = tx.grant_hold(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
+    // Whoever had it until now may have had it until after its end.
+    let now = now.max(desk.clock.now());
     // As written down: a use that the database has not been told of may keep it in force, and where
     // nobody used it a later end does not either.
     let next = grant.state.extended(request.length, now).map_err(stuck)?;

@@ -82,14 +82,14 @@ async fn end(
     now: Timestamp,
 ) -> Result<GrantSeen, AccessError> {
     let mut tx = desk.store.begin().await?;
+    close_extensions(desk, &mut tx, id, how, &caller.actor(), now.max(desk.clock.now())).await?;
+    let grant = tx.grant_hold(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
     // Its end may have come while this waited for its turn.
     let now = now.max(desk.clock.now());
-    let grant = tx.grant_fetch(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
     // A use that the database has not been told of may keep it in force: what is not written down as over
     // for want of use can always be ended.
     let state = grant.state.at(now);
     let next = state.ended(how, now).map_err(|_| AccessError::NotActive { state: state.name() })?;
-    close_extensions(desk, &mut tx, id, how, &caller.actor(), now).await?;
     let saved = tx.grant_save(&grant, next, reason).await?;
     let Some(saved) = saved else {
         drop(tx);
