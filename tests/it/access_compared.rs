@@ -163,7 +163,7 @@ impl Compared<'_> {
                 let could = fits && !again && self.eligible(before) && before.length <= rules.max(name);
                 let hindered =
                     matches!(error, AccessError::Full { .. } | AccessError::NotActive { .. } | AccessError::Clock(_))
-                        || before.extends.is_some() && matches!(error, AccessError::Invalid(_))
+                        || before.extends.is_some() && matches!(error, AccessError::Ineligible(_))
                         || matches!(error, AccessError::AnsweredAlready);
                 assert!(!could || hindered, "refused for no reason: {error}, {before:?}");
             }

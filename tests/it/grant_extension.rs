@@ -1,10 +1,11 @@
-//! More of a grant that goes on, while others extend or end it at the same moment.
+//! More of a grant that goes on: while others extend or end it at the same moment, and up to what its
+//! entitlement lasts in all.
 
 use std::fmt::Debug;
 
 use doorward::control::Caller;
 use doorward::control::access::{self, AccessError, GrantSeen};
-use doorward::model::{Grant, RequestId, Ttl};
+use doorward::model::{Grant, GrantState, RequestId, Ttl};
 use sqlx::AnyPool;
 
 use crate::access_ledger::pool;
@@ -136,5 +137,29 @@ async fn a56_whoever_waits_for_a_grant_until_it_has_run_out_prolongs_nothing() {
         assert!(is_over(&approved), "{approved:?}");
         let after = scene.stored(&grant).await;
         assert_eq!((after.state.expires_at(), after.state.at(end).name()), (Some(end), "expired"));
+    }
+}
+
+#[tokio::test]
+async fn more_than_an_entitlement_lasts_in_all_is_refused_to_who_asks_and_not_left_to_who_approves() {
+    for url in databases() {
+        let scene = Scene::with(&url).await;
+        let (node, grant) = (&scene.node, scene.granted().await);
+        // It lasts two hours in all, and an hour at a time.
+        let first = scene.extension(&grant, Ttl::hours(1)).await;
+        let second = scene.extension(&grant, Ttl::minutes(50)).await;
+        node.approve(&scene.leads[0], first).await.unwrap();
+        let refused = scene.extend(&grant, Ttl::minutes(51)).await;
+        assert!(
+            matches!(&refused, Err(AccessError::Invalid(text)) if text.contains("may last 2h in all") && text.contains("ask for less")),
+            "{refused:?}"
+        );
+        // What fitted when it was asked for and does not by now is for the holder to ask anew.
+        let third = scene.extension(&grant, Ttl::minutes(50)).await;
+        node.approve(&scene.leads[0], second).await.unwrap();
+        let late = node.approve(&scene.leads[0], third).await;
+        assert!(matches!(&late, Err(AccessError::Ineligible(text)) if text.contains("deny it")), "{late:?}");
+        let whole = scene.stored(&grant).await.state;
+        assert!(matches!(whole, GrantState::Active { from, until } if until.since(from) == Ttl::hours(2)), "{whole:?}");
     }
 }

@@ -15,7 +15,8 @@ use super::{AccessError, grant_event, may, reason_of, request_event};
 /// Asks for more of one's own grant. It needs what the grant needed, and interrupts nothing.
 ///
 /// # Errors
-/// When the grant is not the caller's or not active, or the length does not fit.
+/// When the grant is not the caller's or not active, or the length does not fit, by itself or with what
+/// the grant has lasted.
 pub async fn extend(
     desk: &Desk,
     caller: &Caller,
@@ -30,10 +31,10 @@ pub async fn extend(
     if grant.emergency {
         return Err(AccessError::Denied("an emergency is not prolonged; ask with approvals".to_owned()));
     }
-    grant.state_at(now).extended(length, now).map_err(stuck)?;
+    let next = grant.state_at(now).extended(length, now).map_err(stuck)?;
     let first = desk.store.access_request_fetch(grant.request).await?;
     let first = first.ok_or(AccessError::NotFound { what: "request" })?;
-    let (request, _) = create_extension(desk, caller, &grant, &first, length, now).await?;
+    let (request, _) = create_extension(desk, caller, &grant, &first, length, next, now).await?;
     request_fetch(desk, caller, request.id, now).await
 }
 
