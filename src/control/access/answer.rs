@@ -7,6 +7,7 @@ use crate::store::{StoreError, Tx};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
+use super::super::oauth::run;
 use super::activate::grant_within;
 use super::human::{Human, Shelf, human_of};
 use super::view::{Seen, request_fetch, seen};
@@ -146,7 +147,10 @@ pub async fn may_answer(desk: &Desk, caller: &Caller, seen: &Seen, now: Timestam
 /// When it is not the caller's, or closed.
 pub async fn withdraw(desk: &Desk, caller: &Caller, id: RequestId, now: Timestamp) -> Result<Seen, AccessError> {
     let found = request_fetch(desk, caller, id, now).await?;
-    if found.request.requester.principal != *caller.principal() {
+    // Of the jobs of one rule, those of the run that asked.
+    if found.request.requester.principal != *caller.principal()
+        || !run::asked(desk, &found.request, &caller.session().claims).await?
+    {
         return Err(AccessError::Denied("only who asked can take a request back; an approver denies it".to_owned()));
     }
     let mut tx = desk.store.begin().await?;

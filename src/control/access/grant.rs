@@ -1,12 +1,13 @@
 //! Prolonging and ending grants.
 
 use crate::audit::{Actor, EventType};
-use crate::model::{GrantEnd, GrantId, RequestState, Timestamp, Ttl};
+use crate::model::{Grant, GrantEnd, GrantId, RequestState, Timestamp, Ttl};
 use crate::policy::{EntitlementAction, InstallationAction};
-use crate::store::Tx;
+use crate::store::{StoreError, Tx};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
+use super::super::oauth::run;
 use super::activate::{stuck, tell};
 use super::create::create_extension;
 use super::view::{GrantSeen, Seen, grant_fetch, grant_seen, request_fetch};
@@ -25,7 +26,7 @@ pub async fn extend(
     now: Timestamp,
 ) -> Result<Seen, AccessError> {
     let grant = grant_fetch(desk, caller, id, now).await?.grant;
-    if grant.holder.principal != *caller.principal() {
+    if !is_own(desk, caller, &grant).await? {
         return Err(AccessError::Denied("only its holder can ask for more of a grant".to_owned()));
     }
     if grant.emergency {
@@ -44,7 +45,7 @@ pub async fn extend(
 /// When it is not the caller's, or over.
 pub async fn drop_grant(desk: &Desk, caller: &Caller, id: GrantId, now: Timestamp) -> Result<GrantSeen, AccessError> {
     let grant = grant_fetch(desk, caller, id, now).await?.grant;
-    if grant.holder.principal != *caller.principal() {
+    if !is_own(desk, caller, &grant).await? {
         return Err(AccessError::Denied("only its holder drops a grant; others revoke it".to_owned()));
     }
     end(desk, caller, id, GrantEnd::Dropped, None, now).await
@@ -65,13 +66,18 @@ pub async fn revoke(
     let reason = reason_of(reason)?;
     let grant = grant_fetch(desk, caller, id, now).await?.grant;
     let policies = desk.policies.load_full();
-    let allowed = grant.holder.principal == *caller.principal()
+    let allowed = is_own(desk, caller, &grant).await?
         || may(desk, &policies, caller, EntitlementAction::Revoke, &grant.entitlement, now)
         || caller.may(desk, InstallationAction::Revoke, now);
     if !allowed {
         return Err(AccessError::Denied(format!("no policy lets you revoke `{}`", grant.entitlement)));
     }
     end(desk, caller, id, GrantEnd::Revoked, Some(&reason), now).await
+}
+
+/// Whether the caller holds it: of the jobs of one rule, those of the run that it was approved for.
+async fn is_own(desk: &Desk, caller: &Caller, grant: &Grant) -> Result<bool, StoreError> {
+    Ok(grant.holder.principal == *caller.principal() && run::is_of(desk, grant, &caller.session().claims).await?)
 }
 
 async fn end(
