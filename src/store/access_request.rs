@@ -9,8 +9,8 @@ use sqlx::FromRow;
 
 use super::engine::{Store, StoreError, Tx};
 use crate::model::{
-    AccessRequest, ActionName, Answer, Approval, EntitlementName, GrantId, Person, Principal, PrincipalKind, RequestId,
-    RequestState, SessionId, Timestamp, Ttl,
+    AccessRequest, ActionName, Answer, Approval, Circumstances, EntitlementName, GrantId, Person, Principal,
+    PrincipalKind, RequestId, RequestState, SessionId, Timestamp, Ttl,
 };
 
 /// Requests on one page of a list at most.
@@ -67,13 +67,13 @@ const GRANTED: &str = "\
 
 const APPROVAL_INSERT: &str = "\
     insert into access_approval (request, principal_kind, principal_id, email, email_verified, name, answer, reason, \
-    hash, time, address) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+    hash, time, address, amr, device) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
     on conflict (request, principal_kind, principal_id) do update set answer = excluded.answer, \
-    reason = excluded.reason, hash = excluded.hash, time = excluded.time, address = excluded.address \
-    where access_approval.hash <> excluded.hash \
+    reason = excluded.reason, hash = excluded.hash, time = excluded.time, address = excluded.address, \
+    amr = excluded.amr, device = excluded.device where access_approval.hash <> excluded.hash \
     or access_approval.answer <> excluded.answer";
 const APPROVAL_LIST: &str = "\
-    select principal_kind, principal_id, email, email_verified, name, answer, reason, hash, time, address \
+    select principal_kind, principal_id, email, email_verified, name, answer, reason, hash, time, address, amr, device \
     from access_approval where request = $1 order by time, principal_id";
 
 #[derive(FromRow)]
@@ -116,6 +116,8 @@ struct ApprovalRow {
     hash: String,
     time: i64,
     address: Option<String>,
+    amr: Option<String>,
+    device: Option<String>,
 }
 
 pub(in crate::store) fn principal_of(kind: &str, id: &str) -> Option<Principal> {
@@ -196,7 +198,16 @@ impl TryFrom<ApprovalRow> for Approval {
             reason: row.reason.clone(),
             hash: row.hash.clone(),
             time: Timestamp::from_millis(row.time),
-            address: row.address.as_deref().map(str::parse).transpose().map_err(|_| wrong("address"))?,
+            came: match (&row.address, &row.amr) {
+                (None, None) => None,
+                (Some(address), Some(amr)) => Some(Circumstances {
+                    address: address.parse().map_err(|_| wrong("address"))?,
+                    amr: serde_json::from_str(amr).map_err(|_| wrong("amr"))?,
+                    device: row.device.clone(),
+                }),
+                (Some(_), None) => return Err(wrong("amr")),
+                (None, Some(_)) => return Err(wrong("address")),
+            },
         })
     }
 }
@@ -391,7 +402,7 @@ impl Tx {
     /// # Errors
     /// When the database refuses.
     pub async fn access_approval_insert(&mut self, id: RequestId, approval: &Approval) -> Result<bool, StoreError> {
-        let by = &approval.by;
+        let (by, came) = (&approval.by, approval.came.as_ref());
         let done = sqlx::query(APPROVAL_INSERT)
             .bind(id.to_string())
             .bind(by.principal.kind().name())
@@ -403,7 +414,9 @@ impl Tx {
             .bind(approval.reason.clone())
             .bind(approval.hash.clone())
             .bind(approval.time.millis())
-            .bind(approval.address.map(|address| address.to_string()))
+            .bind(came.map(|came| came.address.to_string()))
+            .bind(came.map(|came| serde_json::json!(came.amr).to_string()))
+            .bind(came.and_then(|came| came.device.clone()))
             .execute(self.connection())
             .await?;
         Ok(done.rows_affected() == 1)

@@ -18,6 +18,7 @@ mod access_world;
 mod api;
 mod api_attacks;
 mod api_house;
+mod approval_standing;
 mod attacks;
 mod audit_exceptions;
 mod audit_foreign;

@@ -1,8 +1,8 @@
 //! What becomes of a request by somebody's word: an approver's, or the requester's own.
 
 use crate::audit::EventType;
-use crate::model::{AccessRequest, Answer, Approval, RequestId, RequestState, Timestamp};
-use crate::policy::{Ambient, DeviceContext, EntitlementAction, PolicySet};
+use crate::model::{AccessRequest, Answer, Approval, Circumstances, RequestId, RequestState, Timestamp};
+use crate::policy::{EntitlementAction, PolicySet};
 use crate::store::{StoreError, Tx};
 
 use super::super::caller::Caller;
@@ -10,6 +10,7 @@ use super::super::desk::Desk;
 use super::super::oauth::run;
 use super::activate::grant_within;
 use super::human::{Human, Shelf, human_of};
+use super::standing::standing;
 use super::view::{Seen, request_fetch, seen};
 use super::{AccessError, eligible, hash_of, may, may_still, opened, person_of, reason_of, request_event};
 
@@ -64,15 +65,14 @@ pub async fn approve(
     if earlier.iter().any(|approval| approval.hash == current && approver.is(&approval.by)) {
         return Err(AccessError::AnsweredAlready);
     }
-    let address = Some(caller.connection().address);
-    let (answer, reason_kept, hash) = (Answer::Approve, reason.clone(), current.clone());
-    let approval = Approval { by, answer, reason: reason_kept, hash, time: now, address };
+    let approval = answer_of(caller, Answer::Approve, reason.clone(), current, now);
     if !tx.access_approval_insert(id, &approval).await? {
         return Err(AccessError::AnsweredAlready);
     }
     let event = request_event(desk, EventType::RequestApproved, caller.actor(), &request, now);
     tx.event_append(&event.with("answer_reason", reason)).await?;
-    let standing = standing(desk, &mut tx, &policies, &request, &requester, &earlier, now).await?;
+    let standing = standing(desk, Shelf::Tx(&mut tx), &policies, &request, &requester, &earlier, now).await?;
+    let standing = standing.into_iter().filter(|counts| *counts).count();
     let grant = if standing + 1 >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX) {
         Some(grant_within(desk, &mut tx, &policies, &request, definition, &caller.actor(), now).await?.1)
     } else {
@@ -107,14 +107,7 @@ pub async fn deny(
     };
     let denied = tx.access_request_close(id, RequestState::Denied, None, now).await?;
     let denied = denied.ok_or(AccessError::Closed { state: RequestState::TimedOut.name() })?;
-    let approval = Approval {
-        by: person_of(caller.session()),
-        answer: Answer::Deny,
-        reason: reason.clone(),
-        hash: request.hash.clone(),
-        time: now,
-        address: Some(caller.connection().address),
-    };
+    let approval = answer_of(caller, Answer::Deny, reason.clone(), request.hash.clone(), now);
     if !tx.access_approval_insert(id, &approval).await? {
         return Err(AccessError::AnsweredAlready);
     }
@@ -207,51 +200,17 @@ pub(super) async fn stands(
     let mut tx = desk.store.begin().await?;
     let requester = human_of(Shelf::Tx(&mut tx), policies, &request.requester, now).await?;
     let given = tx.access_approval_list(request.id).await?;
-    let standing = standing(desk, &mut tx, policies, request, &requester, &given, now).await?;
+    let standing = standing(desk, Shelf::Tx(&mut tx), policies, request, &requester, &given, now).await?;
+    let standing = standing.into_iter().filter(|counts| *counts).count();
     Ok(standing >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX))
 }
 
-/// How many earlier approvals still count: of this very request, by people who may still give them.
-/// When and how they came was judged then and is not held against them now: they count as given from where they
-/// were, in a session of that moment, from a trusted device. Who they are is asked of what is known now.
-async fn standing(
-    desk: &Desk,
-    tx: &mut Tx,
-    policies: &PolicySet,
-    request: &AccessRequest,
-    requester: &Human,
-    earlier: &[Approval],
-    now: Timestamp,
-) -> Result<usize, StoreError> {
-    let mut humans: Vec<Human> = Vec::new();
-    for approval in earlier.iter().filter(|it| it.answer == Answer::Approve && it.hash == request.hash) {
-        // Accounts can turn out to be one human after they answered.
-        if tx.lock_fetch(&approval.by.principal).await?.is_some()
-            || requester.is(&approval.by)
-            || humans.iter().any(|known| known.is(&approval.by))
-        {
-            continue;
-        }
-        // Somebody who has signed out since keeps their word; somebody who is known now must still
-        // have the right.
-        if let Some(stored) = tx.session_newest(&approval.by.principal, now).await? {
-            let session = &stored.session;
-            let subject = desk.subject_now(policies, session, now);
-            let address = approval.address.unwrap_or(request.address);
-            let mut ambient = Ambient::of_session(session, address, approval.time);
-            if let Some(session) = &mut ambient.session {
-                (session.created_at, session.authenticated_at) = (approval.time, approval.time);
-            }
-            ambient.device.get_or_insert(DeviceContext { id: "", trusted: true });
-            let verdict =
-                policies.entitlement_decide(&subject, EntitlementAction::Approve, &request.entitlement, &ambient);
-            if !verdict.allow {
-                continue;
-            }
-        }
-        humans.push(human_of(Shelf::Tx(tx), policies, &approval.by, now).await?);
-    }
-    Ok(humans.len())
+/// The caller's answer, with how they come.
+fn answer_of(caller: &Caller, answer: Answer, reason: Option<String>, hash: String, time: Timestamp) -> Approval {
+    let session = caller.session();
+    let device = session.device.as_ref().map(|device| device.id.clone());
+    let came = Circumstances { address: caller.connection().address, amr: session.amr.clone(), device };
+    Approval { by: person_of(session), answer, reason, hash, time, came: Some(came) }
 }
 
 /// The request, pending and untouched by others until the transaction ends, and what time it is by then:

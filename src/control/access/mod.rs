@@ -18,6 +18,7 @@ mod grant;
 pub(super) mod human;
 mod idle;
 mod rest;
+mod standing;
 pub mod sweep;
 mod view;
 
