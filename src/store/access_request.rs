@@ -1,7 +1,7 @@
 //! Requests for entitlements, and what approvers answered.
 //!
 //! INVARIANTS: a request is closed by one guarded statement, so of two who close it one is first;
-//! an account answers a request once.
+//! an account answers a request once, and again only where its answer counts no more.
 
 use std::collections::BTreeMap;
 
@@ -71,7 +71,7 @@ const APPROVAL_INSERT: &str = "\
     on conflict (request, principal_kind, principal_id) do update set answer = excluded.answer, \
     reason = excluded.reason, hash = excluded.hash, time = excluded.time, address = excluded.address, \
     amr = excluded.amr, device = excluded.device where access_approval.hash <> excluded.hash \
-    or access_approval.answer <> excluded.answer";
+    or access_approval.answer <> excluded.answer or access_approval.time = $14";
 const APPROVAL_LIST: &str = "\
     select principal_kind, principal_id, email, email_verified, name, answer, reason, hash, time, address, amr, device \
     from access_approval where request = $1 order by time, principal_id";
@@ -396,12 +396,17 @@ impl Tx {
         Ok(())
     }
 
-    /// Enters an answer, instead of one of another kind or to what the request was before. `false` when
-    /// this account has answered so already.
+    /// Enters an answer, instead of one of another kind, to what the request was before, or of that time,
+    /// which counts no more. `false` when this account has answered so already.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn access_approval_insert(&mut self, id: RequestId, approval: &Approval) -> Result<bool, StoreError> {
+    pub async fn access_approval_insert(
+        &mut self,
+        id: RequestId,
+        approval: &Approval,
+        instead_of: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
         let (by, came) = (&approval.by, approval.came.as_ref());
         let done = sqlx::query(APPROVAL_INSERT)
             .bind(id.to_string())
@@ -417,6 +422,7 @@ impl Tx {
             .bind(came.map(|came| came.address.to_string()))
             .bind(came.map(|came| serde_json::json!(came.amr).to_string()))
             .bind(came.and_then(|came| came.device.clone()))
+            .bind(instead_of.map_or(-1, Timestamp::millis))
             .execute(self.connection())
             .await?;
         Ok(done.rows_affected() == 1)

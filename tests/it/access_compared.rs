@@ -170,6 +170,9 @@ impl Compared<'_> {
             return;
         };
         assert_eq!((word.as_str(), hash), ("approve", &after.hash));
+        let standing = self.counted_with(Vec::new(), after);
+        let again = standing.iter().any(|human| self.company.one(*human, self.who));
+        assert!(!again || standing.len() >= rules.approvals(name), "{key:?} counts and was given twice");
         assert!(self.eligible(before), "{before:?} is granted to who may not ask");
         let enough = counted.len() >= rules.approvals(name);
         assert_eq!(after.state == RequestState::Approved, enough, "{counted:?} approved {after:?}");

@@ -10,7 +10,7 @@ use super::super::desk::Desk;
 use super::super::oauth::run;
 use super::activate::grant_within;
 use super::human::{Human, Shelf, human_of};
-use super::standing::standing;
+use super::standing::{is_enough, standing};
 use super::view::{Seen, request_fetch, seen};
 use super::{AccessError, eligible, hash_of, may, may_still, opened, person_of, reason_of, request_event};
 
@@ -62,18 +62,22 @@ pub async fn approve(
     }
     let request = AccessRequest { hash: current.clone(), actions, approvals_needed, ..request };
     let earlier = tx.access_approval_list(id).await?;
-    if earlier.iter().any(|approval| approval.hash == current && approver.is(&approval.by)) {
+    let standing = standing(desk, Shelf::Tx(&mut tx), &policies, &request, &requester, &earlier, now).await?;
+    let counted = || earlier.iter().zip(&standing).filter(|(_, counts)| **counts).map(|(approval, _)| approval);
+    // Whose approval counts no more gives it anew. And where enough count already, since one that did not does
+    // again, whoever comes next settles it.
+    let (settled, again) = (is_enough(counted().count(), &request), counted().any(|it| approver.is(&it.by)));
+    if again && !settled {
         return Err(AccessError::AnsweredAlready);
     }
+    let void = earlier.iter().find(|approval| approval.by.principal == by.principal).map(|approval| approval.time);
     let approval = answer_of(caller, Answer::Approve, reason.clone(), current, now);
-    if !tx.access_approval_insert(id, &approval).await? {
+    if !tx.access_approval_insert(id, &approval, void).await? {
         return Err(AccessError::AnsweredAlready);
     }
     let event = request_event(desk, EventType::RequestApproved, caller.actor(), &request, now);
     tx.event_append(&event.with("answer_reason", reason)).await?;
-    let standing = standing(desk, Shelf::Tx(&mut tx), &policies, &request, &requester, &earlier, now).await?;
-    let standing = standing.into_iter().filter(|counts| *counts).count();
-    let grant = if standing + 1 >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX) {
+    let grant = if settled || is_enough(counted().count() + 1, &request) {
         Some(grant_within(desk, &mut tx, &policies, &request, definition, &caller.actor(), now).await?.1)
     } else {
         None
@@ -108,7 +112,7 @@ pub async fn deny(
     let denied = tx.access_request_close(id, RequestState::Denied, None, now).await?;
     let denied = denied.ok_or(AccessError::Closed { state: RequestState::TimedOut.name() })?;
     let approval = answer_of(caller, Answer::Deny, reason.clone(), request.hash.clone(), now);
-    if !tx.access_approval_insert(id, &approval).await? {
+    if !tx.access_approval_insert(id, &approval, None).await? {
         return Err(AccessError::AnsweredAlready);
     }
     let event = request_event(desk, EventType::RequestDenied, caller.actor(), &denied, now);
@@ -118,7 +122,7 @@ pub async fn deny(
 }
 
 /// Whether the caller could answer what they see now: policy lets them, they did not ask for it, and they
-/// have not approved it yet.
+/// have not approved it yet, or not so that it still counts.
 ///
 /// # Errors
 /// When the database is away.
@@ -130,8 +134,7 @@ pub async fn may_answer(desk: &Desk, caller: &Caller, seen: &Seen, now: Timestam
         return Ok(false);
     }
     let me = human_of(Shelf::Store(&desk.store), &policies, &person_of(caller.session()), now).await?;
-    let approved = |approval: &Approval| approval.hash == request.hash && me.is(&approval.by);
-    Ok(!me.is(&request.requester) && !seen.approvals.iter().any(approved))
+    Ok(!me.is(&request.requester) && !seen.waits_for_others(&me))
 }
 
 /// Takes one's own request back.
@@ -201,8 +204,7 @@ pub(super) async fn stands(
     let requester = human_of(Shelf::Tx(&mut tx), policies, &request.requester, now).await?;
     let given = tx.access_approval_list(request.id).await?;
     let standing = standing(desk, Shelf::Tx(&mut tx), policies, request, &requester, &given, now).await?;
-    let standing = standing.into_iter().filter(|counts| *counts).count();
-    Ok(standing >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX))
+    Ok(is_enough(standing.into_iter().filter(|counts| *counts).count(), request))
 }
 
 /// The caller's answer, with how they come.

@@ -45,6 +45,11 @@ pub(super) fn approves(request: &AccessRequest, approval: &Approval) -> bool {
     approval.answer == Answer::Approve && approval.hash == request.hash
 }
 
+/// Whether so many approvals are as many as a request takes.
+pub(super) fn is_enough(counted: usize, request: &AccessRequest) -> bool {
+    counted >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX)
+}
+
 async fn may_still_approve(
     desk: &Desk,
     shelf: &mut Shelf<'_>,
