@@ -250,7 +250,7 @@ fn access() -> Value {
         "NewLock": body(&[("principal", "words"), ("reason", "words")]),
         "Approval": object(&[
             ("by", "Principal"), ("answer", "one:approve|deny"), ("reason", "string?"), ("time", "time"),
-            ("hash", "string"),
+            ("hash", "string"), ("counts", "boolean"),
         ]),
         "ApprovalContext": object(&[
             ("first_time", "boolean"), ("grants_30d", "integer"), ("outside_hours", "boolean"), ("routes", "strings"),

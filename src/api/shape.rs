@@ -1,13 +1,13 @@
 //! From what operations answer to what stands on paper.
 
-use crate::control::access::{GrantSeen, Planned, Seen};
+use crate::control::access::{ApprovalSeen, GrantSeen, Planned, Seen};
 use crate::control::decision::Explained;
 use crate::control::oauth::Granted;
 use crate::control::oauth::exchange::{Exchanged, TYPE_ACCESS_TOKEN};
 use crate::control::service::{Reach, Reachable};
 use crate::control::{HeldCredential, Lock, StoredSession};
 use crate::identity::directory::LiveGrant;
-use crate::model::{Answer, Approval, CredentialKind, Person, Principal, Session, SessionId, Timestamp, Ttl};
+use crate::model::{Answer, CredentialKind, Person, Principal, Session, SessionId, Timestamp, Ttl};
 use crate::policy::{Entitlement, PolicySet};
 use crate::wire;
 
@@ -90,7 +90,8 @@ pub fn access_request(policies: &PolicySet, seen: &Seen) -> wire::AccessRequest 
 }
 
 /// One answer of one approver.
-pub fn approval(approval: &Approval) -> wire::Approval {
+pub fn approval(seen: &ApprovalSeen) -> wire::Approval {
+    let approval = &seen.approval;
     wire::Approval {
         by: someone(&approval.by),
         answer: match approval.answer {
@@ -100,6 +101,7 @@ pub fn approval(approval: &Approval) -> wire::Approval {
         reason: approval.reason.clone(),
         time: approval.time.into(),
         hash: approval.hash.clone(),
+        counts: seen.counts,
     }
 }
 

@@ -13,7 +13,7 @@ use super::context::Context;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::renewal::{SignedIn, signed_in};
-use super::requests::{called, told};
+use super::requests::{called, missing, told};
 use super::whole_id::{self, Kind};
 
 /// Approves a request, on a terminal after it was shown and agreed to.
@@ -37,7 +37,12 @@ pub async fn approve(context: &Context, args: &ApproveArgs) -> Result<(), Failur
         }
     }
     let body = NewApproval { answer: Answer::Approve, reason: args.reason.clone(), hash: Some(request.hash) };
-    answer(context, &here, &id, &body).await
+    let request = answer(context, &here, &id, &body).await?;
+    let missing = missing(&request);
+    if missing > 0 {
+        context.printer.talk(&format!("Approved; {id} waits for {missing} more."));
+    }
+    Ok(())
 }
 
 /// Denies a request, which ends it.
@@ -47,7 +52,8 @@ pub async fn approve(context: &Context, args: &ApproveArgs) -> Result<(), Failur
 pub async fn deny(context: &Context, args: &DenyArgs) -> Result<(), Failure> {
     let (here, id) = found(context, &args.id).await?;
     let body = NewApproval { answer: Answer::Deny, reason: args.reason.clone(), hash: None };
-    answer(context, &here, &id, &body).await
+    answer(context, &here, &id, &body).await?;
+    Ok(())
 }
 
 /// Withdraws a request of one's own.
@@ -57,7 +63,8 @@ pub async fn deny(context: &Context, args: &DenyArgs) -> Result<(), Failure> {
 pub async fn withdraw(context: &Context, args: &WithdrawArgs) -> Result<(), Failure> {
     let (here, id) = found(context, &args.id).await?;
     let json = here.client.act(&format!("/api/v1/requests/{id}/withdraw"), &Nothing {}, &*context.entropy).await?;
-    print(context, &here, &json)
+    print(context, &here, &json)?;
+    Ok(())
 }
 
 async fn found(context: &Context, text: &str) -> Result<(SignedIn, String), Failure> {
@@ -67,15 +74,18 @@ async fn found(context: &Context, text: &str) -> Result<(SignedIn, String), Fail
     Ok((here, id))
 }
 
-async fn answer(context: &Context, here: &SignedIn, id: &str, body: &NewApproval) -> Result<(), Failure> {
+async fn answer(context: &Context, here: &SignedIn, id: &str, body: &NewApproval) -> Result<AccessRequest, Failure> {
     let json = here.client.act(&format!("/api/v1/requests/{id}/approvals"), body, &*context.entropy).await?;
     print(context, here, &json)
 }
 
-fn print(context: &Context, here: &SignedIn, json: &str) -> Result<(), Failure> {
-    if context.printer.format() == Format::Json {
-        return context.printer.resource(json);
-    }
+/// Prints the request as it is now, and gives it.
+fn print(context: &Context, here: &SignedIn, json: &str) -> Result<AccessRequest, Failure> {
     let request: AccessRequest = here.client.read(json)?;
-    context.printer.pairs(&told(&request, context.clock.now()))
+    if context.printer.format() == Format::Json {
+        context.printer.resource(json)?;
+    } else {
+        context.printer.pairs(&told(&request, context.clock.now()))?;
+    }
+    Ok(request)
 }

@@ -87,9 +87,18 @@ fn is_void(approval: &Approval, request: &AccessRequest) -> bool {
     approval.answer == Answer::Approve && approval.hash != request.hash
 }
 
+fn counts(approval: &Approval, request: &AccessRequest) -> bool {
+    approval.answer == Answer::Approve && approval.counts && !is_void(approval, request)
+}
+
 fn approved_by(request: &AccessRequest) -> usize {
-    let counts = |approval: &&Approval| approval.answer == Answer::Approve && !is_void(approval, request);
-    request.approvals.iter().filter(counts).count()
+    request.approvals.iter().filter(|approval| counts(approval, request)).count()
+}
+
+/// How many approvals a pending request still waits for.
+pub(super) fn missing(request: &AccessRequest) -> usize {
+    let needed = usize::try_from(request.approvals_needed).unwrap_or(usize::MAX);
+    if request.state == "pending" { needed.saturating_sub(approved_by(request)) } else { 0 }
 }
 
 /// Until it times out, or its grant ends; nothing for what is over.
@@ -133,13 +142,14 @@ pub(super) fn told(request: &AccessRequest, now: Timestamp) -> Vec<(&'static str
     }
     add("approvals", Some(format!("{} of {}", approved_by(request), request.approvals_needed)));
     for approval in &request.approvals {
-        let verb = match approval.answer {
-            Answer::Approve if is_void(approval, request) => "void",
-            Answer::Approve => "approved",
-            Answer::Deny => "denied",
+        let (verb, standing) = match approval.answer {
+            Answer::Approve if is_void(approval, request) => ("void", ""),
+            Answer::Approve if !counts(approval, request) => ("approved", ", doesn't count any more"),
+            Answer::Approve => ("approved", ""),
+            Answer::Deny => ("denied", ""),
         };
         let said = approval.reason.as_deref().map(|said| format!(": {said}")).unwrap_or_default();
-        add(verb, Some(format!("by {} at {}{said}", called(&approval.by), approval.time)));
+        add(verb, Some(format!("by {} at {}{standing}{said}", called(&approval.by), approval.time)));
     }
     add("grant", request.grant.clone());
     if let Some(end) = request.expires_at {

@@ -10,7 +10,7 @@ use askama::Template;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 
-use crate::control::access::{self, AccessError, Seen, Whose};
+use crate::control::access::{self, AccessError, ApprovalSeen, Seen, Whose};
 use crate::control::{Caller, Desk};
 use crate::model::{Answer, GrantId, Person, RequestId, RequestState, Timestamp, Ttl};
 use crate::policy::PolicySet;
@@ -202,15 +202,16 @@ fn page(desk: &Desk, visitor: Visitor, seen: &Seen, may_answer: bool, now: Times
         outside_hours: policies
             .service(request.entitlement.service())
             .is_none_or(|service| !service.is_at_work(request.created_at)),
-        approvals: seen.approvals.iter().filter(|it| it.answer == Answer::Approve && it.hash == request.hash).count(),
+        approvals: seen.approvals.iter().filter(|given| given.counts).count(),
         approvals_needed: request.approvals_needed,
         answers: seen
             .approvals
             .iter()
-            .map(|approval| AnswerLine {
+            .map(|ApprovalSeen { approval, counts }| AnswerLine {
                 verb: match approval.answer {
-                    Answer::Approve if approval.hash == request.hash => "approved",
-                    Answer::Approve => "approved what it was before",
+                    Answer::Approve if approval.hash != request.hash => "approved what it was before",
+                    Answer::Approve if !counts => "approved, but doesn't count any more",
+                    Answer::Approve => "approved",
                     Answer::Deny => "denied",
                 },
                 who: called(&approval.by),

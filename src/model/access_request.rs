@@ -179,6 +179,18 @@ pub struct Approval {
     pub hash: String,
     /// When.
     pub time: Timestamp,
-    /// Where from; none of what was answered before that was kept, or of somebody who was erased.
-    pub address: Option<IpAddr>,
+    /// How they came; none of what was answered before that was kept, or of somebody who was erased.
+    pub came: Option<Circumstances>,
+}
+
+/// How somebody came who answered, as policies see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Circumstances {
+    /// Where from.
+    pub address: IpAddr,
+    /// How they had proven themselves (`amr`, RFC 8176).
+    pub amr: Vec<String>,
+    /// The device on which they had signed in, where there was one: a trusted one, since no other is kept
+    /// with a session.
+    pub device: Option<String>,
 }

@@ -21,7 +21,7 @@ pub mod text;
 pub mod time;
 pub mod upstream_health;
 
-pub use access_request::{AccessRequest, Answer, Approval, Person, RequestState};
+pub use access_request::{AccessRequest, Answer, Approval, Circumstances, Person, RequestState};
 pub use clock_watch::{ClockDoubt, ClockStep, ClockWatch};
 pub use credential::{Credential, CredentialKind};
 pub use device::{Device, Thumbprint};

@@ -1,7 +1,7 @@
 //! Requests for entitlements, and what approvers answered.
 //!
 //! INVARIANTS: a request is closed by one guarded statement, so of two who close it one is first;
-//! an account answers a request once.
+//! an account answers a request once, and again only where its answer counts no more.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use sqlx::FromRow;
 
 use super::engine::{Store, StoreError, Tx};
 use crate::model::{
-    AccessRequest, ActionName, Answer, Approval, EntitlementName, GrantId, Person, Principal, PrincipalKind, RequestId,
-    RequestState, SessionId, Timestamp, Ttl,
+    AccessRequest, ActionName, Answer, Approval, Circumstances, EntitlementName, GrantId, Person, Principal,
+    PrincipalKind, RequestId, RequestState, SessionId, Timestamp, Ttl,
 };
 
 /// Requests on one page of a list at most.
@@ -67,13 +67,13 @@ const GRANTED: &str = "\
 
 const APPROVAL_INSERT: &str = "\
     insert into access_approval (request, principal_kind, principal_id, email, email_verified, name, answer, reason, \
-    hash, time, address) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+    hash, time, address, amr, device) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
     on conflict (request, principal_kind, principal_id) do update set answer = excluded.answer, \
-    reason = excluded.reason, hash = excluded.hash, time = excluded.time, address = excluded.address \
-    where access_approval.hash <> excluded.hash \
-    or access_approval.answer <> excluded.answer";
+    reason = excluded.reason, hash = excluded.hash, time = excluded.time, address = excluded.address, \
+    amr = excluded.amr, device = excluded.device where access_approval.hash <> excluded.hash \
+    or access_approval.answer <> excluded.answer or access_approval.time = $14";
 const APPROVAL_LIST: &str = "\
-    select principal_kind, principal_id, email, email_verified, name, answer, reason, hash, time, address \
+    select principal_kind, principal_id, email, email_verified, name, answer, reason, hash, time, address, amr, device \
     from access_approval where request = $1 order by time, principal_id";
 
 #[derive(FromRow)]
@@ -116,6 +116,8 @@ struct ApprovalRow {
     hash: String,
     time: i64,
     address: Option<String>,
+    amr: Option<String>,
+    device: Option<String>,
 }
 
 pub(in crate::store) fn principal_of(kind: &str, id: &str) -> Option<Principal> {
@@ -196,7 +198,16 @@ impl TryFrom<ApprovalRow> for Approval {
             reason: row.reason.clone(),
             hash: row.hash.clone(),
             time: Timestamp::from_millis(row.time),
-            address: row.address.as_deref().map(str::parse).transpose().map_err(|_| wrong("address"))?,
+            came: match (&row.address, &row.amr) {
+                (None, None) => None,
+                (Some(address), Some(amr)) => Some(Circumstances {
+                    address: address.parse().map_err(|_| wrong("address"))?,
+                    amr: serde_json::from_str(amr).map_err(|_| wrong("amr"))?,
+                    device: row.device.clone(),
+                }),
+                (Some(_), None) => return Err(wrong("amr")),
+                (None, Some(_)) => return Err(wrong("address")),
+            },
         })
     }
 }
@@ -385,13 +396,18 @@ impl Tx {
         Ok(())
     }
 
-    /// Enters an answer, instead of one of another kind or to what the request was before. `false` when
-    /// this account has answered so already.
+    /// Enters an answer, instead of one of another kind, to what the request was before, or of that time,
+    /// which counts no more. `false` when this account has answered so already.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn access_approval_insert(&mut self, id: RequestId, approval: &Approval) -> Result<bool, StoreError> {
-        let by = &approval.by;
+    pub async fn access_approval_insert(
+        &mut self,
+        id: RequestId,
+        approval: &Approval,
+        instead_of: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
+        let (by, came) = (&approval.by, approval.came.as_ref());
         let done = sqlx::query(APPROVAL_INSERT)
             .bind(id.to_string())
             .bind(by.principal.kind().name())
@@ -403,7 +419,10 @@ impl Tx {
             .bind(approval.reason.clone())
             .bind(approval.hash.clone())
             .bind(approval.time.millis())
-            .bind(approval.address.map(|address| address.to_string()))
+            .bind(came.map(|came| came.address.to_string()))
+            .bind(came.map(|came| serde_json::json!(came.amr).to_string()))
+            .bind(came.and_then(|came| came.device.clone()))
+            .bind(instead_of.map_or(-1, Timestamp::millis))
             .execute(self.connection())
             .await?;
         Ok(done.rows_affected() == 1)

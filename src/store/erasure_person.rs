@@ -106,7 +106,7 @@ const FEED_LEFT_MS: i64 = 60_000;
 /// `$1` the account, `$2` what stands in its place, `$3` what stands for a text of theirs.
 const REPLACE: [&str; 2] = [
     "update access_approval set principal_id = $2, email = null, email_verified = 0, name = null, address = null, \
-     reason = case when reason is null then null else $3 end where principal_kind = 'User' and principal_id = $1",
+     amr = null, device = null, reason = case when reason is null then null else $3 end where principal_kind = 'User' and principal_id = $1",
     "update access_grant set principal_id = $2, email = null, name = null, \
      end_reason = case when end_reason is null then null else $3 end \
      where principal_kind = 'User' and principal_id = $1",

@@ -29,6 +29,8 @@ const INSERT: &str = concat!(
      $21, $22)"
 );
 const FETCH: &str = concat!("select ", columns!(), " from access_grant where id = $1");
+/// An update that changes nothing: it waits for who changes the row, and makes others wait.
+const HOLD: &str = concat!("update access_grant set state = state where id = $1 returning ", columns!());
 const LIST: &str = concat!(
     "select ",
     columns!(),
@@ -293,12 +295,13 @@ impl Tx {
         Ok(())
     }
 
-    /// The grant of that id, as this transaction sees it.
+    /// The grant of that id, which nobody else changes until this transaction ends. ORDER: after the requests
+    /// that the transaction holds, as whoever approves an extension does.
     ///
     /// # Errors
     /// When the database refuses or the row can't be.
-    pub async fn grant_fetch(&mut self, id: GrantId) -> Result<Option<Grant>, StoreError> {
-        let row: Option<Row> = sqlx::query_as(FETCH).bind(id.to_string()).fetch_optional(self.connection()).await?;
+    pub async fn grant_hold(&mut self, id: GrantId) -> Result<Option<Grant>, StoreError> {
+        let row: Option<Row> = sqlx::query_as(HOLD).bind(id.to_string()).fetch_optional(self.connection()).await?;
         row.map(Grant::try_from).transpose()
     }
 

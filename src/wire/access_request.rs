@@ -74,6 +74,15 @@ pub struct Approval {
     pub time: Time,
     /// Of what they saw.
     pub hash: String,
+    /// Whether it is one of the approvals that the request has: of what is asked now, by somebody who may still
+    /// give it. While nothing hangs on it any more, as it was.
+    #[serde(default = "counts")]
+    pub counts: bool,
+}
+
+/// What an approval does of which an earlier server does not say it.
+const fn counts() -> bool {
+    true
 }
 
 /// What an approver says.

@@ -163,13 +163,16 @@ impl Compared<'_> {
                 let could = fits && !again && self.eligible(before) && before.length <= rules.max(name);
                 let hindered =
                     matches!(error, AccessError::Full { .. } | AccessError::NotActive { .. } | AccessError::Clock(_))
-                        || before.extends.is_some() && matches!(error, AccessError::Invalid(_))
+                        || before.extends.is_some() && matches!(error, AccessError::Ineligible(_))
                         || matches!(error, AccessError::AnsweredAlready);
                 assert!(!could || hindered, "refused for no reason: {error}, {before:?}");
             }
             return;
         };
         assert_eq!((word.as_str(), hash), ("approve", &after.hash));
+        let standing = self.counted_with(Vec::new(), after);
+        let again = standing.iter().any(|human| self.company.one(*human, self.who));
+        assert!(!again || standing.len() >= rules.approvals(name), "{key:?} counts and was given twice");
         assert!(self.eligible(before), "{before:?} is granted to who may not ask");
         let enough = counted.len() >= rules.approvals(name);
         assert_eq!(after.state == RequestState::Approved, enough, "{counted:?} approved {after:?}");

@@ -239,7 +239,7 @@ async fn a_list_goes_on_from_what_its_reader_may_see_whatever_is_between() {
 }
 
 /// The policies of the small company with more rules in `access.cedar`.
-fn with(change: impl Fn(String) -> String) -> PolicySet {
+pub fn with(change: impl Fn(String) -> String) -> PolicySet {
     let folder = temporary_folder();
     let set = Rules::default();
     set.write(folder.path());

@@ -1,7 +1,7 @@
 //! From an approved request to a grant, within the transaction that approved it.
 
 use crate::audit::{Actor, EventType};
-use crate::model::{AccessRequest, Grant, GrantId, GrantState, GrantStuck, Person, RequestState, Timestamp};
+use crate::model::{AccessRequest, Grant, GrantId, GrantState, GrantStuck, Person, RequestState, Timestamp, Ttl};
 use crate::policy::{Entitlement, PolicySet, WhenFull};
 use crate::store::{RevocationKind, Tx};
 
@@ -95,21 +95,31 @@ async fn extend_within(
     actor: &Actor,
     now: Timestamp,
 ) -> Result<Grant, AccessError> {
-    let grant = tx.grant_fetch(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
+    let grant = tx.grant_hold(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
+    // Whoever had it until now may have had it until after its end.
+    let now = now.max(desk.clock.now());
     // As written down: a use that the database has not been told of may keep it in force, and where
     // nobody used it a later end does not either.
     let next = grant.state.extended(request.length, now).map_err(stuck)?;
-    if let (Some(from), Some(until), Some(longest)) = (next.active_at(), next.expires_at(), definition.extended_max)
-        && until.since(from) > longest
-    {
-        let text = format!("`{}` may last {longest} in all; drop it and ask anew", request.entitlement);
-        return Err(AccessError::Invalid(text));
+    // It was judged when it was asked for, but others may have been granted since, and the definition changed.
+    if let Some(longest) = exceeded(definition, next) {
+        let (name, length) = (&request.entitlement, request.length);
+        return Err(AccessError::Ineligible(format!(
+            "`{name}` may last {longest} in all, and with {length} more the grant would last longer by now; deny it, \
+             so that its holder asks for less or anew"
+        )));
     }
     let saved = tx.grant_save(&grant, next, None).await?;
     let saved = saved.ok_or_else(|| AccessError::NotActive { state: grant.state.at(now).name() })?;
     tx.event_append(&grant_event(desk, EventType::GrantExtended, actor.clone(), &saved, now)).await?;
     tell(tx, &saved, now).await?;
     Ok(saved)
+}
+
+/// What the entitlement may last in all, where a grant that goes on like that would last longer.
+pub(super) fn exceeded(definition: &Entitlement, next: GrantState) -> Option<Ttl> {
+    let (from, until, longest) = (next.active_at()?, next.expires_at()?, definition.extended_max?);
+    (until.since(from) > longest).then_some(longest)
 }
 
 /// Whether a request that is granted now may take a place: those who wait for one already are before it,

@@ -1,14 +1,16 @@
 //! What becomes of a request by somebody's word: an approver's, or the requester's own.
 
 use crate::audit::EventType;
-use crate::model::{AccessRequest, Answer, Approval, RequestId, RequestState, Timestamp};
-use crate::policy::{Ambient, DeviceContext, EntitlementAction, PolicySet};
+use crate::model::{AccessRequest, Answer, Approval, Circumstances, RequestId, RequestState, Timestamp};
+use crate::policy::{EntitlementAction, PolicySet};
 use crate::store::{StoreError, Tx};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
+use super::super::oauth::run;
 use super::activate::grant_within;
 use super::human::{Human, Shelf, human_of};
+use super::standing::{is_enough, standing};
 use super::view::{Seen, request_fetch, seen};
 use super::{AccessError, eligible, hash_of, may, may_still, opened, person_of, reason_of, request_event};
 
@@ -60,19 +62,22 @@ pub async fn approve(
     }
     let request = AccessRequest { hash: current.clone(), actions, approvals_needed, ..request };
     let earlier = tx.access_approval_list(id).await?;
-    if earlier.iter().any(|approval| approval.hash == current && approver.is(&approval.by)) {
+    let standing = standing(desk, Shelf::Tx(&mut tx), &policies, &request, &requester, &earlier, now).await?;
+    let counted = || earlier.iter().zip(&standing).filter(|(_, counts)| **counts).map(|(approval, _)| approval);
+    // Whose approval counts no more gives it anew. And where enough count already, since one that did not does
+    // again, whoever comes next settles it.
+    let (settled, again) = (is_enough(counted().count(), &request), counted().any(|it| approver.is(&it.by)));
+    if again && !settled {
         return Err(AccessError::AnsweredAlready);
     }
-    let address = Some(caller.connection().address);
-    let (answer, reason_kept, hash) = (Answer::Approve, reason.clone(), current.clone());
-    let approval = Approval { by, answer, reason: reason_kept, hash, time: now, address };
-    if !tx.access_approval_insert(id, &approval).await? {
+    let void = earlier.iter().find(|approval| approval.by.principal == by.principal).map(|approval| approval.time);
+    let approval = answer_of(caller, Answer::Approve, reason.clone(), current, now);
+    if !tx.access_approval_insert(id, &approval, void).await? {
         return Err(AccessError::AnsweredAlready);
     }
     let event = request_event(desk, EventType::RequestApproved, caller.actor(), &request, now);
     tx.event_append(&event.with("answer_reason", reason)).await?;
-    let standing = standing(desk, &mut tx, &policies, &request, &requester, &earlier, now).await?;
-    let grant = if standing + 1 >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX) {
+    let grant = if settled || is_enough(counted().count() + 1, &request) {
         Some(grant_within(desk, &mut tx, &policies, &request, definition, &caller.actor(), now).await?.1)
     } else {
         None
@@ -106,15 +111,8 @@ pub async fn deny(
     };
     let denied = tx.access_request_close(id, RequestState::Denied, None, now).await?;
     let denied = denied.ok_or(AccessError::Closed { state: RequestState::TimedOut.name() })?;
-    let approval = Approval {
-        by: person_of(caller.session()),
-        answer: Answer::Deny,
-        reason: reason.clone(),
-        hash: request.hash.clone(),
-        time: now,
-        address: Some(caller.connection().address),
-    };
-    if !tx.access_approval_insert(id, &approval).await? {
+    let approval = answer_of(caller, Answer::Deny, reason.clone(), request.hash.clone(), now);
+    if !tx.access_approval_insert(id, &approval, None).await? {
         return Err(AccessError::AnsweredAlready);
     }
     let event = request_event(desk, EventType::RequestDenied, caller.actor(), &denied, now);
@@ -124,7 +122,7 @@ pub async fn deny(
 }
 
 /// Whether the caller could answer what they see now: policy lets them, they did not ask for it, and they
-/// have not approved it yet.
+/// have not approved it yet, or not so that it still counts.
 ///
 /// # Errors
 /// When the database is away.
@@ -136,8 +134,7 @@ pub async fn may_answer(desk: &Desk, caller: &Caller, seen: &Seen, now: Timestam
         return Ok(false);
     }
     let me = human_of(Shelf::Store(&desk.store), &policies, &person_of(caller.session()), now).await?;
-    let approved = |approval: &Approval| approval.hash == request.hash && me.is(&approval.by);
-    Ok(!me.is(&request.requester) && !seen.approvals.iter().any(approved))
+    Ok(!me.is(&request.requester) && !seen.waits_for_others(&me))
 }
 
 /// Takes one's own request back.
@@ -146,7 +143,10 @@ pub async fn may_answer(desk: &Desk, caller: &Caller, seen: &Seen, now: Timestam
 /// When it is not the caller's, or closed.
 pub async fn withdraw(desk: &Desk, caller: &Caller, id: RequestId, now: Timestamp) -> Result<Seen, AccessError> {
     let found = request_fetch(desk, caller, id, now).await?;
-    if found.request.requester.principal != *caller.principal() {
+    // Of the jobs of one rule, those of the run that asked.
+    if found.request.requester.principal != *caller.principal()
+        || !run::asked(desk, &found.request, &caller.session().claims).await?
+    {
         return Err(AccessError::Denied("only who asked can take a request back; an approver denies it".to_owned()));
     }
     let mut tx = desk.store.begin().await?;
@@ -203,51 +203,16 @@ pub(super) async fn stands(
     let mut tx = desk.store.begin().await?;
     let requester = human_of(Shelf::Tx(&mut tx), policies, &request.requester, now).await?;
     let given = tx.access_approval_list(request.id).await?;
-    let standing = standing(desk, &mut tx, policies, request, &requester, &given, now).await?;
-    Ok(standing >= usize::try_from(request.approvals_needed).unwrap_or(usize::MAX))
+    let standing = standing(desk, Shelf::Tx(&mut tx), policies, request, &requester, &given, now).await?;
+    Ok(is_enough(standing.into_iter().filter(|counts| *counts).count(), request))
 }
 
-/// How many earlier approvals still count: of this very request, by people who may still give them.
-/// When and how they came was judged then and is not held against them now: they count as given from where they
-/// were, in a session of that moment, from a trusted device. Who they are is asked of what is known now.
-async fn standing(
-    desk: &Desk,
-    tx: &mut Tx,
-    policies: &PolicySet,
-    request: &AccessRequest,
-    requester: &Human,
-    earlier: &[Approval],
-    now: Timestamp,
-) -> Result<usize, StoreError> {
-    let mut humans: Vec<Human> = Vec::new();
-    for approval in earlier.iter().filter(|it| it.answer == Answer::Approve && it.hash == request.hash) {
-        // Accounts can turn out to be one human after they answered.
-        if tx.lock_fetch(&approval.by.principal).await?.is_some()
-            || requester.is(&approval.by)
-            || humans.iter().any(|known| known.is(&approval.by))
-        {
-            continue;
-        }
-        // Somebody who has signed out since keeps their word; somebody who is known now must still
-        // have the right.
-        if let Some(stored) = tx.session_newest(&approval.by.principal, now).await? {
-            let session = &stored.session;
-            let subject = desk.subject_now(policies, session, now);
-            let address = approval.address.unwrap_or(request.address);
-            let mut ambient = Ambient::of_session(session, address, approval.time);
-            if let Some(session) = &mut ambient.session {
-                (session.created_at, session.authenticated_at) = (approval.time, approval.time);
-            }
-            ambient.device.get_or_insert(DeviceContext { id: "", trusted: true });
-            let verdict =
-                policies.entitlement_decide(&subject, EntitlementAction::Approve, &request.entitlement, &ambient);
-            if !verdict.allow {
-                continue;
-            }
-        }
-        humans.push(human_of(Shelf::Tx(tx), policies, &approval.by, now).await?);
-    }
-    Ok(humans.len())
+/// The caller's answer, with how they come.
+fn answer_of(caller: &Caller, answer: Answer, reason: Option<String>, hash: String, time: Timestamp) -> Approval {
+    let session = caller.session();
+    let device = session.device.as_ref().map(|device| device.id.clone());
+    let came = Circumstances { address: caller.connection().address, amr: session.amr.clone(), device };
+    Approval { by: person_of(session), answer, reason, hash, time, came: Some(came) }
 }
 
 /// The request, pending and untouched by others until the transaction ends, and what time it is by then:

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::audit::EventType;
 use crate::model::{
-    AccessRequest, ActionName, EntitlementName, Grant, GrantId, Person, RequestId, RequestState, Timestamp, Ttl,
+    AccessRequest, ActionName, EntitlementName, Grant, GrantId, GrantState, Person, RequestId, RequestState, Timestamp,
+    Ttl,
 };
 use crate::policy::{Entitlement, EntitlementAction, PolicySet};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
-use super::activate::grant_within;
+use super::activate::{exceeded, grant_within};
 use super::approvers::approvers;
 use super::rest::start_of;
 use super::{AccessError, hash_of, may, opened, person_of, reads_as_is, reason_of, request_event};
@@ -118,17 +119,26 @@ pub async fn create(
     enter(desk, &policies, caller, definition, request, now).await
 }
 
-/// Asks for more of a grant: the same approvals, and nothing is interrupted meanwhile.
+/// Asks for more of a grant, which would go on as `next`: the same approvals, and nothing is interrupted
+/// meanwhile.
 pub(super) async fn create_extension(
     desk: &Desk,
     caller: &Caller,
     grant: &Grant,
     first: &AccessRequest,
     length: Ttl,
+    next: GrantState,
     now: Timestamp,
 ) -> Result<(AccessRequest, Option<Grant>), AccessError> {
     let policies = desk.policies.load_full();
     let definition = asked_for(desk, &policies, caller, &grant.entitlement, now)?;
+    if let Some(longest) = exceeded(definition, next) {
+        let name = &grant.entitlement;
+        return Err(AccessError::Invalid(format!(
+            "`{name}` may last {longest} in all, and with {length} more this grant would last longer; ask for less, or \
+             drop it and ask anew"
+        )));
+    }
     let asked = Asked {
         entitlement: grant.entitlement.clone(),
         reason: Some(first.reason.clone()).filter(|reason| !reason.is_empty()),

@@ -1,12 +1,13 @@
 //! Prolonging and ending grants.
 
 use crate::audit::{Actor, EventType};
-use crate::model::{GrantEnd, GrantId, RequestState, Timestamp, Ttl};
+use crate::model::{Grant, GrantEnd, GrantId, RequestState, Timestamp, Ttl};
 use crate::policy::{EntitlementAction, InstallationAction};
-use crate::store::Tx;
+use crate::store::{StoreError, Tx};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
+use super::super::oauth::run;
 use super::activate::{stuck, tell};
 use super::create::create_extension;
 use super::view::{GrantSeen, Seen, grant_fetch, grant_seen, request_fetch};
@@ -15,7 +16,8 @@ use super::{AccessError, grant_event, may, reason_of, request_event};
 /// Asks for more of one's own grant. It needs what the grant needed, and interrupts nothing.
 ///
 /// # Errors
-/// When the grant is not the caller's or not active, or the length does not fit.
+/// When the grant is not the caller's or not active, or the length does not fit, by itself or with what
+/// the grant has lasted.
 pub async fn extend(
     desk: &Desk,
     caller: &Caller,
@@ -24,16 +26,16 @@ pub async fn extend(
     now: Timestamp,
 ) -> Result<Seen, AccessError> {
     let grant = grant_fetch(desk, caller, id, now).await?.grant;
-    if grant.holder.principal != *caller.principal() {
+    if !is_own(desk, caller, &grant).await? {
         return Err(AccessError::Denied("only its holder can ask for more of a grant".to_owned()));
     }
     if grant.emergency {
         return Err(AccessError::Denied("an emergency is not prolonged; ask with approvals".to_owned()));
     }
-    grant.state_at(now).extended(length, now).map_err(stuck)?;
+    let next = grant.state_at(now).extended(length, now).map_err(stuck)?;
     let first = desk.store.access_request_fetch(grant.request).await?;
     let first = first.ok_or(AccessError::NotFound { what: "request" })?;
-    let (request, _) = create_extension(desk, caller, &grant, &first, length, now).await?;
+    let (request, _) = create_extension(desk, caller, &grant, &first, length, next, now).await?;
     request_fetch(desk, caller, request.id, now).await
 }
 
@@ -43,7 +45,7 @@ pub async fn extend(
 /// When it is not the caller's, or over.
 pub async fn drop_grant(desk: &Desk, caller: &Caller, id: GrantId, now: Timestamp) -> Result<GrantSeen, AccessError> {
     let grant = grant_fetch(desk, caller, id, now).await?.grant;
-    if grant.holder.principal != *caller.principal() {
+    if !is_own(desk, caller, &grant).await? {
         return Err(AccessError::Denied("only its holder drops a grant; others revoke it".to_owned()));
     }
     end(desk, caller, id, GrantEnd::Dropped, None, now).await
@@ -64,13 +66,18 @@ pub async fn revoke(
     let reason = reason_of(reason)?;
     let grant = grant_fetch(desk, caller, id, now).await?.grant;
     let policies = desk.policies.load_full();
-    let allowed = grant.holder.principal == *caller.principal()
+    let allowed = is_own(desk, caller, &grant).await?
         || may(desk, &policies, caller, EntitlementAction::Revoke, &grant.entitlement, now)
         || caller.may(desk, InstallationAction::Revoke, now);
     if !allowed {
         return Err(AccessError::Denied(format!("no policy lets you revoke `{}`", grant.entitlement)));
     }
     end(desk, caller, id, GrantEnd::Revoked, Some(&reason), now).await
+}
+
+/// Whether the caller holds it: of the jobs of one rule, those of the run that it was approved for.
+async fn is_own(desk: &Desk, caller: &Caller, grant: &Grant) -> Result<bool, StoreError> {
+    Ok(grant.holder.principal == *caller.principal() && run::is_of(desk, grant, &caller.session().claims).await?)
 }
 
 async fn end(
@@ -82,14 +89,14 @@ async fn end(
     now: Timestamp,
 ) -> Result<GrantSeen, AccessError> {
     let mut tx = desk.store.begin().await?;
+    close_extensions(desk, &mut tx, id, how, &caller.actor(), now.max(desk.clock.now())).await?;
+    let grant = tx.grant_hold(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
     // Its end may have come while this waited for its turn.
     let now = now.max(desk.clock.now());
-    let grant = tx.grant_fetch(id).await?.ok_or(AccessError::NotFound { what: "grant" })?;
     // A use that the database has not been told of may keep it in force: what is not written down as over
     // for want of use can always be ended.
     let state = grant.state.at(now);
     let next = state.ended(how, now).map_err(|_| AccessError::NotActive { state: state.name() })?;
-    close_extensions(desk, &mut tx, id, how, &caller.actor(), now).await?;
     let saved = tx.grant_save(&grant, next, reason).await?;
     let Some(saved) = saved else {
         drop(tx);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{Person, Principal, Timestamp, Ttl};
+use crate::model::{Person, Principal, Session, Timestamp, Ttl};
 use crate::policy::PolicySet;
 use crate::store::{Store, StoreError, Tx};
 
@@ -41,13 +41,44 @@ fn address(email: Option<&str>) -> Option<String> {
     email.map(str::to_ascii_lowercase)
 }
 
-/// Where links are looked up: within a transaction only by its own connection.
+/// Where people are looked up: within a transaction only by its own connection.
 pub(in crate::control) enum Shelf<'a> {
     Store(&'a Store),
     Tx(&'a mut Tx),
 }
 
 impl Shelf<'_> {
+    /// The same once more.
+    pub(super) const fn again(&mut self) -> Shelf<'_> {
+        match self {
+            Self::Store(store) => Shelf::Store(store),
+            Self::Tx(tx) => Shelf::Tx(tx),
+        }
+    }
+
+    /// Whether an account is barred: the database is asked, since another node may have set a lock that this
+    /// one has not heard of.
+    pub(super) async fn is_locked(&mut self, who: &Principal) -> Result<bool, StoreError> {
+        let lock = match self {
+            Self::Store(store) => store.lock_fetch(who).await?,
+            Self::Tx(tx) => tx.lock_fetch(who).await?,
+        };
+        Ok(lock.is_some())
+    }
+
+    /// The newest live session of an account.
+    pub(super) async fn session_newest(
+        &mut self,
+        of: &Principal,
+        now: Timestamp,
+    ) -> Result<Option<Session>, StoreError> {
+        let stored = match self {
+            Self::Store(store) => store.session_list(Some(of), None, 1, now).await?.into_iter().next(),
+            Self::Tx(tx) => tx.session_newest(of, now).await?,
+        };
+        Ok(stored.map(|stored| stored.session))
+    }
+
     async fn emails(&mut self, of: &Principal, since: Timestamp) -> Result<Vec<String>, StoreError> {
         match self {
             Self::Store(store) => store.account_emails(of, since).await,

@@ -18,6 +18,7 @@ mod grant;
 pub(super) mod human;
 mod idle;
 mod rest;
+mod standing;
 pub mod sweep;
 mod view;
 
@@ -40,7 +41,7 @@ pub use create::{Asked, Planned, create, plan};
 pub use grant::{drop_grant, extend, revoke};
 pub use idle::exchange_uses;
 pub use rest::{TooSoon, Wait};
-pub use view::{GrantSeen, Seen, Whose, grant_fetch, grant_list, request_fetch, request_list};
+pub use view::{ApprovalSeen, GrantSeen, Seen, Whose, grant_fetch, grant_list, request_fetch, request_list};
 
 /// The longest reason that is taken from people, in characters.
 pub const REASON_CHARS_MAX: usize = 1000;

@@ -11,7 +11,8 @@ use crate::store::{AccessRequestFilter, GRANT_PAGE_MAX, StoreError};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
-use super::human::{Shelf, human_of};
+use super::human::{Human, Shelf, human_of};
+use super::standing::{approves, is_enough, standing};
 use super::{AccessError, may, person_of};
 
 /// Rows that one list looks at at most to fill a page, once it can say where to go on.
@@ -38,7 +39,7 @@ pub struct Seen {
     /// The request.
     pub request: AccessRequest,
     /// What approvers answered.
-    pub approvals: Vec<Approval>,
+    pub approvals: Vec<ApprovalSeen>,
     /// What was granted.
     pub grant: Option<Grant>,
     /// How far request and grant have come, as one word.
@@ -49,7 +50,24 @@ pub struct Seen {
     pub first_time: bool,
 }
 
+/// An answer of an approver, as it stands.
+#[derive(Debug, Clone)]
+pub struct ApprovalSeen {
+    /// The answer.
+    pub approval: Approval,
+    /// Whether it is one of the approvals that the request has: by what is known now, while something hangs
+    /// on it.
+    pub counts: bool,
+}
+
 impl Seen {
+    /// Whether they have approved it, and more of it than that is wanted. Where enough approvals count already,
+    /// since one that did not does again, anybody's next word is enough.
+    pub(super) fn waits_for_others(&self, human: &Human) -> bool {
+        let counted = || self.approvals.iter().filter(|given| given.counts);
+        counted().any(|given| human.is(&given.approval.by)) && !is_enough(counted().count(), &self.request)
+    }
+
     /// Why it can't be answered any more.
     pub(super) fn closed(&self, now: Timestamp) -> AccessError {
         let goes_on = self.grant.as_ref().is_some_and(|grant| match grant.state_at(now) {
@@ -137,9 +155,7 @@ pub async fn request_list(
             if wanted {
                 visible = cursor;
                 let seen = seen(desk, request, now).await?;
-                let approved = |it: &Approval| it.hash == seen.request.hash && me.is(&it.by);
-                // Of the answers that count, the caller's is there: it waits for others.
-                let answered = whose == Whose::ToApprove && seen.approvals.iter().any(approved);
+                let answered = whose == Whose::ToApprove && seen.waits_for_others(&me);
                 if !answered && state.is_none_or(|state| state == seen.state) {
                     found.push(seen);
                 }
@@ -256,6 +272,7 @@ pub(super) async fn seen(desk: &Desk, request: AccessRequest, now: Timestamp) ->
         Some(id) => desk.store.grant_fetch(id).await?.map(|grant| used_here(desk, grant)),
         None => None,
     };
+    let approvals = weighed(desk, &request, grant.as_ref(), approvals, now).await?;
     let (name, who) = (&request.entitlement, &request.requester.principal);
     let ever = desk.store.grants_held(name, who, Timestamp::from_millis(0)).await?;
     let held_lately = desk.store.grants_held(name, who, now.minus(LATELY)).await?;
@@ -268,6 +285,29 @@ pub(super) async fn seen(desk: &Desk, request: AccessRequest, now: Timestamp) ->
         (state, _) => state.name(),
     };
     Ok(Seen { request, approvals, grant, state, held_lately, first_time })
+}
+
+/// Whether each answer counts: asked while the request is pending or its grant waits to begin, as it is then.
+/// What began or was closed was so by what counted at that time.
+async fn weighed(
+    desk: &Desk,
+    request: &AccessRequest,
+    grant: Option<&Grant>,
+    given: Vec<Approval>,
+    now: Timestamp,
+) -> Result<Vec<ApprovalSeen>, StoreError> {
+    let waits = match (request.state_at(now), grant.map(|grant| grant.state_at(now))) {
+        (RequestState::Pending, _) | (_, Some(GrantState::Scheduled | GrantState::Queued)) => true,
+        (_, None | Some(GrantState::Active { .. } | GrantState::Over { .. })) => false,
+    };
+    let standing = if waits && given.iter().any(|approval| approves(request, approval)) {
+        let policies = desk.policies.load_full();
+        let requester = human_of(Shelf::Store(&desk.store), &policies, &request.requester, now).await?;
+        standing(desk, Shelf::Store(&desk.store), &policies, request, &requester, &given, now).await?
+    } else {
+        given.iter().map(|approval| approves(request, approval)).collect()
+    };
+    Ok(given.into_iter().zip(standing).map(|(approval, counts)| ApprovalSeen { approval, counts }).collect())
 }
 
 /// The grant with the last use that this node knows of.

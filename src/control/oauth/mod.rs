@@ -10,7 +10,7 @@ pub mod device;
 pub mod exchange;
 mod foreign;
 pub mod refresh;
-mod run;
+pub(super) mod run;
 mod target;
 pub mod token;
 

@@ -5,6 +5,7 @@
 //! yet. What somebody approves is about one run, though: they looked at what that one deploys. So a grant
 //! that a job asked for is given to jobs of the same run only, whichever of them comes (one that waits
 //! longer than its session lasts comes with a fresh token of its issuer), and a later run asks for itself.
+//! Nor does it take back, prolong or end what another run asked for.
 //! The run is what the issuer says of it: `run_id` of GitHub, `pipeline_id` of GitLab. An issuer that knows
 //! no runs (a Kubernetes service account, a machine) has one holder, its rule, and what it is granted it
 //! has until it ends. A grant counts for a workload by a token that was made under it and by nothing else
@@ -12,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::Grant;
+use crate::model::{AccessRequest, Grant};
 use crate::store::StoreError;
 
 use super::super::desk::Desk;
@@ -28,8 +29,24 @@ fn run_of(claims: &BTreeMap<String, String>) -> Option<(&str, &str)> {
 ///
 /// # Errors
 /// When the database is away.
-pub(super) async fn is_of(desk: &Desk, grant: &Grant, claims: &BTreeMap<String, String>) -> Result<bool, StoreError> {
+pub(in crate::control) async fn is_of(
+    desk: &Desk,
+    grant: &Grant,
+    claims: &BTreeMap<String, String>,
+) -> Result<bool, StoreError> {
     let Some(request) = desk.store.access_request_fetch(grant.request).await? else { return Ok(false) };
+    asked(desk, &request, claims).await
+}
+
+/// Whether a request is of who has these claims.
+///
+/// # Errors
+/// When the database is away.
+pub(in crate::control) async fn asked(
+    desk: &Desk,
+    request: &AccessRequest,
+    claims: &BTreeMap<String, String>,
+) -> Result<bool, StoreError> {
     match desk.store.session_fetch(request.session).await? {
         Some(asked) => Ok(run_of(&asked.session.claims) == run_of(claims)),
         // Sessions are kept for a day after their end: who asked is not known any more, so it is no run.

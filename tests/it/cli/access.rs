@@ -288,3 +288,30 @@ async fn an_approval_of_what_was_asked_before_it_changed_is_void_and_counts_for_
         assert!(person.out.text().contains(&format!(" {count}/2 ")), "{}", person.out.text());
     }
 }
+
+#[tokio::test]
+async fn an_approval_that_counts_no_more_is_told_and_what_the_request_waits_for() {
+    let approval = |name: &str, counts: bool| {
+        let by = json!({"kind": "User", "id": format!("dev|{name}"), "name": name, "email": null});
+        let at = present().to_string();
+        json!({"by": by, "answer": "approve", "reason": null, "time": at, "hash": "sha256:abc", "counts": counts})
+    };
+    let mut whole = request_json(FIRST, "pending");
+    (whole["approvals"], whole["approvals_needed"]) =
+        (json!([approval("bob", false), approval("eve", true)]), json!(2));
+    for format in [Format::Table, Format::Json] {
+        let shown = whole.clone();
+        let door = FakeDoor::open(move |_| json_reply(200, &shown)).await;
+        let person = Person::with(&door, format);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        let args = ApproveArgs { id: FIRST.to_owned(), reason: None, yes: true };
+        approval::approve(&person.context, &args).await.unwrap();
+        assert!(person.talk.text().contains(&format!("{FIRST} waits for 1 more")), "{}", person.talk.text());
+        let shown = person.out.text();
+        if format == Format::Table {
+            let lines: Vec<&str> = shown.lines().filter(|line| line.contains("doesn't count any more")).collect();
+            assert!(matches!(lines[..], [line] if line.contains("dev|bob")), "{shown}");
+            assert!(shown.contains("1 of 2"), "{shown}");
+        }
+    }
+}

@@ -380,6 +380,49 @@ fn a_job_asks_at_the_gate_in_its_own_session_and_goes_on_with_a_token_of_the_gra
 }
 
 #[test]
+fn a54_what_one_run_asked_for_no_other_run_of_its_rule_takes_back_prolongs_or_ends() {
+    with_door(plan(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let token = async |jti: &str, run: &str| {
+            let own = job(door, &json!({ "jti": jti, "run_id": run }));
+            body(&of_job(door, &own, &[("audience", &door.origin)]).await)["access_token"].as_str().unwrap().to_owned()
+        };
+        // Two jobs of one run, and one of another.
+        let (first, second, other) = (token("a", "9").await, token("b", "9").await, token("c", "10").await);
+        let asked = async || {
+            let asked = json!({ "entitlement": "web/open", "reason": "deploy", "for": "10m" });
+            body(&api(door, None, Some(&first), "/api/v1/requests", Some(asked)).await)
+        };
+        let act = async |token: &str, path: &str, sent: Value| api(door, None, Some(token), path, Some(sent)).await;
+        let withdraws = async |token: &str, request: &Value| {
+            act(token, &format!("/api/v1/requests/{}/withdraw", request["id"].as_str().unwrap()), json!({})).await
+        };
+
+        let request = asked().await;
+        let refused = withdraws(&other, &request).await;
+        assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (403, "no_policy_match"));
+        assert_eq!(body(&withdraws(&second, &request).await)["state"], "withdrawn");
+
+        let request = asked().await;
+        let answers = format!("/api/v1/requests/{}/approvals", request["id"].as_str().unwrap());
+        let yes = json!({ "answer": "approve", "hash": request["hash"] });
+        let approved = body(&api(door, Some(&alice), None, &answers, Some(yes)).await);
+        let path = format!("/api/v1/grants/{}", approved["grant"].as_str().unwrap());
+        let more = json!({ "for": "5m" });
+        let why = json!({ "reason": "over" });
+        for (verb, sent) in [("extend", more.clone()), ("drop", json!({})), ("revoke", why)] {
+            let refused = act(&other, &format!("{path}/{verb}"), sent).await;
+            assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (403, "no_policy_match"), "{verb}");
+        }
+        assert_eq!(body(&api(door, None, Some(&first), &path, None).await)["state"], "active");
+        let extension = body(&act(&second, &format!("{path}/extend"), more).await);
+        assert_eq!(extension["state"], "pending", "{extension}");
+        assert_eq!(withdraws(&other, &extension).await.status, 403);
+        assert_eq!(body(&act(&second, &format!("{path}/drop"), json!({})).await)["state"], "dropped");
+    });
+}
+
+#[test]
 fn a45_what_a_job_may_ask_of_the_control_host_is_one_plain_token() {
     with_door(plan(), async |door| {
         let alice = door.sign_in("alice").await;
