@@ -134,21 +134,24 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Ready means: requests are judged, recorded and passed on at this moment.
+/// Answers 200 while requests are judged, recorded and passed on, also into the spool: a load balancer that
+/// took every node away the moment the database goes would undo what the spool is for. The words tell of it.
 async fn readyz(State(telemetry): State<Arc<Telemetry>>) -> Response {
     let shared = &telemetry.shared;
     let now = shared.clock.now();
     let draining = shared.draining.is_cancelled();
     let stale = shared.directory.confirmed_at().plus(shared.settings.stale_max).is_over(now);
+    let emergency = shared.emergency.load(Ordering::Acquire);
     let keeping = shared.recorder.state().keeping;
+    let takes_requests = !draining && !stale && !emergency && keeping != Keeping::Nowhere;
     let status = if draining {
         "draining"
-    } else if stale || keeping != Keeping::Database {
-        "degraded"
-    } else {
+    } else if takes_requests && keeping == Keeping::Database {
         "ready"
+    } else {
+        "degraded"
     };
-    let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if takes_requests { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "status": status,
         "record": match keeping {
@@ -156,7 +159,7 @@ async fn readyz(State(telemetry): State<Arc<Telemetry>>) -> Response {
             Keeping::Spool => "spool",
             Keeping::Nowhere => "away",
         },
-        "mode": if shared.emergency.load(Ordering::Acquire) { "emergency" } else { "normal" },
+        "mode": if emergency { "emergency" } else { "normal" },
         "revocations": if stale { "stale" } else { "confirmed" },
     });
     (code, [("content-type", "application/json")], body.to_string()).into_response()
