@@ -575,6 +575,13 @@ fn what_is_issued_does_not_outlive_its_session() {
 }
 
 #[test]
+fn how_long_a_device_code_is_good_is_what_the_file_says() {
+    let config = Installation::adding("tokens", "device_code = \"3m\"").load().unwrap();
+    let settings = doorward::server::settings::desk_settings(&config, "https://door.example.com", 443);
+    assert_eq!(settings.device_code_ttl, Ttl::minutes(3));
+}
+
+#[test]
 fn databases_are_sqlite_files_or_postgres() {
     let url = |url: &str| Installation::with(|text| text.replace("\"sqlite://doorward.db\"", &format!("\"{url}\"")));
     let relative = url("sqlite://data dir/door?mode=rwc");
