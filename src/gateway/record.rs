@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -14,7 +13,7 @@ use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts, basis};
 use crate::identity::directory::LiveGrant;
 use crate::model::{DecisionId, EventId, Principal, Timestamp};
 use crate::policy::{RecordMode, Verdict};
-use crate::store::Unrecorded;
+use crate::store::{RECORD_TIMEOUT, Unrecorded};
 
 use super::authenticate::Caller;
 use super::body::{BodyError, Ending, Progress};
@@ -23,9 +22,6 @@ use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;
 use super::worker::{Shared, Worker};
-
-/// How long a request waits for its record before it is refused.
-const RECORD_TIMEOUT: Duration = Duration::from_millis(1800);
 
 /// What is known of one exchange when its decision is recorded.
 pub struct Exchange {

@@ -16,7 +16,7 @@ use axum::http::header::{ALLOW, CONTENT_LENGTH};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
@@ -30,9 +30,9 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::audit::{Actor, Event, EventType, Outcome};
+use crate::audit::{Actor, RequestFacts};
 use crate::control::caller::{ConnectionFacts, actor_at};
-use crate::control::challenge;
+use crate::control::{Desk, challenge, refused};
 use crate::gateway::canonical::{Ambiguity, PathRules, canonical};
 use crate::gateway::connection::{ControlConnection, SILENT_DRAIN, h1_limits, h2_limits, last_words, wire_decision};
 use crate::gateway::guard::GuardControl;
@@ -46,13 +46,11 @@ use crate::gateway::refusal::Form;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Shared;
 use crate::identity::certificate::{ClientCertificate, Issuer};
-use crate::model::{DecisionId, EventId};
+use crate::model::DecisionId;
 
 /// How long the last words on a refused connection may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How long a refusal waits for its place in the record: longer than the recorder may take for it.
-const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// The waiting that a body may cause before its rate counts, and the rate, in bytes a second.
 const BODY_GRACE: Duration = Duration::from_secs(10);
 const RATE_MIN: usize = 1024;
@@ -65,7 +63,12 @@ const DRAINED_BYTES_MAX: usize = 1024 * 1024;
 const WITHOUT_DATABASE: [&str; 3] = ["/api/v1/breakglass/", "/oauth2/jwks", "/.well-known/"];
 
 /// Serves connections of the control host until the gateway drains.
-pub async fn run(shared: Arc<Shared>, router: Router, mut connections: mpsc::Receiver<ControlConnection>) {
+pub async fn run(
+    shared: Arc<Shared>,
+    desk: Arc<Desk>,
+    router: Router,
+    mut connections: mpsc::Receiver<ControlConnection>,
+) {
     let tasks = TaskTracker::new();
     loop {
         let connection = tokio::select! {
@@ -75,13 +78,13 @@ pub async fn run(shared: Arc<Shared>, router: Router, mut connections: mpsc::Rec
         let Some(connection) = connection else {
             break;
         };
-        tasks.spawn(serve(Arc::clone(&shared), router.clone(), connection));
+        tasks.spawn(serve(Arc::clone(&shared), Arc::clone(&desk), router.clone(), connection));
     }
     tasks.close();
     tasks.wait().await;
 }
 
-async fn serve(shared: Arc<Shared>, router: Router, connection: ControlConnection) {
+async fn serve(shared: Arc<Shared>, desk: Arc<Desk>, router: Router, connection: ControlConnection) {
     let ControlConnection { accepted, stream, peer, counted } = connection;
     let Ok(stream) = TcpStream::from_std(stream) else {
         return;
@@ -101,7 +104,7 @@ async fn serve(shared: Arc<Shared>, router: Router, connection: ControlConnectio
     };
     let http2 = channel.http2;
     let facts = Arc::new(facts_of(&channel));
-    let host = Host { facts, channel: Arc::new(Mutex::new(channel)), shared: Arc::clone(&shared), router };
+    let host = Host { facts, channel: Arc::new(Mutex::new(channel)), shared, desk, router };
     if http2 {
         serve_h2(&host, stream).await;
     } else {
@@ -120,6 +123,7 @@ struct Host {
     /// For asking again whether the client's authority is trusted still.
     channel: Arc<Mutex<Channel>>,
     shared: Arc<Shared>,
+    desk: Arc<Desk>,
     router: Router,
 }
 
@@ -129,11 +133,13 @@ impl Host {
     async fn answer(self, request: Request<Incoming>) -> Result<Response, std::convert::Infallible> {
         let form = form_of(request.method(), request.headers());
         let head_only = *request.method() == Method::HEAD;
+        let protocol = if request.version() == Version::HTTP_2 { "h2" } else { "http/1.1" };
+        let facts = refused::facts(&self.desk, request.method().as_str(), request.uri().path(), protocol);
         let passed = AssertUnwindSafe(self.pass(request)).catch_unwind().await;
         let mut response = match passed {
             Ok(Ok(response)) => response,
-            Ok(Err(refusal)) => self.refuse(&refusal, form).await,
-            Err(_) => self.refuse(&Refusal::Internal, form).await,
+            Ok(Err(refusal)) => self.refuse(&refusal, form, facts).await,
+            Err(_) => self.refuse(&Refusal::Internal, form, facts).await,
         };
         if head_only {
             // Over HTTP/2 hyper sends what it is given; `HEAD` gets none of it (RFC 9110 §9.3.2).
@@ -186,21 +192,16 @@ impl Host {
 
     /// Puts a refusal on record and writes it. Whoever asked is known by the session of the
     /// connection's certificate, else by address alone.
-    async fn refuse(&self, refusal: &Refusal, form: Form) -> Response {
+    async fn refuse(&self, refusal: &Refusal, form: Form, facts: RequestFacts) -> Response {
         let now = self.shared.clock.now();
         let decision = DecisionId::fresh(now, &*self.shared.entropy);
-        let id = EventId::from_bytes(*decision.bytes());
-        let mut event = Event::new(id, now, EventType::DecisionDeny, Outcome::Denied);
-        event.decision = Some(decision);
-        event.actor = self.actor();
-        event.reason = Some(refusal.reason().into());
+        let mut event = refused::denial(&self.desk, refusal.reason(), None, Some(&*self.facts), facts, decision, now);
         event.data.insert("host", self.shared.settings.control_host.as_str().into());
         event.data.insert("status", refusal.status().as_u16().into());
         if let Some(note) = refusal.note() {
             event.data.insert("note", note.into());
         }
-        // Within the rate it is on record before it is answered; beyond it is counted at once.
-        let _ = tokio::time::timeout(RECORD_TIMEOUT, self.shared.recorder.refused(event)).await;
+        refused::put_on_record(&self.desk, event).await;
         let origin = &self.shared.settings.origin;
         let answer = refusal.response(decision, form, &challenge::metadata_url(origin), origin);
         let mut response = answer.map(|body| Body::from(body.into_own()));

@@ -364,7 +364,7 @@ async fn build(
     }
     let router = crate::api::router(Arc::clone(&desk)).merge(crate::console::router(Arc::clone(&desk)));
     tasks.spawn(probes::run(Arc::clone(&shared), tasks.clone()));
-    tasks.spawn(control_host::run(Arc::clone(&shared), router, connections));
+    tasks.spawn(control_host::run(Arc::clone(&shared), Arc::clone(&desk), router, connections));
     tree.spawn(&tasks, &desk, &shared.stopping);
     tasks.spawn(watch(Arc::clone(&reloader), watched(&config, &material.policies)));
     note_start(&desk, address, threads, &material, away.as_deref(), now);
