@@ -4,7 +4,9 @@
 //! guards stand under its HTTP, and every request is read in the same one way before the router
 //! sees it: a host that is not ours, or a path with two readings, gets no further.
 
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,7 +23,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -34,7 +36,10 @@ use crate::audit::{Actor, RequestFacts};
 use crate::control::caller::{ConnectionFacts, actor_at};
 use crate::control::{Desk, challenge, refused};
 use crate::gateway::canonical::{Ambiguity, PathRules, canonical};
-use crate::gateway::connection::{ControlConnection, SILENT_DRAIN, h1_limits, h2_limits, last_words, wire_decision};
+use crate::gateway::connection::{
+    ControlConnection, Ended, h1_limits, h2_limits, last_words, until_end, wire_decision,
+};
+use crate::gateway::executor::Tracked;
 use crate::gateway::guard::GuardControl;
 use crate::gateway::guard_h1::GuardH1;
 use crate::gateway::guard_h2::GuardH2;
@@ -78,13 +83,20 @@ pub async fn run(
         let Some(connection) = connection else {
             break;
         };
-        tasks.spawn(serve(Arc::clone(&shared), Arc::clone(&desk), router.clone(), connection));
+        let serving = serve(Arc::clone(&shared), Arc::clone(&desk), router.clone(), tasks.clone(), connection);
+        tasks.spawn(serving);
     }
     tasks.close();
     tasks.wait().await;
 }
 
-async fn serve(shared: Arc<Shared>, desk: Arc<Desk>, router: Router, connection: ControlConnection) {
+async fn serve(
+    shared: Arc<Shared>,
+    desk: Arc<Desk>,
+    router: Router,
+    tasks: TaskTracker,
+    connection: ControlConnection,
+) {
     let ControlConnection { accepted, stream, peer, counted } = connection;
     let Ok(stream) = TcpStream::from_std(stream) else {
         return;
@@ -104,7 +116,7 @@ async fn serve(shared: Arc<Shared>, desk: Arc<Desk>, router: Router, connection:
     };
     let http2 = channel.http2;
     let facts = Arc::new(facts_of(&channel));
-    let host = Host { facts, channel: Arc::new(Mutex::new(channel)), shared, desk, router };
+    let host = Host { facts, peer, channel: Arc::new(Mutex::new(channel)), shared, desk, router, tasks };
     if http2 {
         serve_h2(&host, stream).await;
     } else {
@@ -120,11 +132,15 @@ fn facts_of(channel: &Channel) -> ConnectionFacts {
 #[derive(Clone)]
 struct Host {
     facts: Arc<ConnectionFacts>,
+    peer: SocketAddr,
     /// For asking again whether the client's authority is trusted still.
     channel: Arc<Mutex<Channel>>,
     shared: Arc<Shared>,
     desk: Arc<Desk>,
     router: Router,
+    /// What hyper starts for an exchange is awaited as the connection is: a handler in mid-transaction must not
+    /// outlive the database.
+    tasks: TaskTracker,
 }
 
 impl Host {
@@ -211,6 +227,16 @@ impl Host {
         response
     }
 
+    /// Who is no longer trusted hears why at the next request ([`Self::still_trusted`]).
+    async fn until_end<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        control: &GuardControl,
+        connection: Pin<&mut C>,
+        shut_down: impl Fn(Pin<&mut C>),
+    ) -> Ended {
+        until_end(&self.shared, self.peer, control, pin!(std::future::pending()), connection, shut_down).await
+    }
+
     fn actor(&self) -> Actor {
         actor_at(&self.shared.directory, &self.facts, self.shared.clock.now())
     }
@@ -262,25 +288,9 @@ async fn serve_h1(host: &Host, stream: TlsStream<TcpStream>) {
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(guard), service);
-    let mut asked = false;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            ended = std::pin::Pin::new(&mut connection) => break ended,
-            () = host.shared.draining.cancelled(), if !asked => {
-                asked = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-            }
-            () = tokio::time::sleep(SILENT_DRAIN), if asked => {
-                if control.open_exchanges() == 0 {
-                    return;
-                }
-            }
-            () = host.shared.stopping.cancelled() => return,
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection to the control host ended badly");
+    let shut_down = http1::Connection::graceful_shutdown;
+    if host.until_end(&control, Pin::new(&mut connection), shut_down).await == Ended::Cut {
+        return;
     }
     let Some(refusal) = control.refusal() else { return };
     let decision = wire_decision(&host.shared, host.actor(), &host.shared.settings.control_host, refusal);
@@ -310,30 +320,17 @@ async fn serve_h2(host: &Host, stream: TlsStream<TcpStream>) {
             }
         }
     });
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(Tracked::new(host.tasks.clone()))
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.http2_streams)
         .max_header_list_size(u32::try_from(settings.head_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(guard), service);
-    let mut connection = std::pin::pin!(connection);
-    let mut asked = false;
-    loop {
-        tokio::select! {
-            biased;
-            _ = connection.as_mut() => break,
-            () = host.shared.draining.cancelled(), if !asked => {
-                asked = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = tokio::time::sleep(SILENT_DRAIN), if asked => {
-                if control.open_exchanges() == 0 {
-                    return;
-                }
-            }
-            () = host.shared.stopping.cancelled() => return,
-        }
+    let mut connection = pin!(connection);
+    let shut_down = http2::Connection::graceful_shutdown;
+    if host.until_end(&control, connection.as_mut(), shut_down).await == Ended::Cut {
+        return;
     }
     if let Some(refusal) = control.refusal() {
         let _ = wire_decision(&host.shared, host.actor(), &host.shared.settings.control_host, refusal);
