@@ -162,16 +162,7 @@ pub fn start(mut start: Start) -> Result<Running, StartError> {
         listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(start.config.server.listen);
     let runtime_handle = runtime.handle().clone();
     let built = runtime_handle.block_on(build(start, material, address, listeners.len(), runtime.handle()))?;
-    let mut running = Vec::new();
-    for (number, listener) in listeners.into_iter().enumerate() {
-        let shared = Arc::clone(&built.shared);
-        let thread = std::thread::Builder::new()
-            .name(format!("door-{number}"))
-            .spawn(move || data_thread(shared, listener))
-            .map_err(outside("starting a data-path thread"))?;
-        running.push(thread);
-    }
-    Ok(Running {
+    let mut running = Running {
         address,
         origin: built.origin,
         telemetry: built.telemetry,
@@ -184,9 +175,24 @@ pub fn start(mut start: Start) -> Result<Running, StartError> {
         tasks: built.tasks,
         recording: built.recording,
         end_recording: built.end_recording,
-        threads: running,
+        threads: Vec::with_capacity(listeners.len()),
         drain: built.drain,
-    })
+    };
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let shared = Arc::clone(&running.shared);
+        let spawned =
+            std::thread::Builder::new().name(format!("door-{number}")).spawn(move || data_thread(shared, listener));
+        match spawned {
+            Ok(thread) => running.threads.push(thread),
+            Err(cause) => {
+                // Those before it serve already.
+                running.cut();
+                running.stop();
+                return Err(outside("starting a data-path thread")(cause));
+            }
+        }
+    }
+    Ok(running)
 }
 
 fn data_thread(shared: Arc<Shared>, socket: std::net::TcpListener) {
@@ -430,6 +436,16 @@ impl Running {
     #[must_use]
     pub const fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+
+    /// Ends the data path at once, whatever is under way.
+    fn cut(&mut self) {
+        self.shared.draining.cancel();
+        self.shared.stopping.cancel();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has ended too.
+            let _ = thread.join();
+        }
     }
 
     /// Takes it down in order: exchanges under way have the drain time to end.
