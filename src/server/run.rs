@@ -49,8 +49,22 @@ use super::{clock, control_host, emergency, probes, stream, tasks, telemetry};
 
 /// Connections to the control host that may wait to be taken.
 const CONTROL_QUEUE: usize = 256;
-/// How long the record may take to be written out at the end.
+/// How long the record may take to be written out at the end, and again its last checkpoint.
 const RECORD_END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long what runs beside requests may take to end.
+const TASKS_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the database may take to be closed.
+const STORE_END_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the runtime may take to end.
+const RUNTIME_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long [`Running::stop`] takes at most once exchanges had their `drain`: all of these, and a second for the
+/// threads of the data path, which are cut then. Whoever kills a gateway that does not end must wait longer.
+pub const END_MAX: Duration = Duration::from_secs(
+    1 + 2 * RECORD_END_TIMEOUT.as_secs()
+        + TASKS_END_TIMEOUT.as_secs()
+        + STORE_END_TIMEOUT.as_secs()
+        + RUNTIME_END_TIMEOUT.as_secs(),
+);
 
 /// Why the gateway did not start.
 #[derive(Debug)]
@@ -481,9 +495,9 @@ impl Running {
             if tokio::time::timeout(RECORD_END_TIMEOUT, tree.close(&desk)).await.is_err() {
                 tracing::error!("the last checkpoint could not be made in time");
             }
-            let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
-            let _ = tokio::time::timeout(Duration::from_secs(2), desk.store.close()).await;
+            let _ = tokio::time::timeout(TASKS_END_TIMEOUT, tasks.wait()).await;
+            let _ = tokio::time::timeout(STORE_END_TIMEOUT, desk.store.close()).await;
         });
-        runtime.shutdown_timeout(Duration::from_secs(1));
+        runtime.shutdown_timeout(RUNTIME_END_TIMEOUT);
     }
 }

@@ -575,6 +575,16 @@ fn what_is_issued_does_not_outlive_its_session() {
 }
 
 #[test]
+fn the_unit_waits_longer_for_the_end_than_a_gateway_takes() {
+    let unit =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/doorward.service")).unwrap();
+    let waits = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap().parse().unwrap();
+    let drain = Installation::new().load().unwrap().server.drain;
+    let takes = drain.duration() + doorward::server::run::END_MAX;
+    assert!(std::time::Duration::from_secs(waits) > takes, "it is killed after {waits} s and may take {takes:?}");
+}
+
+#[test]
 fn how_long_a_device_code_is_good_is_what_the_file_says() {
     let config = Installation::adding("tokens", "device_code = \"3m\"").load().unwrap();
     let settings = doorward::server::settings::desk_settings(&config, "https://door.example.com", 443);
