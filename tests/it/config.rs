@@ -575,6 +575,18 @@ fn what_is_issued_does_not_outlive_its_session() {
 }
 
 #[test]
+fn a37_an_audience_that_id_tokens_are_made_for_is_a_warning() {
+    let with = |audience: &str| {
+        let line = format!("client_id = \"doorward\"\nbearer_audiences = [\"{audience}\"]");
+        Installation::with(|text| text.replacen("client_id = \"doorward\"", &line, 1))
+    };
+    let warned = with("doorward").load().unwrap().warnings;
+    assert!(warned[0].message.contains("`client_id` `doorward`, which ID tokens are made for"), "{warned:#?}");
+    assert_eq!(warned.len(), 1, "{warned:#?}");
+    assert_eq!(with("https://doorward.example.com").load().unwrap().warnings.len(), 0);
+}
+
+#[test]
 fn the_unit_waits_longer_for_the_end_than_a_gateway_takes() {
     let unit =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/doorward.service")).unwrap();
