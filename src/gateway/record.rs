@@ -3,7 +3,6 @@
 //! ORDER: [`open`] has answered before the first byte goes upstream. With `durable` it answers once
 //! the decision is on the disk; with `buffered` once it is in the queue, as long as the record keeps up.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -300,14 +299,5 @@ impl Ending for Close {
 impl Drop for Close {
     fn drop(&mut self) {
         self.ended(&Progress::default());
-    }
-}
-
-/// The address that anonymous refusals are counted under: an IPv6 client has its whole /64.
-#[must_use]
-pub fn counted_address(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
-        v4 => v4,
     }
 }

@@ -46,12 +46,12 @@ use crate::gateway::guard_h2::GuardH2;
 use crate::gateway::handshake::{Channel, asked_name};
 use crate::gateway::limit;
 use crate::gateway::pipeline::form_of;
-use crate::gateway::record::counted_address;
 use crate::gateway::refusal::Form;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Shared;
 use crate::identity::certificate::{ClientCertificate, Issuer};
 use crate::model::DecisionId;
+use crate::model::address::counted_address;
 
 /// How long the last words on a refused connection may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
