@@ -17,7 +17,7 @@ use crate::control::Desk;
 use crate::control::audit::root;
 use crate::control::caller::{Caller, Proof, Unproven};
 use crate::control::oauth::code::{self, AuthorizeError, AuthorizeRequest, CodeRequest, STATE_BYTES_MAX};
-use crate::control::oauth::device::{self, DEVICE_INTERVAL, DEVICE_TTL, DeviceRequest};
+use crate::control::oauth::device::{self, DEVICE_INTERVAL, DeviceRequest};
 use crate::control::oauth::exchange::{self, ExchangeRequest};
 use crate::control::oauth::refresh::{self, RefreshRequest};
 use crate::control::oauth::{GrantError, Granted, token as tokens};
@@ -291,7 +291,7 @@ pub async fn device_authorization(
         verification_uri_complete: format!("{page}?user_code={}", started.user_code),
         user_code: started.user_code,
         verification_uri: page,
-        expires_in: DEVICE_TTL.as_seconds(),
+        expires_in: desk.settings.device_code_ttl.as_seconds(),
         interval: DEVICE_INTERVAL.as_seconds(),
     };
     Ok(unkept(answered(&body)))

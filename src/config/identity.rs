@@ -108,6 +108,17 @@ fn read_provider(mut section: Section<'_>) -> Option<Provider> {
         let message = format!("`{}` has the empty audience `{audience}`", section.path_of("bearer_audiences"));
         section.error("bearer_audiences", message, "name the audience that its tokens for doorward carry in `aud`");
     }
+    if provider.bearer_audiences.contains(&provider.client_id) {
+        let message = format!(
+            "`{}` has the `client_id` `{}`, which ID tokens are made for: those that show it are refused, others look \
+             like access tokens",
+            section.path_of("bearer_audiences"),
+            provider.client_id
+        );
+        let help = "let the provider make access tokens for an audience of their own, such as \
+                    `https://doorward.example.com`, and name that";
+        section.ledger().warning(&section.place_of("bearer_audiences"), message, Some(help.to_owned()));
+    }
     Some(provider)
 }
 

@@ -287,8 +287,9 @@ const EXAMPLE_PROVIDER: &str = r#"# [[identity.provider]]
 # value is `corp|value`; with one, values that are not in it are no group.
 # groups_claim = "groups"
 # groups = { "eng-all" = "engineering", "sec-team" = "security" }
-# Its tokens are taken as bearer tokens if they are made for one of these audiences.
-# bearer_audiences = ["doorward"]
+# Its access tokens are taken as bearer tokens if they are made for one of these audiences: that of an API, as the
+# provider calls it. Never the client id, which ID tokens are made for.
+# bearer_audiences = ["https://doorward.example.com"]
 # Its keys, where it can't be reached; the authority of its certificate; whether it is on this machine.
 # jwks_file = "trust/corp.jwks.json"
 # ca = "trust/corp.crt"

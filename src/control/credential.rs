@@ -8,7 +8,7 @@
 use std::fmt;
 
 use crate::audit::{Event, EventType, Outcome};
-use crate::model::text::one_line;
+use crate::model::text::{REASON_CHARS_MAX, one_line};
 use crate::model::{Credential, CredentialId, CredentialKind, SessionId, Timestamp};
 use crate::policy::InstallationAction;
 use crate::store::{HeldCredential, SessionCertificate, StoreError, Tx};
@@ -16,7 +16,7 @@ use crate::store::{HeldCredential, SessionCertificate, StoreError, Tx};
 use super::caller::Caller;
 use super::desk::Desk;
 use super::oauth::token::{Minted, Wish};
-use super::session::{self, REASON_CHARS_MAX, RevokeError, Whose};
+use super::session::{self, RevokeError, Whose};
 
 /// Leases that are held: no credential that has one is issued by this version.
 pub const LEASES: [Credential; 0] = [];

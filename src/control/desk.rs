@@ -59,6 +59,8 @@ pub struct DeskSettings {
     pub recheck: Ttl,
     /// Whether devices without a browser may sign in (RFC 8628).
     pub device_code: bool,
+    /// How long a device's code and the code that its owner types are good.
+    pub device_code_ttl: Ttl,
     /// How long an access token lasts; at most [`ACCESS_TTL_MAX`].
     pub access_ttl: Ttl,
     /// How long a refresh token lasts.

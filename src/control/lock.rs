@@ -4,12 +4,9 @@
 use std::fmt;
 
 use crate::audit::{Actor, Event, EventType, Outcome};
-use crate::model::text::one_line;
+use crate::model::text::{REASON_CHARS_MAX, one_line};
 use crate::model::{Entropy, EventId, LockId, Principal, Timestamp};
 use crate::store::{Lock, RevocationKind, Store, StoreError};
-
-/// The longest reason in bytes.
-pub const REASON_BYTES_MAX: usize = 1000;
 
 /// Why a principal could not be barred, or the bar not lifted.
 #[derive(Debug)]
@@ -28,7 +25,7 @@ impl fmt::Display for LockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reason => {
-                write!(f, "a lock needs a reason of 1 to {REASON_BYTES_MAX} bytes whose characters all show")
+                write!(f, "a lock needs a reason of 1 to {REASON_CHARS_MAX} characters that all show")
             }
             Self::AlreadyLocked { principal } => write!(f, "`{principal}` is locked already"),
             Self::NotLocked { principal } => write!(f, "`{principal}` is not locked"),
@@ -112,7 +109,7 @@ pub async fn list(store: &Store) -> Result<Vec<Lock>, LockError> {
 }
 
 fn checked(reason: &str) -> Result<String, LockError> {
-    one_line(reason, REASON_BYTES_MAX).filter(|reason| reason.len() <= REASON_BYTES_MAX).ok_or(LockError::Reason)
+    one_line(reason, REASON_CHARS_MAX).ok_or(LockError::Reason)
 }
 
 fn event(kind: EventType, by: Actor, lock: &Lock, reason: &str, now: Timestamp, entropy: &dyn Entropy) -> Event {

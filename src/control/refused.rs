@@ -1,16 +1,14 @@
 //! How refusals of the control host go on record, whichever door they come from.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts};
 use crate::model::{DecisionId, EventId, Timestamp};
+use crate::store::RECORD_TIMEOUT;
 
 use super::caller::{ConnectionFacts, actor_at};
 use super::desk::Desk;
 
-/// How long a refusal waits for its place in the record: longer than the recorder may take for it.
-const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest path that goes into the record: one that is longer has no route here, and its beginning says enough.
 const PATH_CHARACTERS_MAX: usize = 1024;
 /// Methods of the standard (RFC 9110 §9, RFC 5789); what a client made up is not worth keeping.

@@ -231,24 +231,6 @@ pub fn load_from_file(sealer: &Sealer, now: Timestamp, settings: &KeySettings, w
     from_file(sealer, now, settings, why.to_owned())
 }
 
-/// The keys anew once the ring is out of date; `None` while it is not.
-///
-/// # Errors
-/// As [`load_or_create`]; the old ring then goes on.
-pub async fn rotate_if_due(
-    ring: &KeyRing,
-    store: &Store,
-    sealer: &Sealer,
-    now: Timestamp,
-    entropy: &dyn Entropy,
-    settings: &KeySettings,
-) -> Result<Option<Loaded>, KeyError> {
-    if !ring.changes_at.is_over(now) {
-        return Ok(None);
-    }
-    load_or_create(store, sealer, now, entropy, settings).await.map(Some)
-}
-
 fn from_file(sealer: &Sealer, now: Timestamp, settings: &KeySettings, why: String) -> Result<Loaded, KeyError> {
     let none = |why: String| KeyError::NoneInFile { why };
     let path = settings.file.as_ref().ok_or_else(|| none("no file is configured".into()))?;

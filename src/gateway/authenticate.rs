@@ -16,6 +16,7 @@ use crate::identity::certificate::Issuer;
 use crate::identity::cookie::SESSION_COOKIE;
 use crate::identity::directory::{CookieHash, LiveGrant, LiveSession};
 use crate::identity::session_use::step;
+use crate::model::address::counted_address;
 use crate::model::{Principal, PrincipalKind, SessionId, Thumbprint, Timestamp};
 use crate::policy::Subject;
 
@@ -27,7 +28,6 @@ use super::hygiene::own_cookie;
 use super::limit;
 use super::membership::{self, counting};
 use super::proof;
-use super::record::counted_address;
 use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;

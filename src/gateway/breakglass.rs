@@ -5,8 +5,6 @@
 //! somebody opened is on record, by one event however many nodes see it, before the first request
 //! of the opening goes anywhere.
 
-use std::time::Duration;
-
 use data_encoding::HEXLOWER;
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +15,7 @@ use crate::identity::breakglass::{Happening, KnownOpening, Opening};
 use crate::identity::cookie::SESSION_COOKIE;
 use crate::model::{Principal, Timestamp};
 use crate::policy::{BreakGlassFacts, Facts};
+use crate::store::RECORD_TIMEOUT;
 
 use super::authenticate::Caller;
 use super::bearer::presented_token;
@@ -27,9 +26,6 @@ use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
-
-/// How long the record of an opening may take.
-const RECORD_TIMEOUT: Duration = Duration::from_millis(1800);
 
 /// That everything was asked: only [`caller`] makes one.
 pub struct Asked(());

@@ -16,6 +16,7 @@ use crate::control::return_to::{RETURN_TO_BYTES_MAX, ReturnTo};
 use crate::identity::certificate::Issuer;
 use crate::identity::cookie::{self, CookieValue, FLOW_COOKIE, Presented, SESSION_COOKIE};
 use crate::model::Timestamp;
+use crate::model::address::counted_address;
 use crate::policy::ClientCertificate;
 
 use super::bearer::TOKEN_HEADER;
@@ -23,7 +24,7 @@ use super::body::Body;
 use super::handshake::Channel;
 use super::hygiene::own_cookie;
 use super::limit;
-use super::record::{Exchange, counted_address};
+use super::record::Exchange;
 use super::refusal::{Form, Refusal};
 use super::route::Routed;
 use super::snapshot::Snapshot;

@@ -26,18 +26,18 @@ use crate::model::{DecisionId, EventId};
 use crate::policy::ClientCertificate;
 
 use super::body::{Body, BodyError};
+use super::executor::LocalExecutor;
 use super::guard::{Exchange, GuardControl, PaceLimits, WireRefusal};
 use super::guard_h1::{GuardH1, H1Limits};
 use super::guard_h2::{GuardH2, H2Limits};
 use super::handshake::{Channel, asked_name};
-use super::local::LocalExecutor;
 use super::pipeline::respond;
 use super::settings::Settings;
 use super::trust;
 use super::worker::{Counted, Shared, Worker};
 
 /// How long a connection with no exchange open is kept once draining has begun.
-pub const SILENT_DRAIN: Duration = Duration::from_secs(1);
+const SILENT_DRAIN: Duration = Duration::from_secs(1);
 /// How long a request that has just come may take to hear that its client is not trusted any more.
 const DISTRUSTED: Duration = Duration::from_millis(100);
 /// How long the last words on a refused connection may take.
@@ -215,7 +215,9 @@ fn serve_h1(worker: Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<TcpStrea
     let mut connection = Box::pin(connection);
     async move {
         let shut_down = http1::UpgradeableConnection::graceful_shutdown;
-        if until_end(&worker, &channel, &control, connection.as_mut(), shut_down).await == Ended::Cut {
+        let untrusted = pin!(trust::lost(Arc::clone(&worker.shared), Rc::clone(&channel)));
+        let driven = until_end(&worker.shared, channel.peer, &control, untrusted, connection.as_mut(), shut_down);
+        if driven.await == Ended::Cut {
             return;
         }
         let Some(refusal) = control.refusal() else {
@@ -259,7 +261,9 @@ async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
         .serve_connection(TokioIo::new(guard), service);
     let mut connection = pin!(connection);
     let shut_down = http2::Connection::graceful_shutdown;
-    if until_end(worker, &channel, &control, connection.as_mut(), shut_down).await == Ended::Cut {
+    let untrusted = pin!(trust::lost(Arc::clone(&worker.shared), Rc::clone(&channel)));
+    let driven = until_end(&worker.shared, channel.peer, &control, untrusted, connection.as_mut(), shut_down);
+    if driven.await == Ended::Cut {
         return;
     }
     if let Some(refusal) = control.refusal() {
@@ -268,29 +272,29 @@ async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
 }
 
 /// How a connection was over.
-#[derive(PartialEq, Eq)]
-enum Ended {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
     /// By itself, or by either side's error.
     ByItself,
     /// It was cut: nothing more is said on it.
     Cut,
 }
 
-/// Drives a connection until it ends, is drained, or is cut because its client is not trusted any more.
-async fn until_end<C: Future<Output = hyper::Result<()>>>(
-    worker: &Rc<Worker>,
-    channel: &Rc<Channel>,
+/// Drives a connection until it ends, is drained, or is cut because its client is `untrusted` from then on.
+pub async fn until_end<C: Future<Output = hyper::Result<()>>>(
+    shared: &Shared,
+    peer: SocketAddr,
     control: &GuardControl,
+    mut untrusted: Pin<&mut impl Future<Output = ()>>,
     mut connection: Pin<&mut C>,
     shut_down: impl Fn(Pin<&mut C>),
 ) -> Ended {
-    let mut untrusted = pin!(trust::lost(Arc::clone(&worker.shared), Rc::clone(channel)));
     let (mut asked, mut distrusted, mut cut_at) = (false, false, None::<tokio::time::Instant>);
     let ended = loop {
         tokio::select! {
             biased;
             ended = connection.as_mut() => break ended,
-            () = worker.shared.draining.cancelled(), if !asked => {
+            () = shared.draining.cancelled(), if !asked => {
                 asked = true;
                 shut_down(connection.as_mut());
             }
@@ -311,11 +315,11 @@ async fn until_end<C: Future<Output = hyper::Result<()>>>(
                     return Ended::Cut;
                 }
             }
-            () = worker.shared.stopping.cancelled() => return Ended::Cut,
+            () = shared.stopping.cancelled() => return Ended::Cut,
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, peer = %channel.peer, "a connection ended badly");
+        tracing::debug!(%error, %peer, "a connection ended badly");
     }
     Ended::ByItself
 }

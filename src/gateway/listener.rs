@@ -12,8 +12,9 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
+use crate::model::address::counted_address;
+
 use super::connection::serve;
-use super::record::counted_address;
 use super::worker::{Shared, Worker};
 
 /// Connections that the kernel keeps while they wait to be accepted.

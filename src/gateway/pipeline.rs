@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::control::challenge;
 use crate::identity::certificate::Issuer;
+use crate::model::address::counted_address;
 use crate::model::{DecisionId, Principal, PrincipalKind, Timestamp, Ttl};
 use crate::policy::Verdict;
 
@@ -30,7 +31,7 @@ use super::handshake::Channel;
 use super::limit;
 use super::membership;
 use super::proof::{DPOP_HEADER, NONCE_HEADER};
-use super::record::{self, Close, Exchange, counted_address};
+use super::record::{self, Close, Exchange};
 use super::refusal::{DECISION_HEADER, Form, Refusal, Remedy};
 use super::resource;
 use super::route::{Routed, route};

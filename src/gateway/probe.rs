@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::policy::{HealthCheck, Service, Upstream, UpstreamProtocol};
 
+use super::executor::Tracked;
 use super::handshake::ALPN_H2;
 
 /// Why a check failed.
@@ -51,16 +52,6 @@ impl fmt::Display for ProbeError {
 }
 
 impl std::error::Error for ProbeError {}
-
-/// Lets hyper start the tasks of a connection, tracked.
-#[derive(Clone)]
-struct Tracked(TaskTracker);
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tracked {
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
-    }
-}
 
 /// Asks an upstream of a service; its status where that is good.
 ///
@@ -115,7 +106,7 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let request = request.version(Version::HTTP_2).uri(format!("{scheme}://{authority}{}", check.path));
         let request = request.body(Empty::<Bytes>::new()).map_err(|error| ProbeError::Answer(error.to_string()))?;
         let (mut sender, connection) =
-            http2::handshake(Tracked(tasks.clone()), TokioIo::new(stream)).await.map_err(failed)?;
+            http2::handshake(Tracked::new(tasks.clone()), TokioIo::new(stream)).await.map_err(failed)?;
         return tokio::select! {
             answer = sender.send_request(request) => answer.map(|answer| answer.status()).map_err(failed),
             ended = connection => Err(ended.map_or_else(failed, |()| ProbeError::Answer("it closed".to_owned()))),

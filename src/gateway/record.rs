@@ -3,9 +3,7 @@
 //! ORDER: [`open`] has answered before the first byte goes upstream. With `durable` it answers once
 //! the decision is on the disk; with `buffered` once it is in the queue, as long as the record keeps up.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -14,7 +12,7 @@ use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts, basis};
 use crate::identity::directory::LiveGrant;
 use crate::model::{DecisionId, EventId, Principal, Timestamp};
 use crate::policy::{RecordMode, Verdict};
-use crate::store::Unrecorded;
+use crate::store::{RECORD_TIMEOUT, Unrecorded};
 
 use super::authenticate::Caller;
 use super::body::{BodyError, Ending, Progress};
@@ -23,9 +21,6 @@ use super::refusal::Refusal;
 use super::route::Routed;
 use super::snapshot::Snapshot;
 use super::worker::{Shared, Worker};
-
-/// How long a request waits for its record before it is refused.
-const RECORD_TIMEOUT: Duration = Duration::from_millis(1800);
 
 /// What is known of one exchange when its decision is recorded.
 pub struct Exchange {
@@ -304,14 +299,5 @@ impl Ending for Close {
 impl Drop for Close {
     fn drop(&mut self) {
         self.ended(&Progress::default());
-    }
-}
-
-/// The address that anonymous refusals are counted under: an IPv6 client has its whole /64.
-#[must_use]
-pub fn counted_address(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
-        v4 => v4,
     }
 }

@@ -27,8 +27,8 @@ use crate::model::CheckedUpstream;
 use crate::policy::{Upstream, UpstreamProtocol};
 
 use super::body::Relay;
+use super::executor::LocalExecutor;
 use super::handshake::ALPN_H2;
-use super::local::LocalExecutor;
 use super::refusal::UpstreamFault;
 
 /// Idle connections that are kept per upstream and thread.

@@ -27,6 +27,9 @@ use crate::store::{Store, StoreError};
 pub use super::provider_claims::Identity;
 pub use super::provider_exchange::{ANEW, FlowSecrets, Rechecked};
 
+/// What an ID token says and an access token does not (OIDC Core §2, §3.1.3.6, §3.3.2.11).
+const ID_TOKEN_CLAIMS: [&str; 3] = ["nonce", "at_hash", "c_hash"];
+
 /// One `[[identity.provider]]`.
 #[derive(Debug, Clone)]
 pub struct ProviderSettings {
@@ -331,6 +334,14 @@ impl Providers {
         // A logout token (OIDC Back-Channel Logout §2.4) or a security event is no credential.
         if verified.claims.contains_key("events") {
             return Err(TokenError::Claim("events"));
+        }
+        // INVARIANT: an ID token says to a client who signed in, and is no credential (OIDC Core §2, RFC 9068 §5):
+        // applications show it to browsers and logs. Made for our own client it differs from an access token by
+        // these alone, where the provider marks neither by `typ`.
+        if verified.audience == provider.settings.client_id
+            && let Some(claim) = ID_TOKEN_CLAIMS.into_iter().find(|claim| verified.claims.contains_key(*claim))
+        {
+            return Err(TokenError::Claim(claim));
         }
         provider.bearer(verified, now)
     }

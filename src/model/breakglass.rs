@@ -9,7 +9,7 @@ use data_encoding::HEXLOWER;
 
 use super::id::BreakGlassId;
 use super::service::ServiceName;
-use super::text::{misleads, shows_nothing};
+use super::text::{REASON_CHARS_MAX, misleads, shows_nothing};
 use super::time::{Timestamp, Ttl};
 
 /// What custodians sign a challenge under (`ssh-keygen -Y sign -n`).
@@ -24,8 +24,6 @@ pub const SIGNATURE_BYTES_MAX: usize = 4096;
 pub const SIGNATURES_MAX: usize = 16;
 /// The most services that one challenge names.
 const SERVICES_MAX: usize = 64;
-/// The longest reason, in characters.
-const REASON_CHARS_MAX: usize = 1000;
 /// The longest name of an opener, in characters.
 const NAME_CHARS_MAX: usize = 100;
 

@@ -4,6 +4,7 @@
 //! time and chance come in as parameters, so every rule can be tested by a table.
 
 pub mod access_request;
+pub mod address;
 pub mod breakglass;
 pub mod clock_watch;
 pub mod closing;

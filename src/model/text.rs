@@ -30,6 +30,9 @@ pub const fn shows_nothing(character: char) -> bool {
         | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0100}'..='\u{e01ef}')
 }
 
+/// The longest reason that is taken from people, in characters, whatever it is given for.
+pub const REASON_CHARS_MAX: usize = 1000;
+
 /// What people write into a field of one line: trimmed, with line breaks as the blanks that they mean. None where
 /// nothing is left, it is longer than `chars_max`, or a character in it forges.
 #[must_use]

@@ -4,7 +4,9 @@
 //! guards stand under its HTTP, and every request is read in the same one way before the router
 //! sees it: a host that is not ours, or a path with two readings, gets no further.
 
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,12 +18,12 @@ use axum::http::header::{ALLOW, CONTENT_LENGTH};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -30,29 +32,30 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::audit::{Actor, Event, EventType, Outcome};
+use crate::audit::{Actor, RequestFacts};
 use crate::control::caller::{ConnectionFacts, actor_at};
-use crate::control::challenge;
+use crate::control::{Desk, challenge, refused};
 use crate::gateway::canonical::{Ambiguity, PathRules, canonical};
-use crate::gateway::connection::{ControlConnection, SILENT_DRAIN, h1_limits, h2_limits, last_words, wire_decision};
+use crate::gateway::connection::{
+    ControlConnection, Ended, h1_limits, h2_limits, last_words, until_end, wire_decision,
+};
+use crate::gateway::executor::Tracked;
 use crate::gateway::guard::GuardControl;
 use crate::gateway::guard_h1::GuardH1;
 use crate::gateway::guard_h2::GuardH2;
 use crate::gateway::handshake::{Channel, asked_name};
 use crate::gateway::limit;
 use crate::gateway::pipeline::form_of;
-use crate::gateway::record::counted_address;
 use crate::gateway::refusal::Form;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Shared;
 use crate::identity::certificate::{ClientCertificate, Issuer};
-use crate::model::{DecisionId, EventId};
+use crate::model::DecisionId;
+use crate::model::address::counted_address;
 
 /// How long the last words on a refused connection may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How long a refusal waits for its place in the record: longer than the recorder may take for it.
-const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// The waiting that a body may cause before its rate counts, and the rate, in bytes a second.
 const BODY_GRACE: Duration = Duration::from_secs(10);
 const RATE_MIN: usize = 1024;
@@ -65,7 +68,12 @@ const DRAINED_BYTES_MAX: usize = 1024 * 1024;
 const WITHOUT_DATABASE: [&str; 3] = ["/api/v1/breakglass/", "/oauth2/jwks", "/.well-known/"];
 
 /// Serves connections of the control host until the gateway drains.
-pub async fn run(shared: Arc<Shared>, router: Router, mut connections: mpsc::Receiver<ControlConnection>) {
+pub async fn run(
+    shared: Arc<Shared>,
+    desk: Arc<Desk>,
+    router: Router,
+    mut connections: mpsc::Receiver<ControlConnection>,
+) {
     let tasks = TaskTracker::new();
     loop {
         let connection = tokio::select! {
@@ -75,13 +83,20 @@ pub async fn run(shared: Arc<Shared>, router: Router, mut connections: mpsc::Rec
         let Some(connection) = connection else {
             break;
         };
-        tasks.spawn(serve(Arc::clone(&shared), router.clone(), connection));
+        let serving = serve(Arc::clone(&shared), Arc::clone(&desk), router.clone(), tasks.clone(), connection);
+        tasks.spawn(serving);
     }
     tasks.close();
     tasks.wait().await;
 }
 
-async fn serve(shared: Arc<Shared>, router: Router, connection: ControlConnection) {
+async fn serve(
+    shared: Arc<Shared>,
+    desk: Arc<Desk>,
+    router: Router,
+    tasks: TaskTracker,
+    connection: ControlConnection,
+) {
     let ControlConnection { accepted, stream, peer, counted } = connection;
     let Ok(stream) = TcpStream::from_std(stream) else {
         return;
@@ -101,7 +116,7 @@ async fn serve(shared: Arc<Shared>, router: Router, connection: ControlConnectio
     };
     let http2 = channel.http2;
     let facts = Arc::new(facts_of(&channel));
-    let host = Host { facts, channel: Arc::new(Mutex::new(channel)), shared: Arc::clone(&shared), router };
+    let host = Host { facts, peer, channel: Arc::new(Mutex::new(channel)), shared, desk, router, tasks };
     if http2 {
         serve_h2(&host, stream).await;
     } else {
@@ -117,10 +132,15 @@ fn facts_of(channel: &Channel) -> ConnectionFacts {
 #[derive(Clone)]
 struct Host {
     facts: Arc<ConnectionFacts>,
+    peer: SocketAddr,
     /// For asking again whether the client's authority is trusted still.
     channel: Arc<Mutex<Channel>>,
     shared: Arc<Shared>,
+    desk: Arc<Desk>,
     router: Router,
+    /// What hyper starts for an exchange is awaited as the connection is: a handler in mid-transaction must not
+    /// outlive the database.
+    tasks: TaskTracker,
 }
 
 impl Host {
@@ -129,11 +149,13 @@ impl Host {
     async fn answer(self, request: Request<Incoming>) -> Result<Response, std::convert::Infallible> {
         let form = form_of(request.method(), request.headers());
         let head_only = *request.method() == Method::HEAD;
+        let protocol = if request.version() == Version::HTTP_2 { "h2" } else { "http/1.1" };
+        let facts = refused::facts(&self.desk, request.method().as_str(), request.uri().path(), protocol);
         let passed = AssertUnwindSafe(self.pass(request)).catch_unwind().await;
         let mut response = match passed {
             Ok(Ok(response)) => response,
-            Ok(Err(refusal)) => self.refuse(&refusal, form).await,
-            Err(_) => self.refuse(&Refusal::Internal, form).await,
+            Ok(Err(refusal)) => self.refuse(&refusal, form, facts).await,
+            Err(_) => self.refuse(&Refusal::Internal, form, facts).await,
         };
         if head_only {
             // Over HTTP/2 hyper sends what it is given; `HEAD` gets none of it (RFC 9110 §9.3.2).
@@ -186,21 +208,16 @@ impl Host {
 
     /// Puts a refusal on record and writes it. Whoever asked is known by the session of the
     /// connection's certificate, else by address alone.
-    async fn refuse(&self, refusal: &Refusal, form: Form) -> Response {
+    async fn refuse(&self, refusal: &Refusal, form: Form, facts: RequestFacts) -> Response {
         let now = self.shared.clock.now();
         let decision = DecisionId::fresh(now, &*self.shared.entropy);
-        let id = EventId::from_bytes(*decision.bytes());
-        let mut event = Event::new(id, now, EventType::DecisionDeny, Outcome::Denied);
-        event.decision = Some(decision);
-        event.actor = self.actor();
-        event.reason = Some(refusal.reason().into());
+        let mut event = refused::denial(&self.desk, refusal.reason(), None, Some(&*self.facts), facts, decision, now);
         event.data.insert("host", self.shared.settings.control_host.as_str().into());
         event.data.insert("status", refusal.status().as_u16().into());
         if let Some(note) = refusal.note() {
             event.data.insert("note", note.into());
         }
-        // Within the rate it is on record before it is answered; beyond it is counted at once.
-        let _ = tokio::time::timeout(RECORD_TIMEOUT, self.shared.recorder.refused(event)).await;
+        refused::put_on_record(&self.desk, event).await;
         let origin = &self.shared.settings.origin;
         let answer = refusal.response(decision, form, &challenge::metadata_url(origin), origin);
         let mut response = answer.map(|body| Body::from(body.into_own()));
@@ -208,6 +225,16 @@ impl Host {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
         }
         response
+    }
+
+    /// Who is no longer trusted hears why at the next request ([`Self::still_trusted`]).
+    async fn until_end<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        control: &GuardControl,
+        connection: Pin<&mut C>,
+        shut_down: impl Fn(Pin<&mut C>),
+    ) -> Ended {
+        until_end(&self.shared, self.peer, control, pin!(std::future::pending()), connection, shut_down).await
     }
 
     fn actor(&self) -> Actor {
@@ -261,25 +288,9 @@ async fn serve_h1(host: &Host, stream: TlsStream<TcpStream>) {
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(guard), service);
-    let mut asked = false;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            ended = std::pin::Pin::new(&mut connection) => break ended,
-            () = host.shared.draining.cancelled(), if !asked => {
-                asked = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-            }
-            () = tokio::time::sleep(SILENT_DRAIN), if asked => {
-                if control.open_exchanges() == 0 {
-                    return;
-                }
-            }
-            () = host.shared.stopping.cancelled() => return,
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection to the control host ended badly");
+    let shut_down = http1::Connection::graceful_shutdown;
+    if host.until_end(&control, Pin::new(&mut connection), shut_down).await == Ended::Cut {
+        return;
     }
     let Some(refusal) = control.refusal() else { return };
     let decision = wire_decision(&host.shared, host.actor(), &host.shared.settings.control_host, refusal);
@@ -309,30 +320,17 @@ async fn serve_h2(host: &Host, stream: TlsStream<TcpStream>) {
             }
         }
     });
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(Tracked::new(host.tasks.clone()))
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.http2_streams)
         .max_header_list_size(u32::try_from(settings.head_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(guard), service);
-    let mut connection = std::pin::pin!(connection);
-    let mut asked = false;
-    loop {
-        tokio::select! {
-            biased;
-            _ = connection.as_mut() => break,
-            () = host.shared.draining.cancelled(), if !asked => {
-                asked = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = tokio::time::sleep(SILENT_DRAIN), if asked => {
-                if control.open_exchanges() == 0 {
-                    return;
-                }
-            }
-            () = host.shared.stopping.cancelled() => return,
-        }
+    let mut connection = pin!(connection);
+    let shut_down = http2::Connection::graceful_shutdown;
+    if host.until_end(&control, connection.as_mut(), shut_down).await == Ended::Cut {
+        return;
     }
     if let Some(refusal) = control.refusal() {
         let _ = wire_decision(&host.shared, host.actor(), &host.shared.settings.control_host, refusal);

@@ -1,5 +1,6 @@
 //! Builds everything in one place, keeps it running and takes it down; and what `dev` needs beside.
 
+mod accept;
 pub mod ambient;
 pub mod bridge;
 mod clock;

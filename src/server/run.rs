@@ -49,8 +49,22 @@ use super::{clock, control_host, emergency, probes, stream, tasks, telemetry};
 
 /// Connections to the control host that may wait to be taken.
 const CONTROL_QUEUE: usize = 256;
-/// How long the record may take to be written out at the end.
+/// How long the record may take to be written out at the end, and again its last checkpoint.
 const RECORD_END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long what runs beside requests may take to end.
+const TASKS_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the database may take to be closed.
+const STORE_END_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the runtime may take to end.
+const RUNTIME_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long [`Running::stop`] takes at most once exchanges had their `drain`: all of these, and a second for the
+/// threads of the data path, which are cut then. Whoever kills a gateway that does not end must wait longer.
+pub const END_MAX: Duration = Duration::from_secs(
+    1 + 2 * RECORD_END_TIMEOUT.as_secs()
+        + TASKS_END_TIMEOUT.as_secs()
+        + STORE_END_TIMEOUT.as_secs()
+        + RUNTIME_END_TIMEOUT.as_secs(),
+);
 
 /// Why the gateway did not start.
 #[derive(Debug)]
@@ -162,16 +176,7 @@ pub fn start(mut start: Start) -> Result<Running, StartError> {
         listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(start.config.server.listen);
     let runtime_handle = runtime.handle().clone();
     let built = runtime_handle.block_on(build(start, material, address, listeners.len(), runtime.handle()))?;
-    let mut running = Vec::new();
-    for (number, listener) in listeners.into_iter().enumerate() {
-        let shared = Arc::clone(&built.shared);
-        let thread = std::thread::Builder::new()
-            .name(format!("door-{number}"))
-            .spawn(move || data_thread(shared, listener))
-            .map_err(outside("starting a data-path thread"))?;
-        running.push(thread);
-    }
-    Ok(Running {
+    let mut running = Running {
         address,
         origin: built.origin,
         telemetry: built.telemetry,
@@ -184,9 +189,24 @@ pub fn start(mut start: Start) -> Result<Running, StartError> {
         tasks: built.tasks,
         recording: built.recording,
         end_recording: built.end_recording,
-        threads: running,
+        threads: Vec::with_capacity(listeners.len()),
         drain: built.drain,
-    })
+    };
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let shared = Arc::clone(&running.shared);
+        let spawned =
+            std::thread::Builder::new().name(format!("door-{number}")).spawn(move || data_thread(shared, listener));
+        match spawned {
+            Ok(thread) => running.threads.push(thread),
+            Err(cause) => {
+                // Those before it serve already.
+                running.cut();
+                running.stop();
+                return Err(outside("starting a data-path thread")(cause));
+            }
+        }
+    }
+    Ok(running)
 }
 
 fn data_thread(shared: Arc<Shared>, socket: std::net::TcpListener) {
@@ -364,7 +384,7 @@ async fn build(
     }
     let router = crate::api::router(Arc::clone(&desk)).merge(crate::console::router(Arc::clone(&desk)));
     tasks.spawn(probes::run(Arc::clone(&shared), tasks.clone()));
-    tasks.spawn(control_host::run(Arc::clone(&shared), router, connections));
+    tasks.spawn(control_host::run(Arc::clone(&shared), Arc::clone(&desk), router, connections));
     tree.spawn(&tasks, &desk, &shared.stopping);
     tasks.spawn(watch(Arc::clone(&reloader), watched(&config, &material.policies)));
     note_start(&desk, address, threads, &material, away.as_deref(), now);
@@ -432,6 +452,16 @@ impl Running {
         &self.runtime
     }
 
+    /// Ends the data path at once, whatever is under way.
+    fn cut(&mut self) {
+        self.shared.draining.cancel();
+        self.shared.stopping.cancel();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has ended too.
+            let _ = thread.join();
+        }
+    }
+
     /// Takes it down in order: exchanges under way have the drain time to end.
     pub fn stop(self) {
         let Self { shared, tree, runtime, tasks, recording, end_recording, threads, drain, desk, .. } = self;
@@ -465,9 +495,9 @@ impl Running {
             if tokio::time::timeout(RECORD_END_TIMEOUT, tree.close(&desk)).await.is_err() {
                 tracing::error!("the last checkpoint could not be made in time");
             }
-            let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
-            let _ = tokio::time::timeout(Duration::from_secs(2), desk.store.close()).await;
+            let _ = tokio::time::timeout(TASKS_END_TIMEOUT, tasks.wait()).await;
+            let _ = tokio::time::timeout(STORE_END_TIMEOUT, desk.store.close()).await;
         });
-        runtime.shutdown_timeout(Duration::from_secs(1));
+        runtime.shutdown_timeout(RUNTIME_END_TIMEOUT);
     }
 }

@@ -68,6 +68,7 @@ pub fn desk_settings(config: &Config, origin: &str, public_port: u16) -> DeskSet
         certificate_ttl: config.session.certificate_ttl,
         recheck: config.session.recheck,
         device_code: config.session.device_code,
+        device_code_ttl: config.tokens.device_code,
         access_ttl: config.tokens.access,
         refresh_ttl: config.tokens.refresh,
         keep: config.audit.keep.clone(),

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -24,13 +25,18 @@ use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::gateway::worker::Shared;
 use crate::store::Keeping;
 
+use super::accept;
 use super::gauges::Gauges;
 use super::tree::TreeState;
+
+/// Open at a time: scrapers and probes are few, and what they hold open is taken from what the door has.
+const CONNECTIONS_MAX: usize = 64;
+/// One that asks for nothing for so long is cut, since others may wait for its place.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the listener answers from.
 pub struct Telemetry {
@@ -61,29 +67,16 @@ pub async fn run(telemetry: Arc<Telemetry>, listener: TcpListener, stopping: Can
         .with_state(telemetry);
     let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let router = if local { router.layer(from_fn(own_name)) } else { router };
-    let tasks = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stopping.cancelled() => break,
-        };
-        let Ok((stream, _)) = accepted else {
-            continue;
-        };
+    accept::until(listener, CONNECTIONS_MAX, stopping.cancelled(), move |stream| {
         let service = TowerToHyperService::new(router.clone());
-        let stopping = stopping.clone();
-        tasks.spawn(async move {
-            let connection =
-                http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-            tokio::select! {
-                // A scraper that broke off is its own affair.
-                _ = connection => {}
-                () = stopping.cancelled() => {}
-            }
-        });
-    }
-    tasks.close();
-    tasks.wait().await;
+        async move {
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            // A scraper that broke off is its own affair.
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+        }
+    })
+    .await;
 }
 
 /// Lets only requests for an address or `localhost` pass.
@@ -134,21 +127,24 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Ready means: requests are judged, recorded and passed on at this moment.
+/// Answers 200 while requests are judged, recorded and passed on, also into the spool: a load balancer that
+/// took every node away the moment the database goes would undo what the spool is for. The words tell of it.
 async fn readyz(State(telemetry): State<Arc<Telemetry>>) -> Response {
     let shared = &telemetry.shared;
     let now = shared.clock.now();
     let draining = shared.draining.is_cancelled();
     let stale = shared.directory.confirmed_at().plus(shared.settings.stale_max).is_over(now);
+    let emergency = shared.emergency.load(Ordering::Acquire);
     let keeping = shared.recorder.state().keeping;
+    let takes_requests = !draining && !stale && !emergency && keeping != Keeping::Nowhere;
     let status = if draining {
         "draining"
-    } else if stale || keeping != Keeping::Database {
-        "degraded"
-    } else {
+    } else if takes_requests && keeping == Keeping::Database {
         "ready"
+    } else {
+        "degraded"
     };
-    let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if takes_requests { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "status": status,
         "record": match keeping {
@@ -156,7 +152,7 @@ async fn readyz(State(telemetry): State<Arc<Telemetry>>) -> Response {
             Keeping::Spool => "spool",
             Keeping::Nowhere => "away",
         },
-        "mode": if shared.emergency.load(Ordering::Acquire) { "emergency" } else { "normal" },
+        "mode": if emergency { "emergency" } else { "normal" },
         "revocations": if stale { "stale" } else { "confirmed" },
     });
     (code, [("content-type", "application/json")], body.to_string()).into_response()

@@ -85,10 +85,16 @@ struct Kept {
     tree: Option<AsyncMutex<LogTree>>,
 }
 
+/// A witness, and what a webhook is asked through: made once, since making one reads all public authorities.
+struct Taker {
+    witness: Witness,
+    client: OnceCell<Client>,
+}
+
 /// The tree of this node, and the root key. Before the database is there, there is neither.
 pub struct Keeper {
     kept: OnceCell<Kept>,
-    witnesses: Vec<Witness>,
+    witnesses: Vec<Taker>,
     retention: Ttl,
     /// For metrics.
     pub state: Arc<TreeState>,
@@ -98,6 +104,8 @@ impl Keeper {
     /// A keeper that has opened nothing yet.
     #[must_use]
     pub fn new(witnesses: Vec<Witness>, retention: Ttl) -> Self {
+        let taker = |witness| Taker { witness, client: OnceCell::new() };
+        let witnesses = witnesses.into_iter().map(taker).collect();
         Self { kept: OnceCell::new(), witnesses, retention, state: Arc::default() }
     }
 
@@ -135,7 +143,7 @@ impl Keeper {
     /// Holds this node's log and the installation log against the checkpoints that are kept, and against
     /// those that a witness's file has.
     async fn compare(&self, desk: &Desk, root: &Root) -> Result<(), Fault> {
-        let notes = witnessed(&self.witnesses).await;
+        let notes = witnessed(self.witnesses.iter().map(|taker| &taker.witness)).await;
         let installation = installation_name(root.key().public());
         // Notes of another installation say nothing of this one; `doctor` tells of them.
         let of_here = |note: &String| {
@@ -199,9 +207,9 @@ impl Keeper {
         if !matches!(tokio::time::timeout(GROW_TIMEOUT, done).await, Ok(Ok(()))) {
             tracing::warn!("the end of this node's log is not in the installation log");
         }
-        for (place, witness) in self.witnesses.iter().enumerate() {
-            if let Witness::File(_) = witness {
-                let _ = self.serve(desk, place, witness).await;
+        for (place, taker) in self.witnesses.iter().enumerate() {
+            if let Witness::File(_) = taker.witness {
+                self.serve_or_tell(desk, place, taker).await;
             }
         }
     }
@@ -209,13 +217,11 @@ impl Keeper {
     /// Delivers checkpoints until `stopping`, each witness by itself, so that one that hangs holds up
     /// nobody.
     pub async fn deliver(self: Arc<Self>, desk: Arc<Desk>, stopping: CancellationToken) {
-        let each = self.witnesses.iter().enumerate().map(|(place, witness)| {
+        let each = self.witnesses.iter().enumerate().map(|(place, taker)| {
             let (keeper, desk, stopping) = (Arc::clone(&self), Arc::clone(&desk), stopping.clone());
             async move {
                 while tokio::time::timeout(WITNESS_EVERY, stopping.cancelled()).await.is_err() {
-                    if let Err(error) = keeper.serve(&desk, place, witness).await {
-                        tracing::warn!(witness = name_of(witness), error, "a checkpoint did not reach its witness yet");
-                    }
+                    keeper.serve_or_tell(&desk, place, taker).await;
                 }
             }
         });
@@ -225,21 +231,28 @@ impl Keeper {
     /// Lets the tree grow, and brings each witness up to date, once.
     pub async fn attend(&self, desk: &Desk) {
         self.grow(desk).await;
-        for (place, witness) in self.witnesses.iter().enumerate() {
-            if let Err(error) = self.serve(desk, place, witness).await {
-                tracing::warn!(witness = name_of(witness), error, "a checkpoint did not reach its witness yet");
-            }
+        for (place, taker) in self.witnesses.iter().enumerate() {
+            self.serve_or_tell(desk, place, taker).await;
+        }
+    }
+
+    /// Brings one witness up to date, and says where that did not succeed: at the end too, where what it lacks
+    /// comes with the next start only.
+    async fn serve_or_tell(&self, desk: &Desk, place: usize, taker: &Taker) {
+        if let Err(error) = self.serve(desk, place, taker).await {
+            let witness = name_of(&taker.witness);
+            tracing::warn!(witness, error, "a checkpoint did not reach its witness yet");
         }
     }
 
     /// Brings one witness up to date, as far as it takes it.
-    async fn serve(&self, desk: &Desk, place: usize, witness: &Witness) -> Result<(), String> {
+    async fn serve(&self, desk: &Desk, place: usize, taker: &Taker) -> Result<(), String> {
         if !self.kept.initialized() {
             return Ok(());
         }
         let own = desk.store.own_log().map_err(|error| error.to_string())?;
         let node = *own.node();
-        let name = name_of(witness);
+        let name = name_of(&taker.witness);
         let host = host_of(&desk.settings.origin);
         let (mut lag_events, mut lag_seconds) = (0, 0);
         let now = desk.clock.now();
@@ -253,8 +266,7 @@ impl Keeper {
                 lag_events += i64::try_from(last.size).unwrap_or(0) - reached;
             }
             let Some(last) = due.last().map(|checkpoint| checkpoint.size) else { continue };
-            let delivered =
-                tokio::time::timeout(DELIVER_TIMEOUT, hand_over(witness, host, log, &due, &desk.clock)).await;
+            let delivered = tokio::time::timeout(DELIVER_TIMEOUT, hand_over(taker, host, log, &due, &desk.clock)).await;
             match delivered {
                 Ok(Ok(())) => {
                     let noted = desk.store.witness_note(&node, &name, log, last, now).await;
@@ -290,7 +302,7 @@ impl Keeper {
 }
 
 /// The newest checkpoints that witnesses' files have. A file that is not there yet, or can't be read, has none.
-pub async fn witnessed(witnesses: &[Witness]) -> Vec<String> {
+pub async fn witnessed<'a>(witnesses: impl IntoIterator<Item = &'a Witness>) -> Vec<String> {
     let mut notes = Vec::new();
     for witness in witnesses {
         let Witness::File(path) = witness else { continue };
@@ -348,13 +360,13 @@ fn name_of(witness: &Witness) -> String {
 }
 
 async fn hand_over(
-    witness: &Witness,
+    taker: &Taker,
     host: &str,
     log: LogName,
     due: &[StoredCheckpoint],
     clock: &Arc<dyn Clock>,
 ) -> Result<(), String> {
-    match witness {
+    match &taker.witness {
         Witness::File(path) => {
             let (path, text) =
                 (path.clone(), due.iter().map(|checkpoint| checkpoint.note.as_str()).collect::<String>());
@@ -363,7 +375,9 @@ async fn hand_over(
         }
         Witness::Webhook { url, allow_loopback } => {
             let settings = ClientSettings { authorities: Vec::new(), allow_loopback: *allow_loopback };
-            let client = Client::new(settings, Arc::clone(clock)).map_err(|error| error.to_string())?;
+            let made =
+                taker.client.get_or_try_init(|| std::future::ready(Client::new(settings, Arc::clone(clock)))).await;
+            let client = made.map_err(|error| error.to_string())?;
             // One that is newer says all that the older ones said.
             let Some(newest) = due.last() else { return Ok(()) };
             let request = http::Request::post(url.as_str())

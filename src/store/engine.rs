@@ -135,7 +135,7 @@ impl StoreError {
         )
     }
 
-    /// Whether a constraint of this name refused the statement.
+    /// Whether the statement was refused since something unique is there already.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())

@@ -26,7 +26,6 @@ pub struct ProviderLink {
 
 const LINK_INSERT: &str = "insert into provider_link (id, provider, subject, sid, sealed, next_check_at, created_at) \
                            values ($1, $2, $3, $4, $5, $6, $7)";
-const LINK_FETCH: &str = "select id, provider, subject, sid, sealed, next_check_at from provider_link where id = $1";
 const LINK_DUE: &str = "select id, provider, subject, sid, sealed, next_check_at from provider_link \
                         where next_check_at is not null and next_check_at <= $1 and exists \
                         (select 1 from session where session.link = provider_link.id \
@@ -77,15 +76,6 @@ fn ids(rows: Vec<(String,)>) -> Result<Vec<SessionId>, StoreError> {
 }
 
 impl Store {
-    /// The link of that id.
-    ///
-    /// # Errors
-    /// When the database is away.
-    pub async fn link_fetch(&self, id: &str) -> Result<Option<ProviderLink>, StoreError> {
-        let row: Option<LinkRow> = sqlx::query_as(LINK_FETCH).bind(id.to_owned()).fetch_optional(self.pool()).await?;
-        Ok(row.map(ProviderLink::from))
-    }
-
     /// Links with a live session whose provider is to be asked by now, the longest due first.
     ///
     /// # Errors

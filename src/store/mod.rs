@@ -61,7 +61,9 @@ pub use log::Log;
 pub use notice::{NOTICE_PAGE_MAX, Named, NoticePlace, NoticeState, StoredNotice};
 pub use oauth::{DeviceCode, DeviceState, OauthCode, RefreshToken, SecretHash};
 pub use person::{KnownPerson, PERSON_PAGE_MAX};
-pub use recorder::{Keeping, Recorder, RecorderParts, RecorderSettings, RecorderState, Submitted, Unrecorded};
+pub use recorder::{
+    Keeping, RECORD_TIMEOUT, Recorder, RecorderParts, RecorderSettings, RecorderState, Submitted, Unrecorded,
+};
 pub use refusal_count::RefusalRates;
 pub use review::{Doer, REVIEW_PAGE_MAX, StoredReview};
 pub use review_rule::{RULES_MAX, StoredRule};

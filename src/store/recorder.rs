@@ -40,6 +40,10 @@ use super::spool::{Spool, SpoolState};
 use crate::audit::{Event, EventType, Sealing};
 use crate::model::{Clock, Timestamp};
 
+/// How long an answer waits for its event to be durable: longer than one batch may take, with or without a
+/// spool ([`RecorderSettings`]), and short enough that everybody is answered within the two seconds that the house
+/// promises.
+pub const RECORD_TIMEOUT: Duration = Duration::from_millis(1800);
 /// After so many batches that failed with it, an offered event is given up.
 const ATTEMPTS_MAX: u8 = 4;
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::audit::{Event, EventType, Outcome};
+use crate::model::address::counted_address;
 use crate::model::{Entropy, EventId, Principal, Timestamp, Ttl};
 
 /// The window in which the rates are counted.
@@ -164,14 +165,7 @@ impl RefusalCount {
     }
 }
 
-/// Who has one IPv6 address has its /64.
+/// Events without an address are counted together.
 fn network(address: Option<IpAddr>) -> IpAddr {
-    match address {
-        Some(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
-            Some(address) => IpAddr::V4(address),
-            None => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        },
-        Some(address) => address,
-        None => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    }
+    address.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), counted_address)
 }

@@ -109,7 +109,6 @@ const AFTER_ALL: &str = "ses_z";
 const COOKIE_INSERT: &str =
     "insert into session_cookie (hash, session, host, created_at, expires_at) values ($1, $2, $3, $4, $5)";
 const COOKIE_FETCH: &str = "select hash, session, host, expires_at from session_cookie where hash = $1";
-const COOKIE_DELETE: &str = "delete from session_cookie where hash = $1";
 
 /// Rows that one sweep takes at most.
 const SWEEP_MAX: i64 = 500;
@@ -428,15 +427,6 @@ impl Tx {
             .bind(cookie.expires_at.millis())
             .execute(self.connection())
             .await?;
-        Ok(())
-    }
-
-    /// Forgets a cookie.
-    ///
-    /// # Errors
-    /// When the database refused.
-    pub async fn session_cookie_delete(&mut self, hash: &[u8; 32]) -> Result<(), StoreError> {
-        sqlx::query(COOKIE_DELETE).bind(hash.to_vec()).execute(self.connection()).await?;
         Ok(())
     }
 

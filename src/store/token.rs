@@ -13,7 +13,6 @@ const USED_SWEEP: &str = "delete from used_once where hash in \
     (select hash from used_once where expires_at <= $1 order by expires_at limit $2)";
 const REVOKED_INSERT: &str = "insert into revoked_token (jti, expires_at, revoked_at) values ($1, $2, $3) \
     on conflict (jti) do nothing";
-const REVOKED_FETCH: &str = "select jti, expires_at from revoked_token where jti = $1";
 const REVOKED_LIST: &str = "select jti, expires_at from revoked_token where expires_at > $1 order by expires_at";
 const REVOKED_SWEEP: &str = "delete from revoked_token where jti in \
     (select jti from revoked_token where expires_at <= $1 order by expires_at limit $2)";
@@ -69,16 +68,6 @@ impl Store {
     pub async fn revoked_token_list(&self, now: Timestamp) -> Result<Vec<RevokedToken>, StoreError> {
         let rows: Vec<RevokedRow> = sqlx::query_as(REVOKED_LIST).bind(now.millis()).fetch_all(self.pool()).await?;
         Ok(rows.into_iter().map(RevokedToken::from).collect())
-    }
-
-    /// The withdrawn token of that id.
-    ///
-    /// # Errors
-    /// When the database is away.
-    pub async fn revoked_token_fetch(&self, jti: &str) -> Result<Option<RevokedToken>, StoreError> {
-        let row: Option<RevokedRow> =
-            sqlx::query_as(REVOKED_FETCH).bind(jti.to_owned()).fetch_optional(self.pool()).await?;
-        Ok(row.map(RevokedToken::from))
     }
 }
 

@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use crate::api_house::{Answer, Caller, House};
 use crate::policy::{settings, shown};
-use crate::support::{databases, temporary_folder};
+use crate::support::{copy_folder, databases, temporary_folder};
 
 /// The policies of the examples, changed: text → text in a file of `ops-api/`, and whole new files.
 fn changed(changes: &[(&str, &str, &str)], more: &[(&str, &str)]) -> PolicySet {
     let folder = temporary_folder();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
-    copy(&from, folder.path());
+    copy_folder(&from, folder.path());
     for (file, old, new) in changes {
         let path = folder.path().join("ops-api").join(file);
         let text = std::fs::read_to_string(&path).unwrap();
@@ -28,18 +28,6 @@ fn changed(changes: &[(&str, &str, &str)], more: &[(&str, &str)]) -> PolicySet {
         std::fs::write(folder.path().join(file), text).unwrap();
     }
     load(folder.path(), &settings()).unwrap_or_else(|found| panic!("{}", shown(&found)))
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            std::fs::create_dir(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), &target).unwrap();
-        }
-    }
 }
 
 const TWO: (&str, &str, &str) = ("service.toml", "approvals = 1", "approvals = 2");

@@ -139,6 +139,7 @@ impl House {
             certificate_ttl: Ttl::hours(1),
             recheck: Ttl::minutes(15),
             device_code: true,
+            device_code_ttl: Ttl::minutes(10),
             access_ttl: Ttl::minutes(15),
             refresh_ttl: Ttl::hours(12),
             keep: Vec::new(),

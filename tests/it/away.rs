@@ -191,6 +191,8 @@ async fn goes_and_comes(mut database: Database) {
     }
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     told(&installation, "/readyz", &["\"degraded\"", "\"spool\"", "\"normal\""]).await;
+    let (status, said) = installation.telemetry("/readyz").await.unwrap();
+    assert_eq!(status, StatusCode::OK, "it takes requests: a load balancer must not take it away: {said}");
     told(&installation, "/metrics", &["doorward_audit_state{state=\"spool\"} 1"]).await;
 
     child.kill().await.unwrap();

@@ -575,6 +575,35 @@ fn what_is_issued_does_not_outlive_its_session() {
 }
 
 #[test]
+fn a37_an_audience_that_id_tokens_are_made_for_is_a_warning() {
+    let with = |audience: &str| {
+        let line = format!("client_id = \"doorward\"\nbearer_audiences = [\"{audience}\"]");
+        Installation::with(|text| text.replacen("client_id = \"doorward\"", &line, 1))
+    };
+    let warned = with("doorward").load().unwrap().warnings;
+    assert!(warned[0].message.contains("`client_id` `doorward`, which ID tokens are made for"), "{warned:#?}");
+    assert_eq!(warned.len(), 1, "{warned:#?}");
+    assert_eq!(with("https://doorward.example.com").load().unwrap().warnings.len(), 0);
+}
+
+#[test]
+fn the_unit_waits_longer_for_the_end_than_a_gateway_takes() {
+    let unit =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/doorward.service")).unwrap();
+    let waits = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap().parse().unwrap();
+    let drain = Installation::new().load().unwrap().server.drain;
+    let takes = drain.duration() + doorward::server::run::END_MAX;
+    assert!(std::time::Duration::from_secs(waits) > takes, "it is killed after {waits} s and may take {takes:?}");
+}
+
+#[test]
+fn how_long_a_device_code_is_good_is_what_the_file_says() {
+    let config = Installation::adding("tokens", "device_code = \"3m\"").load().unwrap();
+    let settings = doorward::server::settings::desk_settings(&config, "https://door.example.com", 443);
+    assert_eq!(settings.device_code_ttl, Ttl::minutes(3));
+}
+
+#[test]
 fn databases_are_sqlite_files_or_postgres() {
     let url = |url: &str| Installation::with(|text| text.replace("\"sqlite://doorward.db\"", &format!("\"{url}\"")));
     let relative = url("sqlite://data dir/door?mode=rwc");

@@ -125,7 +125,9 @@ impl Installation {
     }
 
     pub async fn ready(&self) -> bool {
-        self.telemetry("/readyz").await.is_some_and(|(status, _)| status == StatusCode::OK)
+        let said = self.telemetry("/readyz").await;
+        // It takes requests into the spool, too; that one is `degraded`.
+        said.is_some_and(|(status, body)| status == StatusCode::OK && body.contains("\"ready\""))
     }
 
     /// What the plain listener says.

@@ -30,7 +30,7 @@ use sqlx::Row;
 use crate::api_house::{Answer, Caller, House};
 use crate::leaf::decision;
 use crate::policy::{settings, shown};
-use crate::support::{databases, temporary_folder};
+use crate::support::{copy_folder, databases, temporary_folder};
 
 const PATH: &str = "/api/v1/audit/erasures";
 /// Where alice acts from when she uses a service.
@@ -41,7 +41,7 @@ fn policies() -> Arc<PolicySet> {
     static SET: OnceLock<Arc<PolicySet>> = OnceLock::new();
     let made = || {
         let folder = temporary_folder();
-        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"), folder.path());
+        copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"), folder.path());
         let global = folder.path().join("global.cedar");
         let text = std::fs::read_to_string(&global).unwrap();
         let more = "\n@id(\"security-erases\")\npermit (principal in Group::\"security\", \
@@ -52,18 +52,6 @@ fn policies() -> Arc<PolicySet> {
         Arc::new(load(folder.path(), &settings()).unwrap_or_else(|found| panic!("{}", shown(&found))))
     };
     Arc::clone(SET.get_or_init(made))
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            std::fs::create_dir(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), &target).unwrap();
-        }
-    }
 }
 
 fn rule(name: &str, types: &[&str], length: Ttl) -> KeepRule {

@@ -469,6 +469,21 @@ async fn a_device_gets_nothing_when_its_owner_refuses_or_is_too_late() {
 }
 
 #[tokio::test]
+async fn a_device_code_is_good_as_long_as_the_installation_says() {
+    use doorward::control::oauth::device::Answer;
+    let house = House::with(&databases()[0], |settings| settings.device_code_ttl = Ttl::minutes(3)).await;
+    let (browser, _) = house.browser("alice").await;
+    let (in_time, late) = (device_start(&house).await, device_start(&house).await);
+    assert_eq!(in_time.body["expires_in"], json!(180));
+    house.clock.advance(Ttl::seconds(179));
+    page::answer(&house, &browser, in_time.text("/user_code"), Answer::Agree).await.unwrap();
+    assert_eq!(device_poll(&house, in_time.text("/device_code")).await.status, 200);
+    house.clock.advance(Ttl::seconds(1));
+    assert!(page::answer(&house, &browser, late.text("/user_code"), Answer::Agree).await.is_err());
+    assert_refused(&device_poll(&house, late.text("/device_code")).await, 400, "expired_token");
+}
+
+#[tokio::test]
 async fn a47_of_fifty_polls_of_an_agreed_device_one_gets_in() {
     use doorward::control::oauth::device::Answer;
     for url in databases() {

@@ -574,6 +574,34 @@ async fn a_providers_own_token_is_taken_where_it_is_configured_so() {
 }
 
 #[tokio::test]
+async fn a37_an_id_token_is_no_bearer_token_even_where_the_client_itself_is_an_audience() {
+    let test_clock = TestClock::new();
+    let fake = FakeProvider::start(&test_clock).await;
+    let mut settings = fake.settings("corp");
+    settings.bearer_audiences = vec![CLIENT_ID.to_owned(), "api".to_owned()];
+    let providers = Providers::new(vec![settings], ORIGIN, &clock(&test_clock)).unwrap();
+    let now = test_clock.now();
+    let take = |typ: Value, claims: Value| providers.verify_bearer(&fake.token(json!({ "typ": typ }), claims), now);
+    take(json!("JWT"), json!({ "aud": "api", "sub": "alice" })).unwrap_err();
+    providers.tend(now).await;
+    for typ in [json!("JWT"), json!("at+jwt")] {
+        for claim in ["nonce", "at_hash", "c_hash"] {
+            for aud in [json!(CLIENT_ID), json!([CLIENT_ID])] {
+                let mut claims = json!({ "aud": aud, "sub": "alice" });
+                claims[claim] = json!("n-0S6_WzA2Mj");
+                let refused = take(typ.clone(), claims.clone()).unwrap_err();
+                assert_eq!(refused, TokenError::Claim(claim), "{typ} {claims}");
+                // Of an API it may say what it likes: no ID token is made for that.
+                claims["aud"] = json!("api");
+                take(typ.clone(), claims).unwrap();
+            }
+        }
+        // Installations have it: an access token for the client is taken still.
+        take(typ, json!({ "aud": CLIENT_ID, "sub": "alice" })).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn f5_a_key_that_changed_without_its_name_is_taken_within_a_minute() {
     for named in [true, false] {
         let test_clock = TestClock::new();

@@ -12,31 +12,18 @@ use doorward::store::{EventFilter, Recorded};
 use serde_json::{Value, json};
 
 use crate::api_house::{Answer, Caller, House};
-use crate::support::{databases, temporary_folder};
+use crate::support::{copy_folder, databases, temporary_folder};
 
 /// The policies of the product, with `access.cedar` of ops-api changed.
 fn policies(change: impl Fn(&str) -> String) -> PolicySet {
     let folder = temporary_folder();
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"), folder.path());
+    copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"), folder.path());
     let file = folder.path().join("ops-api/access.cedar");
     let text = std::fs::read_to_string(&file).unwrap();
     let changed = change(&text);
     assert_ne!(changed, text, "the change is one");
     std::fs::write(&file, changed).unwrap();
     load(folder.path(), &LoadSettings { domain: "doorward.localhost".to_owned(), groups: Vec::new() }).unwrap()
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// Without the statement of that `@id`.

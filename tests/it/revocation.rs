@@ -102,6 +102,20 @@ async fn a_lock_is_set_once_told_recorded_and_lifted() {
 }
 
 #[tokio::test]
+async fn the_reason_of_a_lock_has_its_bound_in_characters_as_every_reason_has() {
+    for url in databases() {
+        let (store, _) = opened(&url, 1).await;
+        let (entropy, bob) = (SeededEntropy::new(1), Principal::user("dev", "bob").unwrap());
+        let longer = "ж".repeat(1001);
+        let refused = lock::set(&store, Actor::default(), &bob, &longer, NOW, &entropy).await;
+        assert!(matches!(refused, Err(LockError::Reason)));
+        let longest = "ж".repeat(1000);
+        assert_eq!(lock::set(&store, Actor::default(), &bob, &longest, NOW, &entropy).await.unwrap().reason, longest);
+        lock::clear(&store, Actor::default(), &bob, &longest, NOW, &entropy).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn the_record_opens_with_the_key_that_it_was_made_with() {
     for url in databases() {
         let sealer = Sealer::new(&[5; 32]).unwrap();

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
@@ -117,6 +117,20 @@ pub fn temporary_folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("doorward-test-").tempdir().unwrap()
 }
 
+/// Copies what is in a folder, with all below it, into another.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let source = entry.unwrap().path();
+        let target = to.join(source.file_name().unwrap());
+        if source.is_dir() {
+            copy_folder(&source, &target);
+        } else {
+            std::fs::copy(&source, &target).unwrap();
+        }
+    }
+}
+
 /// A port of the loopback interface that was free a moment ago. Where a listener can be asked for
 /// port 0, do that instead: this one can be lost to another process.
 pub fn free_port() -> u16 {
@@ -148,7 +162,7 @@ pub fn sqlite_database() -> String {
 }
 
 /// Removes what runs of more than an hour ago left behind.
-fn sweep_once(root: &std::path::Path) {
+fn sweep_once(root: &Path) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for entry in std::fs::read_dir(root).unwrap().flatten() {

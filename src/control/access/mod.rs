@@ -27,7 +27,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use crate::audit::{Actor, Event, EventType, Outcome};
-use crate::model::text::forges;
+use crate::model::text::{REASON_CHARS_MAX, forges};
 use crate::model::{AccessRequest, ActionName, ClockDoubt, EntitlementName, Grant, Person, Session, Timestamp, Ttl};
 use crate::policy::{Ambient, Entitlement, EntitlementAction, PolicySet, Subject};
 use crate::store::StoreError;
@@ -42,9 +42,6 @@ pub use grant::{drop_grant, extend, revoke};
 pub use idle::exchange_uses;
 pub use rest::{TooSoon, Wait};
 pub use view::{ApprovalSeen, GrantSeen, Seen, Whose, grant_fetch, grant_list, request_fetch, request_list};
-
-/// The longest reason that is taken from people, in characters.
-pub const REASON_CHARS_MAX: usize = 1000;
 
 /// Why an operation on requests or grants was not done.
 #[derive(Debug)]

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -13,12 +12,10 @@ use crate::audit::{Event, EventType, Outcome};
 use crate::identity::breakglass::{Closed, ClosedBy, ClosingError, Happening, KnownOpening};
 use crate::model::breakglass::{Challenge, Evidence};
 use crate::model::{BreakGlassId, Principal, Timestamp};
+use crate::store::RECORD_TIMEOUT;
 
 use super::super::desk::Desk;
 use super::one_id;
-
-/// How long the record may take.
-const RECORD_TIMEOUT: Duration = Duration::from_millis(1800);
 
 /// What somebody shows who wants to close.
 #[derive(Debug, Clone)]

@@ -9,13 +9,12 @@ use crate::audit::{Event, EventType, Outcome};
 use crate::identity::breakglass::{ChannelOutcome, ChannelTest, Happening, KnownOpening};
 use crate::model::breakglass::Scope;
 use crate::model::{Timestamp, Ttl};
+use crate::store::RECORD_TIMEOUT;
 
 use super::super::desk::Desk;
 use super::one_id;
 use super::terms::{CheckError, Presented, judged, refused};
 
-/// How long the record may take.
-const RECORD_TIMEOUT: Duration = Duration::from_millis(1800);
 /// How long all channels together may take for their test message; each has its own bound below it.
 const CHANNELS_TIMEOUT: Duration = Duration::from_secs(22);
 

@@ -15,15 +15,13 @@ use super::super::session;
 use super::code::{SECRET_BYTES_MAX, from_browser};
 use super::{CLIENT_ID, GrantError, Granted, end_reused, issue_tokens, known_client};
 
-/// How long device and user code are good.
-pub const DEVICE_TTL: Ttl = Ttl::minutes(10);
 /// How long a device waits between two polls; also what `slow_down` adds.
 pub const DEVICE_INTERVAL: Ttl = Ttl::seconds(5);
 /// The longest wait that polling too often leads to.
 const INTERVAL_MAX: Ttl = Ttl::minutes(1);
 /// Characters of a user code: no vowels and no digits (RFC 8628 §6.1).
 const USER_CODE_LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
-/// Letters of a user code: 20^8 are 34 bits, for ten minutes.
+/// Letters of a user code: 20^8 are 34 bits, for half an hour at most (`tokens.device_code`).
 const USER_CODE_LENGTH: usize = 8;
 /// How often a user code that is taken is drawn anew.
 const DRAWS_MAX: usize = 3;
@@ -144,7 +142,7 @@ pub async fn start(
             address: connection.address,
             agent: agent.clone(),
             created_at: now,
-            expires_at: now.plus(DEVICE_TTL),
+            expires_at: now.plus(desk.settings.device_code_ttl),
             interval: DEVICE_INTERVAL,
             next_poll_at: now,
         };

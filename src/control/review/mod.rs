@@ -17,7 +17,7 @@ mod uses;
 use std::fmt;
 
 use crate::audit::{Event, EventType, Outcome};
-use crate::model::text::one_line;
+use crate::model::text::{REASON_CHARS_MAX, one_line};
 use crate::model::{Person, Principal, ReviewId, RuleState, ServiceName, Timestamp, Ttl};
 use crate::policy::{InstallationAction, PolicySet};
 use crate::store::{Doer, RULES_MAX, StoreError, StoredReview, StoredRule};
@@ -31,8 +31,6 @@ pub use read::{fetch, list};
 pub use start::{Wish, start};
 pub use uses::Use;
 
-/// The longest reason in characters.
-pub const REASON_CHARS_MAX: usize = 1000;
 /// The shortest and the longest time until a review is due.
 pub const DUE: (Ttl, Ttl) = (Ttl::hours(1), Ttl::hours(24 * 366));
 /// Named reviewers at most.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::audit::{Actor, EventType};
 use crate::identity::logout_token::LoggedOut;
-use crate::model::text::one_line;
+use crate::model::text::{REASON_CHARS_MAX, one_line};
 use crate::model::{Principal, SessionEnd, SessionId, Timestamp};
 use crate::policy::InstallationAction;
 use crate::store::{RevocationKind, StoreError, StoredSession, Tx};
@@ -13,8 +13,6 @@ use super::super::caller::Caller;
 use super::super::desk::Desk;
 use super::event;
 
-/// The longest reason that is taken from people, in characters.
-pub const REASON_CHARS_MAX: usize = 1000;
 /// How often sessions are listed again until none is left. Each can start one more at a time only
 /// while it lives, so two passes are the rule.
 const PASSES_MAX: usize = 100;

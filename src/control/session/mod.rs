@@ -25,10 +25,7 @@ use crate::model::{SessionId, Timestamp};
 
 use super::desk::Desk;
 
-pub use end::{
-    REASON_CHARS_MAX, RevokeError, end, end_by_link, end_by_logout, end_many_within, end_within, logged_out, obey,
-    revoke,
-};
+pub use end::{RevokeError, end, end_by_link, end_by_logout, end_many_within, end_within, logged_out, obey, revoke};
 pub use regroup::groups_replace;
 pub use start::{NewSession, StartError, Started, enter, renew, renew_within, start, start_within};
 pub use view::{Whose, fetch, fetch_by_cookie, list, sweep};

@@ -5,9 +5,10 @@
 //! is counted with its address, and where that has none either, with all others.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
+use crate::model::address::counted_address;
 use crate::model::{BreakGlassId, Timestamp, Ttl};
 
 /// How long further ones of the same are only counted.
@@ -64,7 +65,7 @@ impl Refusals {
     /// Takes a failure from `address` of an opening, if one could be read.
     pub fn take(&self, address: IpAddr, opening: Option<BreakGlassId>, now: Timestamp) -> Telling {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let address = block(address);
+        let address = counted_address(address);
         let own = Key { address: Some(address), opening };
         let of_address = Key { address: Some(address), opening: None };
         let of_all = Key { address: None, opening: None };
@@ -105,15 +106,4 @@ fn count(entries: &mut HashMap<Key, Entry>, key: Key, now: Timestamp) -> Telling
     entry.untold = entry.untold.saturating_add(1);
     entry.until = now;
     Telling::InACount
-}
-
-/// One sender: an address, of IPv6 a /64.
-fn block(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
 }

@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::Clock;
 
-use super::accept;
+use super::super::accept;
+use super::CONNECTIONS_MAX;
 
 /// How HTTP/2 begins (RFC 9113 §3.4); no HTTP/1 method is `PRI`.
 const PREFACE_START: &[u8; 4] = b"PRI ";
@@ -110,7 +111,7 @@ impl DevUpstream {
         let stopping = self.shared.stopping.clone();
         let _cut = stopping.drop_guard();
         let router = Router::new().fallback(answer).with_state(self.shared);
-        accept::until(self.listener, shutdown, move |stream| connection(stream, router.clone())).await;
+        accept::until(self.listener, CONNECTIONS_MAX, shutdown, move |stream| connection(stream, router.clone())).await;
     }
 }
 

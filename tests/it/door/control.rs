@@ -32,6 +32,9 @@ async fn assert_whole_and_recorded(door: &Door, what: &str, got: &Got, status: u
     let recorded = door.recorded(got.decision()).await;
     assert_eq!(recorded.text("/reason"), Some(reason), "{what}");
     assert_eq!(recorded.personal(PersonalField::Address), Some("127.0.0.1"), "{what}");
+    // Whoever refused it, a guard of ours before the router too: what was asked, and under which policies.
+    assert!(recorded.text("/policy_version").is_some(), "{what}: {}", recorded.body);
+    assert!(recorded.text("/request/method").is_some(), "{what}: {}", recorded.body);
 }
 
 #[test]

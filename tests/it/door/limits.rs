@@ -354,3 +354,29 @@ fn a_service_whose_connections_are_all_in_use_says_so_and_serves_again_when_one_
         }
     });
 }
+
+#[test]
+fn who_holds_connections_to_the_plain_listener_leaves_the_next_one_waiting_and_takes_no_more_than_its_bound() {
+    let environment = vec![("DOORWARD__TELEMETRY__LISTEN", "127.0.0.1:0".to_owned())];
+    with_door(Plan { environment, ..Plan::default() }, async |door| {
+        let address = door.running().telemetry.unwrap();
+        let connect = async || tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        // Each is answered, and stays.
+        let mut held = Vec::new();
+        for _ in 0..64 {
+            let mut stream = connect().await;
+            stream.write_all(request.as_bytes()).await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+            held.push(stream);
+        }
+        let mut next = connect().await;
+        next.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 1024];
+        let early = tokio::time::timeout(Duration::from_millis(300), next.read(&mut answer)).await;
+        assert!(early.is_err(), "it was taken beyond the bound");
+        held.pop();
+        let count = tokio::time::timeout(Duration::from_secs(5), next.read(&mut answer)).await.unwrap().unwrap();
+        assert!(answer[..count].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..count]));
+    });
+}

@@ -140,21 +140,9 @@ fn told(what: &str, times: &[Duration], aim: Duration) {
     assert!(at(99) <= aim, "{what}: p99 {:?}", at(99));
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        if source.is_dir() {
-            copy(&source, &target);
-        } else {
-            std::fs::copy(&source, &target).unwrap();
-        }
-    }
-}
-
 /// Another node of the installation: the same files but its own identity, on ports of its own.
 fn another(door: &Door, folder: &Path) -> Running {
-    copy(&door.dir, folder);
+    crate::support::copy_folder(&door.dir, folder);
     for own in std::fs::read_dir(folder).unwrap().flatten() {
         let name = own.file_name().to_string_lossy().into_owned();
         if name == "node.id" || name.contains(".spool") || name.starts_with("doorward.db") {

@@ -26,7 +26,7 @@ use crate::audit::{Event, EventType, Outcome};
 use crate::control::breakglass::{EmergencyError, REVIEWERS, open_openings};
 use crate::control::caller::Caller;
 use crate::control::desk::Desk;
-use crate::model::text::one_line;
+use crate::model::text::{REASON_CHARS_MAX, one_line};
 use crate::model::{ClockDoubt, ErasureId, Timestamp, Ttl, UserRef};
 use crate::notify::audience::mark_of;
 use crate::policy::InstallationAction;
@@ -34,8 +34,6 @@ use crate::store::{Erasure, Goes, KeptByRule, RevocationKind, StoreError, Unfini
 
 pub use plan::Plan;
 
-/// The longest reason in characters.
-pub const REASON_CHARS_MAX: usize = 1000;
 /// When the logs are looked through once more after an erasure: by then every event of before has its
 /// number, and every node knows that the pseudonym is nobody's.
 const LOOK_AGAIN: Ttl = Ttl::minutes(5);

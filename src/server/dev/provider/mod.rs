@@ -38,7 +38,8 @@ use tokio::net::TcpListener;
 use crate::credential::token::SigningKey;
 use crate::model::{Clock, Entropy, Secret, Timestamp};
 
-use super::accept;
+use super::super::accept;
+use super::CONNECTIONS_MAX;
 use memory::Memory;
 pub use person::{PEOPLE, Person};
 
@@ -131,7 +132,7 @@ impl DevProvider {
     /// Answers until `shutdown` comes.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
         let router = router(self.inner);
-        accept::until(self.listener, shutdown, move |stream| {
+        accept::until(self.listener, CONNECTIONS_MAX, shutdown, move |stream| {
             let service = TowerToHyperService::new(router.clone());
             async move {
                 let mut server = http1::Builder::new();
