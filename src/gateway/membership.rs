@@ -1,7 +1,7 @@
 //! What active grants make of a caller, asked anew on every request.
 //!
-//! INVARIANTS: a grant counts while it is in force at this moment, for the actions that were
-//! approved, and while its holder may still ask for it: with the session and device that they have now,
+//! INVARIANTS: a grant counts while it is in force at this moment, for the actions and parameters that
+//! were approved, and while its holder may still ask for it: with the session and device that they have now,
 //! and as of its activation, so that a rule about the hour or a fresh sign-in lets a night's work end. A stream that is permitted only because of grants ends
 //! with the last of them that permits it: at its end, also one that was moved meanwhile, and at once
 //! when it is ended early. A token that was made under a grant is good while that one is in force, and
@@ -91,8 +91,9 @@ pub fn counting(
     }
     let service = &routed.entry.service.name;
     let address = channel.peer.ip().to_canonical();
-    grants
-        .retain(|grant| grant.counts_for(service, &matched.action) && may_still_ask(snapshot, caller, grant, address));
+    grants.retain(|grant| {
+        grant.counts_for(service, &matched.action, &matched.params) && may_still_ask(snapshot, caller, grant, address)
+    });
     let mut names: Vec<EntitlementName> = grants.iter().map(|grant| grant.entitlement.clone()).collect();
     names.sort_unstable();
     names.dedup();
@@ -181,6 +182,7 @@ pub fn permit(worker: &Worker, caller: &Caller, routed: &Routed, rests: &Rests, 
         principal: caller.principal.clone(),
         service: routed.entry.service.name.clone(),
         action: matched.action.clone(),
+        params: matched.params.clone(),
         rests: rests.clone(),
         under: caller.under.as_ref().map(|grant| grant.id),
         until: Arc::default(),
@@ -228,6 +230,7 @@ struct Watch {
     principal: Principal,
     service: ServiceName,
     action: ActionName,
+    params: Vec<(Arc<str>, String)>,
     rests: Rests,
     under: Option<GrantId>,
     until: Arc<AtomicI64>,
@@ -257,7 +260,9 @@ impl Watch {
             Some(id) => Some(grants.iter().find(|grant| grant.id == id).cloned()?),
         };
         let names = self.rests.names();
-        grants.retain(|grant| names.contains(&grant.entitlement) && grant.counts_for(&self.service, &self.action));
+        grants.retain(|grant| {
+            names.contains(&grant.entitlement) && grant.counts_for(&self.service, &self.action, &self.params)
+        });
         let last = |name: &EntitlementName| {
             grants.iter().filter(|grant| grant.entitlement == *name).map(|grant| grant.expires_at).max()
         };

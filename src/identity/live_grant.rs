@@ -3,6 +3,7 @@
 //! INVARIANT: the data path only reads and raises numbers here; whoever tells the database of uses looks
 //! at them beside it (`control/access/idle.rs`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -17,8 +18,10 @@ pub struct LiveGrant {
     pub id: GrantId,
     /// What its holder is a member of.
     pub entitlement: EntitlementName,
-    /// The actions of the entitlement's service that were approved.
+    /// The actions that were approved.
     pub actions: Arc<[ActionName]>,
+    /// What was asked for and approved beyond them: name → value.
+    pub params: Arc<BTreeMap<String, String>>,
     /// When it became active.
     pub active_at: Timestamp,
     /// When it ends by itself.
@@ -132,10 +135,13 @@ impl LiveGrant {
         Some(Timestamp::from_millis(self.uses()?.last.load(Ordering::Relaxed)))
     }
 
-    /// Whether it counts for this action. What its service opens by it is what was approved; a
-    /// service that names another's entitlement says so in its own policies.
+    /// Whether it counts for this action with these parameters of its route. What its service opens by it
+    /// is what was approved; a service that names another's entitlement says so in its own policies. Where
+    /// a parameter of the route has the name of one that was approved, its value is that one: approvers
+    /// say yes to one thing, not to all that are like it.
     #[must_use]
-    pub fn counts_for(&self, service: &ServiceName, action: &ActionName) -> bool {
-        self.entitlement.service() != service || self.actions.contains(action)
+    pub fn counts_for(&self, service: &ServiceName, action: &ActionName, params: &[(Arc<str>, String)]) -> bool {
+        (self.entitlement.service() != service || self.actions.contains(action))
+            && params.iter().all(|(name, value)| self.params.get(&**name).is_none_or(|approved| approved == value))
     }
 }

@@ -93,7 +93,7 @@ fn read(dir: &Path, settings: &LoadSettings, report: &Report) -> Option<PolicySe
         complete: drafts.len() == folder.services.len(),
     };
     let validated = validate::validate(&drafts, global.as_ref(), &world, report);
-    lint::lint(&drafts, global.as_ref(), &groups, &settings.groups, report);
+    lint::lint(&drafts, global.as_ref(), &groups, &settings.groups, &kinds, report);
     if report.has_errors() {
         return None;
     }
@@ -160,14 +160,23 @@ fn report_shared_names(drafts: &[Draft], global: Option<&CedarFile>, report: &Re
     }
 }
 
+impl Draft {
+    pub(super) fn actions(&self) -> BTreeSet<ActionName> {
+        self.routes.iter().map(|route| route.action.clone()).collect()
+    }
+}
+
+/// Which actions each entitlement opens.
+pub(super) type Opens = BTreeMap<EntitlementName, BTreeSet<ActionName>>;
+
 /// Which actions each entitlement opens: those that a policy which names it could match, also one that
 /// forbids them `unless` it is held. What is named as the resource alone is asked for, and opens nothing.
-fn opened<'s>(
+pub(super) fn opened<'s>(
     actions: &BTreeSet<ActionName>,
     statements: impl Iterator<Item = &'s Statement> + Clone,
     kinds: &Kinds,
-) -> BTreeMap<EntitlementName, BTreeSet<ActionName>> {
-    let mut opens: BTreeMap<EntitlementName, BTreeSet<ActionName>> = BTreeMap::new();
+) -> Opens {
+    let mut opens = Opens::new();
     for statement in statements {
         let named = validate::entitlements_named(&statement.policy).into_iter();
         let opens_it = |name: &EntitlementName| {
@@ -200,7 +209,7 @@ fn assemble(
     let mut hosts = HashMap::new();
     for draft in drafts {
         let statements = draft.access.statements.iter().chain(shared);
-        let actions: BTreeSet<ActionName> = draft.routes.iter().map(|route| route.action.clone()).collect();
+        let actions = draft.actions();
         let own: BTreeSet<EntitlementName> = draft.entitlements.values().map(|(e, _)| e.name.clone()).collect();
         let named = statements.clone().flat_map(|statement| validate::entitlements_named(&statement.policy));
         let mut texts = BTreeSet::new();

@@ -153,6 +153,14 @@ async fn a_parameter_that_could_look_like_another_line_is_refused_by_its_name() 
         assert_eq!(made.status.as_u16(), status, "{note:?}: {made:?}");
         assert!(status == 201 || made.text("/detail").starts_with("`note` has the character U+"), "{made:?}");
     }
+    // One that is left empty is not given.
+    let optional = "approvals = 1\nparameters.note = { required = false }";
+    put(&house, changed(&[("service.toml", "approvals = 1", optional)], &[]));
+    let body = json!({
+        "entitlement": "ops-api/deploy-prod", "reason": "hotfix", "ticket": "OPS-12", "params": { "note": " " }
+    });
+    let made = house.json(&alice, "/api/v1/requests", &body).await;
+    assert_eq!((made.status.as_u16(), &made.body["params"]), (201, &json!({})), "{made:?}");
 }
 
 #[tokio::test]

@@ -482,6 +482,29 @@ fn what_is_valid_and_probably_not_meant_is_a_warning() {
 }
 
 #[test]
+fn a_parameter_of_an_entitlement_that_no_route_of_what_it_opens_has_is_a_warning() {
+    let routes = "[[route]]\nmatch = \"GET /{db}/rows\"\naction = \"rows\"\n";
+    let asks = "[entitlement.x]\ndescription = \"d\"\n[entitlement.x.parameters]\nenv = {}\ndb = {}\nnote = {}\n";
+    let rules = "permit (principal in Group::\"g\", action in [Action::\"request\", Action::\"approve\"], resource is Entitlement);\n";
+    let opens = "permit (principal in Entitlement::\"svc/x\", action == Action::\"read\", resource is Service);\n";
+    let more = "permit (principal in Entitlement::\"svc/x\", action == Action::\"rows\", resource is Service);\n";
+    let said = |access: &str| {
+        told(&[
+            ("svc/service.toml", &format!("{SERVICE}{routes}{asks}")),
+            ("svc/access.cedar", &format!("{rules}{access}")),
+        ])
+    };
+    let warning = |name: &str| {
+        format!("the parameter `{name}` of `svc/x` binds nothing: no route of what it opens has a `{{{name}}}`")
+    };
+    let told = said(opens);
+    assert!(told.contains(&warning("db")) && told.contains(&warning("note")), "{told}");
+    assert!(!told.contains(&warning("env")) && !told.contains(" error: "), "{told}");
+    let told = said(&format!("{opens}{more}"));
+    assert!(!told.contains(&warning("db")) && told.contains(&warning("note")), "{told}");
+}
+
+#[test]
 fn a_policy_whose_conditions_contradict_each_other_is_a_warning() {
     let with = |scope: &str, condition: &str| {
         told(&[(

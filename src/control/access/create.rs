@@ -166,7 +166,8 @@ fn draft(
         address: caller.connection().address,
         reason: fitting.reason,
         ticket: fitting.ticket,
-        params: asked.params.clone(),
+        // What is left empty is not given: it would bind the grant to a value that nothing has.
+        params: asked.params.clone().into_iter().filter(|(_, value)| !value.trim().is_empty()).collect(),
         length: fitting.length,
         start: fitting.start,
         emergency: asked.emergency,
