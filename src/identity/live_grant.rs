@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{ActionName, EntitlementName, GrantId, ServiceName, Timestamp, Ttl};
+use crate::model::{ActionName, Approved, EntitlementName, GrantId, OpenedAction, ServiceName, Timestamp, Ttl};
 
 /// A grant as the data path asks it.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub struct LiveGrant {
     /// What its holder is a member of.
     pub entitlement: EntitlementName,
     /// The actions that were approved.
-    pub actions: Arc<[ActionName]>,
+    pub actions: Arc<[OpenedAction]>,
     /// What was asked for and approved beyond them: name → value.
     pub params: Arc<BTreeMap<String, String>>,
     /// When it became active.
@@ -135,13 +135,10 @@ impl LiveGrant {
         Some(Timestamp::from_millis(self.uses()?.last.load(Ordering::Relaxed)))
     }
 
-    /// Whether it counts for this action with these parameters of its route. What its service opens by it
-    /// is what was approved; a service that names another's entitlement says so in its own policies. Where
-    /// a parameter of the route has the name of one that was approved, its value is that one: approvers
-    /// say yes to one thing, not to all that are like it.
+    /// Whether it counts for this action of any service, with these parameters of its route: as approved.
     #[must_use]
     pub fn counts_for(&self, service: &ServiceName, action: &ActionName, params: &[(Arc<str>, String)]) -> bool {
-        (self.entitlement.service() != service || self.actions.contains(action))
-            && params.iter().all(|(name, value)| self.params.get(&**name).is_none_or(|approved| approved == value))
+        let approved = Approved { entitlement: &self.entitlement, actions: &self.actions, params: &self.params };
+        approved.covers(service, action, params)
     }
 }

@@ -79,7 +79,8 @@ fn unbound_parameters(drafts: &[Draft], global: Option<&CedarFile>, kinds: &Kind
         .iter()
         .map(|draft| {
             let shared = global.into_iter().flat_map(|file| &file.statements);
-            (draft, opened(&draft.actions(), draft.access.statements.iter().chain(shared), kinds))
+            let statements = draft.access.statements.iter().chain(shared);
+            (draft, opened(&draft.actions(), statements, &kinds.service(draft.name.as_str()), kinds))
         })
         .collect();
     for (draft, (entitlement, offset)) in asking {

@@ -564,6 +564,55 @@ fn a_policy_whose_conditions_contradict_each_other_is_a_warning() {
 }
 
 #[test]
+fn holding_an_entitlement_only_bars_where_no_policy_gives_anything_for_it() {
+    let held = "principal in Entitlement::\"svc/x\"";
+    let with = |effect: &str, scope: &str, condition: &str| {
+        format!("{effect} ({scope}, action == Action::\"read\", resource is Service) {condition};\n")
+    };
+    let forbid = |condition: &str| with("forbid", "principal", condition);
+    let gives = with("permit", held, "");
+    let bars = with("forbid", held, "");
+    for (rule, expected) in [
+        (gives.clone(), false),
+        (bars.clone(), true),
+        (format!("{bars}{gives}"), false),
+        (bars.replace("read", "write"), false),
+        (forbid(&format!("when {{ {held} && (context.method == \"GET\" || {held}) }}")), true),
+        (forbid(&format!("when {{ !(context.method == \"GET\" && !({held})) }}")), true),
+        (forbid(&format!("when {{ !({held}) }}")), false),
+        (forbid(&format!("unless {{ {held} }}")), false),
+        (forbid(&format!("unless {{ !({held}) }}")), true),
+        (forbid(&format!("when {{ if {held} then false else true }}")), false),
+        (forbid(&format!("when {{ ({held}) == false }}")), false),
+        (forbid(&format!("when {{ {held} }} unless {{ {held} && context.method == \"GET\" }}")), false),
+        (with("permit", "principal", &format!("unless {{ {held} }}")), true),
+        (with("permit", "principal", &format!("when {{ !({held}) }}")), true),
+        (with("permit", "principal", &format!("when {{ {held} }}")), false),
+        (with("permit", "principal is User", ""), false),
+    ] {
+        let service = format!(
+            "{SERVICE}[[route]]\nmatch = \"PUT /a/{{env}}\"\naction = \"write\"\n[entitlement.x]\ndescription = \"d\"\n"
+        );
+        let set = loaded(&[("svc/service.toml", &service), ("svc/access.cedar", &rule)]);
+        let service = set.services().next().unwrap();
+        let read = service.actions().find(|action| action.as_str() == "read").unwrap();
+        let name = set.entitlements().next().unwrap().name.clone();
+        assert_eq!(service.only_bars(&name, read), expected, "{rule}");
+    }
+}
+
+#[test]
+fn a_global_policy_opens_only_where_it_holds() {
+    let there = "permit (principal in Entitlement::\"svc/x\", action, resource == Service::\"other\");\n";
+    let service = format!("{SERVICE}[entitlement.x]\ndescription = \"d\"\n");
+    let other = SERVICE.replace("read", "look");
+    let files = [("svc/service.toml", service.as_str()), ("svc/access.cedar", ACCESS), ("global.cedar", there)];
+    let set = loaded(&[&files[..], &[("other/service.toml", &other), ("other/access.cedar", "")]].concat());
+    let name = set.entitlements().next().unwrap().name.clone();
+    assert_eq!(set.opened_by(&name).iter().map(ToString::to_string).collect::<Vec<_>>(), ["other/look"]);
+}
+
+#[test]
 fn a_global_policy_holds_for_every_service_and_is_no_warning_if_it_matches_in_one() {
     let global = "@id(\"no-strangers\") forbid (principal is User, action, resource is Service) unless { principal in Group::\"staff\" };";
     let set = loaded(&[("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS), ("global.cedar", global)]);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::audit::EventType;
 use crate::model::{
-    AccessRequest, ActionName, EntitlementName, Grant, GrantId, Person, RequestId, RequestState, Timestamp, Ttl,
+    AccessRequest, EntitlementName, Grant, GrantId, OpenedAction, Person, RequestId, RequestState, Timestamp, Ttl,
 };
 use crate::policy::{Entitlement, EntitlementAction, PolicySet};
 
@@ -57,7 +57,7 @@ pub struct Planned {
     /// Who, of those that have signed in lately, could.
     pub approvers: Vec<Person>,
     /// The actions that it opens.
-    pub actions: Vec<ActionName>,
+    pub actions: Vec<OpenedAction>,
     /// A grant ends when it is not used for so long.
     pub idle: Option<Ttl>,
     /// A grant begins so long after its request at the earliest.
