@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use http_body_util::BodyExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::exchange::{body, of_person};
-use super::fixture::{Door, Person, Plan, Speaks, full, with_door};
+use super::fixture::{Door, Got, Person, Plan, Speaks, full, with_door};
 use super::grant_tokens::api;
 use super::grants::cut;
 
@@ -40,13 +40,26 @@ async fn granted(door: &Door, person: &Person, pipeline: &str) -> String {
     body(&got)["grant"].as_str().unwrap().to_owned()
 }
 
+/// The grant that `why` names as what would help by now.
+async fn in_hand(door: &Door, person: &Person, refused: &Got) -> Value {
+    door.recorded(refused.decision()).await;
+    let got = api(door, Some(person), None, &format!("/api/v1/decisions/{}", refused.decision()), None).await;
+    let decision = body(&got);
+    assert_eq!(decision["helps"][0]["entitlement"], "app/open", "{decision}");
+    decision["helps"][0]["grant"].clone()
+}
+
 #[test]
 fn a52_a_grant_counts_for_the_value_of_the_parameter_that_was_approved() {
     with_door(plan(), async |door| {
         let dave = door.sign_in("dave").await;
         let mut client = door.client("app", Some(&dave), Speaks::Http2).await;
-        assert_eq!(client.get("/web").await.status, 403);
+        let before = client.get("/web").await;
+        assert_eq!(before.status, 403);
         let grant = granted(door, &dave, "web").await;
+        // What was refused would be allowed by now, and another value is still to be asked for.
+        assert_eq!(in_hand(door, &dave, &before).await, grant.as_str());
+        assert_eq!(in_hand(door, &dave, &client.get("/payments").await).await, Value::Null);
         // Twice, so that what is remembered is asked too.
         for _ in 0..2 {
             assert_eq!(client.get("/web").await.status, 200);
