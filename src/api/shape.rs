@@ -58,7 +58,9 @@ pub fn session(stored: &StoredSession, current: SessionId, now: Timestamp) -> wi
 pub fn access_request(policies: &PolicySet, seen: &Seen) -> wire::AccessRequest {
     let request = &seen.request;
     let service = policies.service(request.entitlement.service());
-    let opens = |route: &&crate::policy::Route| request.actions.contains(&route.action);
+    let home = request.entitlement.service();
+    let opens =
+        |route: &&crate::policy::Route| request.actions.iter().any(|opened| opened.is(home, home, &route.action));
     let routes = service.map(|service| service.routes().iter().filter(opens).map(|route| route.template.to_string()));
     wire::AccessRequest {
         id: request.id.to_string(),

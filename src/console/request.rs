@@ -238,7 +238,9 @@ fn page(desk: &Desk, visitor: Visitor, seen: &Seen, may_answer: bool, now: Times
 fn routes(policies: &PolicySet, seen: &Seen) -> Vec<String> {
     let request = &seen.request;
     let Some(service) = policies.service(request.entitlement.service()) else { return Vec::new() };
-    let opens = |route: &&crate::policy::Route| request.actions.contains(&route.action);
+    let home = request.entitlement.service();
+    let opens =
+        |route: &&crate::policy::Route| request.actions.iter().any(|opened| opened.is(home, home, &route.action));
     service.routes().iter().filter(opens).map(|route| route.template.to_string()).collect()
 }
 

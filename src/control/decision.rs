@@ -8,8 +8,11 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::audit::{Event, EventType, Outcome, PersonalField, basis};
-use crate::model::{DecisionId, GrantId, GrantState, NodeId, Principal, RequestId, RequestState, Timestamp, UserRef};
-use crate::policy::InstallationAction;
+use crate::model::{
+    Approved, DecisionId, GrantId, GrantState, NodeId, Principal, RequestId, RequestState, ServiceName, Timestamp,
+    UserRef,
+};
+use crate::policy::{InstallationAction, Matched, PolicySet};
 use crate::store::{AccessRequestFilter, GRANT_PAGE_MAX, Recorded, StoreError};
 
 use super::caller::Caller;
@@ -130,13 +133,34 @@ pub async fn fetch(desk: &Desk, caller: &Caller, id: DecisionId, now: Timestamp)
         tx.commit().await?;
     }
     if let Some(whose) = explained.principal.clone().filter(|_| !explained.helps.is_empty()) {
-        in_hand(desk, &whose, &mut explained.helps, now).await?;
+        let asked = explained.asked(&desk.policies.load());
+        in_hand(desk, &whose, asked.as_ref(), &mut explained.helps, now).await?;
     }
     Ok(explained)
 }
 
-/// What `whose` has by now of what would have helped.
-async fn in_hand(desk: &Desk, whose: &Principal, helps: &mut [Help], now: Timestamp) -> Result<(), DecisionError> {
+impl Explained {
+    /// What was asked for, as routes say now; none: that is not known any more.
+    fn asked(&self, policies: &PolicySet) -> Option<(ServiceName, Matched)> {
+        let service = ServiceName::parse(self.service.as_deref()?).ok()?;
+        let (method, _, path) = self.request.as_ref()?;
+        let matched = policies.service(&service)?.route(method, path)?;
+        (self.action.as_deref() == Some(matched.action.as_str())).then_some((service, matched))
+    }
+}
+
+/// What `whose` has by now of what would have helped, and would help with what was asked for: another
+/// parameter than the approved one is to be asked for by itself.
+async fn in_hand(
+    desk: &Desk,
+    whose: &Principal,
+    asked: Option<&(ServiceName, Matched)>,
+    helps: &mut [Help],
+    now: Timestamp,
+) -> Result<(), DecisionError> {
+    let covers = |approved: Approved<'_>| {
+        asked.is_none_or(|(service, matched)| approved.covers(service, &matched.action, &matched.params))
+    };
     let grants = desk.store.grant_list(Some(whose), None, GRANT_PAGE_MAX).await?;
     let pending = AccessRequestFilter {
         principal: Some(whose),
@@ -146,11 +170,13 @@ async fn in_hand(desk: &Desk, whose: &Principal, helps: &mut [Help], now: Timest
     let requests = desk.store.access_request_list(&pending, GRANT_PAGE_MAX).await?;
     for help in helps {
         let open = grants.iter().filter(|grant| grant.entitlement.to_string() == help.entitlement);
+        let open = open.filter(|grant| covers(grant.approved()));
         let open = open.map(|grant| (grant.id, grant.state_at(now)));
         let mut open = open.filter(|(_, state)| !matches!(state, GrantState::Over { .. }));
         help.grant = open.next().map(|(id, state)| (id, state.name()));
-        let mut asked = requests.iter().filter(|request| request.entitlement.to_string() == help.entitlement);
-        help.request = asked.find(|request| request.state_at(now) == RequestState::Pending).map(|request| request.id);
+        let waiting = requests.iter().filter(|request| request.entitlement.to_string() == help.entitlement);
+        let mut waiting = waiting.filter(|request| covers(request.to_be_approved()));
+        help.request = waiting.find(|request| request.state_at(now) == RequestState::Pending).map(|request| request.id);
     }
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! What active grants make of a caller, asked anew on every request.
 //!
-//! INVARIANTS: a grant counts while it is in force at this moment, for the actions that were
-//! approved, and while its holder may still ask for it: with the session and device that they have now,
-//! and as of its activation, so that a rule about the hour or a fresh sign-in lets a night's work end. A stream that is permitted only because of grants ends
-//! with the last of them that permits it: at its end, also one that was moved meanwhile, and at once
-//! when it is ended early. A token that was made under a grant is good while that one is in force, and
-//! so is what is open by it, whatever else permits it.
+//! INVARIANTS: a grant counts while it is in force at this moment, for the actions and parameters that
+//! were approved, and while its holder may still ask for it: with the session and device that they have
+//! now, and as of its activation, so that a rule about the hour or a fresh sign-in lets a night's work end.
+//! For other actions it gives nothing, and still bars its holder from what is forbidden to holders. A
+//! stream that is permitted only because of grants ends with the last of them that permits it: at its
+//! end, also one that was moved meanwhile, and at once when it is ended early. A token that was made under
+//! a grant is good while that one is in force, and so is what is open by it, whatever else permits it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -66,7 +67,12 @@ impl Rests {
         let enough =
             |name: &&EntitlementName| service.decide(&caller.base.with_entitlement(name), action, context).allow;
         let any: Vec<EntitlementName> = held.iter().filter(enough).cloned().collect();
-        if any.is_empty() { Self::OnAll(held.to_vec()) } else { Self::OnAny(any) }
+        if any.is_empty() {
+            // What only bars helps nobody.
+            Self::OnAll(held.iter().filter(|name| !service.only_bars(name, action)).cloned().collect())
+        } else {
+            Self::OnAny(any)
+        }
     }
 }
 
@@ -89,10 +95,12 @@ pub fn counting(
     if base.principal().kind() == PrincipalKind::Workload {
         grants.retain(|grant| caller.under.as_ref().is_some_and(|under| under.id == grant.id));
     }
-    let service = &routed.entry.service.name;
+    let service = &routed.entry.service;
     let address = channel.peer.ip().to_canonical();
-    grants
-        .retain(|grant| grant.counts_for(service, &matched.action) && may_still_ask(snapshot, caller, grant, address));
+    grants.retain(|grant| {
+        let (action, counts) = (&matched.action, grant.counts_for(&service.name, &matched.action, &matched.params));
+        (counts || service.only_bars(&grant.entitlement, action)) && may_still_ask(snapshot, caller, grant, address)
+    });
     let mut names: Vec<EntitlementName> = grants.iter().map(|grant| grant.entitlement.clone()).collect();
     names.sort_unstable();
     names.dedup();
@@ -181,6 +189,7 @@ pub fn permit(worker: &Worker, caller: &Caller, routed: &Routed, rests: &Rests, 
         principal: caller.principal.clone(),
         service: routed.entry.service.name.clone(),
         action: matched.action.clone(),
+        params: matched.params.clone(),
         rests: rests.clone(),
         under: caller.under.as_ref().map(|grant| grant.id),
         until: Arc::default(),
@@ -228,6 +237,7 @@ struct Watch {
     principal: Principal,
     service: ServiceName,
     action: ActionName,
+    params: Vec<(Arc<str>, String)>,
     rests: Rests,
     under: Option<GrantId>,
     until: Arc<AtomicI64>,
@@ -257,7 +267,9 @@ impl Watch {
             Some(id) => Some(grants.iter().find(|grant| grant.id == id).cloned()?),
         };
         let names = self.rests.names();
-        grants.retain(|grant| names.contains(&grant.entitlement) && grant.counts_for(&self.service, &self.action));
+        grants.retain(|grant| {
+            names.contains(&grant.entitlement) && grant.counts_for(&self.service, &self.action, &self.params)
+        });
         let last = |name: &EntitlementName| {
             grants.iter().filter(|grant| grant.entitlement == *name).map(|grant| grant.expires_at).max()
         };

@@ -349,6 +349,7 @@ impl Directory {
                 id: grant.id,
                 entitlement: grant.entitlement.clone(),
                 actions: grant.actions.clone().into(),
+                params: Arc::new(grant.params.clone()),
                 active_at,
                 // Views of one grant differ by an extension at most, which never shortens.
                 expires_at: before.map_or(expires_at, |held| held.expires_at.max(expires_at)),

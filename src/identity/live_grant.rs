@@ -3,12 +3,13 @@
 //! INVARIANT: the data path only reads and raises numbers here; whoever tells the database of uses looks
 //! at them beside it (`control/access/idle.rs`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{ActionName, EntitlementName, GrantId, ServiceName, Timestamp, Ttl};
+use crate::model::{ActionName, Approved, EntitlementName, GrantId, OpenedAction, ServiceName, Timestamp, Ttl};
 
 /// A grant as the data path asks it.
 #[derive(Debug, Clone)]
@@ -17,8 +18,10 @@ pub struct LiveGrant {
     pub id: GrantId,
     /// What its holder is a member of.
     pub entitlement: EntitlementName,
-    /// The actions of the entitlement's service that were approved.
-    pub actions: Arc<[ActionName]>,
+    /// The actions that were approved.
+    pub actions: Arc<[OpenedAction]>,
+    /// What was asked for and approved beyond them: name → value.
+    pub params: Arc<BTreeMap<String, String>>,
     /// When it became active.
     pub active_at: Timestamp,
     /// When it ends by itself.
@@ -132,10 +135,10 @@ impl LiveGrant {
         Some(Timestamp::from_millis(self.uses()?.last.load(Ordering::Relaxed)))
     }
 
-    /// Whether it counts for this action. What its service opens by it is what was approved; a
-    /// service that names another's entitlement says so in its own policies.
+    /// Whether it counts for this action of any service, with these parameters of its route: as approved.
     #[must_use]
-    pub fn counts_for(&self, service: &ServiceName, action: &ActionName) -> bool {
-        self.entitlement.service() != service || self.actions.contains(action)
+    pub fn counts_for(&self, service: &ServiceName, action: &ActionName, params: &[(Arc<str>, String)]) -> bool {
+        let approved = Approved { entitlement: &self.entitlement, actions: &self.actions, params: &self.params };
+        approved.covers(service, action, params)
     }
 }

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::grant::Approved;
 use super::id::{GrantId, RequestId, SessionId};
 use super::principal::Principal;
-use super::service::{ActionName, EntitlementName};
+use super::service::{EntitlementName, OpenedAction};
 use super::time::{Timestamp, Ttl};
 
 /// Who, with what a provider told of them when they asked or answered.
@@ -109,8 +110,8 @@ pub struct AccessRequest {
     pub extends: Option<GrantId>,
     /// `sha256:…` of the canonical request, the entitlement's definition and the actions that it opens.
     pub hash: String,
-    /// The actions of the service that it opens.
-    pub actions: Vec<ActionName>,
+    /// The actions that it opens.
+    pub actions: Vec<OpenedAction>,
     /// How many people must approve; none where policy approves.
     pub approvals_needed: u32,
     /// How far it has come, as stored; ask [`Self::state_at`].
@@ -126,6 +127,12 @@ pub struct AccessRequest {
 }
 
 impl AccessRequest {
+    /// What an approval of it would be of.
+    #[must_use]
+    pub const fn to_be_approved(&self) -> Approved<'_> {
+        Approved { entitlement: &self.entitlement, actions: self.actions.as_slice(), params: &self.params }
+    }
+
     /// How far it has come at `now`: a pending one times out by itself.
     #[must_use]
     pub const fn state_at(&self, now: Timestamp) -> RequestState {

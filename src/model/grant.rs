@@ -4,10 +4,11 @@
 //! end and nothing else; `expires_at <= now` is over, whatever any table still says.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::access_request::Person;
 use super::id::{GrantId, RequestId};
-use super::service::{ActionName, EntitlementName};
+use super::service::{ActionName, EntitlementName, OpenedAction, ServiceName};
 use super::time::{Timestamp, Ttl};
 
 /// How a grant ended.
@@ -170,7 +171,7 @@ pub struct Grant {
     /// What the request said beyond a reason.
     pub params: BTreeMap<String, String>,
     /// The actions that it opened when it was approved.
-    pub actions: Vec<ActionName>,
+    pub actions: Vec<OpenedAction>,
     /// Whether approvals were skipped.
     pub emergency: bool,
     /// How many people have reviewed it since.
@@ -192,6 +193,12 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// What was approved.
+    #[must_use]
+    pub const fn approved(&self) -> Approved<'_> {
+        Approved { entitlement: &self.entitlement, actions: self.actions.as_slice(), params: &self.params }
+    }
+
     /// When it ends for want of use, if nobody uses it before.
     #[must_use]
     pub fn idle_ends_at(&self) -> Option<Timestamp> {
@@ -208,5 +215,28 @@ impl Grant {
             }
             (state, _) => state.at(now),
         }
+    }
+}
+
+/// What was approved of an entitlement, or is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Approved<'a> {
+    /// Of which.
+    pub entitlement: &'a EntitlementName,
+    /// The actions that it opens.
+    pub actions: &'a [OpenedAction],
+    /// What was asked for beyond them.
+    pub params: &'a BTreeMap<String, String>,
+}
+
+impl Approved<'_> {
+    /// Whether it is good for this action of any service, with these parameters of its route, whatever
+    /// policies open by the entitlement since. Where a parameter of the route has the name of one that
+    /// was approved, its value is that one: approvers say yes to one thing, not to all that are like it.
+    #[must_use]
+    pub fn covers(self, service: &ServiceName, action: &ActionName, params: &[(Arc<str>, String)]) -> bool {
+        let home = self.entitlement.service();
+        self.actions.iter().any(|approved| approved.is(home, service, action))
+            && params.iter().all(|(name, value)| self.params.get(&**name).is_none_or(|approved| approved == value))
     }
 }

@@ -27,7 +27,7 @@ pub use clock_watch::{ClockDoubt, ClockStep, ClockWatch};
 pub use credential::{Credential, CredentialKind};
 pub use device::{Device, Thumbprint};
 pub use entropy::Entropy;
-pub use grant::{Grant, GrantEnd, GrantState, GrantStuck};
+pub use grant::{Approved, Grant, GrantEnd, GrantState, GrantStuck};
 pub use id::{
     BreakGlassId, CredentialId, DecisionId, ErasureId, EventId, FlowId, GrantId, IdError, KeyId, LeaseId, LockId,
     NodeId, RequestId, ReviewId, SessionId, UserRef,
@@ -35,7 +35,7 @@ pub use id::{
 pub use principal::{Principal, PrincipalKind};
 pub use review::{Choice, Decision, ReviewOver, ReviewState, RuleKind, RuleState};
 pub use secret::Secret;
-pub use service::{ActionName, EntitlementName, NameError, ServiceName};
+pub use service::{ActionName, EntitlementName, NameError, OpenedAction, ServiceName};
 pub use session::{Session, SessionEnd, SessionKind};
 pub use time::{Clock, Timestamp, Ttl};
 pub use upstream_health::{CheckedUpstream, HealthBoard, UpstreamHealth};

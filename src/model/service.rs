@@ -142,3 +142,57 @@ impl fmt::Debug for EntitlementName {
         fmt::Display::fmt(self, f)
     }
 }
+
+/// An action that an entitlement opens, as those who approve it see it: by its name where it is of the
+/// entitlement's own service, of any other `<service>/<action>`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpenedAction {
+    elsewhere: Option<ServiceName>,
+    action: ActionName,
+}
+
+impl OpenedAction {
+    /// An action of the entitlement's own service.
+    #[must_use]
+    pub const fn own(action: ActionName) -> Self {
+        Self { elsewhere: None, action }
+    }
+
+    /// One of another service.
+    #[must_use]
+    pub const fn elsewhere(service: ServiceName, action: ActionName) -> Self {
+        Self { elsewhere: Some(service), action }
+    }
+
+    /// Reads `<action>` or `<service>/<action>`.
+    ///
+    /// # Errors
+    /// When a part is not a name.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        match text.split_once('/') {
+            None => ActionName::parse(text).map(Self::own),
+            Some((service, action)) => Ok(Self::elsewhere(ServiceName::parse(service)?, ActionName::parse(action)?)),
+        }
+    }
+
+    /// Whether it is this action of this service, for an entitlement of `home`.
+    #[must_use]
+    pub fn is(&self, home: &ServiceName, service: &ServiceName, action: &ActionName) -> bool {
+        self.elsewhere.as_ref().unwrap_or(home) == service && self.action == *action
+    }
+}
+
+impl fmt::Display for OpenedAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.elsewhere {
+            None => fmt::Display::fmt(&self.action, f),
+            Some(service) => write!(f, "{service}/{}", self.action),
+        }
+    }
+}
+
+impl fmt::Debug for OpenedAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cedar_policy::{
     ActionConstraint, Authorizer, Context, Decision, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint,
-    Request,
+    Request, ResourceConstraint,
 };
 
 use super::cedar_file::Statement;
@@ -138,6 +138,16 @@ pub(super) fn could_match(policy: &Policy, action: &EntityUid) -> bool {
         ActionConstraint::Any => true,
         ActionConstraint::In(actions) => actions.contains(action),
         ActionConstraint::Eq(only) => only == *action,
+    }
+}
+
+/// Whether the policy's scope admits requests to the service.
+pub(super) fn is_about(policy: &Policy, service: &EntityUid) -> bool {
+    match policy.resource_constraint() {
+        ResourceConstraint::Any => true,
+        ResourceConstraint::Eq(only) | ResourceConstraint::In(only) => only == *service,
+        ResourceConstraint::Is(kind) => kind == *service.type_name(),
+        ResourceConstraint::IsIn(kind, only) => kind == *service.type_name() && only == *service,
     }
 }
 

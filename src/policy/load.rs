@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use cedar_policy::Effect;
+use cedar_policy::{Effect, EntityUid};
 
 use super::cedar_file::{CedarFile, Statement};
 use super::diagnostic::{Diagnostic, Report, Source};
 use super::entitlement::Entitlement;
 use super::folder::{Folder, ServiceFolder};
 use super::groups::Groups;
-use super::judge::{Judge, could_match};
+use super::judge::{Judge, could_match, is_about};
 use super::kinds::Kinds;
 use super::lint;
 use super::people::People;
@@ -24,6 +24,7 @@ use super::schema;
 use super::service::{Engine, Service};
 use super::service_file::ServiceFile;
 use super::settings::ServiceSettings;
+use super::sway::Sway;
 use super::validate::{self, Validated};
 use super::workloads::Workloads;
 use crate::model::{ActionName, EntitlementName, ServiceName};
@@ -93,7 +94,7 @@ fn read(dir: &Path, settings: &LoadSettings, report: &Report) -> Option<PolicySe
         complete: drafts.len() == folder.services.len(),
     };
     let validated = validate::validate(&drafts, global.as_ref(), &world, report);
-    lint::lint(&drafts, global.as_ref(), &groups, &settings.groups, report);
+    lint::lint(&drafts, global.as_ref(), &groups, &settings.groups, &kinds, report);
     if report.has_errors() {
         return None;
     }
@@ -160,15 +161,25 @@ fn report_shared_names(drafts: &[Draft], global: Option<&CedarFile>, report: &Re
     }
 }
 
-/// Which actions each entitlement opens: those that a policy which names it could match, also one that
+impl Draft {
+    pub(super) fn actions(&self) -> BTreeSet<ActionName> {
+        self.routes.iter().map(|route| route.action.clone()).collect()
+    }
+}
+
+/// Actions by entitlement.
+pub(super) type Opens = BTreeMap<EntitlementName, BTreeSet<ActionName>>;
+
+/// Which actions of a service each entitlement opens: those that a policy which names it could match, also one that
 /// forbids them `unless` it is held. What is named as the resource alone is asked for, and opens nothing.
-fn opened<'s>(
+pub(super) fn opened<'s>(
     actions: &BTreeSet<ActionName>,
     statements: impl Iterator<Item = &'s Statement> + Clone,
+    service: &EntityUid,
     kinds: &Kinds,
-) -> BTreeMap<EntitlementName, BTreeSet<ActionName>> {
-    let mut opens: BTreeMap<EntitlementName, BTreeSet<ActionName>> = BTreeMap::new();
-    for statement in statements {
+) -> Opens {
+    let mut opens = Opens::new();
+    for statement in statements.filter(|statement| is_about(&statement.policy, service)) {
         let named = validate::entitlements_named(&statement.policy).into_iter();
         let opens_it = |name: &EntitlementName| {
             lint::names_as_principal(statement, name)
@@ -181,6 +192,34 @@ fn opened<'s>(
         }
     }
     opens
+}
+
+/// Which actions of a service holding an entitlement only takes away: its policies look at it, and none gives
+/// by it.
+fn barred<'s>(
+    actions: &BTreeSet<ActionName>,
+    statements: impl Iterator<Item = &'s Statement> + Clone,
+    service: &EntityUid,
+    kinds: &Kinds,
+) -> Opens {
+    let (mut gives, mut takes) = (Opens::new(), Opens::new());
+    for statement in statements.filter(|statement| is_about(&statement.policy, service)) {
+        for name in validate::entitlements_named(&statement.policy) {
+            let sway = Sway::of(&statement.policy, &name);
+            let matching =
+                || actions.iter().filter(|action| could_match(&statement.policy, &kinds.action(action.as_str())));
+            if sway.gives {
+                gives.entry(name.clone()).or_default().extend(matching().cloned());
+            }
+            if sway.takes {
+                takes.entry(name).or_default().extend(matching().cloned());
+            }
+        }
+    }
+    for (name, actions) in &mut takes {
+        actions.retain(|action| !gives.get(name).is_some_and(|given| given.contains(action)));
+    }
+    takes
 }
 
 #[expect(clippy::too_many_arguments, reason = "each is one file of the folder")]
@@ -200,16 +239,19 @@ fn assemble(
     let mut hosts = HashMap::new();
     for draft in drafts {
         let statements = draft.access.statements.iter().chain(shared);
-        let actions: BTreeSet<ActionName> = draft.routes.iter().map(|route| route.action.clone()).collect();
+        let actions = draft.actions();
         let own: BTreeSet<EntitlementName> = draft.entitlements.values().map(|(e, _)| e.name.clone()).collect();
         let named = statements.clone().flat_map(|statement| validate::entitlements_named(&statement.policy));
         let mut texts = BTreeSet::new();
         statements.clone().for_each(|statement| reads::texts_of(&statement.policy, &mut texts));
-        let opens = opened(&actions, statements.clone(), &kinds);
+        let uid = kinds.service(draft.name.as_str());
+        let opens = opened(&actions, statements.clone(), &uid, &kinds);
+        let bars = barred(&actions, statements.clone(), &uid, &kinds);
         let engine = Engine {
             texts,
             opens,
-            uid: kinds.service(draft.name.as_str()),
+            bars,
+            uid,
             requests: Judge::new(statements.clone(), actions.iter().map(|action| action.as_str().into()), &kinds)?,
             desk: Judge::new(statements.clone(), schema::ENTITLEMENT_ACTIONS.map(Arc::from), &kinds)?,
             remedies: own.into_iter().chain(named).collect(),

@@ -39,6 +39,7 @@ mod service_file;
 mod settings;
 mod subject;
 mod suggestion;
+mod sway;
 mod test_table;
 mod upstream;
 mod validate;

@@ -19,7 +19,7 @@ use super::service::Service;
 use super::subject::{Facts, Subject};
 use super::verdict::Verdict;
 use super::workloads::Workloads;
-use crate::model::{EntitlementName, ServiceName};
+use crate::model::{EntitlementName, OpenedAction, ServiceName};
 
 /// Built-in actions on `Installation::"doorward"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -153,6 +153,20 @@ impl PolicySet {
     /// All entitlements, by name.
     pub fn entitlements(&self) -> impl Iterator<Item = &Entitlement> {
         self.services().flat_map(|service| service.entitlements.values())
+    }
+
+    /// What holding an entitlement may open: actions of its own service first, then those of others whose
+    /// policies name it.
+    #[must_use]
+    pub fn opened_by(&self, name: &EntitlementName) -> Vec<OpenedAction> {
+        let own = self.service(name.service()).into_iter();
+        let own = own.flat_map(|service| service.opened_by(name)).map(OpenedAction::own);
+        let others = self.services().filter(|service| service.name != *name.service());
+        let elsewhere = others.flat_map(|service| {
+            let opened = service.opened_by(name).into_iter();
+            opened.map(|action| OpenedAction::elsewhere(service.name.clone(), action))
+        });
+        own.chain(elsewhere).collect()
     }
 
     /// Accounts that are one human.

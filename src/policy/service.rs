@@ -80,6 +80,8 @@ pub(super) struct Engine {
     pub(super) remedies: BTreeSet<EntitlementName>,
     /// Which of its actions an entitlement opens.
     pub(super) opens: BTreeMap<EntitlementName, BTreeSet<ActionName>>,
+    /// Which of its actions holding an entitlement only takes away.
+    pub(super) bars: BTreeMap<EntitlementName, BTreeSet<ActionName>>,
     /// Texts that its policies compare with.
     pub(super) texts: BTreeSet<String>,
     pub(super) schema: String,
@@ -158,6 +160,13 @@ impl Service {
             found.extend(definition.actions.iter().cloned());
         }
         found.into_iter().collect()
+    }
+
+    /// Whether holding an entitlement can only bar from this action: its policies ask for it, and none gives
+    /// anything for it.
+    #[must_use]
+    pub fn only_bars(&self, name: &EntitlementName, action: &ActionName) -> bool {
+        self.engine.bars.get(name).is_some_and(|actions| actions.contains(action))
     }
 
     /// Its generated schema in Cedar's own notation.

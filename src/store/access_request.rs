@@ -9,7 +9,7 @@ use sqlx::FromRow;
 
 use super::engine::{Store, StoreError, Tx};
 use crate::model::{
-    AccessRequest, ActionName, Answer, Approval, Circumstances, EntitlementName, GrantId, Person, Principal,
+    AccessRequest, Answer, Approval, Circumstances, EntitlementName, GrantId, OpenedAction, Person, Principal,
     PrincipalKind, RequestId, RequestState, SessionId, Timestamp, Ttl,
 };
 
@@ -136,13 +136,13 @@ pub(in crate::store) fn params_text(params: &BTreeMap<String, String>) -> String
     serde_json::to_string(params).unwrap_or_else(|_| "{}".to_owned())
 }
 
-pub(in crate::store) fn actions_of(text: &str) -> Option<Vec<ActionName>> {
+pub(in crate::store) fn actions_of(text: &str) -> Option<Vec<OpenedAction>> {
     let names: Vec<String> = serde_json::from_str(text).ok()?;
-    names.iter().map(|name| ActionName::parse(name).ok()).collect()
+    names.iter().map(|name| OpenedAction::parse(name).ok()).collect()
 }
 
-pub(in crate::store) fn actions_text(actions: &[ActionName]) -> String {
-    let names: Vec<&str> = actions.iter().map(ActionName::as_str).collect();
+pub(in crate::store) fn actions_text(actions: &[OpenedAction]) -> String {
+    let names: Vec<String> = actions.iter().map(ToString::to_string).collect();
     serde_json::to_string(&names).unwrap_or_else(|_| "[]".to_owned())
 }
 
@@ -388,7 +388,7 @@ impl Tx {
         &mut self,
         id: RequestId,
         hash: &str,
-        actions: &[ActionName],
+        actions: &[OpenedAction],
         approvals_needed: u32,
     ) -> Result<(), StoreError> {
         let query = sqlx::query(REBIND).bind(id.to_string()).bind(hash.to_owned()).bind(actions_text(actions));

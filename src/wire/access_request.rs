@@ -47,7 +47,7 @@ pub struct AccessRequest {
     pub approvals: Vec<Approval>,
     /// `sha256:…` of the canonical request: what an approval names.
     pub hash: String,
-    /// The actions of the service that it opens.
+    /// The actions that it opens; those of other services as `<service>/<action>`.
     pub actions: Vec<String>,
     /// The grant, once there is one.
     #[serde(default)]

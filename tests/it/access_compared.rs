@@ -112,7 +112,7 @@ impl Compared<'_> {
         assert_eq!((grant.request, &grant.holder.principal), (request.id, &request.requester.principal));
         assert_eq!((grant.length, &grant.entitlement), (request.length, &request.entitlement));
         assert!(grant.length <= rules.max(name), "{name} lasts {} at most: {grant:?}", rules.max(name));
-        let opens: Vec<&str> = grant.actions.iter().map(|action| action.as_str()).collect();
+        let opens: Vec<String> = grant.actions.iter().map(ToString::to_string).collect();
         assert_eq!(opens, rules.opens(name), "{grant:?}");
         assert_eq!(grant.idle, (name == "lazy").then_some(IDLE));
         self.has_rested(grant, request);
@@ -325,7 +325,7 @@ impl Compared<'_> {
 
     fn may_begin(&self, grant: &Grant, request: &AccessRequest) -> bool {
         let (rules, name) = (self.company.rules, grant.entitlement.name());
-        let wider = rules.opens(name).iter().any(|action| grant.actions.iter().all(|it| it.as_str() != *action));
+        let wider = rules.opens(name).iter().any(|action| grant.actions.iter().all(|it| it.to_string() != *action));
         let fewer =
             request.approvals_needed > 0 && usize::try_from(request.approvals_needed).unwrap() < rules.approvals(name);
         let standing = self.counted_with(Vec::new(), request).len();

@@ -129,6 +129,47 @@ async fn a52_an_approval_is_void_once_the_entitlement_opens_more() {
 }
 
 #[tokio::test]
+async fn a52_what_another_service_opens_is_approved_too_and_what_was_approved_is_void_once_it_opens_more() {
+    let metrics = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/metrics/access.cedar"));
+    let more = "permit (principal in Entitlement::\"ops-api/deploy-prod\", action == Action::\"manage\", resource);\n";
+    let metrics = format!("{}{more}", metrics.unwrap());
+    let elsewhere = [("metrics/access.cedar", metrics.as_str())];
+    for url in databases() {
+        let house = House::new(&url).await;
+        put(&house, changed(&[SECURITY_TOO], &[]));
+        let (alice, _, _) = house.command_line("alice").await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let (carol, _, _) = house.command_line("carol").await;
+        // Approved before, to begin after.
+        let start = house.clock.now().plus(Ttl::minutes(10));
+        let body: Value = json!({
+            "entitlement": "ops-api/deploy-prod", "reason": "hotfix", "ticket": "OPS-12", "start": start.to_string()
+        });
+        let scheduled = house.json(&alice, "/api/v1/requests", &body).await;
+        assert_eq!(scheduled.body["actions"], json!(["deploy"]));
+        assert_eq!(answer(&house, &bob, scheduled.text("/id"), "approve").await.text("/state"), "scheduled");
+
+        put(&house, changed(&[TWO, SECURITY_TOO], &[]));
+        let id = ask(&house, &alice).await;
+        assert_eq!(answer(&house, &bob, &id, "approve").await.text("/state"), "pending");
+        put(&house, changed(&[TWO, SECURITY_TOO], &elsewhere));
+        let next = answer(&house, &carol, &id, "approve").await;
+        assert_eq!((next.status.as_u16(), next.text("/state")), (200, "pending"), "Bob saw something else: {next:?}");
+        assert_eq!(next.body["actions"], json!(["deploy", "metrics/manage"]));
+        let granted = answer(&house, &bob, &id, "approve").await;
+        assert_eq!(granted.text("/state"), "active", "{granted:?}");
+        let grant = house.get(&alice, &format!("/api/v1/grants/{}", granted.text("/grant"))).await;
+        assert_eq!(grant.body["actions"], json!(["deploy", "metrics/manage"]), "{grant:?}");
+
+        put(&house, changed(&[SECURITY_TOO], &elsewhere));
+        house.clock.advance(Ttl::minutes(11));
+        sweep::round(&house.desk, NodeId::from_bytes([1; 16]), house.clock.now()).await.unwrap();
+        let ended = house.get(&alice, &format!("/api/v1/requests/{}", scheduled.text("/id"))).await;
+        assert_eq!(ended.text("/state"), "revoked", "{ended:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_parameter_that_could_look_like_another_line_is_refused_by_its_name() {
     let house = House::new(&databases()[0]).await;
     put(&house, changed(&[("service.toml", "approvals = 1", "approvals = 1\nparameters.note = {}")], &[]));
@@ -141,6 +182,14 @@ async fn a_parameter_that_could_look_like_another_line_is_refused_by_its_name() 
         assert_eq!(made.status.as_u16(), status, "{note:?}: {made:?}");
         assert!(status == 201 || made.text("/detail").starts_with("`note` has the character U+"), "{made:?}");
     }
+    // One that is left empty is not given.
+    let optional = "approvals = 1\nparameters.note = { required = false }";
+    put(&house, changed(&[("service.toml", "approvals = 1", optional)], &[]));
+    let body = json!({
+        "entitlement": "ops-api/deploy-prod", "reason": "hotfix", "ticket": "OPS-12", "params": { "note": " " }
+    });
+    let made = house.json(&alice, "/api/v1/requests", &body).await;
+    assert_eq!((made.status.as_u16(), &made.body["params"]), (201, &json!({})), "{made:?}");
 }
 
 #[tokio::test]

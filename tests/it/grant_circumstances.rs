@@ -196,7 +196,7 @@ async fn what_is_forbidden_unless_an_entitlement_is_held_is_opened_by_it() {
     node.desk().policies.store(Arc::new(set));
     let dev = caller(&node, "dev0").await;
     let (_, grant) = node.ask(&dev, &asked("auto", Ttl::minutes(5))).await.unwrap();
-    assert!(grant.unwrap().actions.iter().any(|action| action.as_str() == "read"));
+    assert!(grant.unwrap().actions.iter().any(|action| action.to_string() == "read"));
 }
 
 #[tokio::test]

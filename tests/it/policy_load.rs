@@ -482,6 +482,29 @@ fn what_is_valid_and_probably_not_meant_is_a_warning() {
 }
 
 #[test]
+fn a_parameter_of_an_entitlement_that_no_route_of_what_it_opens_has_is_a_warning() {
+    let routes = "[[route]]\nmatch = \"GET /{db}/rows\"\naction = \"rows\"\n";
+    let asks = "[entitlement.x]\ndescription = \"d\"\n[entitlement.x.parameters]\nenv = {}\ndb = {}\nnote = {}\n";
+    let rules = "permit (principal in Group::\"g\", action in [Action::\"request\", Action::\"approve\"], resource is Entitlement);\n";
+    let opens = "permit (principal in Entitlement::\"svc/x\", action == Action::\"read\", resource is Service);\n";
+    let more = "permit (principal in Entitlement::\"svc/x\", action == Action::\"rows\", resource is Service);\n";
+    let said = |access: &str| {
+        told(&[
+            ("svc/service.toml", &format!("{SERVICE}{routes}{asks}")),
+            ("svc/access.cedar", &format!("{rules}{access}")),
+        ])
+    };
+    let warning = |name: &str| {
+        format!("the parameter `{name}` of `svc/x` binds nothing: no route of what it opens has a `{{{name}}}`")
+    };
+    let told = said(opens);
+    assert!(told.contains(&warning("db")) && told.contains(&warning("note")), "{told}");
+    assert!(!told.contains(&warning("env")) && !told.contains(" error: "), "{told}");
+    let told = said(&format!("{opens}{more}"));
+    assert!(!told.contains(&warning("db")) && told.contains(&warning("note")), "{told}");
+}
+
+#[test]
 fn a_policy_whose_conditions_contradict_each_other_is_a_warning() {
     let with = |scope: &str, condition: &str| {
         told(&[(
@@ -538,6 +561,55 @@ fn a_policy_whose_conditions_contradict_each_other_is_a_warning() {
         assert!(!told.contains("can never match"), "{condition}\n{told}");
         assert!(!told.contains(" error: "), "{condition}\n{told}");
     }
+}
+
+#[test]
+fn holding_an_entitlement_only_bars_where_no_policy_gives_anything_for_it() {
+    let held = "principal in Entitlement::\"svc/x\"";
+    let with = |effect: &str, scope: &str, condition: &str| {
+        format!("{effect} ({scope}, action == Action::\"read\", resource is Service) {condition};\n")
+    };
+    let forbid = |condition: &str| with("forbid", "principal", condition);
+    let gives = with("permit", held, "");
+    let bars = with("forbid", held, "");
+    for (rule, expected) in [
+        (gives.clone(), false),
+        (bars.clone(), true),
+        (format!("{bars}{gives}"), false),
+        (bars.replace("read", "write"), false),
+        (forbid(&format!("when {{ {held} && (context.method == \"GET\" || {held}) }}")), true),
+        (forbid(&format!("when {{ !(context.method == \"GET\" && !({held})) }}")), true),
+        (forbid(&format!("when {{ !({held}) }}")), false),
+        (forbid(&format!("unless {{ {held} }}")), false),
+        (forbid(&format!("unless {{ !({held}) }}")), true),
+        (forbid(&format!("when {{ if {held} then false else true }}")), false),
+        (forbid(&format!("when {{ ({held}) == false }}")), false),
+        (forbid(&format!("when {{ {held} }} unless {{ {held} && context.method == \"GET\" }}")), false),
+        (with("permit", "principal", &format!("unless {{ {held} }}")), true),
+        (with("permit", "principal", &format!("when {{ !({held}) }}")), true),
+        (with("permit", "principal", &format!("when {{ {held} }}")), false),
+        (with("permit", "principal is User", ""), false),
+    ] {
+        let service = format!(
+            "{SERVICE}[[route]]\nmatch = \"PUT /a/{{env}}\"\naction = \"write\"\n[entitlement.x]\ndescription = \"d\"\n"
+        );
+        let set = loaded(&[("svc/service.toml", &service), ("svc/access.cedar", &rule)]);
+        let service = set.services().next().unwrap();
+        let read = service.actions().find(|action| action.as_str() == "read").unwrap();
+        let name = set.entitlements().next().unwrap().name.clone();
+        assert_eq!(service.only_bars(&name, read), expected, "{rule}");
+    }
+}
+
+#[test]
+fn a_global_policy_opens_only_where_it_holds() {
+    let there = "permit (principal in Entitlement::\"svc/x\", action, resource == Service::\"other\");\n";
+    let service = format!("{SERVICE}[entitlement.x]\ndescription = \"d\"\n");
+    let other = SERVICE.replace("read", "look");
+    let files = [("svc/service.toml", service.as_str()), ("svc/access.cedar", ACCESS), ("global.cedar", there)];
+    let set = loaded(&[&files[..], &[("other/service.toml", &other), ("other/access.cedar", "")]].concat());
+    let name = set.entitlements().next().unwrap().name.clone();
+    assert_eq!(set.opened_by(&name).iter().map(ToString::to_string).collect::<Vec<_>>(), ["other/look"]);
 }
 
 #[test]

@@ -10,8 +10,8 @@ use doorward::control::record::{self, OpenRecordError};
 use doorward::credential::seal::Sealer;
 use doorward::identity::directory::Directory;
 use doorward::model::{
-    ActionName, Clock, Entropy, Grant, GrantEnd, GrantId, GrantState, NodeId, Person, Principal, RequestId, SessionId,
-    Timestamp, Ttl,
+    Clock, Entropy, Grant, GrantEnd, GrantId, GrantState, NodeId, OpenedAction, Person, Principal, RequestId,
+    SessionId, Timestamp, Ttl,
 };
 use doorward::store::{EventFilter, RevocationKind, Store};
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor};
@@ -305,7 +305,7 @@ fn a28_a_grant_that_ends_while_it_is_entered_is_over() {
                 name: None,
             },
             params: BTreeMap::new(),
-            actions: vec![ActionName::parse("write").unwrap()],
+            actions: vec![OpenedAction::parse("write").unwrap()],
             emergency: false,
             reviews: 0,
             created_at: from,

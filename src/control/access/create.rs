@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::audit::EventType;
 use crate::model::{
-    AccessRequest, ActionName, EntitlementName, Grant, GrantId, GrantState, Person, RequestId, RequestState, Timestamp,
-    Ttl,
+    AccessRequest, EntitlementName, Grant, GrantId, GrantState, OpenedAction, Person, RequestId, RequestState,
+    Timestamp, Ttl,
 };
 use crate::policy::{Entitlement, EntitlementAction, PolicySet};
 
@@ -58,7 +58,7 @@ pub struct Planned {
     /// Who, of those that have signed in lately, could.
     pub approvers: Vec<Person>,
     /// The actions that it opens.
-    pub actions: Vec<ActionName>,
+    pub actions: Vec<OpenedAction>,
     /// A grant ends when it is not used for so long.
     pub idle: Option<Ttl>,
     /// A grant begins so long after its request at the earliest.
@@ -176,7 +176,8 @@ fn draft(
         address: caller.connection().address,
         reason: fitting.reason,
         ticket: fitting.ticket,
-        params: asked.params.clone(),
+        // What is left empty is not given: it would bind the grant to a value that nothing has.
+        params: asked.params.clone().into_iter().filter(|(_, value)| !value.trim().is_empty()).collect(),
         length: fitting.length,
         start: fitting.start,
         emergency: asked.emergency,

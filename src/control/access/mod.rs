@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 
 use crate::audit::{Actor, Event, EventType, Outcome};
 use crate::model::text::{REASON_CHARS_MAX, forges};
-use crate::model::{AccessRequest, ActionName, ClockDoubt, EntitlementName, Grant, Person, Session, Timestamp, Ttl};
+use crate::model::{AccessRequest, ClockDoubt, EntitlementName, Grant, OpenedAction, Person, Session, Timestamp, Ttl};
 use crate::policy::{Ambient, Entitlement, EntitlementAction, PolicySet, Subject};
 use crate::store::StoreError;
 
@@ -220,20 +220,20 @@ async fn may_still(
     Ok(Some(asking.as_ref().is_some_and(comes) || comes(&known)))
 }
 
-/// What an entitlement opens now.
-fn opened(policies: &PolicySet, name: &EntitlementName) -> Vec<ActionName> {
-    policies.service(name.service()).map(|service| service.opened_by(name)).unwrap_or_default()
+/// What an entitlement opens now, at its own service and at others.
+fn opened(policies: &PolicySet, name: &EntitlementName) -> Vec<OpenedAction> {
+    policies.opened_by(name)
 }
 
 /// `sha256:…` of the canonical request: who asks for what, how long, why, and what the entitlement is
 /// and opens at this moment. An approval names it.
-fn hash_of(request: &AccessRequest, definition: &Entitlement, actions: &[ActionName]) -> String {
+fn hash_of(request: &AccessRequest, definition: &Entitlement, actions: &[OpenedAction]) -> String {
     let parameters: Vec<_> = definition
         .parameters
         .iter()
         .map(|(name, rule)| serde_json::json!([name, rule.description, rule.values, rule.required]))
         .collect();
-    let actions: Vec<&str> = actions.iter().map(ActionName::as_str).collect();
+    let actions: Vec<String> = actions.iter().map(ToString::to_string).collect();
     let millis = |length: Option<Ttl>| length.map(Ttl::as_millis);
     let mut canonical = vec![serde_json::json!([
         "doorward access request 1",
@@ -297,7 +297,7 @@ fn grant_event(desk: &Desk, kind: EventType, actor: Actor, grant: &Grant, now: T
     event.service = Some(grant.entitlement.service().clone());
     event.resource = Some(grant.id.to_string().into());
     event.grant = Some(grant.id);
-    let actions: Vec<&str> = grant.actions.iter().map(ActionName::as_str).collect();
+    let actions: Vec<String> = grant.actions.iter().map(ToString::to_string).collect();
     event
         .with("request", grant.request.to_string())
         .with("entitlement", grant.entitlement.to_string())

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use doorward::identity::directory::Directory;
 use doorward::model::{
-    ActionName, Clock, EntitlementName, Entropy, Grant, GrantEnd, GrantId, GrantState, Person as Holder, Principal,
+    Clock, EntitlementName, Entropy, Grant, GrantEnd, GrantId, GrantState, OpenedAction, Person as Holder, Principal,
     RequestId, SessionId, Timestamp, Ttl,
 };
 use doorward::server::ambient::SystemEntropy;
@@ -44,7 +44,7 @@ pub(super) fn grant(person: &Person, from: Timestamp, until: Timestamp) -> Grant
         entitlement: EntitlementName::parse("app/open").unwrap(),
         holder: Holder { principal: person.principal.clone(), email: None, email_verified: false, name: None },
         params: BTreeMap::new(),
-        actions: vec![ActionName::parse("open").unwrap()],
+        actions: vec![OpenedAction::parse("open").unwrap()],
         emergency: false,
         reviews: 0,
         created_at: from,
@@ -122,6 +122,52 @@ fn what_is_forbidden_unless_an_entitlement_is_held_says_so_and_opens_with_it() {
         let now = door.clock.now();
         door.running().shared.directory.grant_enter(&grant(&dave, now, now.plus(Ttl::hours(1))));
         assert_eq!(door.get("app", Some(&dave), Speaks::Http2, "/x").await.status, 200);
+    });
+}
+
+#[test]
+fn a52_what_another_service_opens_since_is_not_opened_by_a_grant_and_what_it_forbids_to_holders_is() {
+    with_door(plan(), async |door| {
+        let dave = door.sign_in("dave").await;
+        let directory = &door.running().shared.directory;
+        let now = door.clock.now();
+        let approved = |actions: &[&str]| Grant {
+            actions: actions.iter().map(|action| OpenedAction::parse(action).unwrap()).collect(),
+            ..grant(&dave, now, now.plus(Ttl::hours(1)))
+        };
+        let asked = async |service: &str, path: &str| {
+            let got = door.get(service, Some(&dave), Speaks::Http2, path).await;
+            (got.status.as_u16(), if got.status == 200 { String::new() } else { got.reason() })
+        };
+        let is = |status: u16, reason: &str| (status, reason.to_owned());
+        let put = |service: &str, text: &str| {
+            door.write(&format!("{service}/access.cedar"), text);
+            door.running().reload().unwrap();
+        };
+        let before = approved(&["open"]);
+        directory.grant_enter(&before);
+        put(
+            "web",
+            "permit (principal in Entitlement::\"app/open\", action == Action::\"open\", resource is Service);\n",
+        );
+        assert_eq!(asked("app", "/x").await, is(200, ""));
+        assert_eq!(asked("web", "/x").await, is(403, "no_policy_match"), "nobody approved `web/open`");
+        directory.grant_enter(&approved(&["open", "web/open"]));
+        assert_eq!(asked("web", "/x").await, is(200, ""));
+        assert_eq!(asked("web", "/admin/x").await, is(403, "no_policy_match"));
+
+        // Held for one thing, it bars from another, wherever that is.
+        let people =
+            |action: &str| format!("permit (principal is User, action == Action::\"{action}\", resource is Service)");
+        let holders = |action: &str| {
+            format!("forbid (principal in Entitlement::\"app/open\", action == Action::\"{action}\", resource);")
+        };
+        put("web", &format!("{};\n{}\n", people("open"), holders("open")));
+        assert_eq!(asked("web", "/x").await, is(403, "forbidden_by_policy"));
+        put("web", &format!("{} unless {{ principal in Entitlement::\"app/open\" }};\n", people("open")));
+        assert_eq!(asked("web", "/x").await, is(403, "no_policy_match"));
+        put("app", &format!("{POLICY}{};\n{}\n", people("manage"), holders("manage")));
+        assert_eq!(asked("app", "/admin/x").await, is(403, "forbidden_by_policy"));
     });
 }
 
