@@ -203,7 +203,8 @@ async fn record(config: &Config, store: &Store) -> Vec<Finding> {
             Err(RootError::None) => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
-        let notes = witnessed(&config.audit.witnesses).await;
+        let witnesses: Vec<&Witness> = config.audit.witnesses.iter().collect();
+        let notes = witnessed(&witnesses).await;
         let found = tree_check::all(store, root.key(), &notes).await.map_err(|error| error.to_string())?;
         Ok(Some(found))
     };

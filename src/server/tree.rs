@@ -143,7 +143,8 @@ impl Keeper {
     /// Holds this node's log and the installation log against the checkpoints that are kept, and against
     /// those that a witness's file has.
     async fn compare(&self, desk: &Desk, root: &Root) -> Result<(), Fault> {
-        let notes = witnessed(self.witnesses.iter().map(|taker| &taker.witness)).await;
+        let witnesses: Vec<&Witness> = self.witnesses.iter().map(|taker| &taker.witness).collect();
+        let notes = witnessed(&witnesses).await;
         let installation = installation_name(root.key().public());
         // Notes of another installation say nothing of this one; `doctor` tells of them.
         let of_here = |note: &String| {
@@ -302,7 +303,7 @@ impl Keeper {
 }
 
 /// The newest checkpoints that witnesses' files have. A file that is not there yet, or can't be read, has none.
-pub async fn witnessed<'a>(witnesses: impl IntoIterator<Item = &'a Witness>) -> Vec<String> {
+pub async fn witnessed(witnesses: &[&Witness]) -> Vec<String> {
     let mut notes = Vec::new();
     for witness in witnesses {
         let Witness::File(path) = witness else { continue };

@@ -249,6 +249,6 @@ async fn f6_a_witness_that_is_a_pipe_keeps_no_start_waiting() {
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     assert!(witness_file::newest(&pipe).unwrap_err().to_string().contains("no regular file"));
     let began = std::time::Instant::now();
-    assert!(doorward::server::tree::witnessed(&[Witness::File(pipe)]).await.is_empty());
+    assert!(doorward::server::tree::witnessed(&[&Witness::File(pipe)]).await.is_empty());
     assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
 }
