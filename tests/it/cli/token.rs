@@ -1,5 +1,6 @@
 //! `doorward token` under a grant: what is sent, and how a gate ends; of a person and of a job.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -123,6 +124,54 @@ async fn a_gate_asks_waits_and_prints_a_token_of_what_was_granted() {
     assert_eq!(person.out.text(), "token-1\n", "nothing else is on standard output");
     let talk = person.talk.text();
     assert!(talk.contains(&format!("doorward approve {FIRST}")) && talk.contains("is approved"), "{talk}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_works_stays_until_a_new_one_has_come_with_its_key() {
+    let answers = AtomicUsize::new(0);
+    let door = FakeDoor::open(move |_| match answers.fetch_add(1, Ordering::SeqCst) {
+        number @ (0 | 3) => {
+            let mut answer = exchange_answer("token", present().plus(Ttl::minutes(5)));
+            answer["certificate"] = format!("certificate {number}").into();
+            answer["ca"] = "authority".into();
+            json_reply(200, &answer)
+        }
+        1 => json_reply(400, &json!({"error": "invalid_grant", "error_description": "the token was used"})),
+        _ => json_reply(200, &exchange_answer("token", present().plus(Ttl::minutes(5)))),
+    })
+    .await;
+    let person = Person::at(&door);
+    let (path, out) = (file(&person, "own-token"), person.home.path().join("out/door"));
+    let line = ["--subject-token-file", path.to_str().unwrap(), "--certificate-out", out.to_str().unwrap()];
+    let run = async || token::run(&person.context, &args(&line)).await;
+    let files = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["ca.crt", "client.crt", "client.key"], "nothing else stays");
+        names.into_iter().map(|name| std::fs::read_to_string(out.join(name)).unwrap()).collect::<Vec<_>>()
+    };
+    run().await.unwrap();
+    let first = files();
+    assert!(first[1] == "certificate 0" && first[2].contains("PRIVATE KEY"), "{:?}", first[1]);
+    for name in ["ca.crt", "client.crt", "client.key"] {
+        assert_eq!(std::fs::metadata(out.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
+    // A refusal, and an answer without a certificate.
+    for _ in 0..2 {
+        run().await.unwrap_err();
+        assert_eq!(files(), first);
+    }
+    run().await.unwrap();
+    let next = files();
+    assert!(next[1] == "certificate 3" && next[2] != first[2]);
+    // What can't be written is told before the token is spent.
+    std::fs::remove_file(out.join("client.crt")).unwrap();
+    std::fs::create_dir(out.join("client.crt")).unwrap();
+    let spent = door.count("/oauth2/token");
+    assert!(run().await.unwrap_err().problem.detail.unwrap().contains("client.crt"));
+    assert_eq!(door.count("/oauth2/token"), spent);
+    assert_eq!(std::fs::read_to_string(out.join("client.key")).unwrap(), next[2]);
 }
 
 #[tokio::test]
