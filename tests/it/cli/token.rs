@@ -35,6 +35,13 @@ fn exchange_answer(token: &str, ends_at: Timestamp) -> Value {
     })
 }
 
+fn service_json(name: &str, action: &str) -> Value {
+    json!({
+        "name": name, "description": "", "url": "https://x.example", "hosts": ["x.example"], "access": "requestable",
+        "actions": [{"name": action, "access": "requestable", "entitlement": null}], "entitlements": [],
+    })
+}
+
 /// A door whose request is in each of these states in turn, the last for good. An exchanged token is
 /// `token-1`, then `token-2` …, and lasts for `length`.
 fn gate(states: &'static [&'static str], length: Ttl) -> impl Fn(&Seen) -> Reply + Send + Sync + 'static {
@@ -44,6 +51,7 @@ fn gate(states: &'static [&'static str], length: Ttl) -> impl Fn(&Seen) -> Reply
             let number = tokens.fetch_add(1, Ordering::SeqCst) + 1;
             json_reply(200, &exchange_answer(&format!("token-{number}"), present().plus(length)))
         }
+        "/api/v1/services" => page(&[service_json("wiki", "edit"), service_json("ops-api", "deploy")]),
         "/api/v1/grants" => page(&[grant_json("active")]),
         path if path.starts_with("/api/v1/requests") => {
             let look = looks.fetch_add(1, Ordering::SeqCst).min(states.len() - 1);
@@ -109,7 +117,8 @@ async fn a_gate_asks_waits_and_prints_a_token_of_what_was_granted() {
     let line =
         ["--request", "deploy-prod", "--reason", "hotfix", "--ticket", "OPS-1", "--for", "30m", "--param", "env=prod"];
     token::run(&person.context, &args(&[&line[..], &["--scope", "deploy", "--wait"]].concat())).await.unwrap();
-    let asked: Value = serde_json::from_str(&door.seen()[0].body).unwrap();
+    let asked = door.seen().into_iter().find(|seen| seen.path == "/api/v1/requests").unwrap();
+    let asked: Value = serde_json::from_str(&asked.body).unwrap();
     let expected = json!({
         "entitlement": "ops-api/deploy-prod", "reason": "hotfix", "ticket": "OPS-1", "for": "30m",
         "params": {"env": "prod"},
@@ -124,6 +133,30 @@ async fn a_gate_asks_waits_and_prints_a_token_of_what_was_granted() {
     assert_eq!(person.out.text(), "token-1\n", "nothing else is on standard output");
     let talk = person.talk.text();
     assert!(talk.contains(&format!("doorward approve {FIRST}")) && talk.contains("is approved"), "{talk}");
+}
+
+#[tokio::test]
+async fn a_gate_asks_for_nothing_where_the_token_could_not_be_made_afterwards() {
+    let door = FakeDoor::open(gate(&["active"], Ttl::minutes(15))).await;
+    let person = Person::at(&door);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    let path = file(&person, "own-token");
+    let job = ["--subject-token-file", path.to_str().unwrap()];
+    for who in [&[][..], &job] {
+        // An action of another service is none of this one.
+        for (scope, wrong) in [("deploy nope", "`nope`"), ("edit", "`edit`")] {
+            let line = [who, &["--request", "deploy-prod", "--scope", scope, "--wait"]].concat();
+            let failure = token::run(&person.context, &args(&line)).await.unwrap_err();
+            assert_eq!((failure.exit, failure.problem.reason.as_str()), (Exit::Usage, "invalid_scope"));
+            let told = failure.problem.detail.unwrap();
+            assert!(told.contains(wrong) && told.contains("nothing was asked for"), "{told}");
+        }
+        assert_eq!(door.count("/api/v1/requests"), 0, "{who:?}");
+        token::run(&person.context, &args(&[who, &["--request", "deploy-prod", "--scope", "deploy"]].concat()))
+            .await
+            .unwrap();
+        door.seen.lock().unwrap().clear();
+    }
 }
 
 #[tokio::test]
