@@ -22,7 +22,7 @@ pub(super) const WAIT: Ttl = Ttl::minutes(10);
 /// Asks, and prints the request.
 ///
 /// # Errors
-/// Exit 4 when it is denied or may not be asked for, 5 when the wait ran out.
+/// Exit 4 when it is denied or may not be asked for, 5 when the wait ran out, 1 when it ended otherwise.
 pub async fn run(context: &Context, args: &RequestArgs) -> Result<(), Failure> {
     let asked = NewAccessRequest {
         entitlement: args.entitlement.to_string(),
@@ -89,20 +89,30 @@ async fn decided(
 /// How a wait ends.
 fn ended(request: &AccessRequest) -> Result<(), Failure> {
     let id = &request.id;
-    let failure = |exit, reason: &str, detail: String| Err(Failure::new(exit, reason, detail));
     match request.state.as_str() {
         "approved" | "scheduled" | "active" => Ok(()),
         "pending" => {
-            failure(Exit::Pending, "pending", format!("nobody has decided {id} yet; it waits on: doorward show {id}"))
+            let detail = format!("nobody has decided {id} yet; it waits on: doorward show {id}");
+            Err(Failure::new(Exit::Pending, "pending", detail))
         }
-        "denied" => failure(Exit::Denied, "denied", denial(request)),
-        "timed_out" => failure(Exit::Failed, "timed_out", format!("{id} was not answered in time; ask again")),
-        other => failure(Exit::Failed, other, format!("{id} is over already: {other}")),
+        _ => Err(over(request)),
     }
 }
 
+/// A request that is over and came to nothing, for whoever waited for it: exit 4 where somebody said no; else 1,
+/// since it is not pending any more and nobody denied it.
+pub(super) fn over(request: &AccessRequest) -> Failure {
+    let id = &request.id;
+    let (exit, detail) = match request.state.as_str() {
+        "denied" => (Exit::Denied, denial(request)),
+        "timed_out" => (Exit::Failed, format!("{id} was not answered in time; ask again")),
+        other => (Exit::Failed, format!("{id} is over already: {other}")),
+    };
+    Failure::new(exit, &request.state, detail)
+}
+
 /// Who said no, and why.
-pub(super) fn denial(request: &AccessRequest) -> String {
+fn denial(request: &AccessRequest) -> String {
     let no = request.approvals.iter().rfind(|approval| approval.answer == Answer::Deny);
     let by = no.map(|no| format!(" by {}", no.by.id)).unwrap_or_default();
     let why = no.and_then(|no| no.reason.as_deref()).map(|why| format!(": {why}")).unwrap_or_default();

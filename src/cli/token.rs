@@ -20,7 +20,7 @@ use super::failure::Failure;
 use super::job::{self, Job};
 use super::printer::plain;
 use super::renewal::signed_in;
-use super::request::{self, denial, parameters};
+use super::request::{self, over, parameters};
 use super::waiting;
 use super::whole_id::{self, Kind};
 
@@ -32,7 +32,7 @@ const TOKEN_LIFETIME_MAX: Ttl = Ttl::minutes(15);
 ///
 /// # Errors
 /// When nobody is signed in and no token was given, or the server says no; exit 4 when what is asked for
-/// first is denied, 5 when it is not decided yet.
+/// first is denied, 5 when it is not decided yet, 1 when it ended otherwise.
 pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
     // Neither is what its absence is: a token narrowed to nothing would be one for everything.
     if args.scope.as_deref().is_some_and(|scope| scope.trim().is_empty()) {
@@ -260,8 +260,6 @@ fn ended(args: &TokenArgs, request: &AccessRequest) -> Result<String, Failure> {
         "approved" | "scheduled" => {
             failure(Exit::Pending, format!("{}; once it is active: {}", progress(request), under_grant(args)))
         }
-        "denied" => failure(Exit::Denied, denial(request)),
-        "timed_out" => failure(Exit::Denied, format!("{id} was not answered in time; ask again")),
-        other => failure(Exit::Denied, format!("{id} is over already: {other}")),
+        _ => Err(over(request)),
     }
 }

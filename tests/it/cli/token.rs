@@ -257,10 +257,11 @@ async fn what_the_server_can_not_read_is_wrong_usage_in_the_words_of_the_command
 async fn a_gate_that_stays_shut_prints_no_token() {
     let table: &[(&[&str], &[&str], Exit)] = &[
         (&["pending", "denied"], &["--wait"], Exit::Denied),
-        (&["pending", "withdrawn"], &["--wait"], Exit::Denied),
-        (&["pending", "timed_out"], &["--wait"], Exit::Denied),
+        (&["pending", "withdrawn"], &["--wait"], Exit::Failed),
+        // Nobody said no, and it is not pending any more: as of `request --wait`.
+        (&["pending", "timed_out"], &["--wait"], Exit::Failed),
         (&["pending", "active", "revoked"], &[], Exit::Pending),
-        (&["scheduled", "revoked"], &["--wait"], Exit::Denied),
+        (&["scheduled", "revoked"], &["--wait"], Exit::Failed),
         (&["pending"], &["--wait", "--timeout", "1s"], Exit::Pending),
         (&["approved"], &["--wait", "--timeout", "1s"], Exit::Pending),
         (&["approved"], &[], Exit::Pending),
