@@ -17,7 +17,8 @@ Examples:
   doorward request ops-api/deploy-prod --reason \"hotfix\" --ticket OPS-12 --dry-run
                                                       whether it fits, and who could approve
 
-With --wait: exit 0 once it is approved or active, 4 when it is denied, 5 when the wait ran out.";
+With --wait: exit 0 once it is approved or active, 4 when it is denied, 5 when the wait ran out,
+1 when it ended otherwise (never answered, withdrawn).";
 
 /// `doorward request`
 #[derive(Debug, Clone, Args)]

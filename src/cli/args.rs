@@ -338,9 +338,9 @@ Examples:
 
 In a job, --subject-token-file is the token that its own issuer gave it.
 A gate, --request with --wait, goes on once somebody has approved: exit 0 with the token,
-4 when it is denied, 5 when nobody decided in time; what is waited for is said on standard
-error. A job waits in a session of its token, 15 minutes at most, unless the file holds a
-fresh token by then.";
+4 when it is denied, 5 when the wait ran out, 1 when it ended otherwise (never answered,
+withdrawn, revoked); what is waited for is said on standard error. A job waits in a session
+of its token, 15 minutes at most, unless the file holds a fresh token by then.";
 
 /// `doorward token`
 #[derive(Debug, Clone, Args)]

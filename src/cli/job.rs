@@ -6,14 +6,15 @@
 //! for the service's later: the session lasts as long as an exchanged token does and no longer. Whoever
 //! waits longer puts a fresh token into the file meanwhile (Kubernetes does so by itself).
 //!
-//! INVARIANT: no key leaves this machine, and what is written is for its owner alone.
+//! INVARIANTS: no key leaves this machine, and what is written is for its owner alone. A key is written with the
+//! certificate that came for it and not before: what was there stays whole when the exchange comes to nothing.
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rcgen::KeyPair;
+use tempfile::NamedTempFile;
 
 use crate::model::{Timestamp, Ttl};
 use crate::wire::ExchangeAnswer;
@@ -33,6 +34,11 @@ const TYPE_ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// A session with less than this left is over: what is asked takes its time.
 const MARGIN: Ttl = Ttl::seconds(2);
+
+/// What is written where a certificate goes.
+const KEY_FILE: &str = "client.key";
+const CERTIFICATE_FILE: &str = "client.crt";
+const CA_FILE: &str = "ca.crt";
 
 /// A job.
 pub struct Job<'a> {
@@ -181,17 +187,36 @@ impl<'a> Certified<'a> {
         let key_pem = key.serialize_pem();
         let request = signing_request(&key_pem)?;
         fs::create_dir_all(folder).map_err(|error| unwritten(folder, &error))?;
-        write(&folder.join("client.key"), &key_pem)?;
+        for name in [KEY_FILE, CERTIFICATE_FILE, CA_FILE] {
+            let path = folder.join(name);
+            if path.is_dir() {
+                return Err(Failure::failed(format!("writing `{}`: it is a folder; name another", path.display())));
+            }
+        }
+        // Whether it can be written there: nothing stays of it.
+        beside(folder, "")?;
         Ok(Self { folder, key_pem, request })
     }
 
-    /// Writes what came with the token.
+    /// Writes what came with the token, and the key that it came for.
     fn keep(&self, answer: &ExchangeAnswer, ca_pem: Option<&str>) -> Result<(), Failure> {
         let Some(certificate) = &answer.certificate else {
             return Err(Failure::failed("the server made no certificate"));
         };
-        write(&self.folder.join("client.crt"), certificate)?;
-        write(&self.folder.join("ca.crt"), ca_pem.unwrap_or(&answer.ca))
+        let files = [
+            (KEY_FILE, &*self.key_pem),
+            (CERTIFICATE_FILE, certificate.as_str()),
+            (CA_FILE, ca_pem.unwrap_or(&answer.ca)),
+        ];
+        // ORDER: all is on the disk before the first name is taken, so that a full one leaves the old pair whole.
+        let mut written = Vec::with_capacity(files.len());
+        for (name, text) in files {
+            written.push((self.folder.join(name), beside(self.folder, text)?));
+        }
+        for (path, file) in written {
+            file.persist(&path).map_err(|error| unwritten(&path, &error.error))?;
+        }
+        Ok(())
     }
 }
 
@@ -213,8 +238,12 @@ fn unwritten(path: &Path, error: &std::io::Error) -> Failure {
     Failure::failed(format!("writing `{}`: {error}", path.display()))
 }
 
-/// Writes a file for its owner alone.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    opened.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| unwritten(path, &error))
+/// A file in that folder with this text, for its owner alone, that is removed unless it is given a name.
+fn beside(folder: &Path, text: &str) -> Result<NamedTempFile, Failure> {
+    let written = NamedTempFile::new_in(folder).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        Ok(file)
+    });
+    written.map_err(|error| unwritten(folder, &error))
 }

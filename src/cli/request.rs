@@ -1,7 +1,6 @@
 //! `doorward request`: asks for an entitlement, and waits for the answer where that is wanted.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal};
 
 use crate::model::Ttl;
 use crate::wire::{AccessRequest, Answer, DryRun, NewAccessRequest};
@@ -22,7 +21,7 @@ pub(super) const WAIT: Ttl = Ttl::minutes(10);
 /// Asks, and prints the request.
 ///
 /// # Errors
-/// Exit 4 when it is denied or may not be asked for, 5 when the wait ran out.
+/// Exit 4 when it is denied or may not be asked for, 5 when the wait ran out, 1 when it ended otherwise.
 pub async fn run(context: &Context, args: &RequestArgs) -> Result<(), Failure> {
     let asked = NewAccessRequest {
         entitlement: args.entitlement.to_string(),
@@ -37,7 +36,7 @@ pub async fn run(context: &Context, args: &RequestArgs) -> Result<(), Failure> {
     let here = signed_in(context).await?;
     let json = here.client.act("/api/v1/requests", &asked, &*context.entropy).await?;
     if args.dry_run {
-        return dry_run(context, &here, &json);
+        return dry_run(context, args, &here, &json);
     }
     let request: AccessRequest = here.client.read(&json)?;
     if !args.wait {
@@ -78,8 +77,10 @@ async fn decided(
     timeout: Ttl,
 ) -> Result<(String, AccessRequest), Failure> {
     let is_pending = |request: &AccessRequest| request.state == "pending";
-    if is_pending(&request) && context.printer.is_terminal() && io::stderr().is_terminal() {
-        context.printer.talk(&format!("Waiting up to {timeout} for an answer to {} …", request.id));
+    // In a log as on a terminal: somebody has to know what to approve. Scripts that read JSON read errors there.
+    if is_pending(&request) && context.printer.format() != Format::Json {
+        let id = &request.id;
+        context.printer.talk(&format!("Waiting up to {timeout} for an answer to {id}: doorward approve {id}"));
     }
     // A wait may be longer than a certificate lasts.
     let client = async || Ok(signed_in(context).await?.client);
@@ -89,33 +90,44 @@ async fn decided(
 /// How a wait ends.
 fn ended(request: &AccessRequest) -> Result<(), Failure> {
     let id = &request.id;
-    let failure = |exit, reason: &str, detail: String| Err(Failure::new(exit, reason, detail));
     match request.state.as_str() {
         "approved" | "scheduled" | "active" => Ok(()),
         "pending" => {
-            failure(Exit::Pending, "pending", format!("nobody has decided {id} yet; it waits on: doorward show {id}"))
+            let detail = format!("nobody has decided {id} yet; it waits on: doorward show {id}");
+            Err(Failure::new(Exit::Pending, "pending", detail))
         }
-        "denied" => failure(Exit::Denied, "denied", denial(request)),
-        "timed_out" => failure(Exit::Failed, "timed_out", format!("{id} was not answered in time; ask again")),
-        other => failure(Exit::Failed, other, format!("{id} is over already: {other}")),
+        _ => Err(over(request)),
     }
 }
 
+/// A request that is over and came to nothing, for whoever waited for it: exit 4 where somebody said no; else 1,
+/// since it is not pending any more and nobody denied it.
+pub(super) fn over(request: &AccessRequest) -> Failure {
+    let id = &request.id;
+    let (exit, detail) = match request.state.as_str() {
+        "denied" => (Exit::Denied, denial(request)),
+        "timed_out" => (Exit::Failed, format!("{id} was not answered in time; ask again")),
+        other => (Exit::Failed, format!("{id} is over already: {other}")),
+    };
+    Failure::new(exit, &request.state, detail)
+}
+
 /// Who said no, and why.
-pub(super) fn denial(request: &AccessRequest) -> String {
+fn denial(request: &AccessRequest) -> String {
     let no = request.approvals.iter().rfind(|approval| approval.answer == Answer::Deny);
     let by = no.map(|no| format!(" by {}", no.by.id)).unwrap_or_default();
     let why = no.and_then(|no| no.reason.as_deref()).map(|why| format!(": {why}")).unwrap_or_default();
     format!("{} was denied{by}{why}", request.id)
 }
 
-fn dry_run(context: &Context, here: &SignedIn, json: &str) -> Result<(), Failure> {
+fn dry_run(context: &Context, args: &RequestArgs, here: &SignedIn, json: &str) -> Result<(), Failure> {
     if context.printer.format() == Format::Json {
         return context.printer.resource(json);
     }
     let plan: DryRun = here.client.read(json)?;
     let who: Vec<String> = plan.approvers.iter().map(requests::called).collect();
     let needed = match (plan.approvals_needed, who.as_slice()) {
+        _ if args.emergency => "skipped in an emergency; two people review it afterwards".to_owned(),
         (0, _) => "none: policy approves it by itself".to_owned(),
         (needed, []) => format!("{needed}, of people who have not signed in here yet"),
         (needed, _) => format!("{needed}"),
@@ -126,7 +138,7 @@ fn dry_run(context: &Context, here: &SignedIn, json: &str) -> Result<(), Failure
         ("start", plan.start.map_or_else(|| "once approved".to_owned(), |start| start.to_string())),
         ("opens", listed(&plan.actions)),
         ("approvals", needed),
-        ("could approve", listed(&who)),
+        (if args.emergency { "passed over" } else { "could approve" }, listed(&who)),
     ];
     let mut add = |name, value: Option<String>| pairs.extend(value.map(|value| (name, value)));
     add("begins", plan.earliest_start.map(|lead| format!("{lead} after it is asked for, at the earliest")));

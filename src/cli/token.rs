@@ -10,7 +10,7 @@ use x509_parser::pem::parse_x509_pem;
 
 use crate::model::{EntitlementName, Thumbprint, Ttl};
 use crate::wire::oauth::{CLI_CLIENT_ID, GRANT_TOKEN_EXCHANGE};
-use crate::wire::{AccessRequest, ExchangeAnswer, NewAccessRequest};
+use crate::wire::{AccessRequest, ExchangeAnswer, NewAccessRequest, Service};
 
 use super::args::{Format, TokenArgs};
 use super::client::Client;
@@ -20,7 +20,7 @@ use super::failure::Failure;
 use super::job::{self, Job};
 use super::printer::plain;
 use super::renewal::signed_in;
-use super::request::{self, denial, parameters};
+use super::request::{self, over, parameters};
 use super::waiting;
 use super::whole_id::{self, Kind};
 
@@ -32,7 +32,7 @@ const TOKEN_LIFETIME_MAX: Ttl = Ttl::minutes(15);
 ///
 /// # Errors
 /// When nobody is signed in and no token was given, or the server says no; exit 4 when what is asked for
-/// first is denied, 5 when it is not decided yet.
+/// first is denied, 5 when it is not decided yet, 1 when it ended otherwise.
 pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
     // Neither is what its absence is: a token narrowed to nothing would be one for everything.
     if args.scope.as_deref().is_some_and(|scope| scope.trim().is_empty()) {
@@ -163,6 +163,29 @@ fn asked(args: &TokenArgs, text: &str) -> Result<NewAccessRequest, Failure> {
     })
 }
 
+/// Compares a scope with what the service has. ORDER: before anything is asked for, since what was granted stays
+/// granted where the token can't be made afterwards.
+async fn known(client: &Client, service: &str, scope: &str) -> Result<(), Failure> {
+    for item in client.list("/api/v1/services").await?.items {
+        let found: Service = client.read(item.get())?;
+        if found.name != service {
+            continue;
+        }
+        let has = |name: &str| found.actions.iter().any(|action| action.name == name);
+        if let Some(name) = scope.split(' ').find(|name| !name.is_empty() && !has(name)) {
+            let actions: Vec<&str> = found.actions.iter().map(|action| action.name.as_str()).collect();
+            let detail = format!(
+                "`--scope`: `{service}` has no action `{}`, only {}; nothing was asked for",
+                name.escape_debug(),
+                actions.join(", ")
+            );
+            return Err(Failure::new(Exit::Usage, "invalid_scope", detail));
+        }
+    }
+    // One that is not listed has nothing to ask for either: the request is told so.
+    Ok(())
+}
+
 /// Asks, waits where that is wanted, and gives the grant once it is active.
 async fn granted(
     context: &Context,
@@ -171,6 +194,9 @@ async fn granted(
     asker: &mut Asker<'_>,
 ) -> Result<String, Failure> {
     let client = asker.client(context).await?;
+    if let Some(scope) = &args.scope {
+        known(&client, &args.service, scope).await?;
+    }
     let json = client.act("/api/v1/requests", asked, &*context.entropy).await?;
     let first: AccessRequest = client.read(&json)?;
     let id = first.id.clone();
@@ -234,8 +260,6 @@ fn ended(args: &TokenArgs, request: &AccessRequest) -> Result<String, Failure> {
         "approved" | "scheduled" => {
             failure(Exit::Pending, format!("{}; once it is active: {}", progress(request), under_grant(args)))
         }
-        "denied" => failure(Exit::Denied, denial(request)),
-        "timed_out" => failure(Exit::Denied, format!("{id} was not answered in time; ask again")),
-        other => failure(Exit::Denied, format!("{id} is over already: {other}")),
+        _ => Err(over(request)),
     }
 }

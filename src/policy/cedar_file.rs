@@ -91,6 +91,44 @@ impl CedarFile {
         self.statements.iter().find(|statement| AsRef::<str>::as_ref(statement.policy.id()) == id)
     }
 
+    /// A statement in one line, without its comments and its `@id`, which say nothing of what it does: two that
+    /// mean different things are different lines. What is in a string stays as it is.
+    pub(super) fn line(&self, statement: &Statement) -> String {
+        let text = self.source.text().get(statement.start..statement.end).unwrap_or_default();
+        let tokens: Vec<Token<'_>> = tokens(text).collect();
+        let (mut kept, mut rest) = (Vec::new(), tokens.as_slice());
+        // Annotations stand first, each as `@key` or `@key("value")`.
+        while let [at, key, more @ ..] = rest
+            && at.text == "@"
+        {
+            let has_value = more.first().is_some_and(|token| token.text == "(");
+            let (annotation, after) = rest.split_at(rest.len().min(if has_value { 5 } else { 2 }));
+            if key.text != "id" {
+                kept.extend(annotation);
+            }
+            rest = after;
+        }
+        kept.extend(rest);
+        let mut line = String::new();
+        for token in kept {
+            let is_tight = line.is_empty() || line.ends_with('(') || token.text == ")";
+            // Where an annotation went from between two words, they are two still.
+            let is_apart = token.is_apart || (line.ends_with(is_word) && token.text.starts_with(is_word));
+            if is_apart && !is_tight {
+                line.push(' ');
+            }
+            for character in token.text.chars() {
+                // A line break, which only a string has, as it could be typed.
+                if character.is_control() {
+                    line.extend(character.escape_debug());
+                } else {
+                    line.push(character);
+                }
+            }
+        }
+        line
+    }
+
     /// Where a statement names an entity; its start if it is spelt in an unusual way.
     pub(super) fn offset_of(&self, statement: &Statement, uid: &EntityUid) -> usize {
         let text = self.source.text().get(statement.start..statement.end).unwrap_or_default();
@@ -106,37 +144,63 @@ pub(super) fn report_detailed(source: &Source, fallback: usize, error: &Detailed
     report.error(source, offset, error.message.clone(), help);
 }
 
-/// The byte ranges of the statements: Cedar ends each with `;`, which stands elsewhere only in
-/// strings and comments.
+/// The byte ranges of the statements: Cedar ends each with `;`.
 fn statements(text: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let mut start = None;
-    let mut characters = text.char_indices().peekable();
-    while let Some((offset, character)) = characters.next() {
-        let is_comment = character == '/' && characters.peek().is_some_and(|(_, next)| *next == '/');
-        if is_comment {
-            while characters.next_if(|(_, next)| *next != '\n').is_some() {}
-            continue;
-        }
-        if character.is_whitespace() {
-            continue;
-        }
-        if character == ';' {
-            if let Some(start) = start.take() {
-                found.push((start, offset + 1));
-            }
-            continue;
-        }
-        start.get_or_insert(offset);
-        if character == '"' {
-            while let Some((_, inside)) = characters.next() {
-                match inside {
-                    '\\' => drop(characters.next()),
-                    '"' => break,
-                    _ => {}
-                }
-            }
+    for token in tokens(text) {
+        if token.text == ";" {
+            found.extend(start.take().map(|start| (start, token.offset + 1)));
+        } else {
+            start.get_or_insert(token.offset);
         }
     }
     found
+}
+
+/// A word, a string with its quotes, or one sign.
+struct Token<'t> {
+    offset: usize,
+    text: &'t str,
+    /// Whether a blank or a comment stands before it.
+    is_apart: bool,
+}
+
+/// The tokens of a text that Cedar has read, by its grammar: what it takes for a blank or a comment is none.
+fn tokens(text: &str) -> impl Iterator<Item = Token<'_>> {
+    let mut end = 0;
+    std::iter::from_fn(move || {
+        let mut rest = text.get(end..)?.trim_start();
+        while rest.starts_with("//") {
+            let after = rest.find(['\n', '\r']).and_then(|line_end| rest.get(line_end..));
+            rest = after.unwrap_or_default().trim_start();
+        }
+        let first = rest.chars().next()?;
+        let length = match first {
+            '"' => string_bytes(rest),
+            first if is_word(first) => rest.find(|character| !is_word(character)).unwrap_or(rest.len()),
+            first => first.len_utf8(),
+        };
+        let (before, offset) = (end, text.len() - rest.len());
+        end = offset + length;
+        Some(Token { offset, text: text.get(offset..end)?, is_apart: offset > before })
+    })
+}
+
+fn is_word(character: char) -> bool {
+    character.is_ascii_alphanumeric() || character == '_'
+}
+
+/// The length of the string that a text begins with, both quotes counted.
+fn string_bytes(text: &str) -> usize {
+    let mut is_escaped = false;
+    for (offset, character) in text.char_indices().skip(1) {
+        match character {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '"' => return offset + 1,
+            _ => {}
+        }
+    }
+    text.len()
 }

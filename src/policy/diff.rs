@@ -15,6 +15,9 @@ use super::scenario::Question;
 use super::test_table::{self, Case, shown};
 use crate::model::ServiceName;
 
+/// The field that is told where what a thing means differs, and no field of its own does.
+const MEANING: &str = "meaning";
+
 /// One thing that is said otherwise. What is only in the new folder has no `old`, what is only in
 /// the old one no `new`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +135,7 @@ fn changes(old: &Inventory, new: &Inventory) -> Vec<Change> {
                 if before.meaning.is_some() && before.meaning == after.meaning {
                     continue;
                 }
+                let told_before = found.len();
                 for (field, old, new) in differing(&before.values, &after.values) {
                     let none = || Some("none".to_owned());
                     found.push(change(after, Some(field), old.cloned().or_else(none), new.cloned().or_else(none)));
@@ -142,6 +146,11 @@ fn changes(old: &Inventory, new: &Inventory) -> Vec<Change> {
                     let gone = old.difference(new).map(|item| change(after, Some(field), Some(item.clone()), None));
                     let come = new.difference(old).map(|item| change(after, Some(field), None, Some(item.clone())));
                     found.extend(gone.chain(come));
+                }
+                // INVARIANT: what means something else is never passed over, whatever its fields tell of it.
+                if found.len() == told_before && before.meaning != after.meaning {
+                    let meaning = |thing: &Thing| Some(thing.meaning.clone().unwrap_or_else(|| "none".to_owned()));
+                    found.push(change(after, Some(MEANING), meaning(before), meaning(after)));
                 }
             }
         }

@@ -224,13 +224,11 @@ fn policies(dir: &Path, things: &mut Inventory) {
 }
 
 fn statements(source: &Source, label: &str, report: &Report) -> Vec<(String, Thing)> {
-    let file = CedarFile::parse(source, label, report);
-    let statements = file.map(|file| file.statements).unwrap_or_default();
+    let Some(file) = CedarFile::parse(source, label, report) else { return Vec::new() };
     let one = |statement: &super::cedar_file::Statement| {
         let mut thing = Thing::default();
         let meaning = statement.policy.to_json().map(|json| json.to_string()).ok();
-        let text = source.text().get(statement.start..statement.end).unwrap_or_default();
-        thing.value(STATEMENT, plain(text));
+        thing.value(STATEMENT, file.line(statement));
         let named = statement.policy.annotation("id").is_some_and(|id| !id.is_empty());
         let identity = match &meaning {
             Some(meaning) if !named => meaning.clone(),
@@ -240,14 +238,7 @@ fn statements(source: &Source, label: &str, report: &Report) -> Vec<(String, Thi
         thing.shown = Some(statement.name.to_string());
         (identity, thing)
     };
-    statements.iter().map(one).collect()
-}
-
-/// A statement in one line, without its comments and its `@id`.
-pub(super) fn plain(text: &str) -> String {
-    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with("//") && !line.starts_with("@id("));
-    let text = lines.collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
-    text.replace("( ", "(").replace(" )", ")")
+    file.statements.iter().map(one).collect()
 }
 
 /// Groups, people and workloads.

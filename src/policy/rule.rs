@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::cedar_file::{CedarFile, Statement};
-use super::inventory::{entitlement_thing, plain};
+use super::inventory::entitlement_thing;
 use super::judge::could_match;
 use super::kinds::Kinds;
 use super::lint::admits;
@@ -153,7 +153,6 @@ pub(super) fn rules(service: &Service, own: &CedarFile, global: Option<&CedarFil
 }
 
 fn part(file: &CedarFile, statement: &Statement, roles: Vec<&'static str>) -> RulePolicy {
-    let text = file.source.text().get(statement.start..statement.end).unwrap_or_default();
     let mut meaning = statement.policy.to_json().unwrap_or_default();
     if let Some(meaning) = meaning.as_object_mut() {
         meaning.remove("annotations");
@@ -163,7 +162,7 @@ fn part(file: &CedarFile, statement: &Statement, roles: Vec<&'static str>) -> Ru
         PrincipalConstraint::Eq(uid) => Some(uid.to_string()),
         _ => None,
     };
-    RulePolicy { name: statement.name.to_string(), roles, text: plain(text), principal, named, meaning }
+    RulePolicy { name: statement.name.to_string(), roles, text: file.line(statement), principal, named, meaning }
 }
 
 /// Whether its head lets only holders of an entitlement through.

@@ -220,6 +220,8 @@ async fn a_grant_with_a_lead_time_begins_so_long_after_its_request_and_not_befor
         // In an emergency nobody waits.
         let mut now = asked("one", Ttl::minutes(5));
         now.emergency = true;
+        let plan = access::plan(node.desk(), &dev, &now, node.now()).await.unwrap();
+        assert_eq!((plan.start, plan.earliest_start, plan.approvals_needed), (None, None, 0));
         assert_eq!(node.ask(&dev, &now).await.unwrap().1.unwrap().state.name(), "active");
         node.desk().store.close().await;
     }

@@ -5,10 +5,11 @@ use std::path::Path;
 use clap::Parser;
 use doorward::cli::args::{Arguments, Command};
 use doorward::cli::policy::{PolicyCommand, Printed, run};
-use doorward::model::Timestamp;
+use doorward::model::{ServiceName, Timestamp};
+use doorward::policy::load;
 use serde_json::{Value, json};
 
-use crate::policy::folder;
+use crate::policy::{folder, settings};
 
 const SERVICE: &str = "\
 upstreams = [\"http://127.0.0.1:9080\"]
@@ -507,4 +508,84 @@ fn each_field_of_groups_people_and_workloads_is_told_where_it_changes() {
     let (old, new) = (after(&[("workloads.toml", &old)]), after(&[("workloads.toml", &new)]));
     let (changes, _) = items(old.path(), new.path());
     assert!(changes.iter().any(|change| change[4] == "place"), "{changes:?}");
+}
+
+/// What a policy may say, each something else: blanks, comments and signs are none within a string.
+const SAID: &[&str] = &[
+    "permit (principal in Group::\"g\", action == Action::\"read\", resource);",
+    "permit (principal in Group::\"h\", action == Action::\"read\", resource);",
+    "permit (principal, action == Action::\"read\", resource);",
+    "permit (principal in Group::\"g\", action == Action::\"write\", resource);",
+    "permit (principal in Group::\"g\", action == Action::\"read\", resource) when { context.host == \"a b\" };",
+    "permit (principal in Group::\"g\", action == Action::\"read\", resource) when { context.host == \"a  b\" };",
+    "permit (principal in Group::\"g\", action == Action::\"read\", resource) when { context.host == \"a\n b\" };",
+    "permit (principal in Group::\"g\", action == Action::\"read\", resource) when { context.host == \"a( b )\" };",
+    "permit (principal in Group::\"g\", action == Action::\"read\", resource) when { context.host == \"a(b)\" };",
+    "permit (principal in Group::\"g\", action == Action::\"read\", resource) when { context.host == \"// a\" };",
+    "permit (principal in Group::\"g\", action == Action::\"read\", resource) when { context.host == \"\n// a;\n\" };",
+    "permit (principal in Group::\"g\", action == Action::\"read\", resource) when { context.host == \"\n@id(\" };",
+    "permit (principal in Group::\"g\", action == Action::\"read\", resource) when { context.host == \"\\\";\" };",
+    "permit (principal in Group::\"g\", action == Action::\"read\", resource) unless { context.host == \"a b\" };",
+];
+
+/// How a policy may stand in its file.
+const LAYOUTS: &[fn(&str) -> String] = &[
+    |said| format!("@id(\"p\")\n{said}\n"),
+    |said| format!("@id(\"p\") {said}\n"),
+    |said| format!("@id(\"p\"){said}\n"),
+    |said| format!("  @ id // not \"p;\n ( \"p\" // \")\n )\t{said}// permit (principal, action, resource);\n"),
+    |said| format!("// why\r@id(\"p\")\r\n{}\r\n", said.replacen("permit (", "permit // all;\r( ", 1)),
+    |said| format!("@id(\"p\")\n{}\n", said.replacen("resource)", "// not \"\n  resource\n)", 1)),
+];
+
+#[test]
+fn policies_that_mean_different_things_differ_however_they_stand_in_their_files() {
+    let folders: Vec<Vec<tempfile::TempDir>> = SAID
+        .iter()
+        .map(|said| LAYOUTS.iter().map(|layout| after(&[("svc/access.cedar", &layout(said))])).collect())
+        .collect();
+    for (one, layouts) in folders.iter().enumerate() {
+        for (other, others) in folders.iter().enumerate().skip(one) {
+            // Each layout of one against another layout of the other.
+            let (old, new) = (&layouts[other % LAYOUTS.len()], &others[one % LAYOUTS.len()]);
+            let (changes, _) = items(old.path(), new.path());
+            let told: Vec<_> = changes.iter().filter(|change| change[1] == "policy").collect();
+            assert_eq!(told.is_empty(), one == other, "{} → {}: {changes:?}", SAID[one], SAID[other]);
+            for change in told {
+                assert_eq!((&change[0], &change[3], &change[4]), (&json!("changed"), &json!("p"), &json!("text")));
+                assert_ne!(change[5], change[6]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_policy_on_one_line_is_told_and_reviewed_as_any_other() {
+    let approvers =
+        |line: &str| ACCESS.replace("permit (principal in Group::\"h\", action == Action::\"approve\"", line);
+    let old = "@id(\"ap\") permit (principal in Group::\"h\", action == Action::\"approve\"";
+    let new = "@id(\"ap\") permit (principal, action == Action::\"approve\"";
+    let (old, new) = (approvers(old), approvers(new));
+    let (old, new) = (after(&[("svc/access.cedar", &old)]), after(&[("svc/access.cedar", &new)]));
+    let printed = diff(&[&old.path().display().to_string(), &new.path().display().to_string(), "--exit-code"]);
+    assert_eq!(printed.code, 1);
+    let said =
+        "permit (principal in Group::\"h\", action == Action::\"approve\", resource == Entitlement::\"svc/write\");";
+    assert!(printed.stdout.contains(&format!("- {said}")), "{}", printed.stdout);
+    assert!(printed.stdout.contains("+ permit (principal, action == Action::\"approve\""), "{}", printed.stdout);
+
+    let set = load(old.path(), &settings()).unwrap();
+    let rules = set.rules(&ServiceName::parse("svc").unwrap());
+    let texts: Vec<&str> = rules.iter().flat_map(|rule| &rule.policies).map(|policy| policy.text.as_str()).collect();
+    assert!(texts.contains(&said) && texts.iter().all(|text| text.starts_with("permit (")), "{texts:?}");
+}
+
+#[test]
+fn an_annotation_that_is_not_the_id_is_part_of_what_is_told() {
+    let with =
+        |owner: &str| format!("@owner(\"{owner}\")@id(\"p\")permit (principal in Group::\"g\", action, resource);");
+    let (old, new) = (after(&[("svc/access.cedar", &with("a"))]), after(&[("svc/access.cedar", &with("b"))]));
+    let text = |owner: &str| format!("@owner(\"{owner}\")permit (principal in Group::\"g\", action, resource);");
+    let expected = json!(["changed", "policy", "svc", "p", "text", text("a"), text("b")]);
+    assert_eq!(items(old.path(), new.path()).0, [expected]);
 }

@@ -61,9 +61,9 @@ pub struct Planned {
     pub actions: Vec<OpenedAction>,
     /// A grant ends when it is not used for so long.
     pub idle: Option<Ttl>,
-    /// A grant begins so long after its request at the earliest.
+    /// A grant begins so long after its request at the earliest, but in an emergency.
     pub earliest_start: Option<Ttl>,
-    /// So long after a grant it is not held again.
+    /// So long after a grant it is not held again, but in an emergency.
     pub break_after: Option<Ttl>,
 }
 
@@ -94,8 +94,9 @@ pub async fn plan(desk: &Desk, caller: &Caller, asked: &Asked, now: Timestamp) -
         approvers,
         actions: opened(&policies, &asked.entitlement),
         idle: definition.idle,
-        earliest_start: definition.earliest_start,
-        break_after: definition.break_after,
+        // Neither counts in an emergency.
+        earliest_start: definition.earliest_start.filter(|_| !asked.emergency),
+        break_after: definition.break_after.filter(|_| !asked.emergency),
     })
 }
 

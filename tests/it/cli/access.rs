@@ -1,6 +1,7 @@
 //! Just-in-time access on the command line: what is sent, what is printed, and how it ends.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use doorward::cli::access_args::{
     ApproveArgs, DenyArgs, DropArgs, ExtendArgs, GrantsArgs, LockArgs, RequestArgs, RequestsArgs, RevokeArgs, ShowArgs,
@@ -12,9 +13,9 @@ use doorward::cli::{approval, grants, lock, request, requests};
 use doorward::model::{EntitlementName, Ttl};
 use serde_json::{Value, json};
 
-use super::Person;
 use super::fake_door::{FakeDoor, Reply, Seen, json_reply, present};
 use super::renewal::sign_in;
+use super::{Person, Written};
 
 pub const FIRST: &str = "req_06h01rs2cto0b2afh7rgi8mlb0";
 const SECOND: &str = "req_06h01rs2cto0b2afh7rgi8mlb1";
@@ -152,7 +153,60 @@ async fn a_wait_that_runs_out_ends_with_five() {
     let failure = request::run(&person.context, &args).await.unwrap_err();
     assert_eq!(failure.exit, Exit::Pending);
     assert!(person.out.text().contains(FIRST));
-    assert!(person.talk.text().is_empty(), "off a terminal there is no line of progress");
+}
+
+#[tokio::test]
+async fn a_wait_says_at_its_beginning_what_is_to_be_approved_on_a_terminal_or_not() {
+    for format in [Format::Table, Format::Json] {
+        let person = Arc::new(Mutex::new(Written::default()));
+        let (talk, looked) = (Arc::clone(&person), Arc::new(Mutex::new(Vec::new())));
+        let seen = Arc::clone(&looked);
+        let door = FakeDoor::open(move |asked| {
+            if asked.method == http::Method::GET {
+                seen.lock().unwrap().push(talk.lock().unwrap().text());
+            }
+            json_reply(200, &request_json(FIRST, if asked.method == http::Method::GET { "active" } else { "pending" }))
+        })
+        .await;
+        let alice = Person::with(&door, format);
+        *person.lock().unwrap() = alice.talk.clone();
+        sign_in(&alice, &door, Ttl::hours(1), "one");
+        request::run(&alice.context, &RequestArgs { wait: true, ..asking() }).await.unwrap();
+        let talks = format!("Waiting up to 10m for an answer to {FIRST}: doorward approve {FIRST}\n");
+        // Scripts that read JSON read errors there.
+        let expected = if format == Format::Json { String::new() } else { talks };
+        assert_eq!(looked.lock().unwrap().concat(), expected, "before it is looked at for the first time");
+        assert_eq!(alice.talk.text(), expected);
+    }
+}
+
+#[tokio::test]
+async fn what_an_emergency_would_take_is_no_approval_and_a_review_afterwards() {
+    let carol = json!({"kind": "User", "id": "dev|carol", "name": "Carol", "email": null});
+    let plan = move |needed: u32| {
+        json!({
+            "entitlement": "ops-api/deploy-prod", "for": "30m", "start": null, "approvals_needed": needed,
+            "approvers": [carol], "actions": ["deploy"], "idle": null, "earliest_start": null, "break": null,
+        })
+    };
+    let door = FakeDoor::open(move |seen| json_reply(200, &plan(u32::from(!seen.body.contains("emergency"))))).await;
+    let lines = async |emergency: bool| {
+        let person = Person::at(&door);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        request::run(&person.context, &RequestArgs { emergency, dry_run: true, ..asking() }).await.unwrap();
+        assert_eq!(person.talk.text(), "Nothing was asked for.\n");
+        let text = person.out.text();
+        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+    };
+    for (emergency, expected) in [
+        (true, ["approvals skipped in an emergency; two people review it afterwards", "passed over Carol (dev|carol)"]),
+        (false, ["approvals 1", "could approve Carol (dev|carol)"]),
+    ] {
+        let told = lines(emergency).await;
+        for line in expected {
+            assert!(told.iter().any(|told| told == line), "{line} in {told:?}");
+        }
+    }
 }
 
 #[tokio::test]

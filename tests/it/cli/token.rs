@@ -1,5 +1,6 @@
 //! `doorward token` under a grant: what is sent, and how a gate ends; of a person and of a job.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,6 +35,13 @@ fn exchange_answer(token: &str, ends_at: Timestamp) -> Value {
     })
 }
 
+fn service_json(name: &str, action: &str) -> Value {
+    json!({
+        "name": name, "description": "", "url": "https://x.example", "hosts": ["x.example"], "access": "requestable",
+        "actions": [{"name": action, "access": "requestable", "entitlement": null}], "entitlements": [],
+    })
+}
+
 /// A door whose request is in each of these states in turn, the last for good. An exchanged token is
 /// `token-1`, then `token-2` …, and lasts for `length`.
 fn gate(states: &'static [&'static str], length: Ttl) -> impl Fn(&Seen) -> Reply + Send + Sync + 'static {
@@ -43,6 +51,7 @@ fn gate(states: &'static [&'static str], length: Ttl) -> impl Fn(&Seen) -> Reply
             let number = tokens.fetch_add(1, Ordering::SeqCst) + 1;
             json_reply(200, &exchange_answer(&format!("token-{number}"), present().plus(length)))
         }
+        "/api/v1/services" => page(&[service_json("wiki", "edit"), service_json("ops-api", "deploy")]),
         "/api/v1/grants" => page(&[grant_json("active")]),
         path if path.starts_with("/api/v1/requests") => {
             let look = looks.fetch_add(1, Ordering::SeqCst).min(states.len() - 1);
@@ -108,7 +117,8 @@ async fn a_gate_asks_waits_and_prints_a_token_of_what_was_granted() {
     let line =
         ["--request", "deploy-prod", "--reason", "hotfix", "--ticket", "OPS-1", "--for", "30m", "--param", "env=prod"];
     token::run(&person.context, &args(&[&line[..], &["--scope", "deploy", "--wait"]].concat())).await.unwrap();
-    let asked: Value = serde_json::from_str(&door.seen()[0].body).unwrap();
+    let asked = door.seen().into_iter().find(|seen| seen.path == "/api/v1/requests").unwrap();
+    let asked: Value = serde_json::from_str(&asked.body).unwrap();
     let expected = json!({
         "entitlement": "ops-api/deploy-prod", "reason": "hotfix", "ticket": "OPS-1", "for": "30m",
         "params": {"env": "prod"},
@@ -123,6 +133,78 @@ async fn a_gate_asks_waits_and_prints_a_token_of_what_was_granted() {
     assert_eq!(person.out.text(), "token-1\n", "nothing else is on standard output");
     let talk = person.talk.text();
     assert!(talk.contains(&format!("doorward approve {FIRST}")) && talk.contains("is approved"), "{talk}");
+}
+
+#[tokio::test]
+async fn a_gate_asks_for_nothing_where_the_token_could_not_be_made_afterwards() {
+    let door = FakeDoor::open(gate(&["active"], Ttl::minutes(15))).await;
+    let person = Person::at(&door);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    let path = file(&person, "own-token");
+    let job = ["--subject-token-file", path.to_str().unwrap()];
+    for who in [&[][..], &job] {
+        // An action of another service is none of this one.
+        for (scope, wrong) in [("deploy nope", "`nope`"), ("edit", "`edit`")] {
+            let line = [who, &["--request", "deploy-prod", "--scope", scope, "--wait"]].concat();
+            let failure = token::run(&person.context, &args(&line)).await.unwrap_err();
+            assert_eq!((failure.exit, failure.problem.reason.as_str()), (Exit::Usage, "invalid_scope"));
+            let told = failure.problem.detail.unwrap();
+            assert!(told.contains(wrong) && told.contains("nothing was asked for"), "{told}");
+        }
+        assert_eq!(door.count("/api/v1/requests"), 0, "{who:?}");
+        token::run(&person.context, &args(&[who, &["--request", "deploy-prod", "--scope", "deploy"]].concat()))
+            .await
+            .unwrap();
+        door.seen.lock().unwrap().clear();
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_works_stays_until_a_new_one_has_come_with_its_key() {
+    let answers = AtomicUsize::new(0);
+    let door = FakeDoor::open(move |_| match answers.fetch_add(1, Ordering::SeqCst) {
+        number @ (0 | 3) => {
+            let mut answer = exchange_answer("token", present().plus(Ttl::minutes(5)));
+            answer["certificate"] = format!("certificate {number}").into();
+            answer["ca"] = "authority".into();
+            json_reply(200, &answer)
+        }
+        1 => json_reply(400, &json!({"error": "invalid_grant", "error_description": "the token was used"})),
+        _ => json_reply(200, &exchange_answer("token", present().plus(Ttl::minutes(5)))),
+    })
+    .await;
+    let person = Person::at(&door);
+    let (path, out) = (file(&person, "own-token"), person.home.path().join("out/door"));
+    let line = ["--subject-token-file", path.to_str().unwrap(), "--certificate-out", out.to_str().unwrap()];
+    let run = async || token::run(&person.context, &args(&line)).await;
+    let files = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["ca.crt", "client.crt", "client.key"], "nothing else stays");
+        names.into_iter().map(|name| std::fs::read_to_string(out.join(name)).unwrap()).collect::<Vec<_>>()
+    };
+    run().await.unwrap();
+    let first = files();
+    assert!(first[1] == "certificate 0" && first[2].contains("PRIVATE KEY"), "{:?}", first[1]);
+    for name in ["ca.crt", "client.crt", "client.key"] {
+        assert_eq!(std::fs::metadata(out.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
+    // A refusal, and an answer without a certificate.
+    for _ in 0..2 {
+        run().await.unwrap_err();
+        assert_eq!(files(), first);
+    }
+    run().await.unwrap();
+    let next = files();
+    assert!(next[1] == "certificate 3" && next[2] != first[2]);
+    // What can't be written is told before the token is spent.
+    std::fs::remove_file(out.join("client.crt")).unwrap();
+    std::fs::create_dir(out.join("client.crt")).unwrap();
+    let spent = door.count("/oauth2/token");
+    assert!(run().await.unwrap_err().problem.detail.unwrap().contains("client.crt"));
+    assert_eq!(door.count("/oauth2/token"), spent);
+    assert_eq!(std::fs::read_to_string(out.join("client.key")).unwrap(), next[2]);
 }
 
 #[tokio::test]
@@ -175,10 +257,11 @@ async fn what_the_server_can_not_read_is_wrong_usage_in_the_words_of_the_command
 async fn a_gate_that_stays_shut_prints_no_token() {
     let table: &[(&[&str], &[&str], Exit)] = &[
         (&["pending", "denied"], &["--wait"], Exit::Denied),
-        (&["pending", "withdrawn"], &["--wait"], Exit::Denied),
-        (&["pending", "timed_out"], &["--wait"], Exit::Denied),
+        (&["pending", "withdrawn"], &["--wait"], Exit::Failed),
+        // Nobody said no, and it is not pending any more: as of `request --wait`.
+        (&["pending", "timed_out"], &["--wait"], Exit::Failed),
         (&["pending", "active", "revoked"], &[], Exit::Pending),
-        (&["scheduled", "revoked"], &["--wait"], Exit::Denied),
+        (&["scheduled", "revoked"], &["--wait"], Exit::Failed),
         (&["pending"], &["--wait", "--timeout", "1s"], Exit::Pending),
         (&["approved"], &["--wait", "--timeout", "1s"], Exit::Pending),
         (&["approved"], &[], Exit::Pending),
