@@ -91,13 +91,10 @@ pub async fn set(
     // One that stands already is obeyed here by now, too.
     if matches!(set, Ok(_) | Err(LockError::AlreadyLocked { .. })) {
         desk.directory.lock(&principal);
+        // Somebody may have lifted it since, which this node may have heard of before it came to here.
+        lift(desk, &principal).await;
     }
-    let lock = set?;
-    // Somebody may have lifted it since, which this node may have heard of before it came to here.
-    if let Ok(None) = desk.store.lock_fetch(&principal).await {
-        unbar(desk, &principal).await;
-    }
-    Ok(lock)
+    Ok(set?)
 }
 
 /// Lifts the bar on whom `name` names.
@@ -112,18 +109,20 @@ pub async fn clear(
     now: Timestamp,
 ) -> Result<Lock, ChangeLockError> {
     let principal = named(desk, caller, name, now).await?;
-    let lock = lock::clear(&desk.store, caller.actor(), &principal, reason, now, &*desk.entropy).await?;
-    unbar(desk, &principal).await;
-    Ok(lock)
+    let cleared = lock::clear(&desk.store, caller.actor(), &principal, reason, now, &*desk.entropy).await;
+    // A bar that only this node knows goes with it.
+    if matches!(cleared, Ok(_) | Err(LockError::NotLocked { .. })) {
+        lift(desk, &principal).await;
+    }
+    Ok(cleared?)
 }
 
-/// Lets a principal through here, unless somebody has barred them again.
-async fn unbar(desk: &Desk, principal: &Principal) {
-    // ORDER: the database after the directory. A bar that was set before it is asked is found there, also
-    // where the feed brought it here already; one that is set later comes by the feed. Doubt bars.
-    desk.directory.unlock(principal);
-    if !matches!(desk.store.lock_fetch(principal).await, Ok(None)) {
-        desk.directory.lock(principal);
+/// Lets a principal through here, unless somebody bars them.
+async fn lift(desk: &Desk, principal: &Principal) {
+    if let Err(error) = lock::lift(&desk.store, &desk.directory, principal).await {
+        // Doubt bars; whether the bar stands may have been told of already, and is asked again.
+        tracing::warn!(%error, "whether a bar still stands could not be asked");
+        desk.directory.doubt_locks();
     }
 }
 
