@@ -171,7 +171,7 @@ impl From<ChangeLockError> for ApiError {
             ChangeLockError::Nobody(_) => Self::NotFound(
                 "nobody who is signed in or locked is called so; name the principal, `User::\"<provider>|<subject>\"`",
             ),
-            ChangeLockError::Several(_) => Self::Invalid(told),
+            ChangeLockError::Provider { .. } | ChangeLockError::Several(_) => Self::Invalid(told),
             ChangeLockError::Lock(error) => error.into(),
         }
     }

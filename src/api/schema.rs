@@ -239,7 +239,7 @@ fn access() -> Value {
         "Nothing": body(&[]),
         "Lock": object(&[
             ("id", "id:lck_"), ("principal", "Principal"), ("reason", "string"), ("set_at", "time"),
-            ("active", "boolean"),
+            ("active", "boolean"), ("known?", "boolean"), ("near?", "string"),
         ]),
         "Notice": object(&[
             ("id", "id:evt_"), ("channel", "string"), ("type", "string"), ("state", "one:waiting|delivered|dead"),

@@ -130,6 +130,7 @@ fn a_lock_on_the_bare_id_of_a_workload_bars_the_workload() {
             "{}",
             got.text()
         );
+        assert_eq!(body(&got)["known"], true);
         let got = of_job(door, &job(door, &json!({})), &[("audience", "app")]).await;
         assert_eq!(error(&got), "access_denied");
         assert_eq!(lock("/api/v1/locks/clear", "ci|main").await.status, 200);
@@ -143,6 +144,13 @@ fn a_lock_on_the_bare_id_of_a_workload_bars_the_workload() {
         // No rule has this name: a person who was not here yet.
         let got = lock("/api/v1/locks", "dev|erin").await;
         assert_eq!((got.status.as_u16(), &body(&got)["principal"]["kind"]), (200, &json!("User")), "{}", got.text());
+        assert_eq!(body(&got)["known"], false);
+        // A slip is told, and of a provider that there isn't nobody comes.
+        let got = lock("/api/v1/locks", "ci|mian").await;
+        assert_eq!(body(&got)["near"], "Workload::\"ci|main\"", "{}", got.text());
+        let got = lock("/api/v1/locks", "DEV|erin").await;
+        assert_eq!(got.status, 400, "{}", got.text());
+        assert!(got.text().contains("`DEV`") && got.text().contains("`dev`, `ci`"), "{}", got.text());
     });
 }
 
