@@ -368,9 +368,11 @@ impl OauthFailure {
             Self::Proof(_) => ("invalid_dpop_proof", bad),
             Self::NonceWanted => ("use_dpop_nonce", bad),
             Self::Exchange(error) => match error {
-                ExchangeError::Invalid(_) | ExchangeError::Subject | ExchangeError::Certificate(_) => {
-                    ("invalid_request", bad)
-                }
+                ExchangeError::Invalid(_)
+                | ExchangeError::Subject
+                | ExchangeError::Expired
+                | ExchangeError::Reused
+                | ExchangeError::Certificate(_) => ("invalid_request", bad),
                 // Whoever shows it is nobody any more (RFC 6749 §5.2).
                 ExchangeError::SessionEnded => ("invalid_client", StatusCode::UNAUTHORIZED),
                 ExchangeError::NoRule(_)

@@ -327,6 +327,7 @@ pub fn decision(explained: Explained) -> wire::Decision {
         // One that a later version wrote in another form is left out rather than the whole decision.
         remedy: explained.remedy.and_then(|remedy| serde_json::from_value(remedy).ok()),
         note: explained.note,
+        exchange: explained.exchange.map(|it| wire::DecisionExchange { reason: it.reason, data: it.data }),
         grant: explained.grant,
         grants: explained.grants.into_iter().map(|(id, entitlement)| wire::DecisionGrant { id, entitlement }).collect(),
         helps: explained

@@ -155,6 +155,58 @@ fn a_lock_on_the_bare_id_of_a_workload_bars_the_workload() {
 }
 
 #[test]
+fn why_says_of_a_refused_exchange_what_was_wanted_to_those_who_read_the_record() {
+    let change = |dir: &std::path::Path| {
+        trusting().change.unwrap()(dir);
+        let reads = "permit (principal in Group::\"security\", action == Action::\"read_audit\", resource);\n";
+        std::fs::write(dir.join("policies/global.cedar"), reads).unwrap();
+    };
+    with_door(Plan { change: Some(change), ..Plan::default() }, async |door| {
+        let (carol, alice) = (door.sign_in("carol").await, door.sign_in("alice").await);
+        let why = async |person: &Person, got: &Got| {
+            door.recorded(got.decision()).await;
+            let path = format!("/api/v1/decisions/{}", got.decision());
+            door.client("", Some(person), Speaks::Http1).await.get(&path).await
+        };
+        let now = door.clock.now().seconds();
+        let used = job(door, &json!({ "jti": "used" }));
+        assert_eq!(of_job(door, &used, &[("audience", "web")]).await.status, 200);
+        for (token, told, explained) in [
+            (
+                job(door, &json!({ "iat": now - 600, "exp": now - 300, "jti": "old" })),
+                "has expired",
+                "The token of `ci` is not good: the token has expired.",
+            ),
+            (used, "was exchanged before", "The token, which rule `main` names, was exchanged before."),
+            (
+                job(door, &json!({ "aud": "https://other.example.com", "jti": "aud" })),
+                "is not good here",
+                "Its `aud` is to be `https://doorward.example.com`.",
+            ),
+            (
+                job(door, &json!({ "iss": "https://other.example.com", "jti": "iss" })),
+                "is not good here",
+                "No issuer of `workloads.toml` has the token's `iss`, `https://other.example.com`.",
+            ),
+            (
+                job(door, &json!({ "ref": "refs/heads/evil", "jti": "ref" })),
+                "`ref` is `refs/heads/evil`",
+                "main: `ref` is `refs/heads/evil`, wanted is `refs/heads/main`",
+            ),
+        ] {
+            let refused = of_job(door, &token, &[("audience", "web")]).await;
+            let description = body(&refused)["error_description"].as_str().unwrap().to_owned();
+            assert!(description.contains(told), "{description}");
+            let answer = why(&carol, &refused).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let text = doorward::cli::why::told(&serde_json::from_value(body(&answer)).unwrap());
+            assert!(text.contains(explained), "{text}");
+            assert_eq!(why(&alice, &refused).await.status, 404);
+        }
+    });
+}
+
+#[test]
 fn a34_a_session_gets_a_token_for_one_service_bound_to_its_certificate() {
     with_door(Plan::default(), async |door| {
         let (alice, bob) = (door.sign_in("alice").await, door.sign_in("bob").await);
