@@ -171,7 +171,7 @@ impl From<ChangeLockError> for ApiError {
             ChangeLockError::Nobody(_) => Self::NotFound(
                 "nobody who is signed in or locked is called so; name the principal, `User::\"<provider>|<subject>\"`",
             ),
-            ChangeLockError::Several(_) => Self::Invalid(told),
+            ChangeLockError::Provider { .. } | ChangeLockError::Several(_) => Self::Invalid(told),
             ChangeLockError::Lock(error) => error.into(),
         }
     }
@@ -368,9 +368,11 @@ impl OauthFailure {
             Self::Proof(_) => ("invalid_dpop_proof", bad),
             Self::NonceWanted => ("use_dpop_nonce", bad),
             Self::Exchange(error) => match error {
-                ExchangeError::Invalid(_) | ExchangeError::Subject | ExchangeError::Certificate(_) => {
-                    ("invalid_request", bad)
-                }
+                ExchangeError::Invalid(_)
+                | ExchangeError::Subject
+                | ExchangeError::Expired
+                | ExchangeError::Reused
+                | ExchangeError::Certificate(_) => ("invalid_request", bad),
                 // Whoever shows it is nobody any more (RFC 6749 §5.2).
                 ExchangeError::SessionEnded => ("invalid_client", StatusCode::UNAUTHORIZED),
                 ExchangeError::NoRule(_)

@@ -31,9 +31,13 @@ pub const EMERGENCY_HEADER: HeaderName = HeaderName::from_static("doorward-break
 pub(super) const NONCE_HEADER: HeaderName = HeaderName::from_static("dpop-nonce");
 /// The longest scheme of `Authorization` that is answered.
 const SCHEME_BYTES_MAX: usize = 32;
-/// Who called and for what, noted on the way for the record of what was refused later.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Trail(Arc<Mutex<Noted>>);
+/// The decision that an answer will name, and who called and for what, noted on the way for the record of what
+/// was refused later.
+#[derive(Debug, Clone)]
+pub(super) struct Trail {
+    pub decision: DecisionId,
+    noted: Arc<Mutex<Noted>>,
+}
 
 #[derive(Debug, Default)]
 struct Noted {
@@ -52,7 +56,7 @@ impl Trail {
     }
 
     fn noted(&self) -> MutexGuard<'_, Noted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_known(&self) -> bool {
@@ -75,7 +79,7 @@ pub fn decided(router: Router, desk: Arc<Desk>) -> Router {
 async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next) -> Response {
     let now = desk.clock.now();
     let decision = DecisionId::fresh(now, &*desk.entropy);
-    let trail = Trail::default();
+    let trail = Trail { decision, noted: Arc::default() };
     request.extensions_mut().insert(trail.clone());
     let connection = request.extensions().get::<Arc<ConnectionFacts>>().cloned();
     let facts = facts(&desk, &request);

@@ -40,7 +40,8 @@ pub async fn set(
     trail.about(InstallationAction::Lock.name(), INSTALLATION.to_owned());
     let lock = lock_by_caller::set(&desk, &caller, &body.principal, &body.reason, now).await?;
     let person = lock_by_caller::person(&desk, &lock).await;
-    Ok(answered(&shape::lock(&lock, person, true)))
+    let acquaintance = lock_by_caller::acquaintance(&desk, &lock, now).await;
+    Ok(answered(&shape::lock_set(&lock, person, acquaintance)))
 }
 
 /// Lifts the bar.

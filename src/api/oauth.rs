@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION, PRAGMA, REFERRER_POLICY, USER_AGENT};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -24,13 +24,13 @@ use crate::control::oauth::{GrantError, Granted, token as tokens};
 use crate::identity::dpop;
 use crate::identity::dpop_nonce::{self, Nonces};
 use crate::identity::provider::ANEW;
-use crate::model::{Timestamp, Ttl};
+use crate::model::{DecisionId, Timestamp, Ttl};
 use crate::wire::oauth::{GRANT_DEVICE_CODE, GRANT_TOKEN_EXCHANGE, PROGRAM_PATH};
 use crate::wire::{DeviceAuthorization, Introspection};
 
 use super::answer::{ApiError, OauthFailure};
 use super::caller::{Connection, has_only_cookie, proven};
-use super::decided::{NONCE_HEADER, answered};
+use super::decided::{NONCE_HEADER, Trail, answered};
 use super::fields::{Fields, Form};
 use super::shape;
 
@@ -169,12 +169,13 @@ fn unkept(mut response: Response) -> Response {
 pub async fn token(
     State(desk): State<Arc<Desk>>,
     connection: Result<Connection, ApiError>,
+    Extension(trail): Extension<Trail>,
     headers: HeaderMap,
     form: Form,
 ) -> Response {
     let now = desk.clock.now();
     let shows_proof = headers.contains_key(&DPOP_HEADER);
-    let mut response = granted(&desk, connection, headers, form, now).await.into_response();
+    let mut response = granted(&desk, connection, trail.decision, headers, form, now).await.into_response();
     if shows_proof && let Ok(value) = HeaderValue::from_str(&nonces(&desk).current(now)) {
         response.headers_mut().insert(NONCE_HEADER, value);
     }
@@ -189,6 +190,7 @@ fn nonces(desk: &Desk) -> Nonces {
 async fn granted(
     desk: &Desk,
     connection: Result<Connection, ApiError>,
+    decision: DecisionId,
     headers: HeaderMap,
     Form(fields): Form,
     now: Timestamp,
@@ -231,6 +233,7 @@ async fn granted(
                 grant: fields.get("grant").map(str::to_owned),
                 csr,
                 proof: proof(desk, &headers, now)?,
+                decision: Some(decision),
             };
             let exchanged = exchange::exchange(desk, &request, &connection.0, now).await?;
             let authority = desk.authority.load();

@@ -132,8 +132,10 @@ fn people_and_services() -> Value {
             ("principal?", "Principal?"), ("erased?", "id:usr_"), ("action?", "string?"), ("resource?", "string?"),
             ("service?", "string?"), ("request?", "DecisionRequest?"), ("act?", "strings"), ("policy_version?", "string?"),
             ("policies", "strings"), ("errors", "strings"), ("remedy?", "Remedy?"), ("note?", "string?"), ("grant?", "string?"),
+            ("exchange?", "DecisionExchange"),
             ("grants", "DecisionGrant[]"), ("helps", "DecisionHelp[]"), ("log?", "string?"), ("seq?", "integer?"),
         ]),
+        "DecisionExchange": object(&[("reason", "string"), ("data", "object")]),
         "DecisionGrant": object(&[("id", "string"), ("entitlement", "string")]),
         "DecisionHelp": object(&[
             ("entitlement", "string"), ("grant?", "string?"), ("state?", "string?"), ("request?", "string?"),
@@ -239,7 +241,7 @@ fn access() -> Value {
         "Nothing": body(&[]),
         "Lock": object(&[
             ("id", "id:lck_"), ("principal", "Principal"), ("reason", "string"), ("set_at", "time"),
-            ("active", "boolean"),
+            ("active", "boolean"), ("known?", "boolean"), ("near?", "string"),
         ]),
         "Notice": object(&[
             ("id", "id:evt_"), ("channel", "string"), ("type", "string"), ("state", "one:waiting|delivered|dead"),

@@ -2,6 +2,7 @@
 
 use crate::control::access::{ApprovalSeen, GrantSeen, Planned, Seen};
 use crate::control::decision::Explained;
+use crate::control::lock_by_caller::Acquaintance;
 use crate::control::oauth::Granted;
 use crate::control::oauth::exchange::{Exchanged, TYPE_ACCESS_TOKEN};
 use crate::control::service::{Reach, Reachable};
@@ -188,7 +189,19 @@ pub fn lock(lock: &Lock, person: Option<Person>, active: bool) -> wire::Lock {
         reason: lock.reason.clone(),
         set_at: lock.set_at.into(),
         active,
+        known: None,
+        near: None,
     }
+}
+
+/// A bar that was just set, and whether anybody whom it is on has been here.
+pub fn lock_set(lock: &Lock, person: Option<Person>, acquaintance: Option<Acquaintance>) -> wire::Lock {
+    let (known, near) = match acquaintance {
+        None => (None, None),
+        Some(Acquaintance::Known) => (Some(true), None),
+        Some(Acquaintance::Unknown { near }) => (Some(false), near.map(|near| near.to_string())),
+    };
+    wire::Lock { known, near, ..self::lock(lock, person, true) }
 }
 
 /// What a grant gives. `ca` is our authority's certificate.
@@ -318,6 +331,7 @@ pub fn decision(explained: Explained) -> wire::Decision {
         // One that a later version wrote in another form is left out rather than the whole decision.
         remedy: explained.remedy.and_then(|remedy| serde_json::from_value(remedy).ok()),
         note: explained.note,
+        exchange: explained.exchange.map(|it| wire::DecisionExchange { reason: it.reason, data: it.data }),
         grant: explained.grant,
         grants: explained.grants.into_iter().map(|(id, entitlement)| wire::DecisionGrant { id, entitlement }).collect(),
         helps: explained

@@ -12,7 +12,8 @@ use super::requests::called;
 /// Bars a principal.
 ///
 /// # Errors
-/// Exit 4 when no policy permits it; exit 1 when there is no such principal or it is barred.
+/// Exit 4 when no policy permits it; exit 2 when there is no such provider; exit 1 when there is no such principal
+/// or it is barred.
 pub async fn lock(context: &Context, args: &LockArgs) -> Result<(), Failure> {
     change(context, args, "/api/v1/locks").await
 }
@@ -30,10 +31,20 @@ async fn change(context: &Context, args: &LockArgs, path: &str) -> Result<(), Fa
     let body = NewLock { principal: args.principal.clone(), reason: args.reason.clone() };
     let json = here.client.act(path, &body, &*context.entropy).await?;
     if context.printer.format() == Format::Json {
-        return context.printer.resource(&json);
+        context.printer.resource(&json)?;
     }
     let lock: Lock = here.client.read(&json)?;
     let who = called(&lock.principal);
+    if lock.known == Some(false) {
+        let near = lock.near.as_deref().map(|near| format!(" Did you mean {near}?")).unwrap_or_default();
+        let id = lock.principal.text();
+        context.printer.talk(&format!(
+            "warning: nobody has come here as {id} so far; the lock stands and meets them when they do.{near}"
+        ));
+    }
+    if context.printer.format() == Format::Json {
+        return Ok(());
+    }
     context.printer.talk(&if lock.active {
         format!("{who} is locked: requests and streams stop now, until `doorward unlock`.")
     } else {

@@ -1,7 +1,9 @@
 //! `doorward why dec_…`: a decision explained from the record.
 
+use serde_json::Value;
+
 use crate::model::DecisionId;
-use crate::wire::{Decision, DecisionHelp};
+use crate::wire::{Decision, DecisionExchange, DecisionHelp};
 
 use super::args::{Format, WhyArgs};
 use super::context::Context;
@@ -51,6 +53,11 @@ pub fn told(decision: &Decision) -> String {
         let what = decision.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
         text.push_str(&format!("{}\n", plain(&format!("Because {}{what}.", explained(reason)))));
     }
+    if let Some(exchange) = &decision.exchange {
+        for line in exchanged(exchange) {
+            text.push_str(&format!("{}\n", plain(&line)));
+        }
+    }
     text.push('\n');
     let mut pair = |name: &str, value: &str| text.push_str(&format!("{name:<12}{}\n", plain(value)));
     pair("time", &decision.time.to_string());
@@ -92,6 +99,45 @@ pub fn told(decision: &Decision) -> String {
         text.push_str(&format!("To do: {}\n", plain(command)));
     }
     text
+}
+
+/// What of a job's token did not hold, in lines.
+fn exchanged(exchange: &DecisionExchange) -> Vec<String> {
+    let value = |name: &str| exchange.data.get(name).and_then(Value::as_str);
+    let named = |name: &str| value(name).map_or_else(|| "none".to_owned(), |value| format!("`{value}`"));
+    match exchange.reason.as_str() {
+        "unknown_issuer" => vec![format!("No issuer of `workloads.toml` has the token's `iss`, {}.", named("iss"))],
+        "bad_token" => vec![
+            format!("The token of {} is not good: {}.", named("issuer"), value("why").unwrap_or("it does not hold")),
+            format!("Its `aud` is to be {}.", named("wanted_audience")),
+        ],
+        "no_rule" => {
+            let rules = exchange.data.get("rules").and_then(Value::as_array);
+            let rules: Vec<String> = rules.into_iter().flatten().map(tried).collect();
+            let first = format!("No rule of `workloads.toml` names this token of {}.", named("issuer"));
+            std::iter::once(first).chain(rules).collect()
+        }
+        "issuer_changed" => vec![format!(
+            "The name {} belongs to the issuer {} for good, and not to {}.",
+            named("issuer"),
+            named("first"),
+            named("now")
+        )],
+        "token_reused" => vec![format!("The token, which rule {} names, was exchanged before.", named("rule"))],
+        other => vec![format!("The exchange was refused: {other}.")],
+    }
+}
+
+/// A rule that did not hold, and the claims that it fails for.
+fn tried(rule: &Value) -> String {
+    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    let claims = rule.get("claims").and_then(Value::as_array).into_iter().flatten();
+    let failed = claims.filter(|claim| claim.get("holds").and_then(Value::as_bool) != Some(true)).map(|claim| {
+        let got = text(claim, "got").map_or_else(|| "missing".to_owned(), |got| format!("`{got}`"));
+        let [claim, wanted] = ["claim", "wanted"].map(|name| text(claim, name).unwrap_or_default());
+        format!("`{claim}` is {got}, wanted is {wanted}")
+    });
+    format!("{}: {}", text(rule, "rule").unwrap_or_default(), failed.collect::<Vec<_>>().join("; "))
 }
 
 /// What there is by now of what would have helped.

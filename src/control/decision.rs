@@ -5,18 +5,18 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::audit::{Event, EventType, Outcome, PersonalField, basis};
 use crate::model::{
-    Approved, DecisionId, GrantId, GrantState, NodeId, Principal, RequestId, RequestState, ServiceName, Timestamp,
-    UserRef,
+    Approved, DecisionId, EventId, GrantId, GrantState, NodeId, Principal, RequestId, RequestState, ServiceName,
+    Timestamp, UserRef,
 };
 use crate::policy::{InstallationAction, Matched, PolicySet};
 use crate::store::{AccessRequestFilter, GRANT_PAGE_MAX, Recorded, StoreError};
 
 use super::caller::Caller;
-use super::desk::Desk;
+use super::desk::{Desk, event_id_of};
 
 /// Keys of a decision event's `data`, for whoever writes one: the policies that decided, what went
 /// wrong in evaluating them, and what would have helped (`{kind, entitlement, command}`).
@@ -89,6 +89,8 @@ pub struct Explained {
     pub remedy: Option<Value>,
     /// What of the credentials, or of the request, did not hold: more than whoever showed them was told.
     pub note: Option<String>,
+    /// What of a job's token did not hold, for those who may read the record: it says what rules want.
+    pub exchange: Option<RefusedExchange>,
     /// The grant that it rested on, or that its token was made under.
     pub grant: Option<String>,
     /// The grants that counted: id and entitlement.
@@ -99,6 +101,21 @@ pub struct Explained {
     pub log: NodeId,
     /// Its number there.
     pub seq: Option<i64>,
+}
+
+/// An exchange that was refused, as `oauth/foreign.rs` put it on record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RefusedExchange {
+    /// Why, in one word.
+    pub reason: String,
+    /// What was wanted and what came.
+    pub data: Map<String, Value>,
+}
+
+/// The id of the event that says of an exchange what its refusal does not.
+#[must_use]
+pub fn exchange_refused(id: DecisionId) -> EventId {
+    event_id_of(&[EventType::ExchangeRefused.name().as_bytes(), id.bytes()], id.made_at())
 }
 
 /// An entitlement that would have allowed what was refused.
@@ -119,8 +136,9 @@ pub struct Help {
 pub async fn fetch(desk: &Desk, caller: &Caller, id: DecisionId, now: Timestamp) -> Result<Explained, DecisionError> {
     let found = desk.store.decision_fetch(&id).await?.ok_or(DecisionError::NotFound)?;
     let mut explained = explain(id, &found);
+    let reads_all = caller.may(desk, InstallationAction::ReadAudit, now);
     if explained.principal.as_ref() != Some(caller.principal()) {
-        if !caller.may(desk, InstallationAction::ReadAudit, now) {
+        if !reads_all {
             return Err(DecisionError::NotFound);
         }
         let mut event = Event::new(desk.event_id(now), now, EventType::AuditRead, Outcome::Success);
@@ -132,11 +150,23 @@ pub async fn fetch(desk: &Desk, caller: &Caller, id: DecisionId, now: Timestamp)
         tx.event_append(&event).await?;
         tx.commit().await?;
     }
+    if reads_all && !explained.allowed {
+        let found = desk.store.event_fetch(&exchange_refused(id)).await?;
+        explained.exchange = found.as_ref().and_then(refused_exchange);
+    }
     if let Some(whose) = explained.principal.clone().filter(|_| !explained.helps.is_empty()) {
         let asked = explained.asked(&desk.policies.load());
         in_hand(desk, &whose, asked.as_ref(), &mut explained.helps, now).await?;
     }
     Ok(explained)
+}
+
+fn refused_exchange(found: &Recorded) -> Option<RefusedExchange> {
+    if found.clear().kind != EventType::ExchangeRefused {
+        return None;
+    }
+    let data = found.body.get("data").and_then(Value::as_object).cloned().unwrap_or_default();
+    Some(RefusedExchange { reason: found.text("/reason")?.to_owned(), data })
 }
 
 impl Explained {
@@ -229,6 +259,7 @@ fn explain(id: DecisionId, found: &Recorded) -> Explained {
         policies: texts(DATA_POLICIES),
         errors: texts(DATA_ERRORS),
         note: text("/data/note"),
+        exchange: None,
         grant: found.clear().grant.map(|id| id.to_string()),
         grants: counted(found),
         helps: helps(found.body.pointer(&format!("/data/{DATA_REMEDY}"))),

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::audit::{Actor, Event, EventType, Outcome};
+use crate::identity::directory::Directory;
 use crate::model::text::{REASON_CHARS_MAX, one_line};
 use crate::model::{Entropy, EventId, LockId, Principal, Timestamp};
 use crate::store::{Lock, RevocationKind, Store, StoreError};
@@ -98,6 +99,21 @@ pub async fn clear(
     tx.revocation_append(RevocationKind::LockCleared, &principal.to_string(), now).await?;
     tx.commit().await?;
     Ok(lock)
+}
+
+/// Lets `principal` through at this node, unless somebody bars them. What can't be asked changes nothing.
+///
+/// # Errors
+/// When the database is away.
+pub async fn lift(store: &Store, directory: &Directory, principal: &Principal) -> Result<(), StoreError> {
+    // ORDER: the bar as it is here, then the database, then nothing that waits. Whoever breaks this off leaves
+    // the bar, and one that is set after the database was asked is another.
+    let bar = directory.bar(principal);
+    let standing = store.lock_fetch(principal).await?;
+    if let (Some(bar), None) = (bar, standing) {
+        directory.unlock_if(principal, bar);
+    }
+    Ok(())
 }
 
 /// All who are barred, oldest first.

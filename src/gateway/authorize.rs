@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::model::{ActionName, EntitlementName, ServiceName, Timestamp};
+use crate::model::{ActionName, EntitlementName, PrincipalKind, ServiceName, Timestamp};
 use crate::policy::{Ambient, DenyReason, DeviceContext, RequestContext, SessionContext, Verdict};
 
 use super::authenticate::Caller;
@@ -127,8 +127,11 @@ fn refusal_of(
 ) -> Refusal {
     let service = &routed.entry.service;
     let helpful = service.remedy(&snapshot.policies, &caller.subject, action, &context);
+    let is_job = caller.subject.principal().kind() == PrincipalKind::Workload;
     let offer = |name: EntitlementName| {
-        let command = snapshot.policies.entitlement(&name)?.command();
+        let asked = snapshot.policies.entitlement(&name)?;
+        // A job is not signed in: it asks, waits and gets its token by one command.
+        let command = if is_job { asked.command_of_job() } else { asked.command() };
         Some(Offer { name, command })
     };
     let remedies: Vec<Offer> = helpful.into_iter().filter_map(offer).collect();

@@ -67,6 +67,10 @@ struct BeganBehind {
     granted: HashMap<GrantId, ()>,
 }
 
+/// A bar as it was set here: set again, it is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bar(u64);
+
 /// An opening that was let through here.
 #[derive(Debug, Clone)]
 struct UsedOpening {
@@ -85,7 +89,11 @@ pub struct OtherChallenge;
 pub struct Directory {
     sessions: HashMap<SessionId, Arc<LiveSession>>,
     cookies: HashMap<CookieHash, CookieEntry>,
-    locks: HashMap<Principal, ()>,
+    locks: HashMap<Principal, Bar>,
+    /// Counts bars that were set here.
+    bars: AtomicU64,
+    /// Whether somebody is barred here could not be held against the database.
+    locks_in_doubt: AtomicBool,
     /// Tokens of ours by `jti`: withdrawn ones, and those that streams are open under.
     tokens: HashMap<String, Arc<KnownToken>>,
     /// What cuts the streams of those who come without a session: machines by their certificates, people by
@@ -182,7 +190,8 @@ impl Directory {
 
     /// Bars a principal: requests are refused and open streams are cut at once.
     pub fn lock(&self, principal: &Principal) {
-        self.locks.pin().insert(principal.clone(), ());
+        let bar = Bar(self.bars.fetch_add(1, Ordering::Relaxed));
+        self.locks.pin().insert(principal.clone(), bar);
         self.epoch.fetch_add(1, Ordering::Release);
         if principal.kind() == PrincipalKind::BreakGlass
             && let Ok(id) = BreakGlassId::parse(principal.id())
@@ -252,16 +261,41 @@ impl Directory {
         }
     }
 
-    /// Lifts the bar.
+    /// Lifts the bar, whoever set it and when.
     pub fn unlock(&self, principal: &Principal) {
         self.locks.pin().remove(principal);
         self.epoch.fetch_add(1, Ordering::Release);
     }
 
-    /// All who are barred.
+    /// Lifts this bar; one that was set since stays. ORDER: the bar is looked up before it is asked whether it
+    /// stands, so that one which is set while that is asked is another.
+    pub fn unlock_if(&self, principal: &Principal, bar: Bar) {
+        // Whether there was one makes no difference.
+        let _ = self.locks.pin().remove_if(principal, |_, known| *known == bar);
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    /// The bar on the principal.
     #[must_use]
-    pub fn locked(&self) -> Vec<Principal> {
-        self.locks.pin().keys().cloned().collect()
+    pub fn bar(&self, principal: &Principal) -> Option<Bar> {
+        self.locks.pin().get(principal).copied()
+    }
+
+    /// All bars.
+    #[must_use]
+    pub fn bars(&self) -> Vec<(Principal, Bar)> {
+        self.locks.pin().iter().map(|(principal, bar)| (principal.clone(), *bar)).collect()
+    }
+
+    /// A bar may stand here that was lifted, or be missing: whoever follows the feed reads all of them.
+    pub fn doubt_locks(&self) {
+        self.locks_in_doubt.store(true, Ordering::Release);
+    }
+
+    /// Whether locks are in doubt. It is told once. ORDER: before they are read.
+    #[must_use]
+    pub fn takes_doubt(&self) -> bool {
+        self.locks_in_doubt.swap(false, Ordering::AcqRel)
     }
 
     /// Whether the principal is barred.

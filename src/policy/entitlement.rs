@@ -110,7 +110,17 @@ impl Entitlement {
     /// The command that asks for it; what the asker fills in is in capitals.
     #[must_use]
     pub fn command(&self) -> String {
-        let mut command = format!("doorward request {}", self.name);
+        self.filled_in(format!("doorward request {}", self.name))
+    }
+
+    /// The command by which a job asks for it, which gets its token by the same.
+    #[must_use]
+    pub fn command_of_job(&self) -> String {
+        let (service, name) = (self.name.service(), self.name.name());
+        format!("{} --wait", self.filled_in(format!("doorward token --service {service} --request {name}")))
+    }
+
+    fn filled_in(&self, mut command: String) -> String {
         if self.reason_required {
             command.push_str(" --reason TEXT");
         }

@@ -70,6 +70,7 @@ pub use settings::{
     ServiceLimits, ServiceTimeouts,
 };
 pub use subject::{BreakGlassFacts, Facts, Subject};
+pub use suggestion::nearest;
 pub use test_table::{TestOutcome, run_tests};
 pub use upstream::{Upstream, UpstreamProtocol, UpstreamTls};
 pub use verdict::{DenyReason, Verdict};

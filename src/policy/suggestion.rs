@@ -1,7 +1,8 @@
 //! "Did you mean …?": the known word nearest to a misspelt one.
 
 /// The candidate that `word` was most likely meant to be, if one is near enough to be worth saying.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = word.chars().count();
     let allowed = if length <= 4 { 1 } else { length.div_ceil(3) };
     candidates

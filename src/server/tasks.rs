@@ -10,9 +10,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::control::audit::erase;
 use crate::control::desk::ACCESS_TTL_MAX;
-use crate::control::{Desk, access, idempotency, recheck, review, session, signing_key};
+use crate::control::{Desk, access, idempotency, lock, recheck, review, session, signing_key};
 use crate::gateway::worker::Shared;
-use crate::identity::directory::Directory;
+use crate::identity::directory::{Bar, Directory};
 use crate::model::{GrantId, Principal, SessionEnd, SessionId, Timestamp, Ttl, UserRef};
 use crate::store::{Revocation, RevocationKind, SESSION_PAGE_MAX, Store, StoreError};
 
@@ -77,11 +77,18 @@ impl Feed {
         delay: &Histogram,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        // What an operation of this node left in doubt no entry tells of.
+        let doubted = directory.takes_doubt();
+        self.torn |= doubted;
         if !self.torn {
             self.read_on(store, directory, delay, now).await?;
         }
         if self.torn {
-            tracing::warn!(read = self.read, "entries of the revocation feed went unread: all is read anew");
+            tracing::warn!(
+                read = self.read,
+                doubted,
+                "the revocation feed has a gap, or locks are in doubt: all is read anew"
+            );
             self.read_whole(store, directory, now).await?;
             // One of them may have told of keys.
             self.keys_changed = true;
@@ -163,14 +170,8 @@ impl Feed {
             }
             RevocationKind::LockCleared => {
                 if let Some(principal) = Principal::parse(&entry.subject) {
-                    // ORDER: the database after the directory: somebody may have barred them again at this node,
-                    // which obeys that already. Doubt bars.
-                    directory.unlock(&principal);
-                    let again = store.lock_fetch(&principal).await;
-                    if !matches!(again, Ok(None)) {
-                        directory.lock(&principal);
-                    }
-                    again?;
+                    // Somebody may have barred them again at this node, which obeys that already.
+                    lock::lift(store, directory, &principal).await?;
                 }
             }
             RevocationKind::GrantChanged => {
@@ -195,13 +196,13 @@ impl Feed {
 /// Reads who is barred, and lets go of who is not.
 async fn read_locks(store: &Store, directory: &Directory) -> Result<(), StoreError> {
     // ORDER: what is known first, so that a bar that an operation of this node sets meanwhile stays.
-    let mut known: HashSet<Principal> = directory.locked().into_iter().collect();
+    let mut known: HashMap<Principal, Bar> = directory.bars().into_iter().collect();
     for lock in store.lock_list().await? {
-        if !known.remove(&lock.principal) {
+        if known.remove(&lock.principal).is_none() {
             directory.lock(&lock.principal);
         }
     }
-    known.iter().for_each(|principal| directory.unlock(principal));
+    known.iter().for_each(|(principal, bar)| directory.unlock_if(principal, *bar));
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! A decision as the record remembers it, on paper.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{Principal, Remedy, Time};
 
@@ -50,6 +51,9 @@ pub struct Decision {
     /// What of the credentials, or of the request, did not hold.
     #[serde(default)]
     pub note: Option<String>,
+    /// What of a job's token did not hold, for those who may read the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<DecisionExchange>,
     /// `grt_…`: the grant that it rested on, or that its token was made under.
     #[serde(default)]
     pub grant: Option<String>,
@@ -65,6 +69,15 @@ pub struct Decision {
     /// Its number there; none in the first moments.
     #[serde(default)]
     pub seq: Option<i64>,
+}
+
+/// A refused exchange of a job's token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionExchange {
+    /// `unknown_issuer`, `bad_token`, `no_rule`, `issuer_changed` or `token_reused`.
+    pub reason: String,
+    /// What was wanted and what came, as the event `token.exchange_refused` has it.
+    pub data: Map<String, Value>,
 }
 
 /// A grant that counted when something was judged.

@@ -17,6 +17,12 @@ pub struct Lock {
     pub set_at: Time,
     /// Whether it still holds.
     pub active: bool,
+    /// Whether anybody of that id has been here, or is named by a rule; said where the bar was just set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<bool>,
+    /// `User::"<provider>|<subject>"`: who may have been meant, where nobody of that id is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub near: Option<String>,
 }
 
 /// The body of `POST locks` and `POST locks/clear`.

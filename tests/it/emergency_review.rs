@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use doorward::audit::{Event, EventType, Outcome};
-use doorward::control::breakglass;
-use doorward::model::{BreakGlassId, EventId, Principal, Ttl};
+use doorward::control::breakglass::{self, ReviewError};
+use doorward::model::{BreakGlassId, EventId, Principal, Timestamp, Ttl};
 use serde_json::{Value, json};
 
 use crate::api_house::{Answer, Caller, House};
@@ -47,7 +47,9 @@ async fn two_people_other_than_the_opener_review_an_opening_once_it_is_over() {
         // While it is open everyone sees it, and nobody reviews it.
         let seen = house.get(&alice, "/api/v1/breakglass").await;
         assert_eq!(seen.text("/items/0/state"), "active", "{seen:?}");
-        assert_eq!(review(&house, &carol, &id, "early").await.text("/reason"), "still_open");
+        let early = review(&house, &carol, &id, "early").await;
+        assert_eq!(early.text("/reason"), "still_open");
+        assert!(early.text("/detail").contains(&format!("`doorward breakglass close {id}` ends it")), "{early:?}");
         house.clock.advance(Ttl::minutes(11));
         // Who may not review does not see it any more; who opened does not review.
         let seen = house.get(&alice, "/api/v1/breakglass").await;
@@ -65,6 +67,13 @@ async fn two_people_other_than_the_opener_review_an_opening_once_it_is_over() {
         assert_eq!(listed.body["reviews_missing"], 1);
         assert_eq!(listed.text("/reviews/0/finding"), "only restarts");
     }
+}
+
+#[test]
+fn of_an_emergency_grant_that_is_open_it_is_said_what_ends_a_grant() {
+    let until = Timestamp::from_seconds(1_795_341_600);
+    let told = ReviewError::Open { id: "grt_06h01rs2cto0b2afh7rgi8mlb0".to_owned(), until }.to_string();
+    assert!(told.ends_with("`doorward revoke grt_06h01rs2cto0b2afh7rgi8mlb0` ends it now"), "{told}");
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! What is asked twice is done once; and who may bar whom.
 
-use doorward::audit::EventType;
+use doorward::audit::{Actor, EventType};
 use doorward::control::idempotency::{self, Key, Turn};
+use doorward::control::lock;
 use doorward::model::{Principal, Ttl};
 use doorward::store::EventFilter;
 use serde_json::{Value, json};
@@ -138,6 +139,43 @@ async fn a_locked_person_is_refused_at_once_until_it_is_lifted() {
         ] {
             assert_eq!(house.json(&carol, "/api/v1/locks", &body).await.status.as_u16(), status, "{body}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_lock_on_somebody_who_was_never_here_says_so_and_one_on_no_provider_is_refused() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        house.command_line("bob").await;
+        let ask = async |path: &str, whom: &str| {
+            house.json(&carol, path, &json!({ "principal": whom, "reason": "laptop lost" })).await
+        };
+        let near = json!("User::\"dev|bob\"");
+        for (whom, known, near) in [
+            ("dev|bobb", false, &near),
+            ("dev|bob@example.com", false, &near),
+            ("dev|somebody-else", false, &Value::Null),
+            ("dev|bob", true, &Value::Null),
+        ] {
+            let set = ask("/api/v1/locks", whom).await;
+            assert_eq!((set.status.as_u16(), &set.body["known"]), (200, &json!(known)), "{set:?}");
+            assert_eq!(&set.body["near"], near, "{set:?}");
+        }
+        for whom in ["DEV|bob", "User::\"corp|bob\"", "Workload::\"ci|main\""] {
+            let refused = ask("/api/v1/locks", whom).await;
+            assert_eq!(refused.status, 400, "{refused:?}");
+            assert!(refused.text("/detail").contains("no provider or issuer"), "{refused:?}");
+        }
+        for whom in ["User::\"dev\"", "BreakGlass::\"bob\""] {
+            assert_eq!(ask("/api/v1/locks", whom).await.status, 404, "{whom}");
+        }
+        // A bar that outlived its provider can be lifted.
+        let (desk, gone) = (&house.desk, Principal::user("corp", "bob").unwrap());
+        let by = Actor::default();
+        lock::set(&desk.store, by, &gone, "a test", house.now(), &*desk.entropy).await.unwrap();
+        assert_eq!(ask("/api/v1/locks/clear", "corp|bob").await.status, 200);
+        assert_eq!(ask("/api/v1/locks/clear", "corp|bob").await.status, 400);
     }
 }
 

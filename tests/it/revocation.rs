@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use doorward::audit::{Actor, EventType, PersonalField};
 use doorward::control::lock::{self, LockError};
+use doorward::control::lock_by_caller::{self, ChangeLockError};
 use doorward::control::record::{self, OpenRecordError};
 use doorward::credential::seal::Sealer;
 use doorward::identity::directory::Directory;
@@ -16,7 +17,7 @@ use doorward::model::{
 use doorward::store::{EventFilter, RevocationKind, Store};
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor};
 
-use crate::access_world::{Node, Rules, asked, entitlement, groups, principal};
+use crate::access_world::{Node, Rules, asked, caller, cut, entitlement, groups, principal};
 use crate::store_record::opened;
 use crate::support::{SeededEntropy, TestClock, databases};
 
@@ -151,6 +152,11 @@ async fn bar(node: &Node, name: &str, now: Timestamp) {
     lock::set(&desk.store, Actor::default(), &principal(name), "a test", now, &*desk.entropy).await.unwrap();
 }
 
+async fn unbar(node: &Node, name: &str) {
+    let (desk, now) = (node.desk(), node.now());
+    lock::clear(&desk.store, Actor::default(), &principal(name), "a test", now, &*desk.entropy).await.unwrap();
+}
+
 async fn prune(node: &Node, before: Timestamp) -> u64 {
     let mut tx = node.desk().store.begin().await.unwrap();
     let pruned = tx.revocation_prune(before).await.unwrap();
@@ -251,6 +257,82 @@ async fn f12_an_entry_that_went_from_between_others_or_from_a_database_that_was_
             node.desk().store.close().await;
         }
     }
+}
+
+#[tokio::test]
+async fn a28_a_bar_stands_for_as_long_as_the_database_does_not_say_that_it_was_lifted() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let [here, mut away] = two_nodes(&url, &clock, 640).await;
+        bar(&here, "dev0", here.now()).await;
+        away.follow().await;
+        // Lifted and set again, it stands, wherever a database that hangs breaks the reading off.
+        unbar(&here, "dev0").await;
+        bar(&here, "dev0", here.now()).await;
+        let mut polls = 1;
+        while cut(polls, away.follow()).await.is_none() {
+            assert_eq!(barred(&away), ["dev0"], "after {polls}");
+            polls += 1;
+        }
+        assert_eq!(barred(&away), ["dev0"]);
+        // Broken off, the reading begins again where it was, and a bar that was lifted for good goes.
+        unbar(&here, "dev0").await;
+        let mut polls = 1;
+        while cut(polls, away.follow()).await.is_none() {
+            polls += 1;
+        }
+        assert!(barred(&away).is_empty());
+        for node in [&here, &away] {
+            node.desk().store.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bar_that_only_one_node_knows_goes_with_an_unlock_and_one_in_doubt_is_asked_for_anew() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let [mut here, away] = two_nodes(&url, &clock, 650).await;
+        let owner = caller(&here, "owner").await;
+        let desk = Arc::clone(here.desk());
+        let directory = &desk.directory;
+        directory.lock(&principal("dev1"));
+        let name = principal("dev1").to_string();
+        let told = lock_by_caller::clear(&desk, &owner, &name, "found", here.now()).await;
+        assert!(matches!(told, Err(ChangeLockError::Lock(LockError::NotLocked { .. }))), "{told:?}");
+        assert!(barred(&here).is_empty());
+        // One that stands in the database is obeyed here, and was not lifted since.
+        bar(&away, "dev1", here.now()).await;
+        let told = lock_by_caller::set(&desk, &owner, &name, "stolen", here.now()).await;
+        assert!(matches!(told, Err(ChangeLockError::Lock(LockError::AlreadyLocked { .. }))), "{told:?}");
+        assert_eq!(barred(&here), ["dev1"]);
+        // What no entry tells of is read where there is doubt, and only there.
+        directory.lock(&principal("dev2"));
+        here.follow().await;
+        assert_eq!(barred(&here), ["dev1", "dev2"]);
+        directory.doubt_locks();
+        here.follow().await;
+        assert_eq!(barred(&here), ["dev1"]);
+        directory.lock(&principal("dev2"));
+        here.follow().await;
+        assert_eq!(barred(&here), ["dev1", "dev2"]);
+        for node in [&here, &away] {
+            node.desk().store.close().await;
+        }
+    }
+}
+
+#[test]
+fn a28_of_two_bars_the_answer_to_the_first_lifts_only_that() {
+    let (directory, dev) = (Directory::default(), principal("dev0"));
+    directory.lock(&dev);
+    let first = directory.bar(&dev).unwrap();
+    // Set again while the database was asked of the first.
+    directory.lock(&dev);
+    directory.unlock_if(&dev, first);
+    assert!(directory.is_locked(&dev));
+    directory.unlock_if(&dev, directory.bar(&dev).unwrap());
+    assert!(!directory.is_locked(&dev));
 }
 
 #[tokio::test]

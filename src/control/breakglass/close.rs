@@ -37,7 +37,7 @@ pub enum CloseError {
     OtherOpening,
     /// The statement does not hold.
     Closing(ClosingError),
-    /// So many others are closed that nobody has opened here.
+    /// Its signer has closed so many others that nobody has opened here.
     TooMany,
     /// The disk does not keep it: it is closed here until this node starts again.
     Disk(std::io::Error),
@@ -50,7 +50,7 @@ impl fmt::Display for CloseError {
             Self::OtherOpening => f.write_str("the statement names another opening"),
             Self::Closing(error) => error.fmt(f),
             Self::TooMany => f.write_str(
-                "thousands of openings that this node has not seen are closed already; name this one at a node that has",
+                "by this key a thousand openings are closed that this node has not seen; have another custodian close this one, or close it at a node that has seen it",
             ),
             Self::Disk(error) => write!(
                 f,
@@ -82,12 +82,12 @@ pub async fn close(
     if closed.closing.id != id {
         return Err(CloseError::OtherOpening);
     }
-    if !emergency.can_close(id, now) {
+    if !emergency.can_close(id, &closed.by, now) {
         return Err(CloseError::TooMany);
     }
     let known = emergency.open(now).into_iter().find(|it| it.id == id);
     let first = !emergency.is_closed(id);
-    let kept = emergency.close(id, now);
+    let kept = emergency.close(id, &closed.by, now);
     desk.directory.opening_cut(id);
     if first {
         let opening = known.map(|known| KnownOpening::clone(&known)).or_else(|| shown(request));

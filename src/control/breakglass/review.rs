@@ -3,9 +3,9 @@
 use std::fmt;
 
 use crate::audit::{Event, EventType, Outcome};
-use crate::model::Timestamp;
 use crate::model::breakglass::is_same_name;
 use crate::model::text::one_line;
+use crate::model::{GrantId, Timestamp};
 use crate::policy::{InstallationAction, PolicySet};
 use crate::store::{Recorded, StoreError};
 
@@ -24,7 +24,7 @@ pub enum ReviewError {
     /// There is none of that id.
     NotFound,
     /// It is still open.
-    Open { until: Timestamp },
+    Open { id: String, until: Timestamp },
     /// The caller opened it.
     Opener,
     /// The caller, or another account of theirs, reviewed it before.
@@ -40,8 +40,13 @@ impl fmt::Display for ReviewError {
         match self {
             Self::Denied => f.write_str("no policy lets you `review` here"),
             Self::NotFound => f.write_str("there is no such opening or emergency grant"),
-            Self::Open { until } => {
-                write!(f, "it is open until {until}: it is reviewed when it is over; `breakglass close` ends it now")
+            Self::Open { id, until } => {
+                // What is under an id of the record is an opening or a grant.
+                let verb = if GrantId::parse(id).is_ok() { "revoke" } else { "breakglass close" };
+                write!(
+                    f,
+                    "it is open until {until}: it is reviewed when it is over; `doorward {verb} {id}` ends it now"
+                )
             }
             Self::Opener => f.write_str("who opened does not review it; two others do"),
             Self::Again => f.write_str("you have reviewed it; another person must"),
@@ -85,7 +90,7 @@ pub async fn review(
     let finding = one_line(finding, FINDING_CHARS_MAX).ok_or(ReviewError::Finding)?;
     let emergency = fetch(desk, caller, id, now).await?;
     if emergency.state == EmergencyState::Active {
-        return Err(ReviewError::Open { until: emergency.expires });
+        return Err(ReviewError::Open { id: emergency.id, until: emergency.expires });
     }
     let policies = desk.policies.load_full();
     if is_opener(&policies, &emergency, caller) {
@@ -106,7 +111,7 @@ pub async fn review(
     event.actor = caller.actor();
     event.action = Some(InstallationAction::Review.name().into());
     event.resource = Some(id.into());
-    if let Ok(grant) = crate::model::GrantId::parse(id) {
+    if let Ok(grant) = GrantId::parse(id) {
         event.grant = Some(grant);
         tx.grant_reviewed(grant, u32::try_from(before.len() + 1).unwrap_or(u32::MAX)).await?;
     }

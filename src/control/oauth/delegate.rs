@@ -29,7 +29,7 @@ use super::exchange::{
     ExchangeError, ExchangeRequest, Exchanged, TYPE_ACCESS_TOKEN, TYPE_CERTIFICATE, TYPE_ID_TOKEN, TYPE_JWT,
     by_certificate, new_session, used_foreign, used_now,
 };
-use super::foreign::{Foreign, foreign, told_claims};
+use super::foreign::{Asked, Foreign, foreign, told_claims};
 use super::target::{Target, scope, target_of};
 use super::token::{self, Binding, Wish, read_any};
 
@@ -92,7 +92,10 @@ async fn proven(
     now: Timestamp,
 ) -> Result<Actor, ExchangeError> {
     match request.actor_token_type.as_deref() {
-        Some(TYPE_JWT | TYPE_ID_TOKEN) => Ok(Actor::Job(Box::new(foreign(desk, shown, connection, now).await?))),
+        Some(TYPE_JWT | TYPE_ID_TOKEN) => {
+            let asked = Asked { connection, decision: request.decision, now };
+            Ok(Actor::Job(Box::new(foreign(desk, shown, asked).await?)))
+        }
         Some(TYPE_ACCESS_TOKEN) => {
             let stored = prove_token(desk, shown, connection, now).await?;
             Ok(Actor::Session(Box::new(stored.ok_or(ExchangeError::Subject)?)))
@@ -212,10 +215,8 @@ async fn issued(
         }
         Actor::Session(_) => return Err(NOT_NAMED),
         Actor::Job(foreign) => {
-            let Some(tx_used) = used_foreign(desk, tx, &foreign, connection, now).await? else {
-                return Err(ExchangeError::Subject);
-            };
-            tx = tx_used;
+            let asked = Asked { connection, decision: request.decision, now };
+            tx = used_foreign(desk, tx, &foreign, asked).await?;
             let rule = foreign.recognised.rule.clone();
             let new = new_session(*foreign, wish.ttl, now);
             let started = session::start_within(desk, &mut tx, new, request.csr.as_deref(), connection, now).await?;

@@ -24,7 +24,7 @@ use crate::credential::authority::Issued;
 use crate::identity::certificate::Issuer;
 use crate::identity::dpop::Proof;
 use crate::identity::token as reader;
-use crate::model::{ClockDoubt, GrantId, Principal, ServiceName, SessionKind, Timestamp, Ttl};
+use crate::model::{ClockDoubt, DecisionId, GrantId, Principal, ServiceName, SessionKind, Timestamp, Ttl};
 use crate::store::{StoreError, StoredSession, Tx, Use};
 
 use super::super::caller::{ConnectionFacts, actor_of, prove_token};
@@ -32,7 +32,7 @@ use super::super::credential::token_issued;
 use super::super::desk::Desk;
 use super::super::session::{self, NewSession, StartError, Started};
 use super::delegate;
-use super::foreign::{Foreign, foreign, refused, told_claims};
+use super::foreign::{Asked, Foreign, foreign, refused, told_claims};
 use super::target::{Target, held, lifetime, scope, target};
 use super::token::{self, Binding, Minted, Wish};
 
@@ -74,6 +74,8 @@ pub struct ExchangeRequest {
     pub csr: Option<Vec<u8>>,
     /// A proof of possession that was verified for this request.
     pub proof: Option<Proof>,
+    /// The decision that a refusal will name.
+    pub decision: Option<DecisionId>,
 }
 
 /// What an exchange gives.
@@ -99,6 +101,10 @@ pub enum ExchangeError {
     Invalid(&'static str),
     /// The subject's token does not hold, is not of this connection, or was used.
     Subject,
+    /// A workload's token that its issuer signed and that is over.
+    Expired,
+    /// A workload's token that is good and was exchanged before.
+    Reused,
     /// The session of the certificate that was named is over.
     SessionEnded,
     /// A workload's token that is good and that no rule names; told as far as the caller, who holds
@@ -142,6 +148,11 @@ impl fmt::Display for ExchangeError {
             Self::Invalid(what) => f.write_str(what),
             Self::Subject => f.write_str(
                 "`subject_token` is not good here: it does not hold, is bound to another key, or was exchanged before",
+            ),
+            // These two are told only to whoever holds a token that its issuer signed.
+            Self::Expired => f.write_str("the job's token has expired; have its issuer give it a fresh one"),
+            Self::Reused => f.write_str(
+                "the job's token was exchanged before, and each is good for once; have its issuer give it a fresh one",
             ),
             Self::SessionEnded => f.write_str("the session of this certificate is over; sign in again"),
             Self::NoRule(why) => write!(f, "no rule of `workloads.toml` names this token: {why}"),
@@ -258,7 +269,8 @@ pub async fn exchange(
             Subject::Session(Box::new(by_certificate(desk, &request.subject_token, connection, now).await?))
         }
         TYPE_JWT | TYPE_ID_TOKEN => {
-            Subject::Workload(Box::new(foreign(desk, &request.subject_token, connection, now).await?))
+            let asked = Asked { connection, decision: request.decision, now };
+            Subject::Workload(Box::new(foreign(desk, &request.subject_token, asked).await?))
         }
         _ => {
             return Err(ExchangeError::Invalid(
@@ -373,9 +385,7 @@ async fn of_workload(
 ) -> Result<(StoredSession, Minted, Option<Issued>), ExchangeError> {
     let rule = foreign.recognised.rule.clone();
     let tx = desk.store.begin().await?;
-    let Some(mut tx) = used_foreign(desk, tx, &foreign, connection, now).await? else {
-        return Err(ExchangeError::Subject);
-    };
+    let mut tx = used_foreign(desk, tx, &foreign, Asked { connection, decision: request.decision, now }).await?;
     let new = new_session(foreign, wish.ttl, now);
     used_now(&mut tx, request).await?;
     let started: Started = session::start_within(desk, &mut tx, new, request.csr.as_deref(), connection, now).await?;
@@ -415,22 +425,20 @@ pub(super) fn new_session(foreign: Foreign, ttl: Ttl, now: Timestamp) -> NewSess
     }
 }
 
-/// Uses a job's token up within `tx`, and gives that back. `None` when it was used before: that is on
-/// record, and nothing of the transaction is kept.
+/// Uses a job's token up within `tx`, and gives that back. Where it was used before, that is on record, and
+/// nothing of the transaction is kept.
 pub(super) async fn used_foreign(
     desk: &Desk,
     mut tx: Tx,
     foreign: &Foreign,
-    connection: &ConnectionFacts,
-    now: Timestamp,
-) -> Result<Option<Tx>, ExchangeError> {
+    asked: Asked<'_>,
+) -> Result<Tx, ExchangeError> {
     if tx.use_once(&foreign.once, foreign.remember_until).await? == Use::First {
-        return Ok(Some(tx));
+        return Ok(tx);
     }
     drop(tx);
-    let data = json!({ "rule": foreign.recognised.rule });
-    refused(desk, connection, None, "token_reused", data, now).await?;
-    Ok(None)
+    refused(desk, asked, None, "token_reused", json!({ "rule": foreign.recognised.rule })).await;
+    Err(ExchangeError::Reused)
 }
 
 /// A proof that came along is used up.

@@ -8,12 +8,13 @@ use sha2::{Digest, Sha256};
 
 use crate::audit::{Event, EventType, Outcome};
 use crate::identity::token as reader;
-use crate::identity::workload::IssuerSettings;
-use crate::model::Timestamp;
+use crate::identity::token::TokenError;
+use crate::identity::workload::{ForeignError, IssuerSettings};
+use crate::model::{DecisionId, Timestamp};
 use crate::policy::{Recognised, Trial, TrustedIssuer};
-use crate::store::StoreError;
 
 use super::super::caller::ConnectionFacts;
+use super::super::decision;
 use super::super::desk::Desk;
 use super::super::refused::put_on_record;
 use super::exchange::ExchangeError;
@@ -26,19 +27,23 @@ pub(super) struct Foreign {
     pub authenticated_at: Timestamp,
 }
 
+/// An exchange as it was asked for: over which connection, and under which decision it is refused.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub connection: &'a ConnectionFacts,
+    pub decision: Option<DecisionId>,
+    pub now: Timestamp,
+}
+
 /// Reads a foreign token and finds the rule that names it.
-pub(super) async fn foreign(
-    desk: &Desk,
-    token: &str,
-    connection: &ConnectionFacts,
-    now: Timestamp,
-) -> Result<Foreign, ExchangeError> {
+pub(super) async fn foreign(desk: &Desk, token: &str, asked: Asked<'_>) -> Result<Foreign, ExchangeError> {
+    let now = asked.now;
     let policies = desk.policies.load_full();
     let workloads = policies.workloads();
     let claimed = reader::claimed(token).map(|(_, issuer)| issuer);
     let Some(issuer) = claimed.as_deref().and_then(|iss| workloads.issuer(iss)) else {
         let iss = claimed.map(|iss| iss.chars().take(200).collect::<String>());
-        refused(desk, connection, None, "unknown_issuer", json!({ "iss": iss }), now).await?;
+        refused(desk, asked, None, "unknown_issuer", json!({ "iss": iss })).await;
         return Err(ExchangeError::Subject);
     };
     let settings = settings(issuer);
@@ -47,15 +52,19 @@ pub(super) async fn foreign(
         Ok(token) => token,
         Err(error) => {
             let data = json!({ "why": error.to_string(), "wanted_audience": issuer.audience });
-            refused(desk, connection, Some(issuer), "bad_token", data, now).await?;
-            return Err(ExchangeError::Subject);
+            refused(desk, asked, Some(issuer), "bad_token", data).await;
+            return Err(match error {
+                // Looked at after the signature: its holder learns what the token says itself.
+                ForeignError::Token(TokenError::Expired) => ExchangeError::Expired,
+                ForeignError::Token(_) | ForeignError::Keys(_) => ExchangeError::Subject,
+            });
         }
     };
     let recognised = match workloads.recognise(issuer, &token.claims) {
         Ok(recognised) => recognised,
         Err(trials) => {
             let why = told(&trials);
-            refused(desk, connection, Some(issuer), "no_rule", json!({ "rules": trials_json(&trials) }), now).await?;
+            refused(desk, asked, Some(issuer), "no_rule", json!({ "rules": trials_json(&trials) })).await;
             return Err(ExchangeError::NoRule(why));
         }
     };
@@ -71,7 +80,7 @@ pub(super) async fn foreign(
     let first = desk.store.provider_issuer_hold(&format!("workload|{}", issuer.name), &issuer.issuer, now).await?;
     if first != issuer.issuer {
         let data = json!({ "first": first, "now": issuer.issuer });
-        refused(desk, connection, Some(issuer), "issuer_changed", data, now).await?;
+        refused(desk, asked, Some(issuer), "issuer_changed", data).await;
         return Err(ExchangeError::Subject);
     }
     Ok(Foreign {
@@ -116,16 +125,18 @@ fn told(trials: &[Trial]) -> String {
     trials.iter().take(5).map(failed).collect::<Vec<_>>().join("; ")
 }
 
-/// Puts a refused exchange on record, with all that an operator needs.
+/// Puts a refused exchange on record, with all that an operator needs, so that it is found by its decision.
 pub(super) async fn refused(
     desk: &Desk,
-    connection: &ConnectionFacts,
+    asked: Asked<'_>,
     issuer: Option<&TrustedIssuer>,
     reason: &'static str,
     data: Value,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let mut event = Event::new(desk.event_id(now), now, EventType::ExchangeRefused, Outcome::Denied);
+) {
+    let Asked { connection, decision, now } = asked;
+    let id = decision.map_or_else(|| desk.event_id(now), decision::exchange_refused);
+    let mut event = Event::new(id, now, EventType::ExchangeRefused, Outcome::Denied);
+    event.decision = decision;
     event.actor.address = Some(connection.address);
     event.actor.certificate = connection.certificate.as_ref().map(|certificate| certificate.thumbprint);
     event.reason = Some(reason.into());
@@ -136,7 +147,6 @@ pub(super) async fn refused(
         event.data.extend(data);
     }
     put_on_record(desk, event).await;
-    Ok(())
 }
 
 /// Claims that the record keeps: those that say which job it was.

@@ -14,14 +14,16 @@ use arc_swap::ArcSwapOption;
 use papaya::HashMap;
 use tokio::sync::{mpsc, oneshot};
 
+use super::closing::ClosedBy;
 use super::quorum::{Opening, OpeningRules};
 use super::refusals::Refusals;
 use crate::model::breakglass::DURATION_MAX;
 use crate::model::{BreakGlassId, EventId, Timestamp, Ttl};
 
-/// Closings that are kept at most beside those of openings that are known here. They give way once nothing could be
-/// open under them any more: a custodian alone can close any number of ids.
-const CLOSED_MAX: usize = 10_000;
+/// Closings of one signer that are kept at most beside those of openings that are known here. They give way once
+/// nothing could be open under them any more: a custodian alone can close any number of ids, and so keeps nobody
+/// else from closing.
+const CLOSED_BY_ONE_MAX: usize = 1_000;
 /// How long an opening must be over for its closing to be forgotten: clocks differ.
 const OVER_FOR: Ttl = Ttl::minutes(10);
 /// Openings that are remembered at most beyond their end.
@@ -123,7 +125,8 @@ pub struct Told {
 pub struct EmergencyState {
     in_force: ArcSwapOption<InForce>,
     known: HashMap<BreakGlassId, Arc<KnownOpening>>,
-    closed: HashMap<BreakGlassId, Timestamp>,
+    /// Those that were closed, with who closed; those of before the start count for nobody.
+    closed: HashMap<BreakGlassId, Option<ClosedBy>>,
     /// Closings that the disk has not taken yet.
     unsaved: HashMap<BreakGlassId, ()>,
     drills: HashMap<BreakGlassId, ()>,
@@ -169,30 +172,35 @@ impl EmergencyState {
                 let (id, time) = line.trim_end().split_once(' ')?;
                 Some((BreakGlassId::parse(id).ok()?, Timestamp::parse(time)?))
             };
-            let (id, time) = read().ok_or_else(|| {
+            let (id, _) = read().ok_or_else(|| {
                 io::Error::new(io::ErrorKind::InvalidData, format!("line {} is not `brk_… TIME`", index + 1))
             })?;
-            self.closed.pin().insert(id, time);
+            self.closed.pin().insert(id, None);
         }
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
         Ok(())
     }
 
-    /// Whether one more closing can be kept.
+    /// Whether one more closing of this signer can be kept.
     #[must_use]
-    pub fn can_close(&self, id: BreakGlassId, now: Timestamp) -> bool {
-        let closed = self.closed.pin();
-        if closed.len() >= CLOSED_MAX {
-            let gone: Vec<BreakGlassId> = closed
-                .keys()
-                .filter(|id| id.made_at().plus(DURATION_MAX).plus(OVER_FOR).is_over(now))
-                .copied()
-                .collect();
-            for id in &gone {
-                closed.remove(id);
-            }
+    pub fn can_close(&self, id: BreakGlassId, by: &ClosedBy, now: Timestamp) -> bool {
+        let (closed, known) = (self.closed.pin(), self.known.pin());
+        if closed.contains_key(&id) || known.contains_key(&id) {
+            return true;
         }
-        closed.len() < CLOSED_MAX || closed.contains_key(&id) || self.known.pin().contains_key(&id)
+        let is_theirs = |closed: &&Option<ClosedBy>| matches!(closed, Some(signer) if signer == by);
+        if closed.values().filter(is_theirs).count() < CLOSED_BY_ONE_MAX {
+            return true;
+        }
+        // One that is known here stays closed, or it would be told to have run out.
+        let is_gone = |id: &&BreakGlassId| {
+            id.made_at().plus(DURATION_MAX).plus(OVER_FOR).is_over(now) && !known.contains_key(*id)
+        };
+        let gone: Vec<BreakGlassId> = closed.keys().filter(is_gone).copied().collect();
+        for id in &gone {
+            closed.remove(id);
+        }
+        closed.values().filter(is_theirs).count() < CLOSED_BY_ONE_MAX
     }
 
     /// Closes an opening, for ever and first of all on the disk.
@@ -200,9 +208,9 @@ impl EmergencyState {
     /// # Errors
     /// When the disk does not take it: then it is obeyed all the same until the next start, and to close
     /// it again tries the disk again.
-    pub fn close(&self, id: BreakGlassId, time: Timestamp) -> io::Result<()> {
+    pub fn close(&self, id: BreakGlassId, by: &ClosedBy, time: Timestamp) -> io::Result<()> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = self.closed.pin().insert(id, time).is_none();
+        let first = self.closed.pin().try_insert(id, Some(by.clone())).is_ok();
         let wanted = first || self.unsaved.pin().contains_key(&id);
         let Some(path) = file.as_ref().filter(|_| wanted) else { return Ok(()) };
         self.unsaved.pin().insert(id, ());

@@ -313,6 +313,33 @@ async fn a_lock_is_set_and_lifted_by_any_name() {
 }
 
 #[tokio::test]
+async fn a_lock_on_somebody_who_was_never_here_is_doubted_aloud() {
+    fn misspelt(seen: &Seen) -> Reply {
+        if seen.path != "/api/v1/locks" {
+            return answer(seen);
+        }
+        let whom = json!({"kind": "User", "id": "dev|alcie", "name": null, "email": null});
+        let near = "User::\"dev|alice\"";
+        json_reply(
+            200,
+            &json!({"id": "lck_1", "principal": whom, "reason": "x", "set_at": present().to_string(), "active": true,
+                "known": false, "near": near}),
+        )
+    }
+    for format in [Format::Table, Format::Json] {
+        let door = FakeDoor::open(misspelt).await;
+        let person = Person::with(&door, format);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        let args = LockArgs { principal: "dev|alcie".to_owned(), reason: "laptop lost".to_owned() };
+        lock::lock(&person.context, &args).await.unwrap();
+        let talk = person.talk.text();
+        assert!(talk.contains("nobody has come here as User::\"dev|alcie\""), "{talk}");
+        assert!(talk.contains("Did you mean User::\"dev|alice\"?"), "{talk}");
+        assert_eq!(person.out.text().contains("\"known\""), format == Format::Json);
+    }
+}
+
+#[tokio::test]
 async fn an_approval_of_what_was_asked_before_it_changed_is_void_and_counts_for_nothing() {
     let bob = json!({"kind": "User", "id": "dev|bob", "name": "Bob", "email": null});
     let approval = move |hash: &str| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use doorward::audit::EventType;
 use doorward::control::breakglass::{self, CloseError, CloseRequest, Presented};
-use doorward::identity::breakglass::{ClosingError, EmergencyState, SignatureFault};
+use doorward::identity::breakglass::{ClosedBy, ClosingError, EmergencyState, KnownOpening, SignatureFault};
 use doorward::model::breakglass::{Challenge, Evidence, SIGN_NAMESPACE, Scope};
 use doorward::model::closing::{CLOSE_NAMESPACE, Closing};
 use doorward::model::{BreakGlassId, Clock, Timestamp, Ttl};
@@ -200,8 +200,8 @@ fn a_file_of_closings_that_was_changed_by_hand_is_not_passed_over() {
     let id = BreakGlassId::from_bytes([7; 16]);
     let state = EmergencyState::default();
     state.keep_in(path.clone()).unwrap();
-    state.close(id, Timestamp::from_seconds(1_790_000_000)).unwrap();
-    state.close(id, Timestamp::from_seconds(1_790_000_001)).unwrap();
+    state.close(id, &ClosedBy::Client, Timestamp::from_seconds(1_790_000_000)).unwrap();
+    state.close(id, &ClosedBy::Client, Timestamp::from_seconds(1_790_000_001)).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");
     // What was being written when the machine stopped was told to nobody.
@@ -211,7 +211,7 @@ fn a_file_of_closings_that_was_changed_by_hand_is_not_passed_over() {
     assert!(again.is_closed(id));
     // What comes after it is a line of its own.
     let other = BreakGlassId::from_bytes([8; 16]);
-    again.close(other, Timestamp::from_seconds(1_790_000_002)).unwrap();
+    again.close(other, &ClosedBy::Client, Timestamp::from_seconds(1_790_000_002)).unwrap();
     let third = EmergencyState::default();
     third.keep_in(path.clone()).unwrap();
     assert!(third.is_closed(id) && third.is_closed(other));
@@ -228,14 +228,36 @@ fn no_number_of_closings_opens_again_what_was_closed() {
         bytes[14..].copy_from_slice(&number.to_be_bytes());
         BreakGlassId::from_bytes(bytes).at(now)
     };
-    for number in 0..10_000 {
-        assert!(state.can_close(id(number), now));
-        state.close(id(number), now).unwrap();
+    let [ann, ben] = ["ann", "ben"].map(|name| ClosedBy::Custodian(name.to_owned()));
+    let opening = |number| KnownOpening {
+        id: id(number),
+        challenge: None,
+        opener: "opal".to_owned(),
+        scope: "all".to_owned(),
+        reason: "a fire".to_owned(),
+        custodians: Vec::new(),
+        expires: now.plus(Ttl::minutes(30)),
+    };
+    state.know(opening(7));
+    for number in 0..1_000 {
+        assert!(state.can_close(id(number), &ann, now));
+        state.close(id(number), &ann, now).unwrap();
     }
-    assert!(!state.can_close(id(10_000), now) && state.can_close(id(7), now), "what is closed may be closed again");
-    assert!(state.is_closed(id(0)) && state.is_closed(id(9_999)));
-    // Nothing is open under any of them any more.
-    assert!(state.can_close(id(10_000), now.plus(Ttl::hours(2))));
+    assert!(!state.can_close(id(1_000), &ann, now));
+    assert!(state.can_close(id(8), &ann, now), "what is closed may be closed again");
+    assert!(state.is_closed(id(0)) && state.is_closed(id(999)));
+    // Who fills their own share is in nobody's way, and closes all the same what was opened here.
+    for by in [&ben, &ClosedBy::Client] {
+        assert!(state.can_close(id(1_000), by, now), "{by}");
+    }
+    state.know(opening(2_000));
+    assert!(state.can_close(id(2_000), &ann, now));
+    // Nothing is open under any of them any more, and what was closed is not told to have run out.
+    let later = now.plus(Ttl::hours(2));
+    assert!(state.can_close(id(1_000), &ann, later));
+    assert!(state.is_closed(id(7)) && !state.is_closed(id(8)));
+    let over: Vec<BreakGlassId> = state.newly_over(later).into_iter().map(|it| it.id).collect();
+    assert_eq!(over, [id(2_000)]);
 }
 
 #[test]
@@ -245,10 +267,10 @@ fn a_closing_that_the_disk_did_not_take_is_written_when_it_is_said_again() {
     let (id, time) = (BreakGlassId::from_bytes([7; 16]), Timestamp::from_seconds(1_790_000_000));
     let state = EmergencyState::default();
     state.keep_in(path.clone()).unwrap();
-    state.close(id, time).unwrap_err();
+    state.close(id, &ClosedBy::Client, time).unwrap_err();
     assert!(state.is_closed(id), "it is obeyed all the same");
     std::fs::create_dir(folder.path().join("later")).unwrap();
-    state.close(id, time).unwrap();
+    state.close(id, &ClosedBy::Client, time).unwrap();
     let again = EmergencyState::default();
     again.keep_in(path).unwrap();
     assert!(again.is_closed(id));

@@ -130,6 +130,7 @@ fn a_lock_on_the_bare_id_of_a_workload_bars_the_workload() {
             "{}",
             got.text()
         );
+        assert_eq!(body(&got)["known"], true);
         let got = of_job(door, &job(door, &json!({})), &[("audience", "app")]).await;
         assert_eq!(error(&got), "access_denied");
         assert_eq!(lock("/api/v1/locks/clear", "ci|main").await.status, 200);
@@ -143,6 +144,65 @@ fn a_lock_on_the_bare_id_of_a_workload_bars_the_workload() {
         // No rule has this name: a person who was not here yet.
         let got = lock("/api/v1/locks", "dev|erin").await;
         assert_eq!((got.status.as_u16(), &body(&got)["principal"]["kind"]), (200, &json!("User")), "{}", got.text());
+        assert_eq!(body(&got)["known"], false);
+        // A slip is told, and of a provider that there isn't nobody comes.
+        let got = lock("/api/v1/locks", "ci|mian").await;
+        assert_eq!(body(&got)["near"], "Workload::\"ci|main\"", "{}", got.text());
+        let got = lock("/api/v1/locks", "DEV|erin").await;
+        assert_eq!(got.status, 400, "{}", got.text());
+        assert!(got.text().contains("`DEV`") && got.text().contains("`dev`, `ci`"), "{}", got.text());
+    });
+}
+
+#[test]
+fn why_says_of_a_refused_exchange_what_was_wanted_to_those_who_read_the_record() {
+    let change = |dir: &std::path::Path| {
+        trusting().change.unwrap()(dir);
+        let reads = "permit (principal in Group::\"security\", action == Action::\"read_audit\", resource);\n";
+        std::fs::write(dir.join("policies/global.cedar"), reads).unwrap();
+    };
+    with_door(Plan { change: Some(change), ..Plan::default() }, async |door| {
+        let (carol, alice) = (door.sign_in("carol").await, door.sign_in("alice").await);
+        let why = async |person: &Person, got: &Got| {
+            door.recorded(got.decision()).await;
+            let path = format!("/api/v1/decisions/{}", got.decision());
+            door.client("", Some(person), Speaks::Http1).await.get(&path).await
+        };
+        let now = door.clock.now().seconds();
+        let used = job(door, &json!({ "jti": "used" }));
+        assert_eq!(of_job(door, &used, &[("audience", "web")]).await.status, 200);
+        for (token, told, explained) in [
+            (
+                job(door, &json!({ "iat": now - 600, "exp": now - 300, "jti": "old" })),
+                "has expired",
+                "The token of `ci` is not good: the token has expired.",
+            ),
+            (used, "was exchanged before", "The token, which rule `main` names, was exchanged before."),
+            (
+                job(door, &json!({ "aud": "https://other.example.com", "jti": "aud" })),
+                "is not good here",
+                "Its `aud` is to be `https://doorward.example.com`.",
+            ),
+            (
+                job(door, &json!({ "iss": "https://other.example.com", "jti": "iss" })),
+                "is not good here",
+                "No issuer of `workloads.toml` has the token's `iss`, `https://other.example.com`.",
+            ),
+            (
+                job(door, &json!({ "ref": "refs/heads/evil", "jti": "ref" })),
+                "`ref` is `refs/heads/evil`",
+                "main: `ref` is `refs/heads/evil`, wanted is `refs/heads/main`",
+            ),
+        ] {
+            let refused = of_job(door, &token, &[("audience", "web")]).await;
+            let description = body(&refused)["error_description"].as_str().unwrap().to_owned();
+            assert!(description.contains(told), "{description}");
+            let answer = why(&carol, &refused).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let text = doorward::cli::why::told(&serde_json::from_value(body(&answer)).unwrap());
+            assert!(text.contains(explained), "{text}");
+            assert_eq!(why(&alice, &refused).await.status, 404);
+        }
     });
 }
 

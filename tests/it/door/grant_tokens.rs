@@ -355,7 +355,12 @@ fn a_job_asks_at_the_gate_in_its_own_session_and_goes_on_with_a_token_of_the_gra
         assert_eq!(error(&of_job(door, &later, &[("audience", "web"), ("grant", grant)]).await), "invalid_grant");
         let plain = body(&of_job(door, &later, &[("audience", "web")]).await);
         let plain = plain["access_token"].as_str().unwrap();
-        assert_eq!(used(door, "web", None, plain, "/x").await.reason(), "no_policy_match");
+        let refused = used(door, "web", None, plain, "/x").await;
+        assert_eq!(refused.reason(), "no_policy_match");
+        // A job is told what a job can run.
+        let remedy = refused.problem()["remedy"].clone();
+        assert_eq!((&remedy["kind"], &remedy["entitlement"]), (&json!("request_access"), &json!("web/open")));
+        assert_eq!(remedy["command"], "doorward token --service web --request open --reason TEXT --wait");
         let same = body(&of_job(door, &job(door, &json!({ "jti": "same" })), &[("audience", "web")]).await);
         let same = same["access_token"].as_str().unwrap();
         assert_eq!(used(door, "web", None, same, "/x").await.reason(), "no_policy_match", "by the grant's token alone");
