@@ -206,18 +206,30 @@ fn by_mode(name: &str, file: &Path, refused: u32, why: &str, fix: impl Fn(String
 #[must_use]
 pub fn clock(told: &[(String, i64)]) -> Option<Finding> {
     let (provider, ahead) = told.iter().max_by_key(|(_, ahead)| ahead.unsigned_abs())?;
-    let way = if *ahead < 0 { "behind" } else { "ahead of" };
-    let off = ahead.unsigned_abs();
     let fix = "have this machine's clock set by NTP (`timedatectl`); if it is right, the provider's is wrong";
+    Some(clock_off("clock", &format!("the provider `{provider}`"), *ahead, fix))
+}
+
+/// The database's clock, of which we are so many milliseconds ahead.
+#[must_use]
+pub fn clock_of_database(ahead: i64) -> Finding {
+    let fix = "have this machine's clock and the database's set by NTP (`timedatectl`): a node grants nothing new while \
+               they are more than 5 s apart (deploy/runbooks/clock.md)";
+    clock_off("clock and database", "the database", ahead, fix)
+}
+
+fn clock_off(name: &str, whose: &str, ahead: i64, fix: &str) -> Finding {
+    let way = if ahead < 0 { "behind" } else { "ahead of" };
+    let off = ahead.unsigned_abs();
     let seconds = off.div_ceil(1000);
-    let seen = format!("this machine is {seconds} s {way} the provider `{provider}`");
-    Some(if off <= CLOCK_WARN_MILLIS {
-        Finding::ok("clock", format!("within 5 s of what the provider `{provider}` says"))
+    let seen = format!("this machine is {seconds} s {way} {whose}");
+    if off <= CLOCK_WARN_MILLIS {
+        Finding::ok(name, format!("within 5 s of what {whose} says"))
     } else if off <= CLOCK_FAIL_MILLIS {
-        Finding::warn("clock", seen, fix)
+        Finding::warn(name, seen, fix)
     } else {
-        Finding::fail("clock", seen, fix)
-    })
+        Finding::fail(name, seen, fix)
+    }
 }
 
 /// Whether something listens at each upstream: `(service, host, port)`. All are asked at once.

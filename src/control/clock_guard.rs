@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::identity::directory::Directory;
-use crate::model::{Clock, ClockDoubt, ClockStep, ClockWatch, Timestamp};
+use crate::model::{Clock, ClockDoubt, ClockStep, ClockWatch, Timestamp, Ttl};
 use crate::store::{Store, StoreError};
 
 /// Steps that wait to be told at most; of more the first ones.
 const STEPS_MAX: usize = 32;
+/// An answer that took longer says too little of what the time is now.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A clock that does not run back.
 pub struct ClockGuard {
@@ -60,8 +62,8 @@ impl ClockGuard {
         self.look().watch.doubt().map_or(Ok(()), Err)
     }
 
-    /// Whether the clock stepped forward and is not believed yet: what is over by it is over here, and
-    /// is not to be written down as over for all.
+    /// Whether the clock stepped forward and is not believed yet, or is ahead of the database's: what is
+    /// over by it is over here, and is not to be written down as over for all.
     #[must_use]
     pub fn may_be_ahead(&self) -> bool {
         self.look().watch.may_be_ahead()
@@ -90,6 +92,27 @@ impl ClockGuard {
         if let Some(here) = here {
             directory.began_behind(here, now);
         }
+        Ok(())
+    }
+
+    /// Holds the time that this node goes by against the clock of its database, where that has one of its
+    /// own: at a start, since a clock that was wrong before it does not step, and again while it runs.
+    ///
+    /// # Errors
+    /// When the database is away; what was known before holds.
+    pub async fn compare(&self, store: &Store) -> Result<(), StoreError> {
+        let asked = self.clock.running();
+        let Some(answered) = store.clock_fetch().await? else { return Ok(()) };
+        let took = self.clock.running().saturating_sub(asked);
+        if took > ANSWER_MAX {
+            tracing::debug!(?took, "the database was too slow to hold the clock against its own");
+            return Ok(());
+        }
+        // It read its clock at some moment in between.
+        let half = Ttl::millis(u32::try_from(took.as_millis()).unwrap_or(u32::MAX) / 2);
+        let mut seen = self.look();
+        let step = seen.watch.hold_against_database(answered.plus(half), half);
+        keep(&mut seen.untold, step);
         Ok(())
     }
 

@@ -11,6 +11,10 @@
 //! - back: the node goes on by the time that it had, so that nothing that ended is in force again and
 //!   nothing lasts longer; the clock is believed again once it has come up to that time, or after a
 //!   restart once it has passed the latest time that is on record.
+//!
+//! A clock that was wrong before the node started does not step. So the node's time is also held against the
+//! clock of a database that has one of its own, at the start and from time to time: nothing new is granted
+//! while they are more than [`STEP_MIN`] apart, and a time that is ahead is not written down for all.
 
 use std::fmt;
 use std::time::Duration;
@@ -51,6 +55,8 @@ pub enum StepAgainst {
     Running,
     /// The newest event on record, at a start.
     Record,
+    /// The clock of the database, which all nodes share.
+    Database,
 }
 
 impl StepAgainst {
@@ -60,6 +66,7 @@ impl StepAgainst {
         match self {
             Self::Running => "running",
             Self::Record => "record",
+            Self::Database => "database",
         }
     }
 }
@@ -94,6 +101,13 @@ pub enum ClockDoubt {
         /// What it has to come up to.
         latest: Timestamp,
     },
+    /// It and the database's clock do not agree.
+    Apart {
+        /// Which way the node's time is off, if it is that one.
+        direction: StepDirection,
+        /// How far.
+        by: Ttl,
+    },
 }
 
 impl fmt::Display for ClockDoubt {
@@ -109,6 +123,17 @@ impl fmt::Display for ClockDoubt {
                 "this node's clock was set back: it is {by} behind {latest}, which this installation has seen already, \
                  so nothing new is granted here until it has passed that; set the clock right, or ask another node"
             ),
+            Self::Apart { direction, by } => {
+                let way = match direction {
+                    StepDirection::Back => "behind",
+                    StepDirection::Forward => "ahead of",
+                };
+                write!(
+                    f,
+                    "this node's time is {by} {way} the database's, so nothing new is granted here until they agree; set \
+                     whichever clock is wrong right, or ask another node"
+                )
+            }
         }
     }
 }
@@ -129,6 +154,8 @@ pub struct ClockWatch {
     shown: Timestamp,
     steady_from: Option<i64>,
     on_record: Option<Timestamp>,
+    /// How far it was from the database's when that was last known.
+    apart: Option<(StepDirection, Ttl)>,
 }
 
 fn millis(running: Duration) -> i64 {
@@ -154,6 +181,7 @@ impl ClockWatch {
             shown: wall,
             steady_from: None,
             on_record: None,
+            apart: None,
         }
     }
 
@@ -234,6 +262,32 @@ impl ClockWatch {
         })
     }
 
+    /// Holds the time that the node goes by, as of the last look, against what the database's clock shows
+    /// then, give or take `margin`. Says so where they were not known to be apart that way. What the margin
+    /// leaves open changes nothing.
+    pub fn hold_against_database(&mut self, database: Timestamp, margin: Ttl) -> Option<ClockStep> {
+        let here = Timestamp::from_millis(self.looked_at.saturating_add(self.offset));
+        let by = here.millis().saturating_sub(database.millis());
+        let (size, margin) = (by.saturating_abs(), margin.as_millis());
+        if size.saturating_add(margin) <= STEP_MIN.as_millis() {
+            self.apart = None;
+            return None;
+        }
+        if size.saturating_sub(margin) <= STEP_MIN.as_millis() {
+            return None;
+        }
+        let direction = if by < 0 { StepDirection::Back } else { StepDirection::Forward };
+        let size = length(size);
+        let known = self.apart.replace((direction, size));
+        known.is_none_or(|(before, _)| before != direction).then_some(ClockStep {
+            direction,
+            size,
+            shows: here,
+            expected: database,
+            against: StepAgainst::Database,
+        })
+    }
+
     /// Why nothing new may be granted, as things were at the last look.
     #[must_use]
     pub fn doubt(&self) -> Option<ClockDoubt> {
@@ -245,15 +299,19 @@ impl ClockWatch {
         if let Some(latest) = self.on_record {
             return Some(ClockDoubt::Behind { by: latest.since(self.shown), latest });
         }
+        if let Some((direction, by)) = self.apart {
+            return Some(ClockDoubt::Apart { direction, by });
+        }
         let from = self.steady_from?;
         let left = from.saturating_add(STEADY_FOR.as_millis()).saturating_sub(self.looked_at);
         (left > 0).then(|| ClockDoubt::Settling { left: length(left) })
     }
 
-    /// Whether the node's time may be ahead of the true one: it stepped forward and is not believed yet.
+    /// Whether the node's time may be ahead of the true one: it stepped forward and is not believed yet, or
+    /// it is ahead of the database's.
     #[must_use]
     pub const fn may_be_ahead(&self) -> bool {
-        self.before.is_some()
+        self.before.is_some() || matches!(self.apart, Some((StepDirection::Forward, _)))
     }
 
     const fn is_behind(&self, shows: i64) -> bool {

@@ -20,6 +20,12 @@ use crate::notify::alert::Alert;
 
 /// How often both clocks are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// After so many looks the node's time is held against the database's clock again: a minute.
+const COMPARE_LOOKS: u32 = 120;
+/// After so many where that one did not answer.
+const COMPARE_AGAIN_LOOKS: u32 = 10;
+/// How long the database may take to say its time.
+const COMPARE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Direction {
@@ -56,9 +62,18 @@ pub fn spawn(tasks: &TaskTracker, shared: &Arc<Shared>, desk: &Arc<Desk>, alerts
 
 async fn watch(shared: Arc<Shared>, desk: Arc<Desk>, alerts: Alerts, metrics: ClockMetrics) {
     let mut believed = true;
+    let mut looks_left = COMPARE_LOOKS;
     loop {
-        for step in desk.clock_guard.take_steps() {
-            tell(&desk, &alerts, &metrics, &step);
+        let steps = desk.clock_guard.take_steps();
+        for step in &steps {
+            tell(&desk, &alerts, &metrics, step);
+        }
+        // A clock that stepped is held against the database's at once: before it is believed by itself, and so
+        // that one that was set right is believed soon.
+        looks_left = if steps.is_empty() { looks_left.saturating_sub(1) } else { 0 };
+        if looks_left == 0 {
+            let asked = tokio::time::timeout(COMPARE_TIMEOUT, desk.clock_guard.compare(&desk.store)).await;
+            looks_left = if matches!(asked, Ok(Ok(()))) { COMPARE_LOOKS } else { COMPARE_AGAIN_LOOKS };
         }
         let doubt = desk.clock_guard.check().err();
         metrics.believed.set(i64::from(doubt.is_none()));
@@ -76,7 +91,8 @@ async fn watch(shared: Arc<Shared>, desk: Arc<Desk>, alerts: Alerts, metrics: Cl
 
 fn tell(desk: &Desk, alerts: &Alerts, metrics: &ClockMetrics, step: &ClockStep) {
     let direction = step.direction.name();
-    tracing::error!(direction, size = %step.size, shows = %step.shows, expected = %step.expected, "the clock stepped");
+    let against = step.against.name();
+    tracing::error!(direction, against, size = %step.size, shows = %step.shows, expected = %step.expected, "the clock stepped");
     metrics.steps.get_or_create(&Direction { direction }).inc();
     let now = desk.clock.now();
     let event = Event::new(desk.event_id(now), now, EventType::ClockStepped, Outcome::Success)
@@ -85,7 +101,7 @@ fn tell(desk: &Desk, alerts: &Alerts, metrics: &ClockMetrics, step: &ClockStep) 
         .with("step_millis", step.size.as_millis())
         .with("shows", step.shows.to_string())
         .with("expected", step.expected.to_string())
-        .with("against", step.against.name());
+        .with("against", against);
     let kind = EventType::ClockStepped.name();
     alerts.alert_now(Alert { id: event.id, time: now, kind, actor: None, service: None, data: event.data.to_map() });
     desk.recorder.offer(event);

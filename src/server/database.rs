@@ -287,6 +287,7 @@ pub async fn take_up(
 ) -> Result<Feed, StartError> {
     let since = clock_right_since;
     clock.begin(store, directory, since, now).await.map_err(outside("holding the clock against the record"))?;
+    clock.compare(store).await.map_err(outside("holding the clock against the database's"))?;
     providers.hold_issuers(store, now).await.map_err(outside("checking the providers"))?;
     Feed::begin(store, directory, now).await.map_err(outside("reading revocations and locks"))
 }

@@ -38,6 +38,7 @@ pub async fn examine(config: &Config, material: &Material, clock: &Arc<dyn Clock
     let (found, kept) = database(config).await;
     findings.push(found);
     if let Kept::Here(store) = &kept {
+        findings.extend(clock_of_database(store, &**clock).await);
         findings.extend(record(config, store).await);
     }
     let targets: Vec<(String, String, u16)> = material
@@ -190,6 +191,18 @@ async fn database(config: &Config) -> (Finding, Kept) {
         Ok(Err(error)) => (Finding::fail("database", format!("`{place}`: {error}"), fix), Kept::Away),
         Err(_) => (Finding::fail("database", format!("`{place}` does not answer"), fix), Kept::Away),
     }
+}
+
+/// How far this machine's clock is from the database's, where that has one of its own and says it.
+async fn clock_of_database(store: &Store, clock: &dyn Clock) -> Option<Finding> {
+    // The question finds a connection that is open.
+    store.ping().await.ok()?;
+    let before = clock.now().millis();
+    let asked = tokio::time::timeout(ASK_TIMEOUT, store.clock_fetch()).await;
+    let Ok(Ok(Some(shown))) = asked else { return None };
+    let (shown, after) = (shown.millis(), clock.now().millis());
+    // It read its clock at some moment between ours.
+    Some(doctor::clock_of_database(if before > shown { before - shown } else { after.saturating_sub(shown).min(0) }))
 }
 
 /// Whether the record is what its checkpoints, and those of its witnesses, say.

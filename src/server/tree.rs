@@ -82,7 +82,18 @@ impl TreeState {
 /// What is there once the database is.
 struct Kept {
     root: Root,
-    tree: Option<AsyncMutex<LogTree>>,
+    standing: AsyncMutex<Standing>,
+}
+
+/// How this node's tree stands.
+enum Standing {
+    /// It agrees with its last checkpoint, and grows.
+    Grows(Box<LogTree>),
+    /// The database has not what it was built from any more. It is opened anew, held against the checkpoint
+    /// that it stood on.
+    Doubted(String),
+    /// What is kept does not agree: nothing is built upon it by this process.
+    Still,
 }
 
 /// A witness, and what a webhook is asked through: made once, since making one reads all public authorities.
@@ -119,32 +130,47 @@ impl Keeper {
 
     async fn opened(&self, desk: &Desk, now: Timestamp) -> Result<Kept, TreeOpenError> {
         let root = Root::ensure(&desk.store, &desk.sealer, now, &*desk.entropy).await.map_err(TreeOpenError::Root)?;
+        let standing = AsyncMutex::new(self.opened_tree(desk, &root, None, now).await?);
+        Ok(Kept { root, standing })
+    }
+
+    /// Opens the tree, if what is kept agrees with the checkpoints that are kept, those that a witness's file
+    /// has, and that which this process stood on.
+    async fn opened_tree(
+        &self,
+        desk: &Desk,
+        root: &Root,
+        stood_on: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Standing, TreeOpenError> {
         // ORDER: before anything is signed again.
-        match self.compare(desk, &root).await {
+        match self.compare(desk, root, stood_on).await {
             Ok(()) => {}
             Err(Fault::Wrong(what)) => {
                 tracing::error!(what, "the record was altered: no checkpoint is signed over it; see `doorward doctor`");
-                return Ok(Kept { root, tree: None });
+                return Ok(Standing::Still);
             }
             Err(Fault::Store(error)) => return Err(TreeOpenError::Tree(error.into())),
         }
-        let tree = match LogTree::open(&desk.store, &desk.sealer, &root, now, &*desk.entropy).await {
-            Ok(tree) => Some(AsyncMutex::new(tree)),
+        match LogTree::open(&desk.store, &desk.sealer, root, now, &*desk.entropy).await {
+            Ok(tree) => {
+                self.state.consistent.store(1, Ordering::Relaxed);
+                Ok(Standing::Grows(Box::new(tree)))
+            }
             Err(error @ TreeError::Inconsistent { .. }) => {
                 tracing::error!(%error, "the record was altered: no checkpoint is signed over it");
-                None
+                Ok(Standing::Still)
             }
-            Err(error) => return Err(TreeOpenError::Tree(error)),
-        };
-        self.state.consistent.store(i64::from(tree.is_some()), Ordering::Relaxed);
-        Ok(Kept { root, tree })
+            Err(error) => Err(TreeOpenError::Tree(error)),
+        }
     }
 
-    /// Holds this node's log and the installation log against the checkpoints that are kept, and against
-    /// those that a witness's file has.
-    async fn compare(&self, desk: &Desk, root: &Root) -> Result<(), Fault> {
+    /// Holds this node's log and the installation log against the checkpoints that are kept, against those
+    /// that a witness's file has, and against that which this process stood on.
+    async fn compare(&self, desk: &Desk, root: &Root, stood_on: Option<&str>) -> Result<(), Fault> {
         let witnesses: Vec<&Witness> = self.witnesses.iter().map(|taker| &taker.witness).collect();
-        let notes = witnessed(&witnesses).await;
+        let mut notes = witnessed(&witnesses).await;
+        notes.extend(stood_on.map(str::to_owned));
         let installation = installation_name(root.key().public());
         // Notes of another installation say nothing of this one; `doctor` tells of them.
         let of_here = |note: &String| {
@@ -185,15 +211,33 @@ impl Keeper {
         if !self.kept.initialized() && self.open(desk, now).await.is_err() {
             return;
         }
-        let Some(Kept { root, tree: Some(tree) }) = self.kept.get() else { return };
-        let mut tree = tree.lock().await;
+        let Some(Kept { root, standing }) = self.kept.get() else { return };
+        let mut standing = standing.lock().await;
+        let anew = matches!(*standing, Standing::Doubted(_));
+        if let Standing::Doubted(stood_on) = &*standing {
+            let opened = self.opened_tree(desk, root, Some(stood_on), now);
+            let opened = tokio::time::timeout(GROW_TIMEOUT, opened).await;
+            match opened {
+                Ok(Ok(opened)) => *standing = opened,
+                Ok(Err(error)) => return tracing::warn!(%error, "the record's tree could not be opened anew"),
+                Err(_) => return tracing::warn!("the record's tree was not opened anew in time"),
+            }
+        }
+        let Standing::Grows(tree) = &mut *standing else { return };
         let work = async {
             let grew = tree.grow(&desk.store, now).await?;
             tree.tend(&desk.store, &desk.sealer, root, now, &*desk.entropy).await?;
             Ok::<_, TreeError>(grew)
         };
-        match tokio::time::timeout(GROW_TIMEOUT, work).await {
+        let worked = tokio::time::timeout(GROW_TIMEOUT, work).await;
+        match worked {
             Ok(Ok(grew)) => self.state.size.store(grew.size, Ordering::Relaxed),
+            Ok(Err(error @ TreeError::Inconsistent { .. })) => {
+                self.state.consistent.store(0, Ordering::Relaxed);
+                tracing::error!(%error, "the record is not the one that the tree was built from: nothing is signed over it");
+                // What a tree that was just opened can't grow from is not looked at again and again.
+                *standing = if anew { Standing::Still } else { Standing::Doubted(tree.note()) };
+            }
             Ok(Err(error)) => tracing::warn!(%error, "the record's tree could not grow"),
             Err(_) => tracing::warn!("the record's tree did not grow in time"),
         }
@@ -202,8 +246,9 @@ impl Keeper {
     /// After the last event was written: a last checkpoint, and the installation log's `log.closed`.
     pub async fn close(&self, desk: &Desk) {
         self.grow(desk).await;
-        let Some(Kept { root, tree: Some(tree) }) = self.kept.get() else { return };
-        let tree = tree.lock().await;
+        let Some(Kept { root, standing }) = self.kept.get() else { return };
+        let standing = standing.lock().await;
+        let Standing::Grows(tree) = &*standing else { return };
         let done = tree.close(&desk.store, root, desk.clock.now());
         if !matches!(tokio::time::timeout(GROW_TIMEOUT, done).await, Ok(Ok(()))) {
             tracing::warn!("the end of this node's log is not in the installation log");

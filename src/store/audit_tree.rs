@@ -29,6 +29,12 @@ const CHECKPOINTS_BEFORE: &str = "\
 const CHECKPOINT_INSERT: &str = "\
     insert into audit_checkpoint (log, size, root, time, note) values ($1, $2, $3, $4, $5) \
     on conflict (log, size) do nothing";
+/// One row while the log is there.
+const STAND: &str = "\
+    select l.number, l.next_seq, c.size, c.root, e.leaf from audit_log l \
+    left join audit_checkpoint c on c.log = l.number and c.size = \
+    (select k.size from audit_checkpoint k where k.log = l.number order by k.size desc limit 1) \
+    left join audit_event e on e.log = l.number and e.seq = $2 where l.number = $1";
 const CHECKPOINT_PRUNE: &str = "\
     delete from audit_checkpoint where time < $1 \
     and size < (select max(c.size) from audit_checkpoint c where c.log = audit_checkpoint.log)";
@@ -97,6 +103,43 @@ impl TryFrom<CheckpointRow> for StoredCheckpoint {
             time: Timestamp::from_millis(row.time),
             note: row.note,
         })
+    }
+}
+
+/// Where a log and its tree stand in the database, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stand {
+    /// The log's next number.
+    pub next: u64,
+    /// How many leaves the newest checkpoint is of, and their root.
+    pub checkpoint: Option<(u64, Hash)>,
+    /// The exact leaf that was asked for.
+    pub leaf: Option<Vec<u8>>,
+}
+
+#[derive(FromRow)]
+struct StandRow {
+    number: i64,
+    next_seq: i64,
+    size: Option<i64>,
+    root: Option<Vec<u8>>,
+    leaf: Option<Vec<u8>>,
+}
+
+impl TryFrom<StandRow> for Stand {
+    type Error = StoreError;
+
+    fn try_from(row: StandRow) -> Result<Self, StoreError> {
+        let wrong = |table, column| StoreError::Inconsistent { table, column, row: row.number.to_string() };
+        let checkpoint = match (row.size, &row.root) {
+            (Some(size), Some(root)) => Some((
+                u64::try_from(size).map_err(|_| wrong("audit_checkpoint", "size"))?,
+                Hash::try_from(root.as_slice()).map_err(|_| wrong("audit_checkpoint", "root"))?,
+            )),
+            _ => None,
+        };
+        let next = u64::try_from(row.next_seq).map_err(|_| wrong("audit_log", "next_seq"))?;
+        Ok(Self { next, checkpoint, leaf: row.leaf })
     }
 }
 
@@ -239,6 +282,17 @@ impl Store {
         Ok(query.fetch_all(self.pool()).await?)
     }
 
+    /// Where a log and its tree stand; none where the log is not there.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn stand_fetch(&self, log: Log) -> Result<Option<Stand>, StoreError> {
+        // No leaf has that number.
+        let query = sqlx::query_as(STAND).bind(log.number).bind(-1_i64);
+        let row: Option<StandRow> = query.fetch_optional(self.pool()).await?;
+        row.map(Stand::try_from).transpose()
+    }
+
     /// The first `size` leaves of the installation log.
     ///
     /// # Errors
@@ -300,6 +354,16 @@ pub struct Grown<'a> {
 }
 
 impl Tx {
+    /// Where a log and its tree stand, with the leaf at place `newest`; none where the log is not there.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn stand_fetch(&mut self, log: Log, newest: u64) -> Result<Option<Stand>, StoreError> {
+        let query = sqlx::query_as(STAND).bind(log.number).bind(signed(newest));
+        let row: Option<StandRow> = query.fetch_optional(self.connection()).await?;
+        row.map(Stand::try_from).transpose()
+    }
+
     /// Keeps a log's tiles and the checkpoint that they lead to. Without a log it is the
     /// installation's own.
     ///

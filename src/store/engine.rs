@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 
 use super::log::{Desk, Log};
 use crate::audit::merkle::Hash;
+use crate::model::Timestamp;
 
 /// Connections that one node opens to its database at most.
 const CONNECTIONS_MAX: u32 = 8;
@@ -273,6 +274,21 @@ impl Store {
         match self.engine {
             Engine::Sqlite => Ok(false),
             Engine::Postgres => Ok(sqlx::query_scalar(READ_ONLY).fetch_one(&self.pool).await?),
+        }
+    }
+
+    /// What the database's clock shows; none where that is this machine's.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn clock_fetch(&self) -> Result<Option<Timestamp>, StoreError> {
+        match self.engine {
+            Engine::Sqlite => Ok(None),
+            Engine::Postgres => {
+                let query = "select (extract(epoch from clock_timestamp()) * 1000)::bigint";
+                let millis: i64 = sqlx::query_scalar(query).fetch_one(&self.pool).await?;
+                Ok(Some(Timestamp::from_millis(millis)))
+            }
         }
     }
 

@@ -45,7 +45,7 @@ pub use access_request::{ACCESS_REQUEST_PAGE_MAX, AccessRequestFilter};
 pub use audit_event::{EVENT_PAGE_MAX, EventFilter, Recorded};
 pub use audit_scan::Position;
 pub use audit_stream::{StoredStream, StreamPosition, StreamStart};
-pub use audit_tree::{Grown, LogEntry, SealedLogKey, StoredCheckpoint};
+pub use audit_tree::{Grown, LogEntry, SealedLogKey, Stand, StoredCheckpoint};
 pub use audit_view::CountedUse;
 pub use credential::{CREDENTIAL_PAGE_MAX, HeldCredential};
 pub use engine::{Store, StoreError, Tx};

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use doorward::audit::EventType;
 use doorward::audit::checkpoint::LogName;
 use doorward::audit::filter::Filter;
 use doorward::config::Witness;
@@ -14,6 +15,7 @@ use doorward::server::tree::Keeper;
 use doorward::server::witness_file;
 
 use crate::api_house::House;
+use crate::audit_stream::{happens, numbered, quiet};
 use crate::audit_verify::{Node, node};
 use crate::leaf::{decision, sealing};
 use crate::support::{databases, sqlite_database, temporary_folder};
@@ -239,6 +241,113 @@ async fn a_start_holds_the_record_against_its_witness_and_signs_nothing_over_one
         .await;
         assert_eq!(start().await, 0);
         assert_eq!(statements().await, before, "nothing is signed over it");
+    }
+}
+
+async fn keeper_of(house: &House) -> Keeper {
+    let keeper = Keeper::new(Vec::new(), Ttl::hours(24 * 400));
+    keeper.open(&house.desk, house.now()).await.unwrap();
+    keeper
+}
+
+fn is_consistent(keeper: &Keeper) -> bool {
+    keeper.state.consistent.load(Ordering::Relaxed) == 1
+}
+
+async fn happen(house: &House, numbers: std::ops::Range<u8>) {
+    for number in numbers {
+        happens(house, &numbered(house, number, EventType::LockSet)).await;
+    }
+}
+
+/// How many events are under the newest checkpoint, of a record that is what its checkpoints say.
+async fn kept(house: &House) -> u64 {
+    let root = Root::open(&house.desk.store, &house.desk.sealer).await.unwrap();
+    let found = tree_check::all(&house.desk.store, root.key(), &[]).await.unwrap();
+    let seen = found.into_iter().map(|(log, seen)| seen.unwrap_or_else(|fault| panic!("{log}: {fault}")));
+    seen.filter(|seen| seen.log == LOG).map(|seen| seen.size).next().unwrap()
+}
+
+/// Takes the newest events away, as a failover does to a replica that was behind.
+async fn lose_from(url: &str, size: u64, checkpoints: &str) {
+    let events = format!("delete from audit_event where log = 1 and seq >= {size}");
+    let next = format!("update audit_log set next_seq = {size} where number = 1");
+    alter(url, &[events.as_str(), next.as_str()]).await;
+    if !checkpoints.is_empty() {
+        alter(url, &[checkpoints]).await;
+    }
+}
+
+#[tokio::test]
+async fn f3_nothing_is_signed_over_what_a_failover_lost_while_the_node_ran() {
+    // No event came since, fewer than were lost, and more.
+    for more in [0, 4, 15] {
+        for url in databases() {
+            let house = quiet(&url).await;
+            let keeper = keeper_of(&house).await;
+            happen(&house, 1..6).await;
+            keeper.attend(&house.desk).await;
+            let size = kept(&house).await;
+            happen(&house, 10..20).await;
+            keeper.attend(&house.desk).await;
+            assert_eq!((kept(&house).await, is_consistent(&keeper)), (size + 10, true));
+
+            let checkpoints = format!("delete from audit_checkpoint where log = 1 and size > {size}");
+            lose_from(&url, size, &checkpoints).await;
+            happen(&house, 30..30 + more).await;
+            for _ in 0..3 {
+                keeper.attend(&house.desk).await;
+                assert!(!is_consistent(&keeper), "{more} more");
+                assert_eq!(kept(&house).await, size, "nothing is signed");
+            }
+            // A new start holds what is there against witnesses only, and goes on from it.
+            let again = keeper_of(&house).await;
+            again.attend(&house.desk).await;
+            assert_eq!((kept(&house).await, is_consistent(&again)), (size + u64::from(more), true));
+            house.desk.store.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn f3_what_was_lost_before_a_checkpoint_was_signed_over_it_is_told_and_the_tree_goes_on() {
+    for url in databases() {
+        let house = quiet(&url).await;
+        let keeper = keeper_of(&house).await;
+        keeper.attend(&house.desk).await;
+        let size = kept(&house).await;
+        happen(&house, 10..16).await;
+        lose_from(&url, size + 2, "").await;
+        keeper.attend(&house.desk).await;
+        assert!(!is_consistent(&keeper), "this process remembers more events than there are");
+        assert_eq!(kept(&house).await, size);
+        keeper.attend(&house.desk).await;
+        assert_eq!((kept(&house).await, is_consistent(&keeper)), (size + 2, true));
+        happen(&house, 30..33).await;
+        keeper.attend(&house.desk).await;
+        assert_eq!((kept(&house).await, is_consistent(&keeper)), (size + 5, true));
+        house.desk.store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_tree_that_another_process_of_the_node_let_grow_is_followed() {
+    for url in databases() {
+        let house = quiet(&url).await;
+        let (one, two) = (keeper_of(&house).await, keeper_of(&house).await);
+        let statements = async || house.desk.store.checkpoint_last(LogName::Installation).await.unwrap().unwrap().size;
+        let before = statements().await;
+        for (round, keeper) in [&one, &two, &two, &one].into_iter().enumerate() {
+            let first = 10 + 10 * u8::try_from(round).unwrap();
+            happen(&house, first..first + 3).await;
+            keeper.attend(&house.desk).await;
+        }
+        two.attend(&house.desk).await;
+        let log = house.desk.store.own_log().unwrap();
+        let events = u64::try_from(house.desk.store.log_size(log).await.unwrap()).unwrap();
+        assert_eq!((kept(&house).await, is_consistent(&one), is_consistent(&two)), (events, true, true));
+        assert_eq!(statements().await, before, "none of them was opened anew");
+        house.desk.store.close().await;
     }
 }
 

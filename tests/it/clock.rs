@@ -1,12 +1,15 @@
 //! A node's clock that steps: what is believed of it, and that nothing new is granted, nothing that is
 //! over is in force again and nothing lasts longer; a56, a57.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use doorward::control::ClockGuard;
 use doorward::control::access::{self, AccessError};
 use doorward::control::audit::retention;
 use doorward::model::clock_watch::{ClockDoubt, ClockWatch, StepAgainst, StepDirection};
 use doorward::model::{Clock, Timestamp, Ttl};
+use doorward::server::ambient::SystemClock;
 use doorward::server::tasks;
 use doorward::store::Use;
 
@@ -160,6 +163,65 @@ fn at_a_start_the_record_is_believed_more_than_the_clock_but_for_small_skew() {
         watched.pass(Ttl::millis(3_600_001));
         assert_eq!(watched.watch.doubt(), None, "it has passed what was on record");
     }
+}
+
+#[test]
+fn a_clock_is_held_against_the_database_s_as_far_as_its_answer_proves_something() {
+    for (off, margin, expected) in [
+        (0, 0, Some(None)),
+        (5000, 0, Some(None)),
+        (-5000, 0, Some(None)),
+        (5001, 0, Some(Some(StepDirection::Forward))),
+        (-5001, 0, Some(Some(StepDirection::Back))),
+        // The answer was under way for longer than they are apart by more than five seconds.
+        (5500, 500, None),
+        (-5500, 500, None),
+        (4501, 500, None),
+        (5501, 500, Some(Some(StepDirection::Forward))),
+        (HOUR, 1000, Some(Some(StepDirection::Forward))),
+        (-HOUR, 1000, Some(Some(StepDirection::Back))),
+    ] {
+        for known in [0, HOUR, -HOUR] {
+            let mut watched = Watched::new();
+            let database = |off: i64| Timestamp::from_millis(watched.clock.now().millis() - off);
+            let (first, second) = (database(known), database(off));
+            watched.watch.hold_against_database(first, Ttl::seconds(0));
+            let before = watched.watch.doubt();
+            let step = watched.watch.hold_against_database(second, Ttl::millis(margin));
+            let way = match watched.watch.doubt() {
+                Some(ClockDoubt::Apart { direction, .. }) => Some(direction),
+                None => None,
+                other => panic!("{other:?}"),
+            };
+            let Some(expected) = expected else {
+                assert_eq!((watched.watch.doubt(), step), (before, None), "{off} {margin} {known}");
+                continue;
+            };
+            assert_eq!(way, expected, "{off} {margin} {known}");
+            assert_eq!(watched.watch.may_be_ahead(), way == Some(StepDirection::Forward));
+            let knew = known != 0 && (known > 0) == (off > 0);
+            assert_eq!(step.is_some(), way.is_some() && !knew, "told once: {off} {margin} {known}");
+            if let Some(step) = step {
+                assert_eq!((step.against, step.size.as_millis()), (StepAgainst::Database, off.abs()));
+                assert_eq!((Some(step.direction), step.expected), (way, second));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_forward_is_not_believed_while_the_database_says_otherwise() {
+    let mut watched = Watched::new();
+    watched.step(HOUR);
+    let right = |watched: &Watched| Timestamp::from_millis(watched.clock.now().millis() - HOUR);
+    watched.watch.hold_against_database(right(&watched), Ttl::seconds(0));
+    watched.pass(Ttl::minutes(2));
+    assert!(watched.watch.may_be_ahead());
+    assert!(matches!(watched.watch.doubt(), Some(ClockDoubt::Apart { direction: StepDirection::Forward, .. })));
+    let now = watched.clock.now();
+    watched.watch.hold_against_database(now, Ttl::seconds(0));
+    assert!(!watched.watch.may_be_ahead(), "it was the database that was behind");
+    assert_eq!(watched.watch.doubt(), None);
 }
 
 async fn node(url: &str, clock: &TestClock, number: u8, seed: u64) -> Node {
@@ -319,6 +381,54 @@ async fn a57_a_node_whose_clock_ran_ahead_ends_nothing_for_the_others_until_it_i
         ahead.advance(Ttl::minutes(1));
         bad.sweep().await.unwrap();
         assert_eq!(node_state(&good, held.id).await, "expired", "its clock is believed by then");
+        good.desk().store.close().await;
+        bad.desk().store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a57_a_node_that_starts_with_a_clock_ahead_of_its_database_ends_and_grants_nothing() {
+    for url in databases() {
+        let now = SystemClock.now();
+        let (clock, ahead) = (TestClock::at(now), TestClock::at(now.plus(Ttl::minutes(10))));
+        let (good, bad) = (node(&url, &clock, 1, 550).await, node(&url, &ahead, 2, 551).await);
+        let (dev, other) = (caller(&good, "dev0").await, caller(&bad, "dev1").await);
+        let (_, held) = good.ask(&dev, &asked("auto", Ttl::minutes(8))).await.unwrap();
+        let held = held.unwrap();
+        let (guard, store) = (&bad.desk().clock_guard, &bad.desk().store);
+        let databases_own = url.starts_with("postgres");
+        guard.compare(store).await.unwrap();
+        assert_eq!((guard.may_be_ahead(), guard.check().is_err()), (databases_own, databases_own), "{url}");
+        if databases_own {
+            let steps = guard.take_steps();
+            let [step] = steps.as_slice() else { panic!("{steps:?}") };
+            assert_eq!((step.direction, step.against), (StepDirection::Forward, StepAgainst::Database));
+            doubted(bad.ask(&other, &asked("auto", Ttl::minutes(1))).await);
+            // It goes on as long as they are apart, and is told once.
+            ahead.advance(Ttl::minutes(2));
+            bad.sweep().await.unwrap();
+            guard.compare(store).await.unwrap();
+            assert!(guard.may_be_ahead() && guard.take_steps().is_empty());
+            assert_eq!(node_state(&good, held.id).await, "active");
+            assert_eq!(good.held("dev0").len(), 1);
+            // One that is set right is still ahead by the time that it went by until then.
+            ahead.step(-12 * 60 * SECOND);
+            guard.compare(store).await.unwrap();
+            assert!(guard.may_be_ahead() && guard.check().is_err());
+
+            let right = ClockGuard::new(Arc::new(SystemClock));
+            right.compare(store).await.unwrap();
+            assert!(right.check().is_ok() && right.take_steps().is_empty());
+            let behind = TestClock::at(now.minus(Ttl::minutes(10)));
+            let guard = ClockGuard::new(Arc::new(behind.clone()));
+            guard.compare(store).await.unwrap();
+            let steps = guard.take_steps();
+            assert!(steps.iter().all(|step| step.direction == StepDirection::Back) && steps.len() == 1, "{steps:?}");
+            assert!(guard.check().is_err() && !guard.may_be_ahead());
+            behind.set(SystemClock.now());
+            guard.compare(store).await.unwrap();
+            assert!(guard.check().is_ok());
+        }
         good.desk().store.close().await;
         bad.desk().store.close().await;
     }

@@ -685,6 +685,10 @@ fn doctor_tells_how_far_the_clock_is_off_and_who_said_so() {
     assert!(finding.detail.contains("90 s behind the provider `corp`"), "{finding}");
     assert!(finding.fix.unwrap().contains("NTP"));
     assert_eq!(doctor::clock(&[]), None);
+    let database = doctor::clock_of_database(600_000);
+    assert_eq!((database.health, database.name.as_str()), (doctor::Health::Fail, "clock and database"));
+    assert!(database.detail.contains("600 s ahead of the database"), "{database}");
+    assert_eq!(doctor::clock_of_database(-5_000).health, doctor::Health::Ok);
 }
 
 #[test]

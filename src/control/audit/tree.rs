@@ -8,8 +8,10 @@
 //! 3. Each pulse takes the leaves that are new, and one transaction keeps tiles and checkpoint.
 //! 4. A key that is a year old is followed by another: `log.key_changed`, and an event in the log.
 //!
-//! INVARIANT: a checkpoint is signed only over leaves that this process hashed itself, as it committed
-//! them or as it read them, on top of a tree whose last checkpoint it checked.
+//! INVARIANTS: a checkpoint is signed only over leaves that this process hashed itself, as it committed
+//! them or as it read them, on top of a tree whose last checkpoint it checked. What a checkpoint is signed
+//! over is in the database that keeps it: a database that went on in the place of another, without the last
+//! commits of that one, has neither the last checkpoint nor leaves that this process remembers.
 
 use std::fmt;
 
@@ -66,6 +68,10 @@ impl fmt::Display for TreeError {
 }
 
 impl std::error::Error for TreeError {}
+
+/// What a database says that has taken the place of another without its last commits.
+const LOST: TreeError =
+    TreeError::Inconsistent { what: "its last checkpoint is not the one that this process has signed or checked" };
 
 impl From<StoreError> for TreeError {
     fn from(error: StoreError) -> Self {
@@ -155,13 +161,26 @@ impl LogTree {
     /// Takes what was numbered since, and keeps tiles and a checkpoint if there was something.
     ///
     /// # Errors
-    /// When the database is away, or numbers are missing. The tree stays as it was then.
+    /// When the database is away, or has not what this tree was built from. The tree stays as it was then.
     pub async fn grow(&mut self, store: &Store, now: Timestamp) -> Result<Grew, TreeError> {
         let mut edge = self.edge.clone();
-        let (before, mut full) = (edge.frontier().size(), Vec::new());
+        let before = edge.frontier().size();
+        let stand = store.stand_fetch(self.log).await?.ok_or(LOST)?;
+        // A commit of ours whose answer was lost, or another process of this node, may have kept more.
+        let (kept, root) = stand.checkpoint.filter(|(kept, _)| *kept >= before).ok_or(LOST)?;
+        let agrees = |edge: &Edge| edge.frontier().size() != kept || edge.frontier().root() == root;
+        if !agrees(&edge) {
+            return Err(LOST);
+        }
+        let (mut full, mut newest) = (Vec::new(), None);
+        let mut push = |edge: &mut Edge, hash| {
+            newest = Some(hash);
+            edge.push(hash, &mut full);
+            if agrees(edge) { Ok(()) } else { Err(LOST) }
+        };
         loop {
             for hash in store.fresh_leaves(edge.frontier().size(), LEAVES_MAX) {
-                edge.push(hash, &mut full);
+                push(&mut edge, hash)?;
             }
             let from = edge.frontier().size();
             let page = store.leaf_list(self.log, from, LEAF_PAGE).await?;
@@ -170,23 +189,42 @@ impl LogTree {
                 if u64::try_from(seq) != Ok(edge.frontier().size()) {
                     return Err(TreeError::Inconsistent { what: "an event is missing" });
                 }
-                edge.push(leaf_hash(&leaf), &mut full);
+                push(&mut edge, leaf_hash(&leaf))?;
             }
-            let added = usize::try_from(edge.frontier().size() - before).unwrap_or(usize::MAX);
-            if last || added >= LEAVES_MAX {
+            let size = edge.frontier().size();
+            let added = usize::try_from(size - before).unwrap_or(usize::MAX);
+            if last || (added >= LEAVES_MAX && size >= kept) {
                 break;
             }
         }
         let size = edge.frontier().size();
-        if size > before {
+        if size < kept || stand.next < before {
+            return Err(TreeError::Inconsistent { what: "events under its last checkpoint are missing" });
+        }
+        if size > kept {
             let checkpoint = signed(&self.signer, &edge, now);
             full.extend(edge.partial());
             let mut tx = store.begin().await?;
+            // ORDER: in the transaction that builds upon it, since the database may be another by now.
+            let found = tx.stand_fetch(self.log, size - 1).await?.ok_or(LOST)?;
+            if found.checkpoint != stand.checkpoint {
+                // Whether what was kept meanwhile is of this tree shows at the next pulse.
+                return Ok(Grew { size: before, added: 0 });
+            }
+            if found.next < size || found.leaf.map(|leaf| leaf_hash(&leaf)) != newest {
+                return Err(TreeError::Inconsistent { what: "events that were committed are not in it" });
+            }
             tx.tree_keep(Some(self.log), &Grown { tiles: &full, checkpoint: &checkpoint }).await?;
             tx.commit().await?;
-            self.edge = edge;
         }
+        self.edge = edge;
         Ok(Grew { size, added: size - before })
+    }
+
+    /// The checkpoint that it stands on, signed: whoever has it can say whether a log is still this one.
+    #[must_use]
+    pub fn note(&self) -> String {
+        checkpoint_of(&self.signer, &self.edge).sign(&self.signer)
     }
 
     /// Tells the installation log of the size from time to time, and changes the key when it is old.
@@ -287,9 +325,13 @@ async fn append(tx: &mut Tx, root: &Root, mut statement: Statement, now: Timesta
 }
 
 fn signed(signer: &NoteSigner, edge: &Edge, now: Timestamp) -> StoredCheckpoint {
+    let checkpoint = checkpoint_of(signer, edge);
+    StoredCheckpoint { size: checkpoint.size, root: checkpoint.root, time: now, note: checkpoint.sign(signer) }
+}
+
+fn checkpoint_of(signer: &NoteSigner, edge: &Edge) -> Checkpoint {
     let (size, root) = (edge.frontier().size(), edge.frontier().root());
-    let checkpoint = Checkpoint { origin: signer.key().name().to_owned(), size, root };
-    StoredCheckpoint { size, root, time: now, note: checkpoint.sign(signer) }
+    Checkpoint { origin: signer.key().name().to_owned(), size, root }
 }
 
 fn make_key(
