@@ -48,7 +48,8 @@ const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "te", "transfer-encod
 
 /// Beginnings of folded names that only proxies and identity servers may write: forwarding, identity
 /// as the gateways of this world name it, client certificates. Sorted, none the beginning of another.
-const RESERVED_PREFIXES: [&str; 47] = [
+const RESERVED_PREFIXES: [&str; 54] = [
+    "adfs-",
     "cf-access-",
     "cf-connecting-",
     "client-cert",
@@ -56,9 +57,14 @@ const RESERVED_PREFIXES: [&str; 47] = [
     "fastly-client-",
     "forwarded",
     "impersonate-",
+    "iv-",
+    "mellon-",
+    "oam-",
     "oidc-claim-",
     "proxy-",
     "remote-",
+    "shib-",
+    "sm-",
     "ssl-",
     "tailscale-",
     "tls-client-",
@@ -90,6 +96,7 @@ const RESERVED_PREFIXES: [&str; 47] = [
     "x-pomerium-",
     "x-real-",
     "x-remote-",
+    "x-remoteuser",
     "x-rewrite",
     "x-spiffe-",
     "x-ssl-",
@@ -99,9 +106,10 @@ const RESERVED_PREFIXES: [&str; 47] = [
 ];
 
 /// Whole folded names of the same kind, sorted.
-const RESERVED_NAMES: [&str; 51] = [
+const RESERVED_NAMES: [&str; 56] = [
     "base-url",
     "client-ip",
+    "eppn",
     "expect",
     "front-end-https",
     "host-override",
@@ -113,8 +121,12 @@ const RESERVED_NAMES: [&str; 51] = [
     "x-anonymous-consumer",
     "x-auth-email",
     "x-auth-groups",
+    "x-auth-id",
+    "x-auth-login",
+    "x-auth-name",
     "x-auth-roles",
     "x-auth-subject",
+    "x-authuser",
     "x-base-url",
     "x-client-dn",
     "x-client-ip",
