@@ -29,7 +29,7 @@ use super::guard_h1::GuardControl;
 use super::handshake::Channel;
 use super::limit;
 use super::membership;
-use super::proof::{DPOP_HEADER, NONCE_HEADER};
+use super::proof::{DPOP_HEADER, NONCE_HEADER, is_proven};
 use super::record::{self, Close, Exchange, counted_address};
 use super::refusal::{DECISION_HEADER, Form, Refusal, Remedy};
 use super::resource;
@@ -143,7 +143,10 @@ async fn pass(
     }
     let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now, &mut known.named).await?;
     let caller = known.caller.insert(caller);
-    limit::admit(&routed.entry, &caller.principal)?;
+    // Who brought a proof was counted before it was used up.
+    if !caller.token.as_deref().is_some_and(is_proven) {
+        limit::admit(&routed.entry, &caller.principal)?;
+    }
     not_stale(worker, routed, caller, now)?;
     let mut judged = authorize(worker, snapshot, channel, routed, caller, now);
     if let Err(refused) = &judged
