@@ -4,12 +4,22 @@ use std::net::IpAddr;
 
 use governor::NotUntil;
 use governor::clock::{Clock, DefaultClock};
+use http::HeaderMap;
 
 use crate::model::Principal;
 
 use super::refusal::Refusal;
 use super::snapshot::ServiceEntry;
 use super::worker::Shared;
+
+/// Lets a head through that has no more fields than heads may have. The guard of HTTP/1 has counted them before;
+/// over HTTP/2 nobody has, whatever the size of the head.
+///
+/// # Errors
+/// `FieldsTooMany`.
+pub fn fields(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
+    if headers.len() <= shared.settings.headers { Ok(()) } else { Err(Refusal::FieldsTooMany) }
+}
 
 /// Seconds until a cell is free, at least one.
 fn seconds_of<P: governor::clock::Reference>(not_until: &NotUntil<P>, now: P) -> u64 {

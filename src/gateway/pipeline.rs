@@ -129,6 +129,7 @@ async fn pass(
     known: &mut Known,
 ) -> Result<Response<Body>, Refusal> {
     let now = exchange.arrived;
+    limit::fields(&worker.shared, request.headers())?;
     let routed = known.routed.insert(route(snapshot, channel, &request)?);
     not_in_emergency(worker, channel)?;
     if browser::is_ours(routed) {

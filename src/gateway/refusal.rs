@@ -72,6 +72,8 @@ pub enum Refusal {
     AuditUnavailable,
     /// The database could not say in time whether what was shown holds.
     Unsettled,
+    /// Its head has more fields than are read.
+    FieldsTooMany,
     /// The upstream gave no answer.
     Upstream(UpstreamFault),
     /// The request's body is longer than the service takes.
@@ -128,9 +130,12 @@ impl Refusal {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Ambiguous(_) | Self::Misdirected | Self::BodyTooLarge | Self::BodyBroken | Self::BodySlow => {
-                "ambiguous_request"
-            }
+            Self::Ambiguous(_)
+            | Self::Misdirected
+            | Self::FieldsTooMany
+            | Self::BodyTooLarge
+            | Self::BodyBroken
+            | Self::BodySlow => "ambiguous_request",
             Self::NoCredential => "no_credential",
             Self::BadCredential(_)
             | Self::SignInOver(_)
@@ -184,6 +189,7 @@ impl Refusal {
             | Self::Upstream(UpstreamFault::Busy) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(UpstreamFault::Slow) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Broken) => StatusCode::BAD_GATEWAY,
+            Self::FieldsTooMany => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::BodySlow => StatusCode::REQUEST_TIMEOUT,
@@ -217,6 +223,7 @@ impl Refusal {
             Self::Emergency => "The database is away: only break-glass is served",
             Self::AuditUnavailable => "The decision can't be recorded",
             Self::Unsettled => "What was shown can't be looked up",
+            Self::FieldsTooMany => "The request has too many header fields",
             Self::Upstream(UpstreamFault::Busy) => "The service behind the door is busy",
             Self::Upstream(_) => "The service behind the door does not answer",
             Self::BodyTooLarge => "The body is too large",
@@ -260,6 +267,7 @@ impl Refusal {
             Self::Emergency => "This node started without its database and knows neither sessions nor revocations. It serves everybody again once the database is back; what can't wait goes by `doorward breakglass open`.".to_owned(),
             Self::AuditUnavailable => "Nothing is let through unrecorded, and the record can't be written at the moment. Try again soon.".to_owned(),
             Self::Unsettled => "Whether what was shown holds can't be looked up in the database at the moment. Try again soon; where a `DPoP` proof was sent, with a fresh one.".to_owned(),
+            Self::FieldsTooMany => "The request's head has more fields than this door reads. Send fewer; each cookie that is sent by itself is one.".to_owned(),
             Self::Upstream(UpstreamFault::Unreachable) => "No upstream of the service could be reached. Try again soon, or tell its owner.".to_owned(),
             Self::Upstream(UpstreamFault::Busy) => "Each connection to the service's upstreams that may be open is in use. Try again soon; its owner can allow more with `connections_per_upstream` under `[limits]` of its service.toml.".to_owned(),
             Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
@@ -304,6 +312,7 @@ impl Refusal {
             | Self::CrossSite
             | Self::ScopeInsufficient { .. }
             | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken)
+            | Self::FieldsTooMany
             | Self::BodyTooLarge
             | Self::BodyBroken
             | Self::BodySlow
@@ -323,6 +332,7 @@ impl Refusal {
             Self::CrossSite => Some("cross-site request with ambient credentials"),
             Self::Misdirected => Some("SNI and Host differ"),
             Self::Unsettled => Some("what was shown could not be looked up in time"),
+            Self::FieldsTooMany => Some("the head has too many fields"),
             _ => None,
         }
     }
