@@ -139,8 +139,13 @@ async fn pass(
         return Ok(metadata);
     }
     if let Some(allowed) = cross_site::preflight(routed, request.headers()) {
-        limit::unasked(&worker.shared, counted_address(channel.peer.ip()))?;
-        return Ok(allowed);
+        let (origin, counted) = (&worker.shared.settings.origin, counted_address(channel.peer.ip()));
+        // INVARIANT: one too many is refused like the others are answered, by nobody and unrecorded: it must not
+        // cost more than it would have.
+        return Ok(match limit::preflight(&worker.shared, counted) {
+            Ok(()) => allowed,
+            Err(refusal) => refusal.response(exchange.decision, Form::Problem, origin, origin),
+        });
     }
     let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now, &mut known.named).await?;
     let caller = known.caller.insert(caller);

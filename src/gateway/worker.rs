@@ -82,8 +82,10 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Refusals per address before anyone is identified.
     pub anonymous: Limiter<IpAddr>,
-    /// Codes and preflights of browsers per address.
+    /// Codes of browsers per address.
     pub unasked: Limiter<IpAddr>,
+    /// Preflights of browsers per address.
+    pub preflights: Limiter<IpAddr>,
     /// Requests to the control host per address: signing in costs more than it looks.
     pub control_requests: Limiter<IpAddr>,
     /// Started without a database: nobody passes but by break-glass.
