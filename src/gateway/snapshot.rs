@@ -10,8 +10,10 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use http::{HeaderName, HeaderValue};
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{ClientConfig, RootCertStore};
 use zeroize::Zeroizing;
 
@@ -126,7 +128,7 @@ impl Snapshot {
             let inject = injections(service, environment).map_err(wrong)?;
             let entry = ServiceEntry {
                 limiter,
-                upstream_tls: upstream_tls(service).map_err(wrong)?,
+                upstream_tls: upstream_tls(service, tls.time()).map_err(wrong)?,
                 injected: Injected::of(inject.iter().map(|(name, _)| name)),
                 inject,
                 metrics: metrics.service(&service.name),
@@ -184,7 +186,8 @@ impl Snapshot {
 /// # Errors
 /// What can't, and what to do.
 pub fn usable(service: &Service, environment: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
-    upstream_tls(service)?;
+    // Only whether it can be made is asked, which no clock has a part in.
+    upstream_tls(service, Arc::new(DefaultTimeProvider))?;
     injections(service, environment)?;
     Ok(())
 }
@@ -197,11 +200,14 @@ pub fn limiter<K: std::hash::Hash + Eq + Clone>(per_second: u32, burst: u32) -> 
     RateLimiter::dashmap_with_clock(Quota::per_second(per_second).allow_burst(burst), DefaultClock::default())
 }
 
-/// How connections to a service's upstreams are secured.
+/// How connections to a service's upstreams are secured, their certificates judged by this clock.
+///
+/// INVARIANT: no handshake is resumed: a resumed one does not look at the upstream's certificate again, and its
+/// end would go unseen.
 ///
 /// # Errors
 /// When a certificate or key can't be used.
-pub fn upstream_tls(service: &Service) -> Result<Arc<ClientConfig>, String> {
+pub fn upstream_tls(service: &Service, time: Arc<dyn TimeProvider>) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     match &service.upstream_tls.ca {
@@ -216,7 +222,7 @@ pub fn upstream_tls(service: &Service) -> Result<Arc<ClientConfig>, String> {
             }
         }
     }
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_details(provider, time)
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .with_root_certificates(roots);
@@ -240,6 +246,7 @@ pub fn upstream_tls(service: &Service) -> Result<Arc<ClientConfig>, String> {
         Some(UpstreamProtocol::Http2) => vec![ALPN_H2.to_vec()],
         Some(UpstreamProtocol::Auto) | None => vec![ALPN_H2.to_vec(), ALPN_H1.to_vec()],
     };
+    config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 
