@@ -69,13 +69,11 @@ pub struct Caller {
 #[derive(Default)]
 struct Claims {
     session: Option<SessionId>,
-    shown: u8,
 }
 
 impl Claims {
     /// Adds what one credential names.
     fn session(&mut self, id: SessionId) -> Result<(), Refusal> {
-        self.shown += 1;
         match self.session {
             Some(other) if other != id => Err(Refusal::BadCredential("credentials name different sessions")),
             _ => {

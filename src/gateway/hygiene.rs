@@ -10,13 +10,6 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// The decision that a response belongs to.
-pub static DECISION: HeaderName = HeaderName::from_static("doorward-decision");
-/// The assertion for the upstream.
-pub static ASSERTION: HeaderName = HeaderName::from_static("doorward-assertion");
-/// The client's token of ours.
-pub static TOKEN: HeaderName = HeaderName::from_static("doorward-token");
-
 /// Every cookie name that begins so, in any case, is ours.
 const OWN_COOKIE_PREFIX: &[u8] = b"__host-doorward";
 /// Names are folded into a buffer of this size; a longer one can match by its beginning only.
