@@ -173,7 +173,7 @@ impl<'a> Section<'a> {
         let Some(value) = self.parsed(key, form, Ttl::parse) else {
             return default;
         };
-        if self.within(key, value, &bounds) { value } else { default }
+        if self.within(key, value, &bounds, "") { value } else { default }
     }
 
     /// A number where a unit is needed too, and what is wrong with it.
@@ -193,6 +193,17 @@ impl<'a> Section<'a> {
     }
 
     pub(in crate::config) fn count(&mut self, key: &'static str, default: u32, bounds: RangeInclusive<u32>) -> u32 {
+        self.count_bounded(key, default, bounds, "")
+    }
+
+    /// As [`Section::count`], with the reason for its bounds as the end of the help.
+    pub(in crate::config) fn count_bounded(
+        &mut self,
+        key: &'static str,
+        default: u32,
+        bounds: RangeInclusive<u32>,
+        why: &str,
+    ) -> u32 {
         let Some(node) = self.node(key) else {
             return default;
         };
@@ -200,7 +211,7 @@ impl<'a> Section<'a> {
             self.wrong_kind(key, node, "a whole number", "write digits without quotes");
             return default;
         };
-        let within = self.within(key, number, &(i64::from(*bounds.start())..=i64::from(*bounds.end())));
+        let within = self.within(key, number, &(i64::from(*bounds.start())..=i64::from(*bounds.end())), why);
         if within { u32::try_from(number).unwrap_or(default) } else { default }
     }
 
@@ -327,12 +338,12 @@ impl<'a> Section<'a> {
         self.entries?.get(key)
     }
 
-    fn within<T: PartialOrd + Display>(&self, key: &str, value: T, bounds: &RangeInclusive<T>) -> bool {
+    fn within<T: PartialOrd + Display>(&self, key: &str, value: T, bounds: &RangeInclusive<T>, why: &str) -> bool {
         let within = bounds.contains(&value);
         if !within {
             let (least, most) = (bounds.start(), bounds.end());
             let message = format!("`{}` is {value}, outside {least} to {most}", self.path_of(key));
-            self.error(key, message, &format!("give something from {least} to {most}"));
+            self.error(key, message, &format!("give something from {least} to {most}{why}"));
         }
         within
     }

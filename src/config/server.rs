@@ -59,7 +59,7 @@ pub struct Limits {
     pub keep_alive: Ttl,
     /// `head_bytes`: of a request's head. Default 64 KiB.
     pub head_bytes: u32,
-    /// `headers`: fields of a request's head. Default 100.
+    /// `headers`: fields of a request's head. Default 100, and no more: the reader of HTTP/1 takes no longer heads.
     pub headers: u32,
     /// `http2_streams`: open at a time on one connection. Default 100.
     pub http2_streams: u32,
@@ -177,7 +177,12 @@ fn read_limits(mut section: Section<'_>) -> Limits {
         body_rate_min: section.count("body_rate_min", default.body_rate_min, 0..=1_000_000),
         keep_alive: section.ttl("keep_alive", default.keep_alive, Ttl::seconds(1)..=Ttl::hours(1)),
         head_bytes: section.count("head_bytes", default.head_bytes, 4096..=1024 * 1024),
-        headers: section.count("headers", default.headers, 16..=1000),
+        headers: section.count_bounded(
+            "headers",
+            default.headers,
+            16..=100,
+            ": the reader of HTTP/1 takes no head of more than 100 fields",
+        ),
         http2_streams: section.count("http2_streams", default.http2_streams, 1..=10_000),
         http2_control_frames: section.count("http2_control_frames", default.http2_control_frames, 100..=1_000_000),
         requests_per_second_per_address: section.count(

@@ -26,7 +26,7 @@ use super::return_to::ReturnTo;
 /// How long a browser may take from the control host to the service host.
 pub const CODE_TTL: Ttl = Ttl::minutes(1);
 /// Where a service host takes the code.
-const CALLBACK_PATH: &str = "/.doorward/callback";
+pub const CALLBACK_PATH: &str = "/.doorward/callback";
 /// The longest code and cookie that are looked at, in bytes.
 const SECRET_BYTES_MAX: usize = 128;
 

@@ -26,6 +26,7 @@ use super::cross_site::not_cross_site;
 use super::handshake::Channel;
 use super::hygiene::own_cookie;
 use super::limit;
+use super::lookup::Looked;
 use super::membership::{self, counting};
 use super::proof;
 use super::refusal::Refusal;
@@ -68,13 +69,11 @@ pub struct Caller {
 #[derive(Default)]
 struct Claims {
     session: Option<SessionId>,
-    shown: u8,
 }
 
 impl Claims {
     /// Adds what one credential names.
     fn session(&mut self, id: SessionId) -> Result<(), Refusal> {
-        self.shown += 1;
         match self.session {
             Some(other) if other != id => Err(Refusal::BadCredential("credentials name different sessions")),
             _ => {
@@ -141,7 +140,7 @@ pub async fn authenticate(
         None => None,
         Some(shown) => {
             let token = verified_token(worker, snapshot, routed, shown.text, now)?;
-            proof::check(worker, routed, headers, &token, shown, now).await?;
+            proof::check(worker, routed, headers, &token, shown, now, named).await?;
             Some(token)
         }
     };
@@ -251,11 +250,32 @@ async fn cookie_session(worker: &Worker, channel: &Channel, value: &str, host: &
             if let refused @ Refusal::RateLimited { .. } = limit::anonymous(&worker.shared, address, unknown.clone()) {
                 return Err(refused);
             }
-            worker.shared.lookup.cookie(hash).await;
-            directory.cookie(&hash).ok_or_else(|| unknown.clone())?
+            let looked = worker.shared.lookup.cookie(hash).await;
+            directory.cookie(&hash).ok_or_else(|| in_doubt(looked).unwrap_or_else(|| unknown.clone()))?
         }
     };
     if *entry.host == *host { Ok(entry.session) } else { Err(unknown) }
+}
+
+/// What is not known is refused as such only where the store could be asked.
+fn in_doubt(looked: Looked) -> Option<Refusal> {
+    match looked {
+        Looked::Settled => None,
+        Looked::InDoubt => Some(Refusal::Unsettled),
+    }
+}
+
+/// The session, as this node or else the store knows it.
+async fn known_session(worker: &Worker, id: SessionId) -> Result<Option<Arc<LiveSession>>, Refusal> {
+    let directory = &worker.shared.directory;
+    if let Some(live) = directory.session(id) {
+        return Ok(Some(live));
+    }
+    let looked = worker.shared.lookup.session(id).await;
+    match directory.session(id) {
+        None => in_doubt(looked).map_or(Ok(None), Err),
+        known => Ok(known),
+    }
 }
 
 /// The sessions of those who act by a token: each must live and be theirs, and none of them barred.
@@ -270,10 +290,8 @@ async fn acting_sessions(
         if directory.is_locked(&actor.principal) {
             return Err(Refusal::Locked);
         }
-        if directory.session(actor.session).is_none() {
-            worker.shared.lookup.session(actor.session).await;
-        }
-        let live = directory.session(actor.session).filter(|live| live.session.principal == actor.principal);
+        let live = known_session(worker, actor.session).await?;
+        let live = live.filter(|live| live.session.principal == actor.principal);
         let live = live.ok_or(Refusal::BadCredential("a token of one who acts in an unknown session"))?;
         if !live.session.is_live(now) {
             return Err(Refusal::BadCredential("a token of one who acted in a session that is over"));
@@ -289,9 +307,9 @@ async fn in_use(worker: &Worker, live: &LiveSession, now: Timestamp) -> Result<(
     let created_at = live.session.created_at;
     if live.used.is_idle(created_at, idle, now) {
         // It may have been used at another node.
-        worker.shared.lookup.session_use(live.session.id).await;
+        let looked = worker.shared.lookup.session_use(live.session.id).await;
         if live.used.is_idle(created_at, idle, now) {
-            return Err(Refusal::SessionEnded);
+            return Err(in_doubt(looked).unwrap_or(Refusal::SessionEnded));
         }
     }
     if live.used.note(step(idle), now) {
@@ -310,13 +328,7 @@ async fn session_caller(
     named: &mut Option<Principal>,
 ) -> Result<Caller, Refusal> {
     let directory = &worker.shared.directory;
-    let live = match directory.session(id) {
-        Some(live) => live,
-        None => {
-            worker.shared.lookup.session(id).await;
-            directory.session(id).ok_or(Refusal::BadCredential("an unknown session"))?
-        }
-    };
+    let live = known_session(worker, id).await?.ok_or(Refusal::BadCredential("an unknown session"))?;
     *named = Some(live.session.principal.clone());
     if !live.session.is_live(now) {
         return Err(Refusal::SessionEnded);

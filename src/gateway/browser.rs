@@ -12,6 +12,7 @@ use data_encoding::BASE64URL_NOPAD;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+use crate::control::browser::{CALLBACK_PATH, Redeemed};
 use crate::control::return_to::{RETURN_TO_BYTES_MAX, ReturnTo};
 use crate::identity::certificate::Issuer;
 use crate::identity::cookie::{self, CookieValue, FLOW_COOKIE, Presented, SESSION_COOKIE};
@@ -30,23 +31,12 @@ use super::route::Routed;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
 
-/// Where the control host sends a browser back to.
-pub const CALLBACK_PATH: &str = "/.doorward/callback";
 /// Everything below is ours on every service host.
 const OWN_PREFIX: &str = "/.doorward/";
 /// How long a browser may take to sign in, in seconds.
 const FLOW_SECONDS: i64 = 600;
 /// The characters of a code and of a cookie: 32 bytes in base64url.
 const SECRET_CHARACTERS: usize = 43;
-
-/// What the gateway needs of sign-in: a code redeemed for a cookie's value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Redeemed {
-    /// The value of the new cookie, for the browser alone.
-    pub cookie: String,
-    /// Where the browser wanted to go: a path of this host.
-    pub return_to: String,
-}
 
 /// Redeems single-use codes; runs on the control runtime and answers across.
 pub trait CodeDesk: Send + Sync {
@@ -109,8 +99,7 @@ pub async fn answer(
     let answer = worker.shared.codes.redeem(code, routed.canonical.host.clone(), flow, now);
     let redeemed = tokio::time::timeout(std::time::Duration::from_secs(5), answer).await;
     let redeemed = redeemed.ok().and_then(Result::ok).flatten().ok_or(unknown)?;
-    let set = format!("{SESSION_COOKIE}={}; Path=/; Secure; HttpOnly; SameSite=Lax", redeemed.cookie);
-    redirect(&redeemed.return_to, &[set])
+    redirect(&redeemed.return_to, &[redeemed.cookie.set(SESSION_COOKIE)])
 }
 
 /// What a browser that asks for a page shows beside its session's cookie, noted before its request is taken

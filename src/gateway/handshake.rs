@@ -321,11 +321,23 @@ impl TimeProvider for RustlsTime {
     }
 }
 
+/// The clock that the node goes by, as rustls asks it.
+#[must_use]
+pub fn tls_time(clock: &Arc<dyn Clock>) -> Arc<dyn TimeProvider> {
+    Arc::new(RustlsTime(Arc::clone(clock)))
+}
+
 impl TlsSide {
+    /// The clock that certificates are judged by here.
+    #[must_use]
+    pub fn time(&self) -> Arc<dyn TimeProvider> {
+        Arc::clone(&self.required.time_provider)
+    }
+
     /// The same, judging certificates by this clock.
     #[must_use]
     pub fn by(&self, clock: &Arc<dyn Clock>) -> Self {
-        let time: Arc<dyn TimeProvider> = Arc::new(RustlsTime(Arc::clone(clock)));
+        let time = tls_time(clock);
         let side = |config: &Arc<ServerConfig>| {
             let mut config = ServerConfig::clone(config);
             config.time_provider = Arc::clone(&time);

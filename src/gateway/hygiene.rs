@@ -10,13 +10,6 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// The decision that a response belongs to.
-pub static DECISION: HeaderName = HeaderName::from_static("doorward-decision");
-/// The assertion for the upstream.
-pub static ASSERTION: HeaderName = HeaderName::from_static("doorward-assertion");
-/// The client's token of ours.
-pub static TOKEN: HeaderName = HeaderName::from_static("doorward-token");
-
 /// Every cookie name that begins so, in any case, is ours.
 const OWN_COOKIE_PREFIX: &[u8] = b"__host-doorward";
 /// Names are folded into a buffer of this size; a longer one can match by its beginning only.
@@ -48,7 +41,8 @@ const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "te", "transfer-encod
 
 /// Beginnings of folded names that only proxies and identity servers may write: forwarding, identity
 /// as the gateways of this world name it, client certificates. Sorted, none the beginning of another.
-const RESERVED_PREFIXES: [&str; 47] = [
+const RESERVED_PREFIXES: [&str; 54] = [
+    "adfs-",
     "cf-access-",
     "cf-connecting-",
     "client-cert",
@@ -56,9 +50,14 @@ const RESERVED_PREFIXES: [&str; 47] = [
     "fastly-client-",
     "forwarded",
     "impersonate-",
+    "iv-",
+    "mellon-",
+    "oam-",
     "oidc-claim-",
     "proxy-",
     "remote-",
+    "shib-",
+    "sm-",
     "ssl-",
     "tailscale-",
     "tls-client-",
@@ -90,6 +89,7 @@ const RESERVED_PREFIXES: [&str; 47] = [
     "x-pomerium-",
     "x-real-",
     "x-remote-",
+    "x-remoteuser",
     "x-rewrite",
     "x-spiffe-",
     "x-ssl-",
@@ -99,9 +99,10 @@ const RESERVED_PREFIXES: [&str; 47] = [
 ];
 
 /// Whole folded names of the same kind, sorted.
-const RESERVED_NAMES: [&str; 51] = [
+const RESERVED_NAMES: [&str; 56] = [
     "base-url",
     "client-ip",
+    "eppn",
     "expect",
     "front-end-https",
     "host-override",
@@ -113,8 +114,12 @@ const RESERVED_NAMES: [&str; 51] = [
     "x-anonymous-consumer",
     "x-auth-email",
     "x-auth-groups",
+    "x-auth-id",
+    "x-auth-login",
+    "x-auth-name",
     "x-auth-roles",
     "x-auth-subject",
+    "x-authuser",
     "x-base-url",
     "x-client-dn",
     "x-client-ip",

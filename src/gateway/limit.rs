@@ -4,12 +4,28 @@ use std::net::IpAddr;
 
 use governor::NotUntil;
 use governor::clock::{Clock, DefaultClock};
+use http::HeaderMap;
 
 use crate::model::Principal;
 
 use super::refusal::Refusal;
 use super::snapshot::ServiceEntry;
 use super::worker::Shared;
+
+/// Preflights of one address a second. Each is answered from memory, and browsers of a whole company may send them
+/// from one address: only what no page does is too much.
+pub const PREFLIGHTS_PER_SECOND: u32 = 1000;
+/// How many of them may come at once.
+pub const PREFLIGHTS_BURST: u32 = 5000;
+
+/// Lets a head through that has no more fields than heads may have. The guard of HTTP/1 has counted them before;
+/// over HTTP/2 nobody has, whatever the size of the head.
+///
+/// # Errors
+/// `FieldsTooMany`.
+pub fn fields(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
+    if headers.len() <= shared.settings.headers { Ok(()) } else { Err(Refusal::FieldsTooMany) }
+}
 
 /// Seconds until a cell is free, at least one.
 fn seconds_of<P: governor::clock::Reference>(not_until: &NotUntil<P>, now: P) -> u64 {
@@ -37,13 +53,26 @@ pub fn control_request(shared: &Shared, address: IpAddr) -> Result<(), Refusal> 
     shared.control_requests.check_key(&address).map_err(|not_until| of_address(shared, &not_until))
 }
 
-/// Lets through what a browser sends before anybody is known, codes and preflights, if its address does not send too
-/// many. Others' refusals at the same address are no reason why somebody could not end their sign-in.
+/// Lets through the code of a browser, by which nobody is known before it is looked for, if its address does not
+/// send too many. Others' refusals at the same address are no reason why somebody could not end their sign-in.
 ///
 /// # Errors
 /// `RateLimited`, with the seconds to wait.
 pub fn unasked(shared: &Shared, address: IpAddr) -> Result<(), Refusal> {
     shared.unasked.check_key(&address).map_err(|not_until| of_address(shared, &not_until))
+}
+
+/// Lets a preflight through, if its address does not send too many. They take no part in what else is counted by
+/// address: a page of another origin is no reason why nobody at its address could sign in.
+///
+/// # Errors
+/// `RateLimited`, with the seconds to wait.
+pub fn preflight(shared: &Shared, address: IpAddr) -> Result<(), Refusal> {
+    shared.preflights.check_key(&address).map_err(|not_until| Refusal::RateLimited {
+        retry_after_seconds: seconds_of(&not_until, DefaultClock::default().now()),
+        quota: PREFLIGHTS_BURST,
+        window_seconds: u64::from(PREFLIGHTS_BURST.div_ceil(PREFLIGHTS_PER_SECOND)),
+    })
 }
 
 fn of_address(shared: &Shared, not_until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Refusal {

@@ -30,7 +30,7 @@ use super::guard_h1::GuardControl;
 use super::handshake::Channel;
 use super::limit;
 use super::membership;
-use super::proof::{DPOP_HEADER, NONCE_HEADER};
+use super::proof::{DPOP_HEADER, NONCE_HEADER, is_proven};
 use super::record::{self, Close, Exchange};
 use super::refusal::{DECISION_HEADER, Form, Refusal, Remedy};
 use super::resource;
@@ -130,6 +130,7 @@ async fn pass(
     known: &mut Known,
 ) -> Result<Response<Body>, Refusal> {
     let now = exchange.arrived;
+    limit::fields(&worker.shared, request.headers())?;
     let routed = known.routed.insert(route(snapshot, channel, &request)?);
     not_in_emergency(worker, channel)?;
     if browser::is_ours(routed) {
@@ -139,12 +140,20 @@ async fn pass(
         return Ok(metadata);
     }
     if let Some(allowed) = cross_site::preflight(routed, request.headers()) {
-        limit::unasked(&worker.shared, counted_address(channel.peer.ip()))?;
-        return Ok(allowed);
+        let (origin, counted) = (&worker.shared.settings.origin, counted_address(channel.peer.ip()));
+        // INVARIANT: one too many is refused like the others are answered, by nobody and unrecorded: it must not
+        // cost more than it would have.
+        return Ok(match limit::preflight(&worker.shared, counted) {
+            Ok(()) => allowed,
+            Err(refusal) => refusal.response(exchange.decision, Form::Problem, origin, origin),
+        });
     }
     let caller = authenticate(worker, snapshot, channel, routed, request.headers(), now, &mut known.named).await?;
     let caller = known.caller.insert(caller);
-    limit::admit(&routed.entry, &caller.principal)?;
+    // Who brought a proof was counted before it was used up.
+    if !caller.token.as_deref().is_some_and(is_proven) {
+        limit::admit(&routed.entry, &caller.principal)?;
+    }
     not_stale(worker, routed, caller, now)?;
     let mut judged = authorize(worker, snapshot, channel, routed, caller, now);
     if let Err(refused) = &judged

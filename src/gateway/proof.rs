@@ -9,9 +9,10 @@
 use http::{HeaderMap, HeaderName};
 
 use crate::identity::dpop::{self, Purpose};
-use crate::model::Timestamp;
+use crate::model::{Principal, Timestamp};
 
 use super::bearer::VerifiedToken;
+use super::limit;
 use super::refusal::Refusal;
 use super::route::Routed;
 use super::worker::Worker;
@@ -42,11 +43,19 @@ pub struct Presented<'a> {
     pub scheme: Scheme,
 }
 
-/// Checks the proof that comes with a token, or that none has to.
+/// Whether a token comes with a proof at each use: its principal is let through by their rate in [`check`].
+#[must_use]
+pub const fn is_proven(token: &VerifiedToken) -> bool {
+    token.bound_key.is_some()
+}
+
+/// Checks the proof that comes with a token, or that none has to. `named` is whom it proved, where more of
+/// them is a refusal.
 ///
 /// # Errors
 /// `BadProof` when it is missing, does not hold, or was used before; also for a proof beside a token
-/// that is bound to no key, since its holder believes it to be.
+/// that is bound to no key, since its holder believes it to be. `RateLimited` for one too many of a
+/// principal, `Unsettled` where it can't be said whether it was used before.
 pub async fn check(
     worker: &Worker,
     routed: &Routed,
@@ -54,6 +63,7 @@ pub async fn check(
     token: &VerifiedToken,
     shown: Presented<'_>,
     now: Timestamp,
+    named: &mut Option<Principal>,
 ) -> Result<(), Refusal> {
     let Some(key) = token.bound_key else {
         return if shown.scheme == Scheme::Dpop {
@@ -89,9 +99,14 @@ pub async fn check(
     if proof.key != key {
         return Err(Refusal::BadProof("a proof of another key"));
     }
+    // ORDER: a proof is used up by writing into the database, so who proved themselves is counted before.
+    if let Err(refusal) = limit::admit(&routed.entry, &token.principal) {
+        *named = Some(token.principal.clone());
+        return Err(refusal);
+    }
     match Box::pin(worker.shared.lookup.use_once(proof.once, proof.remember_until)).await {
         Some(true) => Ok(()),
         Some(false) => Err(Refusal::BadProof("a proof that was used before")),
-        None => Err(Refusal::AuditUnavailable),
+        None => Err(Refusal::Unsettled),
     }
 }

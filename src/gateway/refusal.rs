@@ -70,6 +70,10 @@ pub enum Refusal {
     Emergency,
     /// The decision could not be recorded.
     AuditUnavailable,
+    /// The database could not say in time whether what was shown holds.
+    Unsettled,
+    /// Its head has more fields than are read.
+    FieldsTooMany,
     /// The upstream gave no answer.
     Upstream(UpstreamFault),
     /// The request's body is longer than the service takes.
@@ -126,9 +130,12 @@ impl Refusal {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Ambiguous(_) | Self::Misdirected | Self::BodyTooLarge | Self::BodyBroken | Self::BodySlow => {
-                "ambiguous_request"
-            }
+            Self::Ambiguous(_)
+            | Self::Misdirected
+            | Self::FieldsTooMany
+            | Self::BodyTooLarge
+            | Self::BodyBroken
+            | Self::BodySlow => "ambiguous_request",
             Self::NoCredential => "no_credential",
             Self::BadCredential(_)
             | Self::SignInOver(_)
@@ -146,7 +153,7 @@ impl Refusal {
             Self::ScopeInsufficient { .. } => "scope_insufficient",
             Self::RateLimited { .. } => "rate_limited",
             Self::Stale | Self::Emergency => "stale",
-            Self::AuditUnavailable | Self::Internal => "audit_unavailable",
+            Self::AuditUnavailable | Self::Unsettled | Self::Internal => "audit_unavailable",
             Self::Upstream(_) => "upstream_unavailable",
         }
     }
@@ -175,11 +182,14 @@ impl Refusal {
             | Self::ScopeInsufficient { .. } => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Stale | Self::Emergency | Self::AuditUnavailable | Self::Upstream(UpstreamFault::Busy) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Stale
+            | Self::Emergency
+            | Self::AuditUnavailable
+            | Self::Unsettled
+            | Self::Upstream(UpstreamFault::Busy) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(UpstreamFault::Slow) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Broken) => StatusCode::BAD_GATEWAY,
+            Self::FieldsTooMany => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::BodySlow => StatusCode::REQUEST_TIMEOUT,
@@ -212,6 +222,8 @@ impl Refusal {
             Self::Stale => "Revocations can't be confirmed",
             Self::Emergency => "The database is away: only break-glass is served",
             Self::AuditUnavailable => "The decision can't be recorded",
+            Self::Unsettled => "What was shown can't be looked up",
+            Self::FieldsTooMany => "The request has too many header fields",
             Self::Upstream(UpstreamFault::Busy) => "The service behind the door is busy",
             Self::Upstream(_) => "The service behind the door does not answer",
             Self::BodyTooLarge => "The body is too large",
@@ -254,6 +266,8 @@ impl Refusal {
             Self::Stale => "This node has not been able to confirm revocations lately and lets nobody through until it can. Try again soon.".to_owned(),
             Self::Emergency => "This node started without its database and knows neither sessions nor revocations. It serves everybody again once the database is back; what can't wait goes by `doorward breakglass open`.".to_owned(),
             Self::AuditUnavailable => "Nothing is let through unrecorded, and the record can't be written at the moment. Try again soon.".to_owned(),
+            Self::Unsettled => "Whether what was shown holds can't be looked up in the database at the moment. Try again soon; where a `DPoP` proof was sent, with a fresh one.".to_owned(),
+            Self::FieldsTooMany => "The request's head has more fields than this door reads. Send fewer; each cookie that is sent by itself is one.".to_owned(),
             Self::Upstream(UpstreamFault::Unreachable) => "No upstream of the service could be reached. Try again soon, or tell its owner.".to_owned(),
             Self::Upstream(UpstreamFault::Busy) => "Each connection to the service's upstreams that may be open is in use. Try again soon; its owner can allow more with `connections_per_upstream` under `[limits]` of its service.toml.".to_owned(),
             Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
@@ -284,6 +298,7 @@ impl Refusal {
             | Self::Stale
             | Self::Emergency
             | Self::AuditUnavailable
+            | Self::Unsettled
             | Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Busy) => Remedy::Retry,
             Self::Ambiguous(_)
             | Self::Misdirected
@@ -297,6 +312,7 @@ impl Refusal {
             | Self::CrossSite
             | Self::ScopeInsufficient { .. }
             | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken)
+            | Self::FieldsTooMany
             | Self::BodyTooLarge
             | Self::BodyBroken
             | Self::BodySlow
@@ -315,6 +331,8 @@ impl Refusal {
             Self::OpeningElsewhere => Some("the opening is not for this service"),
             Self::CrossSite => Some("cross-site request with ambient credentials"),
             Self::Misdirected => Some("SNI and Host differ"),
+            Self::Unsettled => Some("what was shown could not be looked up in time"),
+            Self::FieldsTooMany => Some("the head has too many fields"),
             _ => None,
         }
     }
@@ -470,7 +488,11 @@ impl Refusal {
                     }
                 }
             }
-            Self::Stale | Self::Emergency | Self::AuditUnavailable | Self::Upstream(UpstreamFault::Busy) => {
+            Self::Stale
+            | Self::Emergency
+            | Self::AuditUnavailable
+            | Self::Unsettled
+            | Self::Upstream(UpstreamFault::Busy) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
             }
             Self::Ambiguous(ambiguity) if ambiguity.status() == 405 => {

@@ -10,15 +10,20 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use http::{HeaderName, HeaderValue};
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{ClientConfig, RootCertStore};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::credential::token::SigningKey;
 use crate::identity::token::KeySet;
-use crate::model::{Principal, Secret, ServiceName};
-use crate::policy::{ClientCertificate, InjectionScheme, PolicySet, SecretSource, Service, UpstreamProtocol};
+use crate::model::{Principal, Secret, ServiceName, Ttl};
+use crate::policy::{
+    ClientCertificate, InjectionScheme, PolicySet, SecretSource, Service, Upstream, UpstreamProtocol, UpstreamTls,
+};
 
 use super::handshake::{ALPN_H1, ALPN_H2, TlsSide};
 use super::hygiene::Injected;
@@ -47,14 +52,60 @@ impl fmt::Display for SnapshotError {
 
 impl std::error::Error for SnapshotError {}
 
+/// How the upstreams of a service are reached: all that connections to them are made from.
+///
+/// INVARIANT: one that a reload did not change stays the same `Arc`. By that it is seen that the connections
+/// which lie idle, and what is known of upstreams that rest, are good still.
+pub struct UpstreamSide {
+    /// How connections are secured.
+    pub tls: Arc<ClientConfig>,
+    /// What it was made from.
+    pub settings: UpstreamSettings,
+}
+
+/// What the files say of how upstreams are reached.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UpstreamSettings {
+    /// Where requests go.
+    pub upstreams: Vec<Upstream>,
+    /// How they are recognised, and we by them.
+    pub tls: UpstreamTls,
+    /// Whether they are checked.
+    pub are_checked: bool,
+    /// How long a connection may take to come about.
+    pub connect: Ttl,
+    /// Connections of one thread to one of them.
+    pub connections_max: u32,
+    /// SHA-256 of each file that `tls` names: their content may change under the same name.
+    files: Vec<[u8; 32]>,
+}
+
+impl UpstreamSettings {
+    fn of(service: &Service) -> Result<Self, String> {
+        let tls = &service.upstream_tls;
+        let hash = |path: &std::path::PathBuf| -> Result<[u8; 32], String> {
+            let bytes = std::fs::read(path).map_err(|e| format!("reading `{}`: {e}", path.display()))?;
+            Ok(Sha256::digest(Zeroizing::new(bytes).as_slice()).into())
+        };
+        Ok(Self {
+            upstreams: service.upstreams.clone(),
+            tls: tls.clone(),
+            are_checked: service.health.is_some(),
+            connect: service.timeouts.connect,
+            connections_max: service.limits.connections_per_upstream,
+            files: [&tls.ca, &tls.certificate, &tls.key].into_iter().flatten().map(hash).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
 /// One service with all that is built once per reload.
 pub struct ServiceEntry {
     /// The service as its folder says.
     pub service: Arc<Service>,
     /// Requests per principal.
     pub limiter: Arc<Limiter<Principal>>,
-    /// How connections to its upstreams are secured.
-    pub upstream_tls: Arc<ClientConfig>,
+    /// How its upstreams are reached.
+    pub upstreams: Arc<UpstreamSide>,
     /// Header fields that its upstream gets from us, secret values resolved.
     pub inject: Vec<(HeaderName, HeaderValue)>,
     /// Their names, which a client may not use; none where there are none.
@@ -97,7 +148,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Builds what services need from the policies. Limiters of services whose limits did not
-    /// change are kept from `before`, so that a reload forgives nobody.
+    /// change are kept from `before`, so that a reload forgives nobody, and so is how upstreams are reached.
     ///
     /// # Errors
     /// When a certificate, key or secret of a service can't be used.
@@ -119,14 +170,15 @@ impl Snapshot {
                 let limits = &entry.service.limits;
                 limits.requests_per_second == service.limits.requests_per_second && limits.burst == service.limits.burst
             };
-            let limiter = match before.and_then(|before| before.services.get(&service.name)).filter(same_limits) {
+            let known = before.and_then(|before| before.services.get(&service.name));
+            let limiter = match known.filter(same_limits) {
                 Some(entry) => Arc::clone(&entry.limiter),
                 None => Arc::new(limiter(service.limits.requests_per_second, service.limits.burst)),
             };
             let inject = injections(service, environment).map_err(wrong)?;
             let entry = ServiceEntry {
                 limiter,
-                upstream_tls: upstream_tls(service).map_err(wrong)?,
+                upstreams: upstream_side(service, known, tls.time()).map_err(wrong)?,
                 injected: Injected::of(inject.iter().map(|(name, _)| name)),
                 inject,
                 metrics: metrics.service(&service.name),
@@ -166,6 +218,12 @@ impl Snapshot {
         self.checked.iter()
     }
 
+    /// Whether the upstreams of this service are reached so.
+    #[must_use]
+    pub fn reaches(&self, service: &ServiceName, side: &Arc<UpstreamSide>) -> bool {
+        self.services.get(service).is_some_and(|entry| Arc::ptr_eq(&entry.upstreams, side))
+    }
+
     /// The service at this host.
     #[must_use]
     pub fn service_at(&self, host: &str) -> Option<&Arc<ServiceEntry>> {
@@ -184,7 +242,8 @@ impl Snapshot {
 /// # Errors
 /// What can't, and what to do.
 pub fn usable(service: &Service, environment: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
-    upstream_tls(service)?;
+    // Only whether it can be made is asked, which no clock has a part in.
+    upstream_tls(service, Arc::new(DefaultTimeProvider))?;
     injections(service, environment)?;
     Ok(())
 }
@@ -197,11 +256,28 @@ pub fn limiter<K: std::hash::Hash + Eq + Clone>(per_second: u32, burst: u32) -> 
     RateLimiter::dashmap_with_clock(Quota::per_second(per_second).allow_burst(burst), DefaultClock::default())
 }
 
-/// How connections to a service's upstreams are secured.
+/// How a service's upstreams are reached: as they were, where nothing changed.
+fn upstream_side(
+    service: &Service,
+    known: Option<&Arc<ServiceEntry>>,
+    time: Arc<dyn TimeProvider>,
+) -> Result<Arc<UpstreamSide>, String> {
+    // ORDER: the files are hashed before they are used, so that what changes in between is seen by the next reload.
+    let settings = UpstreamSettings::of(service)?;
+    match known.filter(|entry| entry.upstreams.settings == settings) {
+        Some(entry) => Ok(Arc::clone(&entry.upstreams)),
+        None => Ok(Arc::new(UpstreamSide { tls: upstream_tls(service, time)?, settings })),
+    }
+}
+
+/// How connections to a service's upstreams are secured, their certificates judged by this clock.
+///
+/// INVARIANT: no handshake is resumed: a resumed one does not look at the upstream's certificate again, and its
+/// end would go unseen.
 ///
 /// # Errors
 /// When a certificate or key can't be used.
-pub fn upstream_tls(service: &Service) -> Result<Arc<ClientConfig>, String> {
+pub fn upstream_tls(service: &Service, time: Arc<dyn TimeProvider>) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     match &service.upstream_tls.ca {
@@ -216,7 +292,7 @@ pub fn upstream_tls(service: &Service) -> Result<Arc<ClientConfig>, String> {
             }
         }
     }
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_details(provider, time)
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .with_root_certificates(roots);
@@ -240,6 +316,7 @@ pub fn upstream_tls(service: &Service) -> Result<Arc<ClientConfig>, String> {
         Some(UpstreamProtocol::Http2) => vec![ALPN_H2.to_vec()],
         Some(UpstreamProtocol::Auto) | None => vec![ALPN_H2.to_vec(), ALPN_H1.to_vec()],
     };
+    config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 

@@ -4,6 +4,7 @@
 //! outlives the moment at which any of that changes.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
@@ -35,7 +36,7 @@ use super::lookup::Lookup;
 use super::membership::Rests;
 use super::metrics::Metrics;
 use super::settings::Settings;
-use super::snapshot::{Limiter, ServiceEntry, Snapshot};
+use super::snapshot::{Limiter, ServiceEntry, Snapshot, UpstreamSide};
 use super::untaken::Untaken;
 use super::upstream::Pool;
 
@@ -82,8 +83,10 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Refusals per address before anyone is identified.
     pub anonymous: Limiter<IpAddr>,
-    /// Codes and preflights of browsers per address.
+    /// Codes of browsers per address.
     pub unasked: Limiter<IpAddr>,
+    /// Preflights of browsers per address.
+    pub preflights: Limiter<IpAddr>,
     /// Requests to the control host per address: signing in costs more than it looks.
     pub control_requests: Limiter<IpAddr>,
     /// Started without a database: nobody passes but by break-glass.
@@ -173,7 +176,8 @@ pub struct Worker {
     pub beside: TaskTracker,
     /// Answers that have more to come.
     pub untaken: Rc<Untaken>,
-    pools: RefCell<Vec<(Arc<ServiceEntry>, Rc<Pool>)>>,
+    /// Connections to the upstreams of a service, and from what they were made.
+    pools: RefCell<HashMap<ServiceName, (Arc<UpstreamSide>, Rc<Pool>)>>,
     /// Tokens by SHA-256 and audience.
     pub tokens: RefCell<LruCache<TokenKey, Rc<VerifiedToken>>>,
     /// Subjects by caller and the entitlements that they hold.
@@ -214,29 +218,30 @@ impl Worker {
         self.shared.clock.now()
     }
 
-    /// The pool of a service. A reload that changed the service starts a new one; exchanges under
-    /// way keep the old one until they end.
+    /// The pool of a service. A reload that changed how its upstreams are reached starts a new one;
+    /// exchanges under way keep the old one until they end.
     #[must_use]
-    pub fn pool(&self, entry: &Arc<ServiceEntry>) -> Rc<Pool> {
+    pub fn pool(&self, entry: &ServiceEntry) -> Rc<Pool> {
+        let (name, side) = (&entry.service.name, &entry.upstreams);
         let mut pools = self.pools.borrow_mut();
-        if let Some((_, pool)) = pools.iter().find(|(of, _)| Arc::ptr_eq(of, entry)) {
+        if let Some((of, pool)) = pools.get(name)
+            && Arc::ptr_eq(of, side)
+        {
             return Rc::clone(pool);
         }
-        pools.retain(|(of, _)| of.service.name != entry.service.name);
-        let service = &entry.service;
+        let settings = &side.settings;
         let board = &self.shared.directory.upstreams;
-        let checked =
-            |upstream: &Upstream| service.health.as_ref().map(|_| board.of(&service.name, &upstream.to_string()));
+        let checked = |upstream: &Upstream| settings.are_checked.then(|| board.of(name, &upstream.to_string()));
         let pool = Rc::new(Pool::new(
-            service.upstreams.iter().map(|upstream| (upstream.clone(), checked(upstream))).collect(),
-            Arc::clone(&entry.upstream_tls),
-            service.upstream_tls.server_name.clone(),
-            service.timeouts.connect.duration(),
-            service.limits.connections_per_upstream,
+            settings.upstreams.iter().map(|upstream| (upstream.clone(), checked(upstream))).collect(),
+            Arc::clone(&side.tls),
+            settings.tls.server_name.clone(),
+            settings.connect.duration(),
+            settings.connections_max,
             self.beside.clone(),
             self.shared.stopping.clone(),
         ));
-        pools.push((Arc::clone(entry), Rc::clone(&pool)));
+        pools.insert(name.clone(), (Arc::clone(side), Rc::clone(&pool)));
         pool
     }
 
@@ -262,13 +267,16 @@ impl Worker {
         const EVERY: Duration = Duration::from_secs(10);
         let draining = self.shared.draining.clone();
         while tokio::time::timeout(EVERY, draining.cancelled()).await.is_err() {
-            for (_, pool) in self.pools.borrow().iter() {
+            let snapshot = self.shared.snapshot.load_full();
+            // A service that nobody asks for any more, removed or changed, has no use for its connections.
+            self.pools.borrow_mut().retain(|name, (side, pool)| {
                 pool.sweep();
-            }
+                snapshot.reaches(name, side)
+            });
             self.forget();
         }
         // Idle connections to upstreams would keep their tasks, and so this thread, waiting.
-        for (_, pool) in self.pools.borrow().iter() {
+        for (_, pool) in self.pools.borrow().values() {
             pool.close_idle();
         }
     }

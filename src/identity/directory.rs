@@ -6,7 +6,7 @@
 //! that this node obeys. INVARIANT: a session that was entered as ended is never entered as live
 //! again, however late an older view of it arrives (`version` only grows).
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use papaya::{Compute, HashMap, Operation};
@@ -113,8 +113,6 @@ pub struct Directory {
     /// Where this node began with a clock behind what it had recorded: grants of before that end
     /// so much earlier by it.
     began_behind: OnceLock<BeganBehind>,
-    /// Counts lock changes; remembered decisions are keyed by it.
-    epoch: AtomicU64,
     /// When the revocation feed was last known to be complete, in milliseconds.
     confirmed_at: AtomicI64,
 }
@@ -157,13 +155,6 @@ impl Directory {
         }
     }
 
-    /// Sessions that this node knows and that are live at `now`, of one principal.
-    #[must_use]
-    pub fn sessions_of(&self, principal: &Principal, now: Timestamp) -> Vec<Arc<LiveSession>> {
-        let of_them = |entry: &Arc<LiveSession>| entry.session.principal == *principal && entry.session.is_live(now);
-        self.sessions.pin().values().filter(|entry| of_them(entry)).cloned().collect()
-    }
-
     /// Sessions under which something was sent over an open stream since this was last asked.
     #[must_use]
     pub fn sessions_moved(&self) -> Vec<Arc<LiveSession>> {
@@ -192,7 +183,6 @@ impl Directory {
     pub fn lock(&self, principal: &Principal) {
         let bar = Bar(self.bars.fetch_add(1, Ordering::Relaxed));
         self.locks.pin().insert(principal.clone(), bar);
-        self.epoch.fetch_add(1, Ordering::Release);
         if principal.kind() == PrincipalKind::BreakGlass
             && let Ok(id) = BreakGlassId::parse(principal.id())
         {
@@ -264,7 +254,6 @@ impl Directory {
     /// Lifts the bar, whoever set it and when.
     pub fn unlock(&self, principal: &Principal) {
         self.locks.pin().remove(principal);
-        self.epoch.fetch_add(1, Ordering::Release);
     }
 
     /// Lifts this bar; one that was set since stays. ORDER: the bar is looked up before it is asked whether it
@@ -272,7 +261,6 @@ impl Directory {
     pub fn unlock_if(&self, principal: &Principal, bar: Bar) {
         // Whether there was one makes no difference.
         let _ = self.locks.pin().remove_if(principal, |_, known| *known == bar);
-        self.epoch.fetch_add(1, Ordering::Release);
     }
 
     /// The bar on the principal.
@@ -487,12 +475,6 @@ impl Directory {
     #[must_use]
     pub fn grants_active(&self, now: Timestamp) -> usize {
         self.grants.pin().values().map(|held| held.iter().filter(|grant| grant.is_live(now)).count()).sum()
-    }
-
-    /// Counts changes of locks.
-    #[must_use]
-    pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
     }
 
     /// The revocation feed was read to its end at `now`.

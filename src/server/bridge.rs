@@ -7,9 +7,10 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use crate::control::{Desk, browser};
+use crate::control::Desk;
+use crate::control::browser::{self, Redeemed};
 use crate::gateway::bearer::{BearerIdentity, BearerIssuers};
-use crate::gateway::browser::{CodeDesk, Redeemed};
+use crate::gateway::browser::CodeDesk;
 use crate::identity::provider::Providers;
 use crate::model::{Principal, Thumbprint, Timestamp};
 
@@ -69,9 +70,7 @@ impl CodeDesk for Browsers {
         self.tasks.spawn_on(
             async move {
                 let redeemed = match browser::redeem(&desk, &code, &host, &flow, now).await {
-                    Ok(redeemed) => {
-                        Some(Redeemed { cookie: redeemed.cookie.expose().to_owned(), return_to: redeemed.return_to })
-                    }
+                    Ok(redeemed) => Some(redeemed),
                     Err(error) => {
                         tracing::info!(%error, "a browser's code was not taken");
                         None

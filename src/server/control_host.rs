@@ -169,6 +169,7 @@ impl Host {
 
     async fn pass(&self, mut request: Request<Incoming>) -> Result<Response, Refusal> {
         limit::control_request(&self.shared, counted_address(self.facts.address))?;
+        limit::fields(&self.shared, request.headers())?;
         let canonical = canonical(&request, PathRules { encoded_slash: false }).map_err(Refusal::Ambiguous)?;
         if canonical.host != self.shared.settings.control_host {
             return Err(Refusal::Misdirected);

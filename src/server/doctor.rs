@@ -13,6 +13,7 @@ use crate::control::audit::root::{Root, RootError};
 use crate::control::audit::stream::StreamSeen;
 use crate::control::audit::tree_check::{self, Seen};
 use crate::credential::seal::Sealer;
+use crate::gateway::handshake::tls_time;
 use crate::gateway::probe::probe;
 use crate::gateway::snapshot::upstream_tls;
 use crate::identity::provider::Providers;
@@ -49,7 +50,7 @@ pub async fn examine(config: &Config, material: &Material, clock: &Arc<dyn Clock
         })
         .collect();
     findings.extend(upstreams(&targets).await);
-    findings.extend(checks(material).await);
+    findings.extend(checks(material, clock).await);
     findings.extend(providers(config, clock).await);
     findings.extend(streams(config, &kept, clock).await);
     findings.extend(witnesses(config, clock).await);
@@ -122,12 +123,12 @@ async fn witnesses(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Finding> {
 }
 
 /// Each upstream that a running gateway checks is asked once, as it would.
-async fn checks(material: &Material) -> Vec<Finding> {
+async fn checks(material: &Material, clock: &Arc<dyn Clock>) -> Vec<Finding> {
     let tasks = TaskTracker::new();
     let mut asked = Vec::new();
     for service in material.policies.services() {
         let Some(check) = &service.health else { continue };
-        let tls = upstream_tls(service);
+        let tls = upstream_tls(service, tls_time(clock));
         for upstream in &service.upstreams {
             let (tls, tasks) = (tls.clone(), &tasks);
             asked.push(async move {

@@ -92,7 +92,7 @@ async fn ask(
     tasks: TaskTracker,
 ) {
     let (service, address) = (&entry.service.name, upstream.to_string());
-    let outcome = probe(&entry.service, &upstream, &check, &entry.upstream_tls, &tasks).await;
+    let outcome = probe(&entry.service, &upstream, &check, &entry.upstreams.tls, &tasks).await;
     let good = if outcome.is_ok() { Outcome::Good } else { Outcome::Bad };
     let Some(changed) = shared.directory.upstreams.of(service, &address).note(good, check.thresholds) else { return };
     match (changed, outcome) {

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::{Event, EventType, Outcome};
 use crate::config::{Config, Environment};
 use crate::control::{ClockGuard, Desk};
+use crate::gateway::limit::{PREFLIGHTS_BURST, PREFLIGHTS_PER_SECOND};
 use crate::gateway::listener;
 use crate::gateway::lookup::Lookup;
 use crate::gateway::metrics::Metrics;
@@ -332,6 +333,7 @@ async fn build(
     let shared = Arc::new(Shared {
         anonymous: limiter(settings.anonymous_per_second, settings.anonymous_burst),
         unasked: limiter(settings.anonymous_per_second, settings.anonymous_burst),
+        preflights: limiter(PREFLIGHTS_PER_SECOND, PREFLIGHTS_BURST),
         control_requests: limiter(settings.anonymous_per_second, settings.anonymous_burst),
         settings,
         snapshot: ArcSwap::from_pointee(snapshot),

@@ -367,6 +367,7 @@ async fn sweep(shared: Arc<Shared>, desk: Arc<Desk>) {
         shared.directory.sweep(now);
         shared.anonymous.retain_recent();
         shared.unasked.retain_recent();
+        shared.preflights.retain_recent();
         shared.control_requests.retain_recent();
         shared.snapshot.load().sweep();
         if let Err(error) = tidy(&desk, now).await {

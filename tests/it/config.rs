@@ -278,6 +278,7 @@ fn values_of_the_wrong_kind_or_out_of_bounds_are_refused_where_they_stand() {
         ("tokens", "assertion = \"5m\"", "outside 5s to 1m"),
         ("trust", "device_ca = \"one.crt\"", "where a list of strings is needed"),
         ("server.limits", "head_bytes = 1e3", "a number with a fraction"),
+        ("server.limits", "headers = 101", "`server.limits.headers` is 101, outside 16 to 100"),
         ("policies", "stale_max = 2026-01-01", "a date"),
     ] {
         Installation::adding(section, line).refused(line.split(' ').next().unwrap(), message);

@@ -25,7 +25,7 @@ fn stripped(fields: &[(&str, &str)]) -> HeaderMap {
 }
 
 /// Names that some upstream believes.
-const BELIEVED: [&str; 68] = [
+const BELIEVED: [&str; 86] = [
     "X-Forwarded-For",
     "X-Forwarded-Host",
     "X-Forwarded-Proto",
@@ -94,6 +94,24 @@ const BELIEVED: [&str; 68] = [
     "X-Auth-Subject",
     "X-Jwt-Payload",
     "OIDC-CLAIM-Email",
+    "SM-User",
+    "SM-UniversalID",
+    "IV-User",
+    "IV-Groups",
+    "IV-Creds",
+    "OAM-Remote-User",
+    "Shib-Identity",
+    "Shib-Session-ID",
+    "eppn",
+    "Mellon-Name",
+    "ADFS-User",
+    "X-AuthUser",
+    "X-RemoteUser",
+    "X-RemoteUser-Name",
+    "X-Auth-Id",
+    "X-Auth-Login",
+    "X-Auth-Name",
+    "X-Auth-User",
 ];
 
 #[test]
@@ -165,6 +183,9 @@ fn what_applications_need_stays() {
         ("idempotency-key", "k"),
         ("x-api-key", "k"),
         ("x-auth-token", "k"),
+        ("x-auth-nonce", "1"),
+        ("smart", "1"),
+        ("ivy", "1"),
         ("ssladmin", "1"),
         ("trailer", "digest"),
         ("x.app", "1"),

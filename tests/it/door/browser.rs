@@ -1,7 +1,10 @@
 //! A person's browser: pages, the way to sign in and back, cookies; a42, a68.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use doorward::gateway::limit::PREFLIGHTS_BURST;
 use http::{Method, StatusCode};
 use url::Url;
 
@@ -227,6 +230,57 @@ fn codes_that_are_made_up_are_counted_before_they_are_looked_for() {
             got = browser.visit(&next).await;
         }
         assert_eq!(got.header("location"), Some("/page"));
+    });
+}
+
+#[test]
+fn preflights_take_no_part_in_what_else_is_counted_by_address_and_too_many_are_refused_quietly() {
+    let environment = vec![
+        ("DOORWARD__SERVER__LIMITS__REQUESTS_PER_SECOND_PER_ADDRESS", "1".to_owned()),
+        ("DOORWARD__SERVER__LIMITS__BURST_PER_ADDRESS", "40".to_owned()),
+    ];
+    let lines = "origins = [\"https://friend.example\"]".to_owned();
+    with_door(Plan { environment, lines, ..Plan::default() }, async |door| {
+        let asks = [("origin", "https://friend.example"), ("access-control-request-method", "DELETE")];
+        let mut client = door.client("web", None, Speaks::Http2).await;
+        for _ in 0..200 {
+            assert_eq!(client.ask(Method::OPTIONS, "/x", &asks, b"").await.status, 204);
+        }
+        // As if others at the address sent all that they may.
+        let (shared, address) = (&door.running().shared, std::net::IpAddr::from([127, 0, 0, 1]));
+        let all = std::num::NonZeroU32::new(PREFLIGHTS_BURST).unwrap();
+        while shared.preflights.check_key(&address).is_ok() {}
+        assert!(shared.preflights.check_key_n(&address, all).unwrap().is_err(), "no such many at once");
+        let stop = Arc::new(AtomicBool::new(false));
+        let others = std::thread::spawn({
+            let (stop, shared) = (Arc::clone(&stop), Arc::clone(shared));
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = shared.preflights.check_key(&address);
+                }
+            }
+        });
+        let mut refused = None;
+        for _ in 0..200 {
+            let got = client.ask(Method::OPTIONS, "/x", &asks, b"").await;
+            if got.status == 429 {
+                refused = Some(got);
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        others.join().unwrap();
+        let refused = refused.expect("one too many");
+        assert_eq!(refused.reason(), "rate_limited");
+        assert!(refused.header("retry-after").is_some());
+        // Whoever signs in there is not touched by any of it, nor is anybody refused for another reason.
+        let start = Url::parse(&format!("https://{}:{}/page", host("web"), door.address.port())).unwrap();
+        let (places, got) = Browser { door, jars: BTreeMap::new() }.follow(start, "alice").await;
+        assert_eq!(got.status, 200, "{places:?}");
+        let nobody = client.get("/x").await;
+        assert_eq!(nobody.status, 401);
+        door.recorded(nobody.decision()).await;
+        assert!(door.running().desk.store.decision_fetch(&refused.decision()).await.unwrap().is_none());
     });
 }
 

@@ -1,16 +1,20 @@
 //! Tokens that were exchanged for, used at the door: a34 to a38, a45 to a47.
 
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use data_encoding::BASE64URL_NOPAD;
-use doorward::audit::EventType;
+use doorward::audit::{EventType, PersonalField};
 use doorward::model::{Clock, Ttl};
 use http::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use sqlx::Executor as _;
 
 use super::fixture::{Door, Got, Person, Plan, Speaks, with_door};
+use super::record::hold_tables;
 use crate::fake_provider::Key;
+use crate::support::databases;
 
 pub const ISSUER: &str = "https://ci.example.com";
 pub const AUDIENCE: &str = "https://doorward.example.com";
@@ -484,6 +488,119 @@ fn a46_a_token_that_is_bound_to_a_key_is_good_with_a_fresh_proof_of_it_and_once(
         let answers = futures_util::future::join_all((0..50).map(|_| ask(format!("DPoP {token}"), &shown))).await;
         assert_eq!(answers.iter().filter(|got| got.status == 200).count(), 1);
         assert!(door.raw.seen().iter().all(|got| got.all("dpop").is_empty()), "a proof never leaves the door");
+    });
+}
+
+/// A token of the pipeline for `web` that is bound to this key.
+async fn bound_token(door: &Door, key: &Key) -> String {
+    let at_token = proof(key, door, "POST", &format!("{}/oauth2/token", door.origin), None, &json!({}));
+    let job_token = job(door, &json!({ "jti": "bound" }));
+    let fields =
+        [("grant_type", EXCHANGE), ("subject_token", &job_token), ("subject_token_type", JWT), ("audience", "web")];
+    let got = post(door, None, "/oauth2/token", &[("dpop", &at_token)], &fields).await;
+    body(&got)["access_token"].as_str().unwrap().to_owned()
+}
+
+/// One GET with a bound token and a proof.
+async fn proven(door: &Door, token: &str, proof: &str) -> Got {
+    let authorization = format!("DPoP {token}");
+    let headers = [("authorization", authorization.as_str()), ("dpop", proof)];
+    door.client("web", None, Speaks::Http2).await.ask(Method::GET, "/x", &headers, b"").await
+}
+
+#[test]
+fn a46_proofs_that_a_database_which_hangs_leaves_in_doubt_are_refused_and_not_used_up_later() {
+    for database in databases() {
+        let held = database.clone();
+        with_door(Plan { database: Some(database), ..trusting() }, async |door| {
+            let key = Key::new("mine");
+            let token = bound_token(door, &key).await;
+            let url = format!("https://web.doorward.localhost:{}/x", door.address.port());
+            let fresh = |jti: String| proof(&key, door, "GET", &url, Some(&token), &json!({ "jti": jti }));
+            assert_eq!(proven(door, &token, &fresh("before".to_owned())).await.status, 200, "{held}");
+            // More than may be asked for at once.
+            let proofs: Vec<String> = (0..48).map(|n| fresh(format!("held {n}"))).collect();
+            let mut holder = hold_tables(&held, "used_once").await;
+            let asked = Instant::now();
+            let answers = futures_util::future::join_all(proofs.iter().map(|one| proven(door, &token, one))).await;
+            for got in &answers {
+                assert_eq!((got.status.as_u16(), got.reason().as_str()), (503, "audit_unavailable"), "{held}: {got:?}");
+                assert_eq!(got.problem()["remedy"]["kind"], "retry", "{held}");
+                assert!(got.headers.contains_key("retry-after") && got.text().contains("proof"), "{}", got.text());
+            }
+            assert!(asked.elapsed() < Duration::from_secs(10), "{held}: {:?}", asked.elapsed());
+            holder.execute("rollback").await.unwrap();
+            let freed = Instant::now();
+            for n in 0.. {
+                if proven(door, &token, &fresh(format!("after {n}"))).await.status == 200 {
+                    break;
+                }
+                assert!(freed.elapsed() < Duration::from_secs(10), "{held}: it does not come back");
+            }
+            for one in &proofs {
+                assert_eq!(proven(door, &token, one).await.status, 200, "{held}: a proof was used up for nobody");
+            }
+        });
+    }
+}
+
+#[test]
+fn a46_who_sends_proofs_too_fast_is_refused_by_name_before_one_is_used_up() {
+    let tables = "[limits]\nrequests_per_second = 1\nburst = 12".to_owned();
+    with_door(Plan { tables, ..trusting() }, async |door| {
+        let key = Key::new("mine");
+        let token = bound_token(door, &key).await;
+        let url = format!("https://web.doorward.localhost:{}/x", door.address.port());
+        let mut passed = 0;
+        let (refused, got) = loop {
+            let one = proof(&key, door, "GET", &url, Some(&token), &json!({ "jti": format!("fast {passed}") }));
+            let got = proven(door, &token, &one).await;
+            if got.status != 200 {
+                break (one, got);
+            }
+            passed += 1;
+            assert!(passed < 60, "nothing is counted");
+        };
+        assert_eq!((got.status.as_u16(), got.reason().as_str()), (429, "rate_limited"));
+        assert!(passed >= 12, "each was counted more than once: {passed}");
+        let recorded = door.recorded(got.decision()).await;
+        let main = doorward::model::Principal::workload("ci", "main").unwrap().to_string();
+        assert_eq!(recorded.personal(PersonalField::Principal), Some(main.as_str()));
+        let began = Instant::now();
+        loop {
+            let got = proven(door, &token, &refused).await;
+            if got.status != 429 {
+                assert_eq!(got.status, 200, "the refused proof was used up: {}", got.text());
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(10));
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    });
+}
+
+#[test]
+fn a_cookie_that_can_not_be_looked_for_is_refused_as_in_doubt_and_nobody_is_sent_to_sign_in() {
+    let Some(database) = databases().into_iter().find(|url| url.starts_with("postgres")) else {
+        // Of SQLite only those who write are held.
+        return;
+    };
+    let held = database.clone();
+    with_door(Plan { database: Some(database), ..Plan::default() }, async |door| {
+        let cookie = format!("__Host-doorward={}", "A".repeat(43));
+        let ask = async || {
+            let headers = [("cookie", cookie.as_str()), ("accept", "text/html")];
+            door.client("web", None, Speaks::Http2).await.ask(Method::GET, "/x", &headers, b"").await
+        };
+        assert_eq!(ask().await.status, 303);
+        let mut holder = hold_tables(&held, "session_cookie").await;
+        let got = ask().await;
+        assert_eq!((got.status.as_u16(), got.header("location")), (503, None), "{got:?}");
+        holder.execute("rollback").await.unwrap();
+        let freed = Instant::now();
+        while ask().await.status != 303 {
+            assert!(freed.elapsed() < Duration::from_secs(10), "it does not come back");
+        }
     });
 }
 

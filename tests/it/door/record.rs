@@ -12,12 +12,17 @@ use crate::support::databases;
 
 /// Holds the record, as a database that hangs does.
 async fn hold(url: &str) -> sqlx::AnyConnection {
+    hold_tables(url, "audit_event, revocation").await
+}
+
+/// Holds these tables; of SQLite all that is written, for it knows no other way.
+pub async fn hold_tables(url: &str, tables: &str) -> sqlx::AnyConnection {
     sqlx::any::install_default_drivers();
     let mut holder = sqlx::AnyConnection::connect(url).await.unwrap();
     let hold = if url.starts_with("sqlite") {
-        "begin exclusive"
+        "begin exclusive".to_owned()
     } else {
-        "begin; lock table audit_event, revocation in access exclusive mode"
+        format!("begin; lock table {tables} in access exclusive mode")
     };
     for statement in hold.split(';') {
         holder.execute(AssertSqlSafe(statement.to_owned())).await.unwrap();

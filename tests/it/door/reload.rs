@@ -73,7 +73,8 @@ fn a_reload_leaves_no_connection_to_an_upstream_behind() {
         for round in 0..5 {
             assert_eq!(client.get("/x").await.status, 200);
             let url = format!("\"http://{}\"", door.raw.address);
-            door.write("app/service.toml", &service_toml(&url, &format!("# {round}"), ""));
+            let tables = format!("[limits]\nconnections_per_upstream = {}", 100 + round);
+            door.write("app/service.toml", &service_toml(&url, "", &tables));
             door.running().reload().unwrap();
         }
         assert_eq!(client.get("/x").await.status, 200);
@@ -85,6 +86,38 @@ fn a_reload_leaves_no_connection_to_an_upstream_behind() {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
         panic!("{} connections are open after five reloads, of which one is in use", open());
+    });
+}
+
+#[test]
+fn a_reload_leaves_the_connections_of_a_service_whose_upstreams_are_reached_as_before_and_of_no_other() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let mut client = door.client("app", Some(&alice), Speaks::Http1).await;
+        let mut connection = async || {
+            assert_eq!(client.get("/x").await.status, 200);
+            door.raw.last().connection
+        };
+        let first = connection().await;
+        let url = format!("\"http://{}\"", door.raw.address);
+        for round in 0..3 {
+            door.write("app/access.cedar", &format!("// {round}\n{POLICY}"));
+            door.write("app/service.toml", &service_toml(&url, &format!("# {round}"), ""));
+            door.write("rpc/service.toml", &service_toml(&url, "", ""));
+            door.running().reload().unwrap();
+            assert_eq!(connection().await, first, "a reload cost a connection that nothing was changed of");
+        }
+        door.write("app/service.toml", &service_toml(&url, "", "[timeouts]\nconnect = \"3s\""));
+        door.running().reload().unwrap();
+        assert_ne!(connection().await, first);
+        // Of a service that is removed nothing is kept, long before its connections would be too old.
+        std::fs::remove_dir_all(door.dir.join("policies/app")).unwrap();
+        door.running().reload().unwrap();
+        let removed = Instant::now();
+        while door.raw.open.load(std::sync::atomic::Ordering::SeqCst) > 0 {
+            assert!(removed.elapsed() < Duration::from_secs(15), "a connection is kept");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     });
 }
 

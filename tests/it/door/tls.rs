@@ -1,14 +1,19 @@
 //! What is settled in the handshake: a27, a29, a33.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use doorward::credential::authority::{Authority, IssuedWithKey};
+use doorward::model::{Clock, Ttl};
+use doorward::server::ambient::SystemEntropy;
 use http::Method;
 use rustls::HandshakeKind;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::fixture::{Plan, Speaks, full, host, with_door};
+use super::fixture::{Plan, Speaks, full, host, service_toml, with_door};
 
 #[test]
 fn a27_no_session_is_resumed() {
@@ -16,7 +21,6 @@ fn a27_no_session_is_resumed() {
         let alice = door.sign_in("alice").await;
         for versions in [vec![&rustls::version::TLS13], vec![&rustls::version::TLS12]] {
             let mut roots = rustls::RootCertStore::empty();
-            use rustls::pki_types::pem::PemObject;
             roots.add(rustls::pki_types::CertificateDer::from_pem_slice(door.ca_pem.as_bytes()).unwrap()).unwrap();
             let chain =
                 vec![rustls::pki_types::CertificateDer::from_pem_slice(alice.certificate_pem.as_bytes()).unwrap()];
@@ -83,6 +87,66 @@ fn a29_the_name_of_the_connection_and_of_the_request_must_be_one_service() {
             assert!(door.connect_with(door.tls(Some(&alice)), name).await.is_err(), "{name}");
         }
         assert_eq!(door.raw.count(), 0);
+    });
+}
+
+/// An upstream of TLS that closes after each answer, and how the handshakes with it went.
+async fn tls_upstream(leaf: &IssuedWithKey) -> (u16, Arc<Mutex<Vec<HandshakeKind>>>) {
+    let chain = vec![CertificateDer::from(leaf.certificate.der.clone())];
+    let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let handshakes = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&handshakes);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let Ok(1..) = stream.read(&mut [0u8; 4096]).await else { continue };
+            kept.lock().unwrap().push(stream.get_ref().1.handshake_kind().unwrap());
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (port, handshakes)
+}
+
+#[test]
+fn an_upstreams_certificate_is_judged_by_the_doors_clock_and_authorities_of_now_at_each_connection() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let (now, entropy) = (door.clock.now(), SystemEntropy);
+        let authority = || Authority::generate("upstreams", now, Ttl::hours(24), &entropy).unwrap();
+        let (made, other) = (authority(), authority());
+        let issuer = Authority::load(&made.certificate.pem, &made.key_pem).unwrap();
+        let leaf = issuer.issue_server(&["localhost".to_owned()], now, Ttl::minutes(5), &entropy).unwrap();
+        let (port, handshakes) = tls_upstream(&leaf).await;
+        let url = format!("\"https://localhost:{port}\"");
+        door.write("app/service.toml", &service_toml(&url, "", "[upstream_tls]\nca = \"upstream.pem\""));
+        let trust = |pem: &str| {
+            door.write("app/upstream.pem", pem);
+            door.running().reload().unwrap();
+        };
+        let mut client = door.client("app", Some(&alice), Speaks::Http2).await;
+        trust(&made.certificate.pem);
+        for _ in 0..3 {
+            let got = client.get("/x").await;
+            assert_eq!((got.status.as_u16(), got.text().as_str()), (200, "ok"));
+        }
+        // The same name, and another authority in it.
+        trust(&other.certificate.pem);
+        assert_eq!(client.get("/x").await.reason(), "upstream_unavailable");
+        trust(&made.certificate.pem);
+        assert_eq!(client.get("/x").await.status, 200);
+        door.clock.advance(Ttl::minutes(6));
+        door.settled().await;
+        let got = client.get("/x").await;
+        assert_eq!((got.status.as_u16(), got.reason().as_str()), (502, "upstream_unavailable"), "{got:?}");
+        let handshakes = handshakes.lock().unwrap();
+        assert_eq!(handshakes.len(), 4);
+        let whole = |kind: &HandshakeKind| *kind != HandshakeKind::Resumed;
+        assert!(handshakes.iter().all(whole), "{handshakes:?}");
     });
 }
 
