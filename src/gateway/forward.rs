@@ -106,7 +106,10 @@ pub async fn forward(
                 return Err(Refusal::Upstream(UpstreamFault::Broken));
             }
             refusal = waited(&sent, first_byte, permit) => {
-                lane.discard();
+                match refusal {
+                    Refusal::Upstream(UpstreamFault::Slow) => lane.in_vain(),
+                    _ => lane.discard(),
+                }
                 return Err(refusal);
             }
         };

@@ -14,10 +14,12 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +30,7 @@ use crate::policy::{Upstream, UpstreamProtocol};
 
 use super::body::Relay;
 use super::handshake::ALPN_H2;
-use super::local::LocalExecutor;
+use super::multiplexed::{Multiplexed, Stream};
 use super::refusal::UpstreamFault;
 
 /// Idle connections that are kept per upstream and thread.
@@ -40,8 +42,13 @@ const READY_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long an upstream that could not be reached is left alone at first, and at most.
 const REST_FIRST: Duration = Duration::from_millis(250);
 const REST_MAX: Duration = Duration::from_secs(5);
-/// Connections of HTTP/2 that are opened to one upstream per thread.
-const HTTP2_CONNECTIONS: usize = 2;
+/// Connections of HTTP/2 that are being opened to one upstream at a time, per thread: of many requests that
+/// come at once, most find room on what the first of them opened.
+const OPENING_MAX: usize = 4;
+/// When the system asks a silent peer whether it is still there, how often then, and how many times.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
 
 /// What is sent to an upstream as body: the client's, passing through.
 pub type UpstreamBody = Relay;
@@ -57,8 +64,10 @@ struct Target {
     /// What its checks say, where it is checked.
     checked: Option<Arc<CheckedUpstream>>,
     idle: RefCell<Vec<Idle>>,
-    multiplexed: RefCell<Vec<http2::SendRequest<UpstreamBody>>>,
-    turn: Cell<usize>,
+    multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
+    /// Whether it spoke HTTP/2 when it was reached last, or must.
+    speaks_http2: Cell<bool>,
+    opening: Semaphore,
     open: Cell<u32>,
     in_flight: Cell<u32>,
     rests_until: Cell<Option<Instant>>,
@@ -72,6 +81,21 @@ struct Target {
 impl Target {
     fn is_unhealthy(&self) -> bool {
         self.checked.as_ref().is_some_and(|checked| checked.is_unhealthy())
+    }
+
+    /// A place on the least loaded connection of HTTP/2 that has room and is heard of.
+    fn stream(&self) -> Option<Stream> {
+        let mut multiplexed = self.multiplexed.borrow_mut();
+        multiplexed.retain(|one| !one.is_over(IDLE_AGE_MAX));
+        let roomy = multiplexed.iter().filter(|one| one.has_room() && !one.is_silent());
+        roomy.min_by_key(|one| one.load()).map(Multiplexed::stream)
+    }
+
+    /// The same, heard of or not, for when no other may be opened: it may only be slow.
+    fn silent_stream(&self) -> Option<Stream> {
+        let multiplexed = self.multiplexed.borrow();
+        let roomy = multiplexed.iter().filter(|one| one.has_room() && !one.is_over(IDLE_AGE_MAX));
+        roomy.min_by_key(|one| one.load()).map(Multiplexed::stream)
     }
 }
 
@@ -94,7 +118,7 @@ pub struct Lane {
 
 enum Sender {
     Http1(http1::SendRequest<UpstreamBody>),
-    Http2(http2::SendRequest<UpstreamBody>),
+    Http2(Stream),
 }
 
 impl Drop for Lane {
@@ -124,7 +148,7 @@ impl Lane {
     pub async fn send(&mut self, request: Request<UpstreamBody>) -> Result<Response<Incoming>, Unsent> {
         let outcome = match &mut self.sender {
             Some(Sender::Http1(sender)) => sender.try_send_request(request).await,
-            Some(Sender::Http2(sender)) => sender.try_send_request(request).await,
+            Some(Sender::Http2(stream)) => stream.sender().try_send_request(request).await,
             None => return Err(Unsent::Failed),
         };
         match outcome {
@@ -139,9 +163,19 @@ impl Lane {
         }
     }
 
-    /// Gives the connection up: what was read from it can't be trusted to have ended cleanly.
+    /// Gives the connection up: what was read from it can't be trusted to have ended cleanly. Of HTTP/2
+    /// it is the one stream that is given up.
     pub fn discard(&mut self) {
         self.sender = None;
+    }
+
+    /// Gives the connection up because its answer is overdue. One of HTTP/2 on which nothing else came
+    /// either gets no new requests until something does.
+    pub fn in_vain(&mut self) {
+        if let Some(Sender::Http2(stream)) = &self.sender {
+            stream.in_vain();
+        }
+        self.discard();
     }
 }
 
@@ -192,13 +226,14 @@ impl Pool {
         tasks: TaskTracker,
         stopping: CancellationToken,
     ) -> Self {
-        let target = |(address, checked)| {
+        let target = |(address, checked): (Upstream, _)| {
             Rc::new(Target {
+                speaks_http2: Cell::new(address.protocol == UpstreamProtocol::Http2),
                 address,
                 checked,
                 idle: RefCell::default(),
                 multiplexed: RefCell::default(),
-                turn: Cell::new(0),
+                opening: Semaphore::new(OPENING_MAX),
                 open: Cell::new(0),
                 in_flight: Cell::new(0),
                 rests_until: Cell::new(None),
@@ -260,15 +295,8 @@ impl Pool {
     }
 
     async fn pooled(&self, target: &Target) -> Option<Sender> {
-        {
-            let mut multiplexed = target.multiplexed.borrow_mut();
-            multiplexed.retain(|sender| !sender.is_closed());
-            if multiplexed.len() >= HTTP2_CONNECTIONS.min(target.in_flight.get() as usize / 64 + 1) {
-                let turn = target.turn.get().wrapping_add(1);
-                target.turn.set(turn);
-                let sender = multiplexed.get(turn % multiplexed.len()).cloned();
-                return sender.map(Sender::Http2);
-            }
+        if let Some(stream) = target.stream() {
+            return Some(Sender::Http2(stream));
         }
         loop {
             let idle = target.idle.borrow_mut().pop()?;
@@ -285,7 +313,25 @@ impl Pool {
         }
     }
 
+    /// A connection of its own, or a place on one of HTTP/2 that somebody else has opened meanwhile.
     async fn fresh(&self, target: &Rc<Target>) -> Result<Sender, UpstreamFault> {
+        if !target.speaks_http2.get() {
+            return self.opened(target).await;
+        }
+        let turn = tokio::time::timeout(self.connect, target.opening.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(UpstreamFault::Busy);
+        };
+        if let Some(stream) = target.stream() {
+            return Ok(Sender::Http2(stream));
+        }
+        match self.opened(target).await {
+            Err(UpstreamFault::Busy) => target.silent_stream().map(Sender::Http2).ok_or(UpstreamFault::Busy),
+            other => other,
+        }
+    }
+
+    async fn opened(&self, target: &Rc<Target>) -> Result<Sender, UpstreamFault> {
         if target.open.get() >= self.connections_max {
             return Err(UpstreamFault::Busy);
         }
@@ -321,6 +367,9 @@ impl Pool {
         let address = &target.address;
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|_| ())?;
         stream.set_nodelay(true).map_err(|_| ())?;
+        // A peer that is gone without a word is found out below HTTP, where no server counts how often it is asked.
+        let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+        SockRef::from(&stream).set_tcp_keepalive(&probes).map_err(|_| ())?;
         if !address.tls {
             return match address.protocol {
                 UpstreamProtocol::Http2 => self.http2(target, place, TokioIo::new(stream)).await,
@@ -331,6 +380,9 @@ impl Pool {
         let name = ServerName::try_from(name).map_err(|_| ())?;
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(|_| ())?;
         let agreed_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
+        if address.protocol == UpstreamProtocol::Auto {
+            target.speaks_http2.set(agreed_http2);
+        }
         match address.protocol {
             UpstreamProtocol::Http1 => self.http1(place, TokioIo::new(stream)).await,
             UpstreamProtocol::Http2 => self.http2(target, place, TokioIo::new(stream)).await,
@@ -352,14 +404,11 @@ impl Pool {
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
     {
-        let (sender, connection) = http2::Builder::new(LocalExecutor::new(self.tasks.clone()))
-            .adaptive_window(true)
-            .handshake(io)
-            .await
-            .map_err(|_| ())?;
-        self.keep(place, connection);
-        target.multiplexed.borrow_mut().push(sender.clone());
-        Ok(Sender::Http2(sender))
+        let (multiplexed, running) = Multiplexed::open(io, self.tasks.clone()).await?;
+        self.keep(place, running);
+        let stream = multiplexed.stream();
+        target.multiplexed.borrow_mut().push(multiplexed);
+        Ok(Sender::Http2(stream))
     }
 
     /// Runs a connection until it ends; until then it has its place.
@@ -390,6 +439,7 @@ impl Pool {
     pub fn sweep(&self) {
         for target in &self.targets {
             target.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() <= IDLE_AGE_MAX);
+            target.multiplexed.borrow_mut().retain(|one| !one.is_over(IDLE_AGE_MAX));
         }
     }
 }
