@@ -83,9 +83,11 @@ pub async fn forward(
         if permit.is_over() {
             return Err(Refusal::SessionEnded);
         }
-        let mut request = addressed(head, relay, lane.is_http2())?;
+        let scheme = lane.http2_scheme();
+        let is_http2 = scheme.is_some();
+        let mut request = addressed(head, relay, scheme)?;
         let interim = Arc::new((AtomicU32::new(0), Notify::new()));
-        if !lane.is_http2() {
+        if !is_http2 {
             let counted = Arc::clone(&interim);
             hyper::ext::on_informational(&mut request, move |_| {
                 if counted.0.fetch_add(1, Ordering::Relaxed) == INTERIM_MAX {

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -134,10 +135,12 @@ impl Drop for Lane {
 }
 
 impl Lane {
-    /// Whether requests go out as HTTP/2.
+    /// The scheme that requests name where they go out as HTTP/2, which is how they do: servers refuse one that
+    /// is not the connection's own (RFC 9113 §8.3.1).
     #[must_use]
-    pub const fn is_http2(&self) -> bool {
-        matches!(self.sender, Some(Sender::Http2(_)))
+    pub fn http2_scheme(&self) -> Option<Scheme> {
+        let scheme = if self.target.address.tls { Scheme::HTTPS } else { Scheme::HTTP };
+        matches!(self.sender, Some(Sender::Http2(_))).then_some(scheme)
     }
 
     /// Sends the request. The lane must be kept until the answer's body has been read.
