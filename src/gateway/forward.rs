@@ -26,7 +26,7 @@ use super::refusal::{Refusal, UpstreamFault};
 use super::route::Routed;
 use super::trust;
 use super::tunnel;
-use super::upstream::{Lane, Unsent};
+use super::upstream::{Lane, Needs, Unsent};
 use super::worker::Worker;
 
 /// Ways that are tried while nothing has been sent.
@@ -73,12 +73,13 @@ pub async fn forward(
         .without(routed.entry.injected.clone())
         .paced(pace);
     let sent = relay.progress();
+    let needs = if routed.canonical.upgrade.is_some() { Needs::Upgrade } else { Needs::Any };
     let mut waiting = Some((head, relay));
     for _ in 0..TRIES {
         let Some((head, relay)) = waiting.take() else {
             break;
         };
-        let mut lane = pool.lane().await.map_err(Refusal::Upstream)?;
+        let mut lane = pool.lane(needs).await.map_err(Refusal::Upstream)?;
         // A way may have been long in coming.
         if permit.is_over() {
             return Err(Refusal::SessionEnded);

@@ -102,6 +102,8 @@ pub enum UpstreamFault {
     Slow,
     /// What it answered is not HTTP that can be passed on.
     Broken,
+    /// Another protocol is asked for, and it speaks HTTP/2 only.
+    NoUpgrade,
 }
 
 /// What the person can do about it.
@@ -180,6 +182,7 @@ impl Refusal {
             }
             Self::Upstream(UpstreamFault::Slow) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Broken) => StatusCode::BAD_GATEWAY,
+            Self::Upstream(UpstreamFault::NoUpgrade) => StatusCode::NOT_IMPLEMENTED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::BodySlow => StatusCode::REQUEST_TIMEOUT,
@@ -213,6 +216,7 @@ impl Refusal {
             Self::Emergency => "The database is away: only break-glass is served",
             Self::AuditUnavailable => "The decision can't be recorded",
             Self::Upstream(UpstreamFault::Busy) => "The service behind the door is busy",
+            Self::Upstream(UpstreamFault::NoUpgrade) => "The service behind the door changes to no other protocol",
             Self::Upstream(_) => "The service behind the door does not answer",
             Self::BodyTooLarge => "The body is too large",
             Self::BodyBroken => "The body can't be read",
@@ -258,6 +262,7 @@ impl Refusal {
             Self::Upstream(UpstreamFault::Busy) => "Each connection to the service's upstreams that may be open is in use. Try again soon; its owner can allow more with `connections_per_upstream` under `[limits]` of its service.toml.".to_owned(),
             Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Broken) => "The upstream's answer could not be passed on. Whether it did what was asked is not known.".to_owned(),
+            Self::Upstream(UpstreamFault::NoUpgrade) => "The service's upstreams speak HTTP/2 only (`h2://` or `h2c://`), where nothing can be upgraded, a WebSocket neither; nothing was sent to them. Its owner can name them with `https://` or `http://` in its service.toml where they speak HTTP/1.1 too.".to_owned(),
             Self::BodyTooLarge => "The request's body is longer than this service takes.".to_owned(),
             Self::BodyBroken => "The request's body broke off or is not framed as it must be. Whether the upstream did something is not known.".to_owned(),
             Self::BodySlow => "The request's body stood still for too long. Whether the upstream did something is not known.".to_owned(),
@@ -296,7 +301,7 @@ impl Refusal {
             | Self::Forbidden { .. }
             | Self::CrossSite
             | Self::ScopeInsufficient { .. }
-            | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken)
+            | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken | UpstreamFault::NoUpgrade)
             | Self::BodyTooLarge
             | Self::BodyBroken
             | Self::BodySlow

@@ -7,7 +7,7 @@
 //! connection that is found dead before anything was sent on it is replaced; once anything was sent,
 //! nothing is ever sent again.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ use crate::model::CheckedUpstream;
 use crate::policy::{Upstream, UpstreamProtocol};
 
 use super::body::Relay;
-use super::handshake::ALPN_H2;
+use super::handshake::{ALPN_H1, ALPN_H2};
 use super::multiplexed::{Multiplexed, Stream};
 use super::refusal::UpstreamFault;
 
@@ -100,10 +100,21 @@ impl Target {
     }
 }
 
+/// What a request needs of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Whatever the upstream speaks.
+    Any,
+    /// HTTP/1.1: the request asks for another protocol, which HTTP/2 has no way to say (RFC 9113 §8.6).
+    Upgrade,
+}
+
 /// The upstreams of one service as one thread sees them.
 pub struct Pool {
     targets: Vec<Rc<Target>>,
     tls: Arc<rustls::ClientConfig>,
+    /// The same without an offer of HTTP/2, for upgrades: made with the first.
+    tls_http1: OnceCell<Arc<rustls::ClientConfig>>,
     server_name: Option<String>,
     connect: Duration,
     connections_max: u32,
@@ -248,6 +259,7 @@ impl Pool {
         Self {
             targets: upstreams.into_iter().map(target).collect(),
             tls,
+            tls_http1: OnceCell::new(),
             server_name,
             connect,
             connections_max,
@@ -268,19 +280,26 @@ impl Pool {
     /// A lane to the best upstream that can be reached.
     ///
     /// # Errors
-    /// When none can, or all their connections are in use.
-    pub async fn lane(&self) -> Result<Lane, UpstreamFault> {
+    /// When none can, all their connections are in use, or none speaks what the request needs.
+    pub async fn lane(&self, needs: Needs) -> Result<Lane, UpstreamFault> {
+        let serves = |target: &Target| needs == Needs::Any || target.address.protocol != UpstreamProtocol::Http2;
+        if !self.targets.iter().any(|target| serves(target)) {
+            return Err(UpstreamFault::NoUpgrade);
+        }
         if let [only] = self.targets.as_slice() {
-            return self.lane_to(only).await;
+            return self.lane_to(only, needs).await;
         }
         let mut busy = false;
         for target in self.by_preference(Instant::now()) {
+            if !serves(&target) {
+                continue;
+            }
             // One that takes requests and has all its connections in use is no reason to send them
             // to one that does not.
             if busy && target.is_unhealthy() {
                 break;
             }
-            match self.lane_to(&target).await {
+            match self.lane_to(&target, needs).await {
                 Ok(lane) => return Ok(lane),
                 Err(fault) => busy |= fault == UpstreamFault::Busy && !target.is_unhealthy(),
             }
@@ -288,17 +307,19 @@ impl Pool {
         Err(if busy { UpstreamFault::Busy } else { UpstreamFault::Unreachable })
     }
 
-    async fn lane_to(&self, target: &Rc<Target>) -> Result<Lane, UpstreamFault> {
-        let sender = match self.pooled(target).await {
+    async fn lane_to(&self, target: &Rc<Target>, needs: Needs) -> Result<Lane, UpstreamFault> {
+        let sender = match self.pooled(target, needs).await {
             Some(sender) => sender,
-            None => Box::pin(self.fresh(target)).await?,
+            None => Box::pin(self.fresh(target, needs)).await?,
         };
         target.in_flight.set(target.in_flight.get() + 1);
         Ok(Lane { target: Rc::clone(target), sender: Some(sender) })
     }
 
-    async fn pooled(&self, target: &Target) -> Option<Sender> {
-        if let Some(stream) = target.stream() {
+    async fn pooled(&self, target: &Target, needs: Needs) -> Option<Sender> {
+        if needs == Needs::Any
+            && let Some(stream) = target.stream()
+        {
             return Some(Sender::Http2(stream));
         }
         loop {
@@ -317,9 +338,9 @@ impl Pool {
     }
 
     /// A connection of its own, or a place on one of HTTP/2 that somebody else has opened meanwhile.
-    async fn fresh(&self, target: &Rc<Target>) -> Result<Sender, UpstreamFault> {
-        if !target.speaks_http2.get() {
-            return self.opened(target).await;
+    async fn fresh(&self, target: &Rc<Target>, needs: Needs) -> Result<Sender, UpstreamFault> {
+        if needs == Needs::Upgrade || !target.speaks_http2.get() {
+            return self.opened(target, needs).await;
         }
         let turn = tokio::time::timeout(self.connect, target.opening.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
@@ -328,13 +349,13 @@ impl Pool {
         if let Some(stream) = target.stream() {
             return Ok(Sender::Http2(stream));
         }
-        match self.opened(target).await {
+        match self.opened(target, needs).await {
             Err(UpstreamFault::Busy) => target.silent_stream().map(Sender::Http2).ok_or(UpstreamFault::Busy),
             other => other,
         }
     }
 
-    async fn opened(&self, target: &Rc<Target>) -> Result<Sender, UpstreamFault> {
+    async fn opened(&self, target: &Rc<Target>, needs: Needs) -> Result<Sender, UpstreamFault> {
         if target.open.get() >= self.connections_max {
             return Err(UpstreamFault::Busy);
         }
@@ -349,13 +370,15 @@ impl Pool {
         }
         // Taken before anything is waited for: many may come at once.
         let place = Place::of(target);
-        match tokio::time::timeout(self.connect, self.connect(target, place)).await {
+        match tokio::time::timeout(self.connect, self.connect(target, place, needs)).await {
             Ok(Ok(sender)) => {
                 target.hangs.set(false);
                 target.rest.set(REST_FIRST);
                 target.rests_until.set(None);
                 Ok(sender)
             }
+            // It may speak HTTP/2 only, and everything else that it is asked goes well.
+            Ok(Err(())) if needs == Needs::Upgrade && target.speaks_http2.get() => Err(UpstreamFault::Unreachable),
             failed @ (Ok(Err(())) | Err(_)) => {
                 target.hangs.set(failed.is_err());
                 let rest = target.rest.get();
@@ -366,7 +389,7 @@ impl Pool {
         }
     }
 
-    async fn connect(&self, target: &Rc<Target>, place: Place) -> Result<Sender, ()> {
+    async fn connect(&self, target: &Rc<Target>, place: Place, needs: Needs) -> Result<Sender, ()> {
         let address = &target.address;
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|_| ())?;
         stream.set_nodelay(true).map_err(|_| ())?;
@@ -381,9 +404,17 @@ impl Pool {
         }
         let name = self.server_name.clone().unwrap_or_else(|| address.host.clone());
         let name = ServerName::try_from(name).map_err(|_| ())?;
-        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(|_| ())?;
+        let tls = match needs {
+            Needs::Any => &self.tls,
+            Needs::Upgrade => self.tls_http1.get_or_init(|| {
+                let mut tls = (*self.tls).clone();
+                tls.alpn_protocols = vec![ALPN_H1.to_vec()];
+                Arc::new(tls)
+            }),
+        };
+        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(|_| ())?;
         let agreed_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
-        if address.protocol == UpstreamProtocol::Auto {
+        if address.protocol == UpstreamProtocol::Auto && needs == Needs::Any {
             target.speaks_http2.set(agreed_http2);
         }
         match address.protocol {
