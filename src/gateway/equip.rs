@@ -296,3 +296,16 @@ pub fn addressed<B: HttpBody>(mut head: request::Parts, body: B, http2: Option<S
     }
     Ok(Request::from_parts(head, body))
 }
+
+/// A head as it was before [`addressed`] wrote it, for another way: that may speak another protocol.
+///
+/// # Errors
+/// When it can't be written.
+pub fn unaddressed(mut head: request::Parts) -> Result<request::Parts, Refusal> {
+    head.headers.remove(TRANSFER_ENCODING);
+    let Some(authority) = head.uri.authority() else { return Ok(head) };
+    head.headers.insert(HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Internal)?);
+    let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    head.uri = Uri::try_from(path).map_err(|_| Refusal::Internal)?;
+    Ok(head)
+}

@@ -1,6 +1,7 @@
 //! The request goes upstream and its answer comes back.
 //!
-//! Nothing is sent twice: only a request of which no byte left may go another way. The time for the
+//! Nothing is sent twice: only a request of which no byte left may go another way, or one without a body of
+//! which the upstream says that it did nothing. The time for the
 //! first byte of an answer counts from the last byte of the request, so that an endless upload is
 //! no late answer.
 
@@ -11,13 +12,14 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::body::{BodyError, Ending, Permit, Progress, Relay};
-use super::equip::addressed;
+use super::equip::{addressed, unaddressed};
 use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
 use super::handshake::Channel;
@@ -29,7 +31,7 @@ use super::tunnel;
 use super::upstream::{Lane, Needs, Unsent};
 use super::worker::Worker;
 
-/// Ways that are tried while nothing has been sent.
+/// Ways that are tried while nothing has been done.
 const TRIES: usize = 3;
 
 /// Interim answers (1xx) that one request may get before its own: they reset no time, and an upstream that
@@ -74,7 +76,7 @@ pub async fn forward(
         .paced(pace);
     let sent = relay.progress();
     let needs = if routed.canonical.upgrade.is_some() { Needs::Upgrade } else { Needs::Any };
-    let mut waiting = Some((head, relay));
+    let (mut waiting, mut refused) = (Some((head, relay)), false);
     for _ in 0..TRIES {
         let Some((head, relay)) = waiting.take() else {
             break;
@@ -86,6 +88,8 @@ pub async fn forward(
         }
         let scheme = lane.http2_scheme();
         let is_http2 = scheme.is_some();
+        // An upstream of HTTP/2 may refuse what it has got, and hyper gives back nothing that it has written.
+        let copy = (is_http2 && relay.is_end_stream()).then(|| Box::new(head.clone()));
         let mut request = addressed(head, relay, scheme)?;
         let interim = Arc::new((AtomicU32::new(0), Notify::new()));
         if !is_http2 {
@@ -118,11 +122,18 @@ pub async fn forward(
         };
         match outcome {
             Ok(response) => return answer(response, lane, sent),
-            Err(Unsent::Again(request)) => waiting = Some((*request).into_parts()),
+            Err(Unsent::Again(request)) => {
+                let (head, relay) = (*request).into_parts();
+                waiting = Some((unaddressed(head)?, relay));
+            }
+            Err(Unsent::Refused) => {
+                refused = true;
+                waiting = copy.map(|head| (*head, Relay::of_nothing(permit.clone(), Rc::clone(&sent))));
+            }
             Err(Unsent::Failed) => return Err(failed(&sent)),
         }
     }
-    Err(Refusal::Upstream(UpstreamFault::Unreachable))
+    Err(Refusal::Upstream(if refused { UpstreamFault::Refused } else { UpstreamFault::Unreachable }))
 }
 
 /// Resolves once the answer is not waited for any longer: the permit is over, or the answer overdue, which

@@ -102,6 +102,8 @@ pub enum UpstreamFault {
     Slow,
     /// What it answered is not HTTP that can be passed on.
     Broken,
+    /// It says that it did nothing of the request.
+    Refused,
     /// Another protocol is asked for, and it speaks HTTP/2 only.
     NoUpgrade,
 }
@@ -177,9 +179,10 @@ impl Refusal {
             | Self::ScopeInsufficient { .. } => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Stale | Self::Emergency | Self::AuditUnavailable | Self::Upstream(UpstreamFault::Busy) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Stale
+            | Self::Emergency
+            | Self::AuditUnavailable
+            | Self::Upstream(UpstreamFault::Busy | UpstreamFault::Refused) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(UpstreamFault::Slow) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Broken) => StatusCode::BAD_GATEWAY,
             Self::Upstream(UpstreamFault::NoUpgrade) => StatusCode::NOT_IMPLEMENTED,
@@ -215,7 +218,7 @@ impl Refusal {
             Self::Stale => "Revocations can't be confirmed",
             Self::Emergency => "The database is away: only break-glass is served",
             Self::AuditUnavailable => "The decision can't be recorded",
-            Self::Upstream(UpstreamFault::Busy) => "The service behind the door is busy",
+            Self::Upstream(UpstreamFault::Busy | UpstreamFault::Refused) => "The service behind the door is busy",
             Self::Upstream(UpstreamFault::NoUpgrade) => "The service behind the door changes to no other protocol",
             Self::Upstream(_) => "The service behind the door does not answer",
             Self::BodyTooLarge => "The body is too large",
@@ -262,6 +265,7 @@ impl Refusal {
             Self::Upstream(UpstreamFault::Busy) => "Each connection to the service's upstreams that may be open is in use. Try again soon; its owner can allow more with `connections_per_upstream` under `[limits]` of its service.toml.".to_owned(),
             Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Broken) => "The upstream's answer could not be passed on. Whether it did what was asked is not known.".to_owned(),
+            Self::Upstream(UpstreamFault::Refused) => "The upstream takes no more requests on its connection and says that it has not begun with this one. Nothing was done; try again.".to_owned(),
             Self::Upstream(UpstreamFault::NoUpgrade) => "The service's upstreams speak HTTP/2 only (`h2://` or `h2c://`), where nothing can be upgraded, a WebSocket neither; nothing was sent to them. Its owner can name them with `https://` or `http://` in its service.toml where they speak HTTP/1.1 too.".to_owned(),
             Self::BodyTooLarge => "The request's body is longer than this service takes.".to_owned(),
             Self::BodyBroken => "The request's body broke off or is not framed as it must be. Whether the upstream did something is not known.".to_owned(),
@@ -289,7 +293,9 @@ impl Refusal {
             | Self::Stale
             | Self::Emergency
             | Self::AuditUnavailable
-            | Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Busy) => Remedy::Retry,
+            | Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Busy | UpstreamFault::Refused) => {
+                Remedy::Retry
+            }
             Self::Ambiguous(_)
             | Self::Misdirected
             | Self::GrantOver(_)
@@ -475,7 +481,10 @@ impl Refusal {
                     }
                 }
             }
-            Self::Stale | Self::Emergency | Self::AuditUnavailable | Self::Upstream(UpstreamFault::Busy) => {
+            Self::Stale
+            | Self::Emergency
+            | Self::AuditUnavailable
+            | Self::Upstream(UpstreamFault::Busy | UpstreamFault::Refused) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
             }
             Self::Ambiguous(ambiguity) if ambiguity.status() == 405 => {

@@ -5,9 +5,10 @@
 //! that fails its checks gets no new requests while another can take them; with none left that passes,
 //! all are used as if nothing were known, since a check may be wrong and a refusal helps nobody. A
 //! connection that is found dead before anything was sent on it is replaced; once anything was sent,
-//! nothing is ever sent again.
+//! nothing is sent again, unless the upstream itself says that it did nothing of it.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -168,13 +169,28 @@ impl Lane {
         match outcome {
             Ok(response) => Ok(response),
             Err(mut error) => {
+                let given_back = error.take_message();
+                let refused = given_back.is_none() && self.is_refused(error.error());
                 self.discard();
-                match error.take_message() {
+                match given_back {
                     Some(request) => Err(Unsent::Again(Box::new(request))),
+                    None if refused => Err(Unsent::Refused),
                     None => Err(Unsent::Failed),
                 }
             }
         }
+    }
+
+    /// Whether the upstream says that it has done nothing of a request (RFC 9113 §8.7): it refused the stream, or
+    /// went away before it, which is what an error of a stream by a GOAWAY of the other side is.
+    fn is_refused(&self, error: &hyper::Error) -> bool {
+        let Some(cause) = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>()) else {
+            return false;
+        };
+        if let (true, Some(Sender::Http2(stream))) = (cause.is_go_away(), &self.sender) {
+            stream.going();
+        }
+        cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
     }
 
     /// Gives the connection up: what was read from it can't be trusted to have ended cleanly. Of HTTP/2
@@ -197,6 +213,9 @@ impl Lane {
 pub enum Unsent {
     /// Nothing of it was sent: it may go another way.
     Again(Box<Request<UpstreamBody>>),
+    /// It was sent, at least its head, and the upstream says that it has done nothing of it: it may go another
+    /// way, if there is another copy of it.
+    Refused,
     /// Some of it was, or may have been.
     Failed,
 }
