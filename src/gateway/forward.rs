@@ -24,6 +24,7 @@ use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
 use super::handshake::Channel;
 use super::hygiene::{strip_client_trailers, strip_response_headers, strip_response_trailers};
+use super::pipeline::is_grpc;
 use super::refusal::{Refusal, UpstreamFault};
 use super::route::Routed;
 use super::trust;
@@ -70,7 +71,13 @@ pub async fn forward(
     let service = &routed.entry.service;
     let pool = worker.pool(&routed.entry);
     let bytes_max = service.limits.body_bytes_max.unwrap_or(u64::MAX);
-    let idle = service.timeouts.body_idle.min(worker.shared.settings.body_idle);
+    // The messages of a call go both ways for as long as a stream may be silent: its client may have sent the
+    // last of its own long before it has the last of the other side's.
+    let idle = if is_grpc(&head.headers) {
+        service.timeouts.stream_idle
+    } else {
+        service.timeouts.body_idle.min(worker.shared.settings.body_idle)
+    };
     let relay = Relay::new(body, permit.clone(), idle, bytes_max, strip_client_trailers)
         .without(routed.entry.injected.clone())
         .paced(pace);

@@ -243,10 +243,14 @@ async fn looked_for_grants(worker: &Worker, caller: &Caller, refusal: &Refusal, 
 /// The rate that a request's body must keep. Over HTTP/1 the guard holds it for the connection; a
 /// gRPC call may be silent for as long as a stream may.
 fn pace_of(worker: &Worker, channel: &Channel, headers: &HeaderMap) -> Option<PaceLimits> {
-    let grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
-    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(grpc);
-    (channel.http2 && !is_grpc)
+    (channel.http2 && !is_grpc(headers))
         .then(|| PaceLimits { bytes_per_second: worker.shared.settings.body_rate_min, ..PaceLimits::default() })
+}
+
+/// Whether a request is a call of gRPC, whose body may be a stream that lives as long as its answer.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// A node that has not confirmed the revocation feed for too long lets ordinary callers through
