@@ -129,6 +129,7 @@ async fn pass(
     known: &mut Known,
 ) -> Result<Response<Body>, Refusal> {
     let now = exchange.arrived;
+    not_oversized(&request, worker.shared.settings.head_bytes)?;
     let routed = known.routed.insert(route(snapshot, channel, &request)?);
     not_in_emergency(worker, channel)?;
     if browser::is_ours(routed) {
@@ -264,6 +265,21 @@ fn not_stale(worker: &Worker, routed: &Routed, caller: &Caller, now: crate::mode
         return Err(Refusal::Stale);
     }
     Ok(())
+}
+
+/// Over HTTP/2 a head may be longer than its bytes on the way, so it is measured once more as it was decoded
+/// (RFC 9113 §6.5.2); over HTTP/1 the guard has seen to it.
+///
+/// # Errors
+/// When it is longer than it may be.
+pub fn not_oversized<B>(request: &Request<B>, bytes_max: usize) -> Result<(), Refusal> {
+    const EACH_FIELD: usize = 32;
+    if request.version() != Version::HTTP_2 {
+        return Ok(());
+    }
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + EACH_FIELD);
+    if target.saturating_add(fields.sum()) > bytes_max { Err(Refusal::HeadTooLarge) } else { Ok(()) }
 }
 
 /// Programs get JSON; a person's browser, which asks for a page with GET, gets a page.

@@ -72,6 +72,8 @@ pub enum Refusal {
     AuditUnavailable,
     /// The upstream gave no answer.
     Upstream(UpstreamFault),
+    /// The request's head is longer than this door takes.
+    HeadTooLarge,
     /// The request's body is longer than the service takes.
     BodyTooLarge,
     /// The request's body broke off or could not be read.
@@ -130,9 +132,12 @@ impl Refusal {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Ambiguous(_) | Self::Misdirected | Self::BodyTooLarge | Self::BodyBroken | Self::BodySlow => {
-                "ambiguous_request"
-            }
+            Self::Ambiguous(_)
+            | Self::Misdirected
+            | Self::HeadTooLarge
+            | Self::BodyTooLarge
+            | Self::BodyBroken
+            | Self::BodySlow => "ambiguous_request",
             Self::NoCredential => "no_credential",
             Self::BadCredential(_)
             | Self::SignInOver(_)
@@ -186,6 +191,7 @@ impl Refusal {
             Self::Upstream(UpstreamFault::Slow) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Broken) => StatusCode::BAD_GATEWAY,
             Self::Upstream(UpstreamFault::NoUpgrade) => StatusCode::NOT_IMPLEMENTED,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::BodySlow => StatusCode::REQUEST_TIMEOUT,
@@ -221,6 +227,7 @@ impl Refusal {
             Self::Upstream(UpstreamFault::Busy | UpstreamFault::Refused) => "The service behind the door is busy",
             Self::Upstream(UpstreamFault::NoUpgrade) => "The service behind the door changes to no other protocol",
             Self::Upstream(_) => "The service behind the door does not answer",
+            Self::HeadTooLarge => "The header section is too large",
             Self::BodyTooLarge => "The body is too large",
             Self::BodyBroken => "The body can't be read",
             Self::BodySlow => "The body does not come",
@@ -267,6 +274,7 @@ impl Refusal {
             Self::Upstream(UpstreamFault::Broken) => "The upstream's answer could not be passed on. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Refused) => "The upstream takes no more requests on its connection and says that it has not begun with this one. Nothing was done; try again.".to_owned(),
             Self::Upstream(UpstreamFault::NoUpgrade) => "The service's upstreams speak HTTP/2 only (`h2://` or `h2c://`), where nothing can be upgraded, a WebSocket neither; nothing was sent to them. Its owner can name them with `https://` or `http://` in its service.toml where they speak HTTP/1.1 too.".to_owned(),
+            Self::HeadTooLarge => "Target and header fields are together longer than this door takes. Send fewer or shorter ones.".to_owned(),
             Self::BodyTooLarge => "The request's body is longer than this service takes.".to_owned(),
             Self::BodyBroken => "The request's body broke off or is not framed as it must be. Whether the upstream did something is not known.".to_owned(),
             Self::BodySlow => "The request's body stood still for too long. Whether the upstream did something is not known.".to_owned(),
@@ -308,6 +316,7 @@ impl Refusal {
             | Self::CrossSite
             | Self::ScopeInsufficient { .. }
             | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken | UpstreamFault::NoUpgrade)
+            | Self::HeadTooLarge
             | Self::BodyTooLarge
             | Self::BodyBroken
             | Self::BodySlow
@@ -326,6 +335,7 @@ impl Refusal {
             Self::OpeningElsewhere => Some("the opening is not for this service"),
             Self::CrossSite => Some("cross-site request with ambient credentials"),
             Self::Misdirected => Some("SNI and Host differ"),
+            Self::HeadTooLarge => Some("the header section is too large"),
             _ => None,
         }
     }

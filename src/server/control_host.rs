@@ -40,7 +40,7 @@ use crate::gateway::guard_h1::GuardH1;
 use crate::gateway::guard_h2::GuardH2;
 use crate::gateway::handshake::{Channel, asked_name};
 use crate::gateway::limit;
-use crate::gateway::pipeline::form_of;
+use crate::gateway::pipeline::{form_of, not_oversized};
 use crate::gateway::record::counted_address;
 use crate::gateway::refusal::Form;
 use crate::gateway::refusal::Refusal;
@@ -147,6 +147,7 @@ impl Host {
 
     async fn pass(&self, mut request: Request<Incoming>) -> Result<Response, Refusal> {
         limit::control_request(&self.shared, counted_address(self.facts.address))?;
+        not_oversized(&request, self.shared.settings.head_bytes)?;
         let canonical = canonical(&request, PathRules { encoded_slash: false }).map_err(Refusal::Ambiguous)?;
         if canonical.host != self.shared.settings.control_host {
             return Err(Refusal::Misdirected);
@@ -312,7 +313,7 @@ async fn serve_h2(host: &Host, stream: TlsStream<TcpStream>) {
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.http2_streams)
-        .max_header_list_size(u32::try_from(settings.head_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(settings.head_bytes.saturating_mul(2)).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(guard), service);
