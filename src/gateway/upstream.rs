@@ -362,13 +362,14 @@ impl Pool {
             return self.opened(target, needs).await;
         }
         let turn = tokio::time::timeout(self.connect, target.opening.acquire()).await;
-        let Ok(Ok(_turn)) = turn else {
-            return Err(UpstreamFault::Busy);
-        };
         if let Some(stream) = target.stream() {
             return Ok(Sender::Http2(stream));
         }
-        match self.opened(target, needs).await {
+        let opened = match turn {
+            Ok(Ok(_turn)) => self.opened(target, needs).await,
+            Ok(Err(_)) | Err(_) => Err(UpstreamFault::Busy),
+        };
+        match opened {
             Err(UpstreamFault::Busy) => target.silent_stream().map(Sender::Http2).ok_or(UpstreamFault::Busy),
             other => other,
         }
@@ -460,7 +461,10 @@ impl Pool {
         let (multiplexed, running) = Multiplexed::open(io, self.tasks.clone()).await?;
         self.keep(place, running);
         let stream = multiplexed.stream();
-        target.multiplexed.borrow_mut().push(multiplexed);
+        // A pool that went meanwhile closes nothing that comes later.
+        if !target.retired.get() {
+            target.multiplexed.borrow_mut().push(multiplexed);
+        }
         Ok(Sender::Http2(stream))
     }
 

@@ -24,6 +24,7 @@ mod idle;
 mod keys;
 mod limits;
 mod machines;
+mod multiplexed;
 mod paths;
 mod record;
 mod reload;
