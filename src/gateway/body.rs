@@ -151,7 +151,7 @@ pub trait Ending {
 
 /// A body that passes through.
 pub struct Relay {
-    /// None once it is in `open`.
+    /// None once it is in `open`; without that, there is nothing to pass.
     inner: Option<Incoming>,
     permit: Permit,
     idle: Ttl,
@@ -191,6 +191,26 @@ impl Relay {
             waiting: None,
             pace: None,
             trailers,
+            injected: None,
+            untaken: None,
+            exchange: None,
+            open: None,
+        }
+    }
+
+    /// A relay of nothing, in the place of one that had nothing to pass: `progress` goes on.
+    #[must_use]
+    pub fn of_nothing(permit: Permit, progress: Rc<Progress>) -> Self {
+        Self {
+            inner: None,
+            permit,
+            idle: Ttl::seconds(0),
+            bytes_max: 0,
+            progress,
+            ending: None,
+            waiting: None,
+            pace: None,
+            trailers: |_| {},
             injected: None,
             untaken: None,
             exchange: None,
@@ -332,7 +352,7 @@ impl HttpBody for Relay {
             return this.fail(BodyError::Cut);
         }
         let Some(polled) = this.with_inner(|inner| Pin::new(inner).poll_frame(context)) else {
-            return this.fail(BodyError::Cut);
+            return if this.open.is_some() { this.fail(BodyError::Cut) } else { Poll::Ready(None) };
         };
         match polled {
             Poll::Pending => this.wait(context),
@@ -378,14 +398,14 @@ impl HttpBody for Relay {
 
     fn is_end_stream(&self) -> bool {
         match &self.open {
-            None => self.inner.as_ref().is_some_and(HttpBody::is_end_stream),
+            None => self.inner.as_ref().is_none_or(HttpBody::is_end_stream),
             Some(open) => open.incoming.borrow().as_ref().is_some_and(HttpBody::is_end_stream),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.open {
-            None => self.inner.as_ref().map(HttpBody::size_hint),
+            None => Some(self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)),
             Some(open) => open.incoming.borrow().as_ref().map(HttpBody::size_hint),
         }
         .unwrap_or_default()

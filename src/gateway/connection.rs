@@ -255,7 +255,8 @@ async fn serve_h2(worker: &Rc<Worker>, channel: Rc<Channel>, stream: TlsStream<T
     let connection = http2::Builder::new(LocalExecutor::new(worker.tasks.clone()))
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.http2_streams)
-        .max_header_list_size(u32::try_from(settings.head_bytes).unwrap_or(u32::MAX))
+        // h2 refuses more than this without a word of ours; what lies between is refused where a decision is made.
+        .max_header_list_size(u32::try_from(settings.head_bytes.saturating_mul(2)).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(guard), service);

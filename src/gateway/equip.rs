@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use http::header::{CONNECTION, FORWARDED, HOST, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request};
 use http_body::Body as HttpBody;
 use serde_json::json;
@@ -267,17 +268,17 @@ fn assertion(
     Ok(Some(value))
 }
 
-/// Puts head and body together for the protocol that the lane speaks.
+/// Puts head and body together for the protocol that the lane speaks: HTTP/2 where it has a scheme.
 ///
 /// # Errors
 /// When the target can't be written for HTTP/2.
-pub fn addressed<B: HttpBody>(mut head: request::Parts, body: B, http2: bool) -> Result<Request<B>, Refusal> {
-    if http2 {
+pub fn addressed<B: HttpBody>(mut head: request::Parts, body: B, http2: Option<Scheme>) -> Result<Request<B>, Refusal> {
+    if let Some(scheme) = http2 {
         // RFC 9113 §8.3.1: scheme and authority in pseudo-headers, no Host.
         let authority = head.headers.remove(HOST).ok_or(Refusal::Internal)?;
         let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         head.uri = Uri::builder()
-            .scheme("http")
+            .scheme(scheme)
             .authority(authority.as_bytes())
             .path_and_query(path)
             .build()
@@ -294,4 +295,17 @@ pub fn addressed<B: HttpBody>(mut head: request::Parts, body: B, http2: bool) ->
         }
     }
     Ok(Request::from_parts(head, body))
+}
+
+/// A head as it was before [`addressed`] wrote it, for another way: that may speak another protocol.
+///
+/// # Errors
+/// When it can't be written.
+pub fn unaddressed(mut head: request::Parts) -> Result<request::Parts, Refusal> {
+    head.headers.remove(TRANSFER_ENCODING);
+    let Some(authority) = head.uri.authority() else { return Ok(head) };
+    head.headers.insert(HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Internal)?);
+    let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    head.uri = Uri::try_from(path).map_err(|_| Refusal::Internal)?;
+    Ok(head)
 }

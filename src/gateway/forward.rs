@@ -1,6 +1,7 @@
 //! The request goes upstream and its answer comes back.
 //!
-//! Nothing is sent twice: only a request of which no byte left may go another way. The time for the
+//! Nothing is sent twice: only a request of which no byte left may go another way, or one without a body of
+//! which the upstream says that it did nothing. The time for the
 //! first byte of an answer counts from the last byte of the request, so that an endless upload is
 //! no late answer.
 
@@ -11,25 +12,27 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::body::{BodyError, Ending, Permit, Progress, Relay};
-use super::equip::addressed;
+use super::equip::{addressed, unaddressed};
 use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
 use super::handshake::Channel;
 use super::hygiene::{strip_client_trailers, strip_response_headers, strip_response_trailers};
+use super::pipeline::is_grpc;
 use super::refusal::{Refusal, UpstreamFault};
 use super::route::Routed;
 use super::trust;
 use super::tunnel;
-use super::upstream::{Lane, Unsent};
+use super::upstream::{Lane, Needs, Unsent};
 use super::worker::Worker;
 
-/// Ways that are tried while nothing has been sent.
+/// Ways that are tried while nothing has been done.
 const TRIES: usize = 3;
 
 /// Interim answers (1xx) that one request may get before its own: they reset no time, and an upstream that
@@ -68,24 +71,35 @@ pub async fn forward(
     let service = &routed.entry.service;
     let pool = worker.pool(&routed.entry);
     let bytes_max = service.limits.body_bytes_max.unwrap_or(u64::MAX);
-    let idle = service.timeouts.body_idle.min(worker.shared.settings.body_idle);
+    // The messages of a call go both ways for as long as a stream may be silent: its client may have sent the
+    // last of its own long before it has the last of the other side's.
+    let idle = if is_grpc(&head.headers) {
+        service.timeouts.stream_idle
+    } else {
+        service.timeouts.body_idle.min(worker.shared.settings.body_idle)
+    };
     let relay = Relay::new(body, permit.clone(), idle, bytes_max, strip_client_trailers)
         .without(routed.entry.injected.clone())
         .paced(pace);
     let sent = relay.progress();
-    let mut waiting = Some((head, relay));
+    let needs = if routed.canonical.upgrade.is_some() { Needs::Upgrade } else { Needs::Any };
+    let (mut waiting, mut refused) = (Some((head, relay)), false);
     for _ in 0..TRIES {
         let Some((head, relay)) = waiting.take() else {
             break;
         };
-        let mut lane = pool.lane().await.map_err(Refusal::Upstream)?;
+        let mut lane = pool.lane(needs).await.map_err(Refusal::Upstream)?;
         // A way may have been long in coming.
         if permit.is_over() {
             return Err(Refusal::SessionEnded);
         }
-        let mut request = addressed(head, relay, lane.is_http2())?;
+        let scheme = lane.http2_scheme();
+        let is_http2 = scheme.is_some();
+        // An upstream of HTTP/2 may refuse what it has got, and hyper gives back nothing that it has written.
+        let copy = (is_http2 && relay.is_end_stream()).then(|| Box::new(head.clone()));
+        let mut request = addressed(head, relay, scheme)?;
         let interim = Arc::new((AtomicU32::new(0), Notify::new()));
-        if !lane.is_http2() {
+        if !is_http2 {
             let counted = Arc::clone(&interim);
             hyper::ext::on_informational(&mut request, move |_| {
                 if counted.0.fetch_add(1, Ordering::Relaxed) == INTERIM_MAX {
@@ -106,17 +120,27 @@ pub async fn forward(
                 return Err(Refusal::Upstream(UpstreamFault::Broken));
             }
             refusal = waited(&sent, first_byte, permit) => {
-                lane.discard();
+                match refusal {
+                    Refusal::Upstream(UpstreamFault::Slow) => lane.in_vain(),
+                    _ => lane.discard(),
+                }
                 return Err(refusal);
             }
         };
         match outcome {
             Ok(response) => return answer(response, lane, sent),
-            Err(Unsent::Again(request)) => waiting = Some((*request).into_parts()),
+            Err(Unsent::Again(request)) => {
+                let (head, relay) = (*request).into_parts();
+                waiting = Some((unaddressed(head)?, relay));
+            }
+            Err(Unsent::Refused) => {
+                refused = true;
+                waiting = copy.map(|head| (*head, Relay::of_nothing(permit.clone(), Rc::clone(&sent))));
+            }
             Err(Unsent::Failed) => return Err(failed(&sent)),
         }
     }
-    Err(Refusal::Upstream(UpstreamFault::Unreachable))
+    Err(Refusal::Upstream(if refused { UpstreamFault::Refused } else { UpstreamFault::Unreachable }))
 }
 
 /// Resolves once the answer is not waited for any longer: the permit is over, or the answer overdue, which

@@ -23,6 +23,7 @@ pub mod listener;
 pub mod lookup;
 pub mod membership;
 pub mod metrics;
+mod multiplexed;
 pub mod pipeline;
 pub mod probe;
 pub mod proof;

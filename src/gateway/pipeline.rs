@@ -130,6 +130,7 @@ async fn pass(
     known: &mut Known,
 ) -> Result<Response<Body>, Refusal> {
     let now = exchange.arrived;
+    not_oversized(&request, worker.shared.settings.head_bytes)?;
     limit::fields(&worker.shared, request.headers())?;
     let routed = known.routed.insert(route(snapshot, channel, &request)?);
     not_in_emergency(worker, channel)?;
@@ -253,10 +254,14 @@ async fn looked_for_grants(worker: &Worker, caller: &Caller, refusal: &Refusal, 
 /// The rate that a request's body must keep. Over HTTP/1 the guard holds it for the connection; a
 /// gRPC call may be silent for as long as a stream may.
 fn pace_of(worker: &Worker, channel: &Channel, headers: &HeaderMap) -> Option<PaceLimits> {
-    let grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
-    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(grpc);
-    (channel.http2 && !is_grpc)
+    (channel.http2 && !is_grpc(headers))
         .then(|| PaceLimits { bytes_per_second: worker.shared.settings.body_rate_min, ..PaceLimits::default() })
+}
+
+/// Whether a request is a call of gRPC, whose body may be a stream that lives as long as its answer.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// A node that has not confirmed the revocation feed for too long lets ordinary callers through
@@ -270,6 +275,21 @@ fn not_stale(worker: &Worker, routed: &Routed, caller: &Caller, now: crate::mode
         return Err(Refusal::Stale);
     }
     Ok(())
+}
+
+/// Over HTTP/2 a head may be longer than its bytes on the way, so it is measured once more as it was decoded
+/// (RFC 9113 §6.5.2); over HTTP/1 the guard has seen to it.
+///
+/// # Errors
+/// When it is longer than it may be.
+pub fn not_oversized<B>(request: &Request<B>, bytes_max: usize) -> Result<(), Refusal> {
+    const EACH_FIELD: usize = 32;
+    if request.version() != Version::HTTP_2 {
+        return Ok(());
+    }
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + EACH_FIELD);
+    if target.saturating_add(fields.sum()) > bytes_max { Err(Refusal::HeadTooLarge) } else { Ok(()) }
 }
 
 /// Programs get JSON; a person's browser, which asks for a page with GET, gets a page.

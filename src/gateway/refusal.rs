@@ -76,6 +76,8 @@ pub enum Refusal {
     FieldsTooMany,
     /// The upstream gave no answer.
     Upstream(UpstreamFault),
+    /// The request's head is longer than this door takes.
+    HeadTooLarge,
     /// The request's body is longer than the service takes.
     BodyTooLarge,
     /// The request's body broke off or could not be read.
@@ -106,6 +108,10 @@ pub enum UpstreamFault {
     Slow,
     /// What it answered is not HTTP that can be passed on.
     Broken,
+    /// It says that it did nothing of the request.
+    Refused,
+    /// Another protocol is asked for, and it speaks HTTP/2 only.
+    NoUpgrade,
 }
 
 /// What the person can do about it.
@@ -133,6 +139,7 @@ impl Refusal {
             Self::Ambiguous(_)
             | Self::Misdirected
             | Self::FieldsTooMany
+            | Self::HeadTooLarge
             | Self::BodyTooLarge
             | Self::BodyBroken
             | Self::BodySlow => "ambiguous_request",
@@ -186,10 +193,11 @@ impl Refusal {
             | Self::Emergency
             | Self::AuditUnavailable
             | Self::Unsettled
-            | Self::Upstream(UpstreamFault::Busy) => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::Upstream(UpstreamFault::Busy | UpstreamFault::Refused) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(UpstreamFault::Slow) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Broken) => StatusCode::BAD_GATEWAY,
-            Self::FieldsTooMany => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Upstream(UpstreamFault::NoUpgrade) => StatusCode::NOT_IMPLEMENTED,
+            Self::FieldsTooMany | Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::BodySlow => StatusCode::REQUEST_TIMEOUT,
@@ -224,8 +232,10 @@ impl Refusal {
             Self::AuditUnavailable => "The decision can't be recorded",
             Self::Unsettled => "What was shown can't be looked up",
             Self::FieldsTooMany => "The request has too many header fields",
-            Self::Upstream(UpstreamFault::Busy) => "The service behind the door is busy",
+            Self::Upstream(UpstreamFault::Busy | UpstreamFault::Refused) => "The service behind the door is busy",
+            Self::Upstream(UpstreamFault::NoUpgrade) => "The service behind the door changes to no other protocol",
             Self::Upstream(_) => "The service behind the door does not answer",
+            Self::HeadTooLarge => "The header section is too large",
             Self::BodyTooLarge => "The body is too large",
             Self::BodyBroken => "The body can't be read",
             Self::BodySlow => "The body does not come",
@@ -272,6 +282,9 @@ impl Refusal {
             Self::Upstream(UpstreamFault::Busy) => "Each connection to the service's upstreams that may be open is in use. Try again soon; its owner can allow more with `connections_per_upstream` under `[limits]` of its service.toml.".to_owned(),
             Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Broken) => "The upstream's answer could not be passed on. Whether it did what was asked is not known.".to_owned(),
+            Self::Upstream(UpstreamFault::Refused) => "The upstream takes no more requests on its connection and says that it has not begun with this one. Nothing was done; try again.".to_owned(),
+            Self::Upstream(UpstreamFault::NoUpgrade) => "The service's upstreams speak HTTP/2 only (`h2://` or `h2c://`), where nothing can be upgraded, a WebSocket neither; nothing was sent to them. Its owner can name them with `https://` or `http://` in its service.toml where they speak HTTP/1.1 too.".to_owned(),
+            Self::HeadTooLarge => "Target and header fields are together longer than this door takes. Send fewer or shorter ones.".to_owned(),
             Self::BodyTooLarge => "The request's body is longer than this service takes.".to_owned(),
             Self::BodyBroken => "The request's body broke off or is not framed as it must be. Whether the upstream did something is not known.".to_owned(),
             Self::BodySlow => "The request's body stood still for too long. Whether the upstream did something is not known.".to_owned(),
@@ -299,7 +312,9 @@ impl Refusal {
             | Self::Emergency
             | Self::AuditUnavailable
             | Self::Unsettled
-            | Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Busy) => Remedy::Retry,
+            | Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Busy | UpstreamFault::Refused) => {
+                Remedy::Retry
+            }
             Self::Ambiguous(_)
             | Self::Misdirected
             | Self::GrantOver(_)
@@ -311,8 +326,9 @@ impl Refusal {
             | Self::Forbidden { .. }
             | Self::CrossSite
             | Self::ScopeInsufficient { .. }
-            | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken)
+            | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken | UpstreamFault::NoUpgrade)
             | Self::FieldsTooMany
+            | Self::HeadTooLarge
             | Self::BodyTooLarge
             | Self::BodyBroken
             | Self::BodySlow
@@ -333,6 +349,7 @@ impl Refusal {
             Self::Misdirected => Some("SNI and Host differ"),
             Self::Unsettled => Some("what was shown could not be looked up in time"),
             Self::FieldsTooMany => Some("the head has too many fields"),
+            Self::HeadTooLarge => Some("the header section is too large"),
             _ => None,
         }
     }
@@ -492,7 +509,7 @@ impl Refusal {
             | Self::Emergency
             | Self::AuditUnavailable
             | Self::Unsettled
-            | Self::Upstream(UpstreamFault::Busy) => {
+            | Self::Upstream(UpstreamFault::Busy | UpstreamFault::Refused) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
             }
             Self::Ambiguous(ambiguity) if ambiguity.status() == 405 => {

@@ -6,7 +6,7 @@
 //! that this node obeys. INVARIANT: a session that was entered as ended is never entered as live
 //! again, however late an older view of it arrives (`version` only grows).
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use papaya::{Compute, HashMap, Operation};

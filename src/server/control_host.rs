@@ -45,7 +45,7 @@ use crate::gateway::guard_h1::GuardH1;
 use crate::gateway::guard_h2::GuardH2;
 use crate::gateway::handshake::{Channel, asked_name};
 use crate::gateway::limit;
-use crate::gateway::pipeline::form_of;
+use crate::gateway::pipeline::{form_of, not_oversized};
 use crate::gateway::refusal::Form;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Shared;
@@ -169,6 +169,7 @@ impl Host {
 
     async fn pass(&self, mut request: Request<Incoming>) -> Result<Response, Refusal> {
         limit::control_request(&self.shared, counted_address(self.facts.address))?;
+        not_oversized(&request, self.shared.settings.head_bytes)?;
         limit::fields(&self.shared, request.headers())?;
         let canonical = canonical(&request, PathRules { encoded_slash: false }).map_err(Refusal::Ambiguous)?;
         if canonical.host != self.shared.settings.control_host {
@@ -324,7 +325,7 @@ async fn serve_h2(host: &Host, stream: TlsStream<TcpStream>) {
     let connection = http2::Builder::new(Tracked::new(host.tasks.clone()))
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.http2_streams)
-        .max_header_list_size(u32::try_from(settings.head_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(settings.head_bytes.saturating_mul(2)).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(guard), service);

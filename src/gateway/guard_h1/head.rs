@@ -79,7 +79,8 @@ fn check_lines(head: &[u8], request: &httparse::Request<'_, '_>) -> Result<(), W
     Ok(())
 }
 
-/// The target is a path or an http(s) url in ASCII that no reader cuts short.
+/// The target is a path or an http(s) url in ASCII that no reader cuts short, and that `http::Uri` takes: what
+/// that refuses, hyper would answer by itself, without a decision.
 fn check_target(method: &str, target: &[u8]) -> Result<(), WireRefusal> {
     if method == "CONNECT" {
         return Err(WireRefusal::NotImplemented { what: "CONNECT is not offered" });
@@ -90,15 +91,23 @@ fn check_target(method: &str, target: &[u8]) -> Result<(), WireRefusal> {
     if !form {
         return Err(malformed("the target is neither a path nor an http or https url"));
     }
+    const UNENCODED: WireRefusal = malformed("the target has a character that must be percent-encoded");
     let mut in_path = true;
     for byte in target {
         match byte {
             b'#' => return Err(malformed("the target has a fragment")),
             b'\\' if in_path => return Err(malformed("the target has a backslash")),
             b'?' => in_path = false,
+            b'<' | b'>' => return Err(UNENCODED),
+            b'`' if in_path => return Err(UNENCODED),
+            b'"' if !in_path => return Err(UNENCODED),
             0x21..=0x7e => {}
-            _ => return Err(malformed("the target has a character that must be percent-encoded")),
+            _ => return Err(UNENCODED),
         }
+    }
+    // A url has an authority too, which few requests have and many rules are about.
+    if target.first() != Some(&b'/') && http::Uri::try_from(target).is_err() {
+        return Err(malformed("the target is not a url"));
     }
     Ok(())
 }

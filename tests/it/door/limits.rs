@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::fixture::{BOTH, Plan, Speaks, full, host, with_door};
+use super::fixture::{BOTH, Plan, Speaks, full, host, read, with_door};
 use super::upstream::Reply;
 use crate::crash::events;
 use crate::support::databases;
@@ -133,6 +133,34 @@ fn a22_heads_have_a_size_and_a_number_of_fields() {
         let most: Vec<(&str, &str)> = most.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let mut client = door.client("app", Some(&alice), Speaks::Http2).await;
         assert_eq!(client.ask(Method::GET, "/x", &most, b"").await.status, 200);
+    });
+}
+
+#[test]
+fn a22_a_head_that_is_too_long_once_it_is_decoded_is_refused_with_its_decision() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        // Five bits a letter on the way (RFC 7541 appendix B).
+        let pieces = "a".repeat(8 * 1024);
+        for (service, person, path) in [("app", Some(&alice), "/x"), ("", None, "/signin")] {
+            let mut client = door.client(service, person, Speaks::Http2).await;
+            let mut request = client.request(Method::GET, path);
+            for number in 0..12 {
+                request = request.header(format!("x-{number}"), &pieces);
+            }
+            let got = read(client.send(request.body(full("")).unwrap()).await.unwrap()).await;
+            assert_eq!((got.status.as_u16(), got.reason().as_str()), (431, "ambiguous_request"));
+            got.decision();
+            // The connection lives.
+            assert_ne!(client.get(path).await.status, 431);
+        }
+        for target in ["/x?a=\"", "/x?a=<>"] {
+            let request = format!("GET {target} HTTP/1.1\r\nHost: {}\r\n\r\n", host("app"));
+            let got = door.bytes("app", Some(&alice), request.as_bytes()).await;
+            assert!(got.starts_with("HTTP/1.1 400 ") && got.contains("application/problem+json"), "{got}");
+            assert!(got.contains("doorward-decision: "), "{got}");
+        }
+        assert_eq!(door.raw.count(), 1);
     });
 }
 

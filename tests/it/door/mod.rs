@@ -24,6 +24,7 @@ mod idle;
 mod keys;
 mod limits;
 mod machines;
+mod multiplexed;
 mod parameters;
 mod paths;
 mod record;

@@ -242,6 +242,11 @@ pub(super) fn messages() -> Vec<(&'static str, Vec<u8>, Expect)> {
         ("a09_authority", "a:80"),
         ("a09_query_only", "?x"),
         ("a09_obs_query", "/x?\u{e9}"),
+        ("a09_quote_in_query", "/x?a=\""),
+        ("a09_angles_in_query", "/x?a=<>"),
+        ("a09_angle", "/a>"),
+        ("a09_backtick", "/a`"),
+        ("a09_no_url", "http://a{b/x"),
     ] {
         add(name, format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"), BAD);
     }
