@@ -13,6 +13,7 @@ use super::groups::Groups;
 use super::judge::Judge;
 use super::kinds::Kinds;
 use super::people::People;
+use super::reads::Reads;
 use super::rule::Rule;
 use super::service::Service;
 use super::subject::{Facts, Subject};
@@ -197,6 +198,12 @@ impl PolicySet {
     pub fn installation_decide(&self, subject: &Subject, action: InstallationAction, ambient: &Ambient<'_>) -> Verdict {
         let build = |reads| context::of_builtin(ambient, reads, &TimeZone::UTC);
         self.installation.decide(subject, action.name(), &self.installation_uid, build)
+    }
+
+    /// Which circumstances the policies of a built-in action on an entitlement read.
+    #[must_use]
+    pub fn entitlement_reads(&self, name: &EntitlementName, action: EntitlementAction) -> Reads {
+        self.service(name.service()).map_or(Reads::EVERYTHING, |service| service.desk_reads(action))
     }
 
     /// Judges a built-in action on an entitlement, by its service's policies. One that no service

@@ -182,6 +182,11 @@ impl Service {
         self.engine.requests.reads(action.as_str()).unwrap_or(Reads::EVERYTHING)
     }
 
+    /// The same of a built-in action on one of its entitlements.
+    pub(super) fn desk_reads(&self, action: EntitlementAction) -> Reads {
+        self.engine.desk.reads(action.name()).unwrap_or(Reads::EVERYTHING)
+    }
+
     /// Attributes of principals of a kind that the policies of an action read, its own or a built-in
     /// one on its entitlements; `None` where that can't be told.
     pub(super) fn principal_attributes(&self, action: &str, kind: PrincipalKind) -> Option<BTreeSet<String>> {
