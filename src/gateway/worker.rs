@@ -166,6 +166,9 @@ pub struct MadeAssertion {
     pub value: HeaderValue,
 }
 
+/// Pools by service, and from what each was made.
+type Pools = HashMap<ServiceName, (Arc<UpstreamSide>, Rc<Pool>)>;
+
 /// One thread of the data path.
 pub struct Worker {
     /// What all share.
@@ -176,8 +179,8 @@ pub struct Worker {
     pub beside: TaskTracker,
     /// Answers that have more to come.
     pub untaken: Rc<Untaken>,
-    /// Connections to the upstreams of a service, and from what they were made.
-    pools: RefCell<HashMap<ServiceName, (Arc<UpstreamSide>, Rc<Pool>)>>,
+    /// Connections to upstreams.
+    pools: RefCell<Pools>,
     /// Tokens by SHA-256 and audience.
     pub tokens: RefCell<LruCache<TokenKey, Rc<VerifiedToken>>>,
     /// Subjects by caller and the entitlements that they hold.

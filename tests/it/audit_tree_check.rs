@@ -260,6 +260,16 @@ async fn happen(house: &House, numbers: std::ops::Range<u8>) {
     }
 }
 
+/// The same in one batch, as decisions come: this process remembers what it numbered.
+async fn recorded(house: &House, numbers: std::ops::Range<u8>) {
+    let store = &house.desk.store;
+    let sealing = store.sealing().unwrap();
+    let events: Vec<_> = numbers.map(|number| sealing.seal(&numbered(house, number, EventType::LockSet))).collect();
+    let mut tx = store.begin().await.unwrap();
+    tx.record_batch(store.own_log().unwrap(), &events).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
 /// How many events are under the newest checkpoint, of a record that is what its checkpoints say.
 async fn kept(house: &House) -> u64 {
     let root = Root::open(&house.desk.store, &house.desk.sealer).await.unwrap();
@@ -316,7 +326,7 @@ async fn f3_what_was_lost_before_a_checkpoint_was_signed_over_it_is_told_and_the
         let keeper = keeper_of(&house).await;
         keeper.attend(&house.desk).await;
         let size = kept(&house).await;
-        happen(&house, 10..16).await;
+        recorded(&house, 10..16).await;
         lose_from(&url, size + 2, "").await;
         keeper.attend(&house.desk).await;
         assert!(!is_consistent(&keeper), "this process remembers more events than there are");

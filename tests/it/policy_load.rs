@@ -606,8 +606,9 @@ fn a_global_policy_opens_only_where_it_holds() {
     let there = "permit (principal in Entitlement::\"svc/x\", action, resource == Service::\"other\");\n";
     let service = format!("{SERVICE}[entitlement.x]\ndescription = \"d\"\n");
     let other = SERVICE.replace("read", "look");
+    let there_too = ACCESS.replace("read", "look");
     let files = [("svc/service.toml", service.as_str()), ("svc/access.cedar", ACCESS), ("global.cedar", there)];
-    let set = loaded(&[&files[..], &[("other/service.toml", &other), ("other/access.cedar", "")]].concat());
+    let set = loaded(&[&files[..], &[("other/service.toml", &other), ("other/access.cedar", &there_too)]].concat());
     let name = set.entitlements().next().unwrap().name.clone();
     assert_eq!(set.opened_by(&name).iter().map(ToString::to_string).collect::<Vec<_>>(), ["other/look"]);
 }
