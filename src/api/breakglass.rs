@@ -66,7 +66,8 @@ impl From<CloseError> for ApiError {
             CloseError::NoPath => Self::NotFound(NO_PATH),
             CloseError::OtherOpening => Self::Invalid(told),
             CloseError::Closing(_) => Self::Forbidden("closing_refused", told),
-            CloseError::TooMany | CloseError::Disk(_) => Self::Unavailable(told),
+            CloseError::TooMany => Self::Conflict("closings_too_many", told),
+            CloseError::Disk(_) => Self::Conflict("closing_not_kept", told),
         }
     }
 }

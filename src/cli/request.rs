@@ -132,10 +132,11 @@ fn dry_run(context: &Context, args: &RequestArgs, here: &SignedIn, json: &str) -
         (needed, []) => format!("{needed}, of people who have not signed in here yet"),
         (needed, _) => format!("{needed}"),
     };
+    let begins = if args.emergency || plan.approvals_needed == 0 { "at once" } else { "once approved" };
     let mut pairs = vec![
         ("entitlement", plan.entitlement),
         ("for", plan.length),
-        ("start", plan.start.map_or_else(|| "once approved".to_owned(), |start| start.to_string())),
+        ("start", plan.start.map_or_else(|| begins.to_owned(), |start| start.to_string())),
         ("opens", listed(&plan.actions)),
         ("approvals", needed),
         (if args.emergency { "passed over" } else { "could approve" }, listed(&who)),

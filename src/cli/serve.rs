@@ -80,7 +80,8 @@ pub async fn until_signalled(reload: impl Fn()) -> Result<(), Failure> {
 /// # Errors
 /// Exit 2 when files or addresses are wrong, 1 when something outside is in the way.
 pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
-    let _telling = telling("doorward=info,warn");
+    // The pool tells of each connection that it could not open, many times a second; the store tells what is wrong.
+    let _telling = telling("doorward=info,warn,sqlx_core::pool=off");
     let environment = Environment::of_process();
     let config = configuration(&args.config, &environment)?;
     // Heard before anybody can see that it runs: an end that comes at once is an end in order.

@@ -96,24 +96,25 @@ impl ClockGuard {
     }
 
     /// Holds the time that this node goes by against the clock of its database, where that has one of its
-    /// own: at a start, since a clock that was wrong before it does not step, and again while it runs.
+    /// own: at a start, since a clock that was wrong before it does not step, and again while it runs. Gives
+    /// whether that was settled: an answer that took too long proves nothing.
     ///
     /// # Errors
     /// When the database is away; what was known before holds.
-    pub async fn compare(&self, store: &Store) -> Result<(), StoreError> {
+    pub async fn compare(&self, store: &Store) -> Result<bool, StoreError> {
         let asked = self.clock.running();
-        let Some(answered) = store.clock_fetch().await? else { return Ok(()) };
+        let Some(answered) = store.clock_fetch().await? else { return Ok(true) };
         let took = self.clock.running().saturating_sub(asked);
         if took > ANSWER_MAX {
             tracing::debug!(?took, "the database was too slow to hold the clock against its own");
-            return Ok(());
+            return Ok(false);
         }
         // It read its clock at some moment in between.
         let half = Ttl::millis(u32::try_from(took.as_millis()).unwrap_or(u32::MAX) / 2);
         let mut seen = self.look();
         let step = seen.watch.hold_against_database(answered.plus(half), half);
         keep(&mut seen.untold, step);
-        Ok(())
+        Ok(true)
     }
 
     /// Steps that were seen and not taken yet, the oldest first.

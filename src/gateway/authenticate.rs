@@ -17,7 +17,7 @@ use crate::identity::cookie::SESSION_COOKIE;
 use crate::identity::directory::{CookieHash, LiveGrant, LiveSession};
 use crate::identity::session_use::step;
 use crate::model::address::counted_address;
-use crate::model::{Principal, PrincipalKind, SessionId, Thumbprint, Timestamp};
+use crate::model::{EntitlementName, Principal, PrincipalKind, SessionId, Thumbprint, Timestamp};
 use crate::policy::Subject;
 
 use super::bearer::{VerifiedToken, bound_here, presented_token, verified_token};
@@ -27,7 +27,7 @@ use super::handshake::Channel;
 use super::hygiene::own_cookie;
 use super::limit;
 use super::lookup::Looked;
-use super::membership::{self, counting};
+use super::membership::{self, Counted, counting};
 use super::proof;
 use super::refusal::Refusal;
 use super::route::Routed;
@@ -50,6 +50,8 @@ pub struct Caller {
     pub base: Rc<Subject>,
     /// Their grants that count for this request.
     pub grants: Vec<LiveGrant>,
+    /// Entitlements that they hold for something else, and that may bar from this.
+    pub barring: Vec<EntitlementName>,
     /// The grant that the token was made under: what is open ends with it, whatever else permits it.
     pub under: Option<LiveGrant>,
     /// Sessions of those who act for the principal, who acts now first: what is open ends with theirs too.
@@ -223,6 +225,7 @@ impl Caller {
             base: Rc::clone(&subject),
             subject,
             grants: Vec::new(),
+            barring: Vec::new(),
             under: None,
             acting: Vec::new(),
             email: None,
@@ -359,13 +362,13 @@ pub fn with_grants(
     caller: &mut Caller,
     now: Timestamp,
 ) {
-    let (grants, names) = counting(worker, snapshot, channel, routed, caller, now);
+    let Counted { grants, names, barring } = counting(worker, snapshot, channel, routed, caller, now);
     caller.subject = match caller.key {
         _ if names.is_empty() => Rc::clone(&caller.base),
         Some(key) => remembered(worker, snapshot, key, &names, || caller.base.with_entitlements(&names)),
         None => Rc::new(caller.base.with_entitlements(&names)),
     };
-    caller.grants = grants;
+    (caller.grants, caller.barring) = (grants, barring);
 }
 
 /// A machine by its SPIFFE certificate: the workload that a rule of `workloads.toml` names.

@@ -26,6 +26,7 @@ pub struct DecisionKey {
     pub(super) generation: u64,
     pub(super) caller: CallerKey,
     entitlements: Vec<EntitlementName>,
+    barring: Vec<EntitlementName>,
     service: ServiceName,
     action: ActionName,
     params: Vec<(Arc<str>, String)>,
@@ -96,6 +97,17 @@ pub fn authorize(
     };
     let service = &routed.entry.service;
     let verdict = service.decide(&caller.subject, action, &context);
+    if verdict.allow && !caller.barring.is_empty() {
+        // What is held for something else gives nothing here, and takes what it takes from all who hold it.
+        let held = service.decide(&caller.subject.with_entitlements(&caller.barring), action, &context);
+        if !held.allow {
+            let refusal = match held.reason {
+                DenyReason::ForbiddenByPolicy => Refusal::Forbidden { remedies: Vec::new() },
+                DenyReason::NoPolicyMatch => Refusal::NoPolicyMatch { remedies: Vec::new() },
+            };
+            return Err(Refused { refusal, verdict: Some(held) });
+        }
+    }
     if verdict.allow {
         let rests = Rc::new(Rests::of(service, caller, action, &context));
         let verdict = Rc::new(verdict);
@@ -178,6 +190,7 @@ fn decision_key(
         generation: snapshot.generation,
         caller: known,
         entitlements: caller.subject.entitlements().to_vec(),
+        barring: caller.barring.clone(),
         service: service.name.clone(),
         action: action.clone(),
         params: routed.matched.as_ref()?.params.clone(),

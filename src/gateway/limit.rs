@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use governor::NotUntil;
 use governor::clock::{Clock, DefaultClock};
 use http::HeaderMap;
+use http::header::COOKIE;
 
 use crate::model::Principal;
 
@@ -19,12 +20,18 @@ pub const PREFLIGHTS_PER_SECOND: u32 = 1000;
 pub const PREFLIGHTS_BURST: u32 = 5000;
 
 /// Lets a head through that has no more fields than heads may have. The guard of HTTP/1 has counted them before;
-/// over HTTP/2 nobody has, whatever the size of the head.
+/// over HTTP/2 nobody has, whatever the size of the head. All cookies are one field: browsers send each by itself
+/// there, and they go on as one (RFC 9113 §8.2.3).
 ///
 /// # Errors
 /// `FieldsTooMany`.
 pub fn fields(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
-    if headers.len() <= shared.settings.headers { Ok(()) } else { Err(Refusal::FieldsTooMany) }
+    if headers.len() <= shared.settings.headers {
+        return Ok(());
+    }
+    let crumbs = headers.get_all(COOKIE).iter().count();
+    let fields = headers.len() - crumbs.saturating_sub(1);
+    if fields <= shared.settings.headers { Ok(()) } else { Err(Refusal::FieldsTooMany) }
 }
 
 /// Seconds until a cell is free, at least one.

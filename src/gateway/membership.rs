@@ -76,7 +76,18 @@ impl Rests {
     }
 }
 
-/// The grants of the caller that count for this request, and the entitlements of them, each once. All jobs
+/// What the grants of a caller make of them for one request.
+#[derive(Default)]
+pub struct Counted {
+    /// The grants that count.
+    pub grants: Vec<LiveGrant>,
+    /// The entitlements of them, each once.
+    pub names: Vec<EntitlementName>,
+    /// Entitlements that are held for something else, and may bar from this.
+    pub barring: Vec<EntitlementName>,
+}
+
+/// The grants of the caller that count for this request, and what the others may bar from. All jobs
 /// of one trust rule are one principal, and what was approved for one of them is not for the next: of a
 /// workload only the grant counts that its token was made under, which a job gets for its own run alone
 /// (`control/oauth/run.rs`).
@@ -88,8 +99,8 @@ pub fn counting(
     routed: &Routed,
     caller: &Caller,
     now: Timestamp,
-) -> (Vec<LiveGrant>, Vec<EntitlementName>) {
-    let Some(matched) = &routed.matched else { return (Vec::new(), Vec::new()) };
+) -> Counted {
+    let Some(matched) = &routed.matched else { return Counted::default() };
     let base = &caller.base;
     let mut grants = worker.shared.directory.grants(base.principal(), now);
     if base.principal().kind() == PrincipalKind::Workload {
@@ -97,14 +108,24 @@ pub fn counting(
     }
     let service = &routed.entry.service;
     let address = channel.peer.ip().to_canonical();
+    let (action, mut barring) = (&matched.action, Vec::new());
     grants.retain(|grant| {
-        let (action, counts) = (&matched.action, grant.counts_for(&service.name, &matched.action, &matched.params));
-        (counts || service.only_bars(&grant.entitlement, action)) && may_still_ask(snapshot, caller, grant, address)
+        let counts =
+            grant.counts_for(&service.name, action, &matched.params) || service.only_bars(&grant.entitlement, action);
+        let holds =
+            (counts || service.bars(&grant.entitlement, action)) && may_still_ask(snapshot, caller, grant, address);
+        if holds && !counts {
+            barring.push(grant.entitlement.clone());
+        }
+        holds && counts
     });
     let mut names: Vec<EntitlementName> = grants.iter().map(|grant| grant.entitlement.clone()).collect();
-    names.sort_unstable();
-    names.dedup();
-    (grants, names)
+    for each in [&mut names, &mut barring] {
+        each.sort_unstable();
+        each.dedup();
+    }
+    barring.retain(|name| names.binary_search(name).is_err());
+    Counted { grants, names, barring }
 }
 
 fn may_still_ask(snapshot: &Snapshot, caller: &Caller, grant: &LiveGrant, address: IpAddr) -> bool {

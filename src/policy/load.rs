@@ -194,14 +194,14 @@ pub(super) fn opened<'s>(
     opens
 }
 
-/// Which actions of a service holding an entitlement only takes away: its policies look at it, and none gives
-/// by it.
+/// From which actions of a service holding an entitlement may bar, and from which it can only bar, since no
+/// policy gives anything by it.
 fn barred<'s>(
     actions: &BTreeSet<ActionName>,
     statements: impl Iterator<Item = &'s Statement> + Clone,
     service: &EntityUid,
     kinds: &Kinds,
-) -> Opens {
+) -> (Opens, Opens) {
     let (mut gives, mut takes) = (Opens::new(), Opens::new());
     for statement in statements.filter(|statement| is_about(&statement.policy, service)) {
         for name in validate::entitlements_named(&statement.policy) {
@@ -216,10 +216,11 @@ fn barred<'s>(
             }
         }
     }
-    for (name, actions) in &mut takes {
+    let mut only = takes.clone();
+    for (name, actions) in &mut only {
         actions.retain(|action| !gives.get(name).is_some_and(|given| given.contains(action)));
     }
-    takes
+    (takes, only)
 }
 
 #[expect(clippy::too_many_arguments, reason = "each is one file of the folder")]
@@ -246,11 +247,12 @@ fn assemble(
         statements.clone().for_each(|statement| reads::texts_of(&statement.policy, &mut texts));
         let uid = kinds.service(draft.name.as_str());
         let opens = opened(&actions, statements.clone(), &uid, &kinds);
-        let bars = barred(&actions, statements.clone(), &uid, &kinds);
+        let (bars, only_bars) = barred(&actions, statements.clone(), &uid, &kinds);
         let engine = Engine {
             texts,
             opens,
             bars,
+            only_bars,
             uid,
             requests: Judge::new(statements.clone(), actions.iter().map(|action| action.as_str().into()), &kinds)?,
             desk: Judge::new(statements.clone(), schema::ENTITLEMENT_ACTIONS.map(Arc::from), &kinds)?,

@@ -80,8 +80,10 @@ pub(super) struct Engine {
     pub(super) remedies: BTreeSet<EntitlementName>,
     /// Which of its actions an entitlement opens.
     pub(super) opens: BTreeMap<EntitlementName, BTreeSet<ActionName>>,
-    /// Which of its actions holding an entitlement only takes away.
+    /// Which of its actions holding an entitlement may take away.
     pub(super) bars: BTreeMap<EntitlementName, BTreeSet<ActionName>>,
+    /// Which it can only take away.
+    pub(super) only_bars: BTreeMap<EntitlementName, BTreeSet<ActionName>>,
     /// Texts that its policies compare with.
     pub(super) texts: BTreeSet<String>,
     pub(super) schema: String,
@@ -166,6 +168,12 @@ impl Service {
     /// anything for it.
     #[must_use]
     pub fn only_bars(&self, name: &EntitlementName, action: &ActionName) -> bool {
+        self.engine.only_bars.get(name).is_some_and(|actions| actions.contains(action))
+    }
+
+    /// Whether holding an entitlement may bar from this action, whatever it gives besides.
+    #[must_use]
+    pub fn bars(&self, name: &EntitlementName, action: &ActionName) -> bool {
         self.engine.bars.get(name).is_some_and(|actions| actions.contains(action))
     }
 

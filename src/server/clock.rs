@@ -73,7 +73,7 @@ async fn watch(shared: Arc<Shared>, desk: Arc<Desk>, alerts: Alerts, metrics: Cl
         looks_left = if steps.is_empty() { looks_left.saturating_sub(1) } else { 0 };
         if looks_left == 0 {
             let asked = tokio::time::timeout(COMPARE_TIMEOUT, desk.clock_guard.compare(&desk.store)).await;
-            looks_left = if matches!(asked, Ok(Ok(()))) { COMPARE_LOOKS } else { COMPARE_AGAIN_LOOKS };
+            looks_left = if matches!(asked, Ok(Ok(true))) { COMPARE_LOOKS } else { COMPARE_AGAIN_LOOKS };
         }
         let doubt = desk.clock_guard.check().err();
         metrics.believed.set(i64::from(doubt.is_none()));

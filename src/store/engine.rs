@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -250,7 +251,9 @@ impl Store {
         // An index over years of events takes longer than any request may wait, so this has no bound but its
         // caller's.
         let pool = AnyPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
-        let pool = pool.after_connect(|connection, _| Box::pin(refuse_read_only(connection)));
+        let pool = pool.after_connect(|connection, _| {
+            Box::pin(async move { refuse_read_only(connection, &AtomicBool::new(false)).await })
+        });
         let pool = pool.connect_lazy_with(self.url.parse::<AnyConnectOptions>()?.disable_statement_logging());
         let migrated = MIGRATIONS.run(&pool).await.map_err(StoreError::Migration);
         pool.close().await;
@@ -390,9 +393,17 @@ enum Use {
     Read,
 }
 
-/// Gives up a connection that takes no writes.
-async fn refuse_read_only(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    if sqlx::query_scalar(READ_ONLY).fetch_one(connection).await? {
+/// Gives up a connection that takes no writes. `told` is whether that was said already: it is at each change.
+async fn refuse_read_only(connection: &mut AnyConnection, told: &AtomicBool) -> Result<(), sqlx::Error> {
+    let is_read_only: bool = sqlx::query_scalar(READ_ONLY).fetch_one(connection).await?;
+    if is_read_only != told.swap(is_read_only, Ordering::Relaxed) {
+        if is_read_only {
+            tracing::error!("the database takes no writes: it is a standby, or set read-only, and counts as away");
+        } else {
+            tracing::warn!("the database takes writes again");
+        }
+    }
+    if is_read_only {
         return Err(sqlx::Error::Configuration("the database takes no writes: a standby, or set read-only".into()));
     }
     Ok(())
@@ -401,12 +412,15 @@ async fn refuse_read_only(connection: &mut AnyConnection) -> Result<(), sqlx::Er
 /// A pool of at most so many connections, each set up as this house wants it.
 fn pool_of(engine: Engine, connections: u32, options: AnyConnectOptions, purpose: Use) -> AnyPool {
     let must_write = engine == Engine::Postgres && purpose == Use::Serve;
+    let told = Arc::new(AtomicBool::new(false));
+    let told_before = Arc::clone(&told);
     AnyPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // A file does not hang up, and the question below is a sign of life, too.
         .test_before_acquire(engine == Engine::Postgres && !must_write)
         .after_connect(move |connection, _| {
+            let told = Arc::clone(&told);
             Box::pin(async move {
                 if engine == Engine::Sqlite {
                     connection
@@ -424,16 +438,17 @@ fn pool_of(engine: Engine, connections: u32, options: AnyConnectOptions, purpose
                 } else {
                     connection.execute("set statement_timeout = '5s'; set lock_timeout = '2s';").await?;
                 }
-                if must_write { refuse_read_only(connection).await } else { Ok(()) }
+                if must_write { refuse_read_only(connection, &told).await } else { Ok(()) }
             })
         })
         // A full or failing disk makes SQLite roll back by itself; the driver then still counts a
         // transaction and refuses every other one on that connection. A primary becomes a standby under its
         // connections, or the name leads to another server: what those say is old, and never ends.
         .before_acquire(move |connection, _| {
+            let told = Arc::clone(&told_before);
             Box::pin(async move {
                 if must_write {
-                    refuse_read_only(connection).await?;
+                    refuse_read_only(connection, &told).await?;
                 }
                 Ok(!connection.is_in_transaction())
             })

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use doorward::control::access::{self, AccessError, Whose};
+use doorward::control::access::{self, AccessError, Asked, Whose};
 use doorward::control::lock_by_caller;
 use doorward::control::session::{self, NewSession};
 use doorward::identity::directory::Directory;
@@ -563,6 +563,54 @@ async fn a56_an_extension_in_the_last_millisecond_counts_and_one_after_it_does_n
                 clock.set(end.plus(Ttl::minutes(5)));
                 assert!(node.held("dev0").is_empty());
             }
+        }
+    }
+}
+
+/// The policies of the small company before `one` came.
+fn before_one() -> PolicySet {
+    let folder = temporary_folder();
+    Rules::default().write(folder.path());
+    for file in ["svc/service.toml", "svc/access.cedar"] {
+        let file = folder.path().join(file);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let text = text.replace("[entitlement.one]", "[entitlement.seven]").replace("svc/one", "svc/seven");
+        std::fs::write(&file, text).unwrap();
+    }
+    load(Path::new(folder.path()), &settings()).unwrap_or_else(|found| panic!("{}", shown(&found)))
+}
+
+#[tokio::test]
+async fn a_node_that_has_not_got_an_entitlement_yet_leaves_its_scheduled_grants_to_one_that_has() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let (new, old) = (node(&url, &clock, 1).await, node(&url, &clock, 2).await);
+        let (dev, lead) = (caller(&new, "dev0").await, caller(&new, "lead0").await);
+        let mut grants = Vec::new();
+        for minutes in [5, 60] {
+            let later = Asked { start: Some(new.now().plus(Ttl::minutes(minutes))), ..asked("one", Ttl::minutes(10)) };
+            let (request, _) = new.ask(&dev, &later).await.unwrap();
+            grants.push(new.approve(&lead, request.id).await.unwrap().grant.unwrap().id);
+        }
+        old.desk().policies.store(Arc::new(before_one()));
+        let state = async |at: usize| new.desk().store.grant_fetch(grants[at]).await.unwrap().unwrap().state.name();
+        clock.advance(Ttl::minutes(5));
+        // The first to look has no duty that would keep the other from its own.
+        for _ in 0..3 {
+            old.sweep().await.unwrap();
+        }
+        assert_eq!(state(0).await, "scheduled");
+        new.sweep().await.unwrap();
+        assert_eq!(state(0).await, "active");
+        // Where no node has it, it is over in the end.
+        clock.advance(Ttl::minutes(56));
+        old.sweep().await.unwrap();
+        assert_eq!(state(1).await, "scheduled");
+        clock.advance(Ttl::minutes(15));
+        old.sweep().await.unwrap();
+        assert_eq!(state(1).await, "revoked");
+        for node in [&new, &old] {
+            node.desk().store.close().await;
         }
     }
 }

@@ -90,6 +90,9 @@ pub struct AskedFor {
     /// The ticket that was named.
     #[serde(default)]
     pub ticket: Option<String>,
+    /// The parameters that were asked for, each as `name=value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub params: Vec<String>,
     /// For how long.
     #[serde(rename = "for")]
     pub length: String,
@@ -415,6 +418,11 @@ impl GrantView {
                     time: step.time.clone(),
                     reason: placed.text("reason").unwrap_or_default(),
                     ticket: placed.text("ticket"),
+                    params: step
+                        .data
+                        .get("params")
+                        .and_then(|params| Vec::deserialize(params).ok())
+                        .unwrap_or_default(),
                     length: placed.text("for").unwrap_or_default(),
                     hash: placed.text("hash").unwrap_or_default(),
                     approvals_needed: step.data.get("approvals_needed").and_then(Value::as_u64).unwrap_or(0),

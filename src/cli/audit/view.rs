@@ -137,6 +137,7 @@ fn summary(view: &GrantView) -> Vec<(&'static str, String)> {
         add("request", Some(request.id.clone()));
         add("because", Some(request.reason.clone()).filter(|reason| !reason.is_empty()));
         add("ticket", request.ticket.clone());
+        request.params.iter().for_each(|param| add("param", Some(param.clone())));
         add("hash", Some(request.hash.clone()));
     }
     add("approved by", Some(people(&view.approved_by)));

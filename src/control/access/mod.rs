@@ -278,6 +278,10 @@ fn request_event(desk: &Desk, kind: EventType, actor: Actor, request: &AccessReq
     event.service = Some(request.entitlement.service().clone());
     event.resource = Some(request.id.to_string().into());
     event.grant = request.grant.or(request.extends);
+    if !request.params.is_empty() {
+        let params: Vec<String> = request.params.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        event = event.with("params", params);
+    }
     event
         .with("request", request.id.to_string())
         .with("entitlement", request.entitlement.to_string())

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use crate::audit::{Actor, EventType};
 use crate::model::{EntitlementName, Grant, GrantEnd, GrantState, NodeId, RequestId, RequestState, Timestamp, Ttl};
 
+use crate::policy::PolicySet;
 use crate::store::Tx;
 
 use super::super::desk::Desk;
@@ -44,7 +45,9 @@ pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), Acce
     let believed = desk.clock_guard.check().is_ok();
     let overdue = desk.store.access_request_overdue(now, BATCH).await?;
     let mut due = desk.store.grant_list_due(None, BATCH, now).await?;
-    if overdue.is_empty() && due.is_empty() {
+    // A node that would only leave all of them alone leaves the duty to one that would not.
+    let policies = desk.policies.load_full();
+    if overdue.is_empty() && due.iter().all(|grant| is_elsewhere(&policies, grant, now)) {
         return Ok(());
     }
     // A node that may begin nothing leaves the duty to one that may; what it ends is guarded anyway.
@@ -99,6 +102,12 @@ async fn time_out(desk: &Desk, id: RequestId, now: Timestamp) -> Result<(), Acce
     Ok(())
 }
 
+/// Whether a grant that waits to begin is of an entitlement which this node does not have and another may.
+fn is_elsewhere(policies: &PolicySet, grant: &Grant, now: Timestamp) -> bool {
+    let waits = matches!(grant.state, GrantState::Scheduled | GrantState::Queued);
+    waits && policies.entitlement(&grant.entitlement).is_none() && !grant.starts_at.plus(UNKNOWN_MAX).is_over(now)
+}
+
 /// Begins a grant that waited, if its holder may still have it and there is a place.
 async fn begin(
     desk: &Desk,
@@ -108,11 +117,10 @@ async fn begin(
 ) -> Result<(), AccessError> {
     let policies = desk.policies.load_full();
     let request = desk.store.access_request_fetch(grant.request).await?;
-    let definition = policies.entitlement(&grant.entitlement);
-    if definition.is_none() && !grant.starts_at.plus(UNKNOWN_MAX).is_over(now) {
+    if is_elsewhere(&policies, grant, now) {
         return Ok(());
     }
-    let (Some(request), Some(definition)) = (request, definition) else {
+    let (Some(request), Some(definition)) = (request, policies.entitlement(&grant.entitlement)) else {
         return end_by_itself(desk, grant, GrantEnd::Revoked, Some("the entitlement is gone"), now).await;
     };
     if known(desk, &request, now).await?.is_none() && !grant.starts_at.plus(ABSENT_MAX).is_over(now) {

@@ -90,6 +90,31 @@ fn a52_a_grant_counts_for_the_value_of_the_parameter_that_was_approved() {
 }
 
 #[test]
+fn a52_a_grant_of_another_value_gives_nothing_and_still_bars_from_what_holders_may_not() {
+    with_door(plan(), async |door| {
+        let dave = door.sign_in("dave").await;
+        let text = format!(
+            "{POLICY}permit (principal is User, action == Action::\"open\", resource is Service);\n\
+             forbid (principal in Entitlement::\"app/open\", action == Action::\"open\", resource) \
+             when {{ context has params && context.params has pipeline && context.params.pipeline == \"secret\" }};\n"
+        );
+        door.write("app/access.cedar", &text);
+        door.running().reload().unwrap();
+        let mut client = door.client("app", Some(&dave), Speaks::Http2).await;
+        // Remembered while nothing was held.
+        for _ in 0..2 {
+            assert_eq!(client.get("/secret").await.status, 200);
+        }
+        granted(door, &dave, "web").await;
+        for _ in 0..2 {
+            let refused = client.get("/secret").await;
+            assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (403, "forbidden_by_policy"));
+            assert_eq!(client.get("/payments").await.status, 200);
+        }
+    });
+}
+
+#[test]
 fn a52_a_stream_ends_with_the_grant_of_its_parameter_though_one_of_another_goes_on() {
     with_door(plan(), async |door| {
         let dave = door.sign_in("dave").await;
