@@ -15,6 +15,7 @@ use crate::store::{HeldCredential, SessionCertificate, StoreError, Tx};
 
 use super::caller::Caller;
 use super::desk::Desk;
+use super::oauth::run;
 use super::oauth::token::{Minted, Wish};
 use super::session::{self, RevokeError, Whose};
 
@@ -181,7 +182,7 @@ pub async fn revoke(
         session::revoke(desk, caller, credential.session, &reason, now).await?;
         return Ok(held);
     };
-    if held.principal != *caller.principal() && !caller.may(desk, InstallationAction::Revoke, now) {
+    if !is_own(desk, caller, &held).await? && !caller.may(desk, InstallationAction::Revoke, now) {
         return Err(WithdrawError::Denied);
     }
     let mut tx = desk.store.begin().await?;
@@ -196,4 +197,10 @@ pub async fn revoke(
     tx.commit().await?;
     desk.directory.token_revoke(jti, credential.expires_at);
     Ok(held)
+}
+
+/// Whether it is the caller's: of the jobs of one rule, one of the caller's own run.
+async fn is_own(desk: &Desk, caller: &Caller, held: &HeldCredential) -> Result<bool, StoreError> {
+    let session = desk.store.session_fetch(held.credential.session).await?;
+    Ok(session.is_some_and(|stored| run::is_same(&stored.session, caller.session())))
 }

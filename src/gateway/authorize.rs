@@ -98,7 +98,7 @@ pub fn authorize(
     let service = &routed.entry.service;
     let verdict = service.decide(&caller.subject, action, &context);
     if verdict.allow && !caller.barring.is_empty() {
-        // What is held for something else gives nothing here, and takes what it takes from all who hold it.
+        // What is held and does not count gives nothing here, and takes what it takes from all who hold it.
         let held = service.decide(&caller.subject.with_entitlements(&caller.barring), action, &context);
         if !held.allow {
             let refusal = match held.reason {

@@ -3,8 +3,8 @@
 //! INVARIANTS: a grant counts while it is in force at this moment, for the actions and parameters that
 //! were approved, and while its holder may still ask for it: with the session and device that they have
 //! now, and as of its activation, so that a rule about the hour or a fresh sign-in lets a night's work end.
-//! For other actions it gives nothing, and still bars its holder from what is forbidden to holders. A
-//! stream that is permitted only because of grants ends with the last of them that permits it: at its
+//! For other actions it gives nothing. From what is forbidden to holders it bars for as long as it is held,
+//! whatever it counts for and whether or not it may still be asked for. A stream that is permitted only because of grants ends with the last of them that permits it: at its
 //! end, also one that was moved meanwhile, and at once when it is ended early. A token that was made under
 //! a grant is good while that one is in force, and so is what is open by it, whatever else permits it.
 
@@ -83,7 +83,7 @@ pub struct Counted {
     pub grants: Vec<LiveGrant>,
     /// The entitlements of them, each once.
     pub names: Vec<EntitlementName>,
-    /// Entitlements that are held for something else, and may bar from this.
+    /// Entitlements that are held and don't count for this, and may bar from it.
     pub barring: Vec<EntitlementName>,
 }
 
@@ -110,14 +110,13 @@ pub fn counting(
     let address = channel.peer.ip().to_canonical();
     let (action, mut barring) = (&matched.action, Vec::new());
     grants.retain(|grant| {
-        let counts =
+        let is_for =
             grant.counts_for(&service.name, action, &matched.params) || service.only_bars(&grant.entitlement, action);
-        let holds =
-            (counts || service.bars(&grant.entitlement, action)) && may_still_ask(snapshot, caller, grant, address);
-        if holds && !counts {
+        let counts = is_for && may_still_ask(snapshot, caller, grant, address);
+        if !counts && service.bars(&grant.entitlement, action) {
             barring.push(grant.entitlement.clone());
         }
-        holds && counts
+        counts
     });
     let mut names: Vec<EntitlementName> = grants.iter().map(|grant| grant.entitlement.clone()).collect();
     for each in [&mut names, &mut barring] {

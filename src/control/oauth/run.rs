@@ -5,7 +5,7 @@
 //! yet. What somebody approves is about one run, though: they looked at what that one deploys. So a grant
 //! that a job asked for is given to jobs of the same run only, whichever of them comes (one that waits
 //! longer than its session lasts comes with a fresh token of its issuer), and a later run asks for itself.
-//! Nor does it take back, prolong or end what another run asked for.
+//! Nor does it take back, prolong or end what another run asked for, or end that one's sessions and tokens.
 //! The run is what the issuer says of it: `run_id` of GitHub, `pipeline_id` of GitLab. An issuer that knows
 //! no runs (a Kubernetes service account, a machine) has one holder, its rule, and what it is granted it
 //! has until it ends. A grant counts for a workload by a token that was made under it and by nothing else
@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{AccessRequest, Grant};
+use crate::model::{AccessRequest, Grant, Session};
 use crate::store::StoreError;
 
 use super::super::desk::Desk;
@@ -23,6 +23,13 @@ const RUN_CLAIMS: [&str; 2] = ["run_id", "pipeline_id"];
 
 fn run_of(claims: &BTreeMap<String, String>) -> Option<(&str, &str)> {
     RUN_CLAIMS.into_iter().find_map(|name| claims.get(name).map(|value| (name, value.as_str())))
+}
+
+/// Whether one session may do what the other's holder may: the same principal, and of the jobs of one rule the
+/// same run.
+#[must_use]
+pub(in crate::control) fn is_same(one: &Session, other: &Session) -> bool {
+    one.principal == other.principal && run_of(&one.claims) == run_of(&other.claims)
 }
 
 /// Whether a grant is for who has these claims: asked for by the same run, or by nobody who has runs.

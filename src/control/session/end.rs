@@ -11,6 +11,7 @@ use crate::store::{RevocationKind, StoreError, StoredSession, Tx};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
+use super::super::oauth::run;
 use super::event;
 
 /// How often sessions are listed again until none is left. Each can start one more at a time only
@@ -237,8 +238,8 @@ impl From<StoreError> for RevokeError {
     }
 }
 
-/// Ends a session on a caller's word: one's own always, others' where policy says so. One that is
-/// over already stays as it is and is answered the same.
+/// Ends a session on a caller's word: one's own always, others' where policy says so; of the jobs of one
+/// rule another run's is not one's own (`control/oauth/run.rs`). One that is over already stays as it is and is answered the same.
 ///
 /// # Errors
 /// When the caller may not, or the database refused.
@@ -251,8 +252,9 @@ pub async fn revoke(
 ) -> Result<StoredSession, RevokeError> {
     let reason = one_line(reason, REASON_CHARS_MAX).ok_or(RevokeError::Reason)?;
     let stored = desk.store.session_fetch(id).await?.ok_or(RevokeError::NotFound)?;
-    if stored.session.principal != *caller.principal() && !caller.may(desk, InstallationAction::Revoke, now) {
-        let known = caller.may(desk, InstallationAction::Administer, now);
+    if !run::is_same(&stored.session, caller.session()) && !caller.may(desk, InstallationAction::Revoke, now) {
+        let listed = stored.session.principal == *caller.principal();
+        let known = listed || caller.may(desk, InstallationAction::Administer, now);
         return Err(if known { RevokeError::Denied } else { RevokeError::NotFound });
     }
     let ended = end(desk, id, SessionEnd::Revoked, &caller.actor(), Some(&reason), now).await?;

@@ -178,6 +178,8 @@ pub fn open(plan: Plan, runtime: &tokio::runtime::Runtime) -> Result<Door, Start
     let mut variables = vec![
         ("DOORWARD__SERVER__THREADS".to_owned(), "1".to_owned()),
         ("DOORWARD__SERVER__DRAIN".to_owned(), "0s".to_owned()),
+        // It is written whole at the start, by each door of each test.
+        ("DOORWARD__AUDIT__SPOOL_MEGABYTES".to_owned(), "8".to_owned()),
         ("DOORWARD__TELEMETRY__LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
     ];
     variables.extend(plan.environment.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));

@@ -428,6 +428,37 @@ fn a54_what_one_run_asked_for_no_other_run_of_its_rule_takes_back_prolongs_or_en
 }
 
 #[test]
+fn a54_what_one_run_holds_no_other_run_of_its_rule_ends() {
+    with_door(plan(), async |door| {
+        let token = async |jti: &str, run: &str| {
+            let own = job(door, &json!({ "jti": jti, "run_id": run }));
+            body(&of_job(door, &own, &[("audience", &door.origin)]).await)["access_token"].as_str().unwrap().to_owned()
+        };
+        let (first, second, other) = (token("a", "9").await, token("b", "9").await, token("c", "10").await);
+        let get = async |token: &str, path: &str| api(door, None, Some(token), path, None).await;
+        let session = body(&get(&first, "/api/v1/whoami").await)["session"]["id"].as_str().unwrap().to_owned();
+        let listed = body(&get(&first, "/api/v1/credentials").await)["items"].as_array().unwrap().clone();
+        let held = listed.iter().find(|held| held["session"] == session.as_str()).unwrap();
+        let why = json!({ "reason": "over" });
+        let ends = [
+            format!("/api/v1/credentials/{}/revoke", held["id"].as_str().unwrap()),
+            format!("/api/v1/sessions/{session}/revoke"),
+        ];
+        for path in &ends {
+            let refused = api(door, None, Some(&other), path, Some(why.clone())).await;
+            assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (403, "no_policy_match"), "{path}");
+            assert_eq!(get(&first, "/api/v1/whoami").await.status, 200, "{path}");
+        }
+        for path in &ends {
+            let ended = api(door, None, Some(&second), path, Some(why.clone())).await;
+            assert_eq!(ended.status, 200, "{path}: {}", ended.text());
+        }
+        assert_eq!(get(&first, "/api/v1/whoami").await.status, 401);
+        assert_eq!(get(&other, "/api/v1/whoami").await.status, 200);
+    });
+}
+
+#[test]
 fn a45_what_a_job_may_ask_of_the_control_host_is_one_plain_token() {
     with_door(plan(), async |door| {
         let alice = door.sign_in("alice").await;

@@ -111,6 +111,16 @@ fn a52_a_grant_of_another_value_gives_nothing_and_still_bars_from_what_holders_m
             assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (403, "forbidden_by_policy"));
             assert_eq!(client.get("/payments").await.status, 200);
         }
+        // Whoever may not ask for it any more holds it all the same, for every value.
+        let nobody_asks = text.replace("permit (principal is User, action in", "forbid (principal, action in");
+        assert_ne!(nobody_asks, text);
+        door.write("app/access.cedar", &nobody_asks);
+        door.running().reload().unwrap();
+        for _ in 0..2 {
+            let refused = client.get("/secret").await;
+            assert_eq!((refused.status.as_u16(), refused.reason().as_str()), (403, "forbidden_by_policy"));
+            assert_eq!(client.get("/web").await.status, 200, "permitted without it");
+        }
     });
 }
 
