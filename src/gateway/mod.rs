@@ -30,6 +30,7 @@ pub mod proof;
 pub mod record;
 pub mod refusal;
 pub mod refusal_page;
+pub mod remedy;
 pub mod resource;
 pub mod route;
 pub mod settings;
