@@ -102,7 +102,7 @@ pub enum UpstreamFault {
     Broken,
     /// It says that it did nothing of the request.
     Refused,
-    /// Another protocol is asked for, and it speaks HTTP/2 only.
+    /// Another protocol is asked for, and it speaks HTTP/2 only: its name says so, or it does in TLS.
     NoUpgrade,
 }
 
@@ -258,7 +258,7 @@ impl Refusal {
             Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Broken) => "The upstream's answer could not be passed on. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Refused) => "The upstream takes no more requests on its connection and says that it has not begun with this one. Nothing was done; try again.".to_owned(),
-            Self::Upstream(UpstreamFault::NoUpgrade) => "The service's upstreams speak HTTP/2 only (`h2://` or `h2c://`), where nothing can be upgraded, a WebSocket neither; nothing was sent to them. Its owner can name them with `https://` or `http://` in its service.toml where they speak HTTP/1.1 too.".to_owned(),
+            Self::Upstream(UpstreamFault::NoUpgrade) => "The service's upstreams speak HTTP/2 only, as its service.toml has it (`h2://` or `h2c://`) or they say themselves in TLS (ALPN). There nothing can be upgraded, a WebSocket neither; nothing was sent to them. Where they speak HTTP/1.1 too, its owner can name them with `https://` or `http://`; over TLS they must agree to `http/1.1`.".to_owned(),
             Self::HeadTooLarge => "Target and header fields are together longer than this door takes. Send fewer or shorter ones.".to_owned(),
             Self::BodyTooLarge => "The request's body is longer than this service takes.".to_owned(),
             Self::BodyBroken => "The request's body broke off or is not framed as it must be. Whether the upstream did something is not known.".to_owned(),
