@@ -15,7 +15,8 @@ use crate::policy::{Ambient, DenyReason, DeviceContext, RequestContext, SessionC
 use super::authenticate::Caller;
 use super::handshake::Channel;
 use super::membership::Rests;
-use super::refusal::{Offer, Refusal};
+use super::refusal::Refusal;
+use super::remedy::Offer;
 use super::route::Routed;
 use super::snapshot::Snapshot;
 use super::worker::{CallerKey, Worker};

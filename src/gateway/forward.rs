@@ -19,17 +19,18 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::body::{BodyError, Ending, Permit, Progress, Relay};
+use super::connect::Needs;
 use super::equip::{addressed, unaddressed};
 use super::guard::PaceLimits;
 use super::guard_h1::GuardControl;
 use super::handshake::Channel;
 use super::hygiene::{strip_client_trailers, strip_response_headers, strip_response_trailers};
+use super::lane::{Lane, Unsent};
 use super::pipeline::is_grpc;
 use super::refusal::{Refusal, UpstreamFault};
 use super::route::Routed;
 use super::trust;
 use super::tunnel;
-use super::upstream::{Lane, Needs, Unsent};
 use super::worker::Worker;
 
 /// Ways that are tried while nothing has been done.

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::executor::LocalExecutor;
-use super::upstream::UpstreamBody;
+use super::lane::UpstreamBody;
 
 /// Requests that are put on one connection at a time, where the upstream does not want fewer.
 const STREAMS_MAX: u32 = 64;

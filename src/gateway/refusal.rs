@@ -11,12 +11,13 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::identity::dpop;
-use crate::model::{DecisionId, EntitlementName, GrantId};
+use crate::model::{DecisionId, GrantId};
 use crate::policy::DenyReason;
 
 use super::body::Body;
 use super::canonical::Ambiguity;
 use super::refusal_page::{Help, refusal_page};
+use super::remedy::{Offer, while_held};
 
 /// Our answer's own name for the decision.
 pub const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision");
@@ -88,15 +89,6 @@ pub enum Refusal {
     Internal,
 }
 
-/// An entitlement that would help and may be asked for, with the ready command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
-    /// Its name.
-    pub name: EntitlementName,
-    /// The command; what the asker fills in is in capitals.
-    pub command: String,
-}
-
 /// What was wrong with the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamFault {
@@ -110,25 +102,8 @@ pub enum UpstreamFault {
     Broken,
     /// It says that it did nothing of the request.
     Refused,
-    /// Another protocol is asked for, and it speaks HTTP/2 only.
+    /// Another protocol is asked for, and it speaks HTTP/2 only: its name says so, or it does in TLS.
     NoUpgrade,
-}
-
-/// What the person can do about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Remedy {
-    /// Ask for one of these.
-    RequestAccess(Vec<Offer>),
-    /// Sign in.
-    SignIn,
-    /// Sign in again: the session is good, and too old for this.
-    StepUp,
-    /// Show a trusted device.
-    Device,
-    /// Try again later.
-    Retry,
-    /// Nothing.
-    None,
 }
 
 impl Refusal {
@@ -283,56 +258,12 @@ impl Refusal {
             Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Broken) => "The upstream's answer could not be passed on. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Refused) => "The upstream takes no more requests on its connection and says that it has not begun with this one. Nothing was done; try again.".to_owned(),
-            Self::Upstream(UpstreamFault::NoUpgrade) => "The service's upstreams speak HTTP/2 only (`h2://` or `h2c://`), where nothing can be upgraded, a WebSocket neither; nothing was sent to them. Its owner can name them with `https://` or `http://` in its service.toml where they speak HTTP/1.1 too.".to_owned(),
+            Self::Upstream(UpstreamFault::NoUpgrade) => "The service's upstreams speak HTTP/2 only, as its service.toml has it (`h2://` or `h2c://`) or they say themselves in TLS (ALPN). There nothing can be upgraded, a WebSocket neither; nothing was sent to them. Where they speak HTTP/1.1 too, its owner can name them with `https://` or `http://`; over TLS they must agree to `http/1.1`.".to_owned(),
             Self::HeadTooLarge => "Target and header fields are together longer than this door takes. Send fewer or shorter ones.".to_owned(),
             Self::BodyTooLarge => "The request's body is longer than this service takes.".to_owned(),
             Self::BodyBroken => "The request's body broke off or is not framed as it must be. Whether the upstream did something is not known.".to_owned(),
             Self::BodySlow => "The request's body stood still for too long. Whether the upstream did something is not known.".to_owned(),
             Self::Internal => "The request was not passed on. The decision's id helps us find out why.".to_owned(),
-        }
-    }
-
-    /// What can be done about it.
-    #[must_use]
-    pub fn remedy(&self) -> Remedy {
-        match self {
-            Self::NoCredential
-            | Self::BadCredential(_)
-            | Self::SignInOver(_)
-            | Self::BadProof(_)
-            | Self::SessionEnded => Remedy::SignIn,
-            Self::DeviceUntrusted => Remedy::Device,
-            Self::SignInTooOld(_) => Remedy::StepUp,
-            Self::NoPolicyMatch { remedies } | Self::Forbidden { remedies } if !remedies.is_empty() => {
-                Remedy::RequestAccess(remedies.clone())
-            }
-            Self::RateLimited { .. }
-            | Self::NonceWanted
-            | Self::Stale
-            | Self::Emergency
-            | Self::AuditUnavailable
-            | Self::Unsettled
-            | Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Busy | UpstreamFault::Refused) => {
-                Remedy::Retry
-            }
-            Self::Ambiguous(_)
-            | Self::Misdirected
-            | Self::GrantOver(_)
-            | Self::OpeningOver
-            | Self::OpeningElsewhere
-            | Self::Locked
-            | Self::NoRoute
-            | Self::NoPolicyMatch { .. }
-            | Self::Forbidden { .. }
-            | Self::CrossSite
-            | Self::ScopeInsufficient { .. }
-            | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken | UpstreamFault::NoUpgrade)
-            | Self::FieldsTooMany
-            | Self::HeadTooLarge
-            | Self::BodyTooLarge
-            | Self::BodyBroken
-            | Self::BodySlow
-            | Self::Internal => Remedy::None,
         }
     }
 
@@ -352,58 +283,6 @@ impl Refusal {
             Self::HeadTooLarge => Some("the header section is too large"),
             _ => None,
         }
-    }
-}
-
-fn while_held(remedies: &[Offer]) -> String {
-    let names: Vec<String> = remedies.iter().map(|offer| format!("`{}`", offer.name)).collect();
-    format!("It would be permitted while you hold {}, which you may ask for.", names.join(" or "))
-}
-
-impl Remedy {
-    /// The remedy as JSON of the contract.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        match self {
-            Self::RequestAccess(offers) => {
-                let first = offers.first();
-                let mut json = json!({
-                    "kind": "request_access",
-                    "entitlement": first.map(|offer| offer.name.to_string()),
-                    "command": first.map(|offer| offer.command.as_str()),
-                });
-                if let (true, Some(object)) = (offers.len() > 1, json.as_object_mut()) {
-                    let names: Vec<String> = offers.iter().map(|offer| offer.name.to_string()).collect();
-                    object.insert("entitlements".to_owned(), json!(names));
-                }
-                json
-            }
-            Self::SignIn => json!({ "kind": "sign_in", "command": "doorward login" }),
-            Self::StepUp => json!({ "kind": "step_up", "command": "doorward login" }),
-            Self::Device => json!({ "kind": "device" }),
-            Self::Retry => json!({ "kind": "retry" }),
-            Self::None => json!({ "kind": "none" }),
-        }
-    }
-
-    /// The one command that would help, where there is one.
-    #[must_use]
-    pub fn command(&self) -> Option<String> {
-        match self {
-            Self::RequestAccess(offers) => offers.first().map(|offer| offer.command.clone()),
-            Self::SignIn | Self::StepUp => Some("doorward login".to_owned()),
-            Self::Device | Self::Retry | Self::None => None,
-        }
-    }
-}
-
-impl Remedy {
-    /// The page of the control host at `origin` where it can be asked for.
-    fn page(&self, origin: &str) -> Option<String> {
-        let Self::RequestAccess(offers) = self else { return None };
-        let name = offers.first()?.name.to_string();
-        let name: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
-        Some(format!("{origin}/requests/new?entitlement={name}"))
     }
 }
 

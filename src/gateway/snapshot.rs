@@ -57,6 +57,8 @@ impl std::error::Error for SnapshotError {}
 /// INVARIANT: one that a reload did not change stays the same `Arc`. By that it is seen that the connections
 /// which lie idle, and what is known of upstreams that rest, are good still.
 pub struct UpstreamSide {
+    /// The snapshot that it came with: of two of one service the one of the later is in force.
+    pub generation: u64,
     /// How connections are secured.
     pub tls: Arc<ClientConfig>,
     /// What it was made from.
@@ -178,7 +180,7 @@ impl Snapshot {
             let inject = injections(service, environment).map_err(wrong)?;
             let entry = ServiceEntry {
                 limiter,
-                upstreams: upstream_side(service, known, tls.time()).map_err(wrong)?,
+                upstreams: upstream_side(service, known, generation, tls.time()).map_err(wrong)?,
                 injected: Injected::of(inject.iter().map(|(name, _)| name)),
                 inject,
                 metrics: metrics.service(&service.name),
@@ -260,13 +262,14 @@ pub fn limiter<K: std::hash::Hash + Eq + Clone>(per_second: u32, burst: u32) -> 
 fn upstream_side(
     service: &Service,
     known: Option<&Arc<ServiceEntry>>,
+    generation: u64,
     time: Arc<dyn TimeProvider>,
 ) -> Result<Arc<UpstreamSide>, String> {
     // ORDER: the files are hashed before they are used, so that what changes in between is seen by the next reload.
     let settings = UpstreamSettings::of(service)?;
     match known.filter(|entry| entry.upstreams.settings == settings) {
         Some(entry) => Ok(Arc::clone(&entry.upstreams)),
-        None => Ok(Arc::new(UpstreamSide { tls: upstream_tls(service, time)?, settings })),
+        None => Ok(Arc::new(UpstreamSide { generation, tls: upstream_tls(service, time)?, settings })),
     }
 }
 

@@ -6,32 +6,28 @@
 //! all are used as if nothing were known, since a check may be wrong and a refusal helps nobody. A
 //! connection that is found dead before anything was sent on it is replaced; once anything was sent,
 //! nothing is sent again, unless the upstream itself says that it did nothing of it.
+//!
+//! Where connections are shared (HTTP/2), and for as long as nobody knows yet whether they are (ALPN), few are
+//! opened at a time, and who comes meanwhile waits for what they bring, no longer than a connection may take.
+//! INVARIANT: who opens holds its turn and its place by what ends with its request, however that ends: nobody
+//! waits for someone who is gone.
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::error::Error;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::Scheme;
-use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::model::CheckedUpstream;
 use crate::policy::{Upstream, UpstreamProtocol};
 
-use super::body::Relay;
-use super::handshake::{ALPN_H1, ALPN_H2};
+use super::connect::{ConnectError, Connected, Connector, Needs};
+use super::lane::{Lane, Sender, UpstreamBody};
 use super::multiplexed::{Multiplexed, Stream};
 use super::refusal::UpstreamFault;
 
@@ -44,16 +40,9 @@ const READY_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long an upstream that could not be reached is left alone at first, and at most.
 const REST_FIRST: Duration = Duration::from_millis(250);
 const REST_MAX: Duration = Duration::from_secs(5);
-/// Connections of HTTP/2 that are being opened to one upstream at a time, per thread: of many requests that
-/// come at once, most find room on what the first of them opened.
-const OPENING_MAX: usize = 4;
-/// When the system asks a silent peer whether it is still there, how often then, and how many times.
-const PROBE_AFTER: Duration = Duration::from_secs(10);
-const PROBE_EVERY: Duration = Duration::from_secs(5);
-const PROBES: u32 = 3;
-
-/// What is sent to an upstream as body: the client's, passing through.
-pub type UpstreamBody = Relay;
+/// Connections that are being opened to one upstream at a time, per thread, where others may share them: of many
+/// requests that come at once, most find room on what the first of them opened.
+const OPENING_MAX: u32 = 4;
 
 struct Idle {
     sender: http1::SendRequest<UpstreamBody>,
@@ -61,17 +50,19 @@ struct Idle {
 }
 
 /// One upstream as one thread sees it.
-struct Target {
+pub(super) struct Target {
     address: Upstream,
     /// What its checks say, where it is checked.
     checked: Option<Arc<CheckedUpstream>>,
     idle: RefCell<Vec<Idle>>,
     multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
-    /// Whether it spoke HTTP/2 when it was reached last, or must.
-    speaks_http2: Cell<bool>,
+    /// What it spoke when it was reached last, or must; `Auto` while nobody knows.
+    speaks: Cell<UpstreamProtocol>,
+    /// Turns of those who open what others may share.
     opening: Semaphore,
     open: Cell<u32>,
     in_flight: Cell<u32>,
+    reached_at: Cell<Option<Instant>>,
     rests_until: Cell<Option<Instant>>,
     rest: Cell<Duration>,
     /// Whether it took no connection when it was tried last, nor refused one.
@@ -81,6 +72,50 @@ struct Target {
 }
 
 impl Target {
+    fn new(address: Upstream, checked: Option<Arc<CheckedUpstream>>) -> Self {
+        let speaks = match address.protocol {
+            // Without TLS nobody is asked.
+            UpstreamProtocol::Auto if !address.tls => UpstreamProtocol::Http1,
+            known => known,
+        };
+        Self {
+            address,
+            checked,
+            idle: RefCell::default(),
+            multiplexed: RefCell::default(),
+            speaks: Cell::new(speaks),
+            opening: Semaphore::new(OPENING_MAX as usize),
+            open: Cell::new(0),
+            in_flight: Cell::new(0),
+            reached_at: Cell::new(None),
+            rests_until: Cell::new(None),
+            rest: Cell::new(REST_FIRST),
+            hangs: Cell::new(false),
+            retired: Cell::new(false),
+        }
+    }
+
+    /// Whether it is reached by TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        self.address.tls
+    }
+
+    /// One request more is on its way to it.
+    pub(super) fn entered(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+    }
+
+    /// One is not any more, and leaves its connection where that may be used again.
+    pub(super) fn left(&self, connection: Option<http1::SendRequest<UpstreamBody>>) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        if let Some(sender) = connection {
+            let mut idle = self.idle.borrow_mut();
+            if !sender.is_closed() && !self.retired.get() && idle.len() < IDLE_MAX {
+                idle.push(Idle { sender, since: Instant::now() });
+            }
+        }
+    }
+
     fn is_unhealthy(&self) -> bool {
         self.checked.as_ref().is_some_and(|checked| checked.is_unhealthy())
     }
@@ -99,125 +134,31 @@ impl Target {
         let roomy = multiplexed.iter().filter(|one| one.has_room() && !one.is_over(IDLE_AGE_MAX));
         roomy.min_by_key(|one| one.load()).map(Multiplexed::stream)
     }
-}
 
-/// What a request needs of its connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
-    /// Whatever the upstream speaks.
-    Any,
-    /// HTTP/1.1: the request asks for another protocol, which HTTP/2 has no way to say (RFC 9113 §8.6).
-    Upgrade,
-}
-
-/// The upstreams of one service as one thread sees them.
-pub struct Pool {
-    targets: Vec<Rc<Target>>,
-    tls: Arc<rustls::ClientConfig>,
-    /// The same without an offer of HTTP/2, for upgrades: made with the first.
-    tls_http1: OnceCell<Arc<rustls::ClientConfig>>,
-    server_name: Option<String>,
-    connect: Duration,
-    connections_max: u32,
-    tasks: TaskTracker,
-    stopping: CancellationToken,
-}
-
-/// A way to send one request. Its upstream counts it as load until this is dropped.
-pub struct Lane {
-    target: Rc<Target>,
-    sender: Option<Sender>,
-}
-
-enum Sender {
-    Http1(http1::SendRequest<UpstreamBody>),
-    Http2(Stream),
-}
-
-impl Drop for Lane {
-    fn drop(&mut self) {
-        self.target.in_flight.set(self.target.in_flight.get().saturating_sub(1));
-        if let Some(Sender::Http1(sender)) = self.sender.take() {
-            let mut idle = self.target.idle.borrow_mut();
-            if !sender.is_closed() && !self.target.retired.get() && idle.len() < IDLE_MAX {
-                idle.push(Idle { sender, since: Instant::now() });
-            }
-        }
-    }
-}
-
-impl Lane {
-    /// The scheme that requests name where they go out as HTTP/2, which is how they do: servers refuse one that
-    /// is not the connection's own (RFC 9113 §8.3.1).
-    #[must_use]
-    pub fn http2_scheme(&self) -> Option<Scheme> {
-        let scheme = if self.target.address.tls { Scheme::HTTPS } else { Scheme::HTTP };
-        matches!(self.sender, Some(Sender::Http2(_))).then_some(scheme)
-    }
-
-    /// Sends the request. The lane must be kept until the answer's body has been read.
-    ///
-    /// # Errors
-    /// The request itself when the connection was found dead with nothing sent on it; else what
-    /// went wrong.
-    pub async fn send(&mut self, request: Request<UpstreamBody>) -> Result<Response<Incoming>, Unsent> {
-        let outcome = match &mut self.sender {
-            Some(Sender::Http1(sender)) => sender.try_send_request(request).await,
-            Some(Sender::Http2(stream)) => stream.sender().try_send_request(request).await,
-            None => return Err(Unsent::Failed),
-        };
-        match outcome {
-            Ok(response) => Ok(response),
-            Err(mut error) => {
-                let given_back = error.take_message();
-                let refused = given_back.is_none() && self.is_refused(error.error());
-                self.discard();
-                match given_back {
-                    Some(request) => Err(Unsent::Again(Box::new(request))),
-                    None if refused => Err(Unsent::Refused),
-                    None => Err(Unsent::Failed),
+    /// It has taken a connection: what others may use of it is kept for them.
+    fn reached(&self, needs: Needs, connected: Connected) -> Sender {
+        self.reached_at.set(Some(Instant::now()));
+        self.rests_until.set(None);
+        self.rest.set(REST_FIRST);
+        self.hangs.set(false);
+        // Who needs an upgrade offers HTTP/1.1 alone, and learns nothing.
+        let asked = self.address.protocol == UpstreamProtocol::Auto && needs == Needs::Any;
+        let (spoken, sender) = match connected {
+            Connected::Http1(sender) => (UpstreamProtocol::Http1, Sender::Http1(sender)),
+            Connected::Http2(multiplexed) => {
+                let stream = multiplexed.stream();
+                // A pool that went meanwhile closes nothing that comes later.
+                if !self.retired.get() {
+                    self.multiplexed.borrow_mut().push(multiplexed);
                 }
+                (UpstreamProtocol::Http2, Sender::Http2(stream))
             }
-        }
-    }
-
-    /// Whether the upstream says that it has done nothing of a request (RFC 9113 §8.7): it refused the stream, or
-    /// went away before it, which is what an error of a stream by a GOAWAY of the other side is.
-    fn is_refused(&self, error: &hyper::Error) -> bool {
-        let Some(cause) = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>()) else {
-            return false;
         };
-        if let (true, Some(Sender::Http2(stream))) = (cause.is_go_away(), &self.sender) {
-            stream.going();
+        if asked {
+            self.speaks.set(spoken);
         }
-        cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+        sender
     }
-
-    /// Gives the connection up: what was read from it can't be trusted to have ended cleanly. Of HTTP/2
-    /// it is the one stream that is given up.
-    pub fn discard(&mut self) {
-        self.sender = None;
-    }
-
-    /// Gives the connection up because its answer is overdue. One of HTTP/2 on which nothing else came
-    /// either gets no new requests until something does.
-    pub fn in_vain(&mut self) {
-        if let Some(Sender::Http2(stream)) = &self.sender {
-            stream.in_vain();
-        }
-        self.discard();
-    }
-}
-
-/// Why a request did not get an answer.
-pub enum Unsent {
-    /// Nothing of it was sent: it may go another way.
-    Again(Box<Request<UpstreamBody>>),
-    /// It was sent, at least its head, and the upstream says that it has done nothing of it: it may go another
-    /// way, if there is another copy of it.
-    Refused,
-    /// Some of it was, or may have been.
-    Failed,
 }
 
 /// One of the connections that a target may have, from its beginning on.
@@ -234,6 +175,41 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get().saturating_sub(1));
     }
+}
+
+/// One that rests is tried, and meanwhile the others go elsewhere. Where the try is given up before anything
+/// came of it, the next one tries.
+struct Trial<'a> {
+    target: &'a Target,
+    rested_until: Option<Instant>,
+    until: Instant,
+}
+
+impl<'a> Trial<'a> {
+    fn of(target: &'a Target, length: Duration) -> Self {
+        let (rested_until, until) = (target.rests_until.get(), Instant::now() + length);
+        if rested_until.is_some() {
+            target.rests_until.set(Some(until));
+        }
+        Self { target, rested_until, until }
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        // Else it is known by now whether it takes connections, from this one or another.
+        if self.target.rests_until.get() == Some(self.until) {
+            self.target.rests_until.set(self.rested_until);
+        }
+    }
+}
+
+/// The upstreams of one service as one thread sees them.
+pub struct Pool {
+    targets: Vec<Rc<Target>>,
+    connector: Connector,
+    connect: Duration,
+    connections_max: u32,
 }
 
 impl Drop for Pool {
@@ -259,31 +235,12 @@ impl Pool {
         tasks: TaskTracker,
         stopping: CancellationToken,
     ) -> Self {
-        let target = |(address, checked): (Upstream, _)| {
-            Rc::new(Target {
-                speaks_http2: Cell::new(address.protocol == UpstreamProtocol::Http2),
-                address,
-                checked,
-                idle: RefCell::default(),
-                multiplexed: RefCell::default(),
-                opening: Semaphore::new(OPENING_MAX),
-                open: Cell::new(0),
-                in_flight: Cell::new(0),
-                rests_until: Cell::new(None),
-                hangs: Cell::new(false),
-                rest: Cell::new(REST_FIRST),
-                retired: Cell::new(false),
-            })
-        };
+        let target = |(address, checked)| Rc::new(Target::new(address, checked));
         Self {
             targets: upstreams.into_iter().map(target).collect(),
-            tls,
-            tls_http1: OnceCell::new(),
-            server_name,
+            connector: Connector::new(tls, server_name, tasks, stopping),
             connect,
             connections_max,
-            tasks,
-            stopping,
         }
     }
 
@@ -308,22 +265,25 @@ impl Pool {
         if let [only] = self.targets.as_slice() {
             return self.lane_to(only, needs).await;
         }
-        let mut busy = false;
+        let (mut healthy_is_busy, mut told) = (false, None);
         for target in self.by_preference(Instant::now()) {
             if !serves(&target) {
                 continue;
             }
             // One that takes requests and has all its connections in use is no reason to send them
             // to one that does not.
-            if busy && target.is_unhealthy() {
+            if healthy_is_busy && target.is_unhealthy() {
                 break;
             }
             match self.lane_to(&target, needs).await {
                 Ok(lane) => return Ok(lane),
-                Err(fault) => busy |= fault == UpstreamFault::Busy && !target.is_unhealthy(),
+                Err(fault) => {
+                    healthy_is_busy |= fault == UpstreamFault::Busy && !target.is_unhealthy();
+                    told = Some(told.map_or(fault, |before| of_several(before, fault)));
+                }
             }
         }
-        Err(if busy { UpstreamFault::Busy } else { UpstreamFault::Unreachable })
+        Err(told.unwrap_or(UpstreamFault::Unreachable))
     }
 
     async fn lane_to(&self, target: &Rc<Target>, needs: Needs) -> Result<Lane, UpstreamFault> {
@@ -331,8 +291,7 @@ impl Pool {
             Some(sender) => sender,
             None => Box::pin(self.fresh(target, needs)).await?,
         };
-        target.in_flight.set(target.in_flight.get() + 1);
-        Ok(Lane { target: Rc::clone(target), sender: Some(sender) })
+        Ok(Lane::to(target, sender))
     }
 
     async fn pooled(&self, target: &Target, needs: Needs) -> Option<Sender> {
@@ -358,48 +317,70 @@ impl Pool {
 
     /// A connection of its own, or a place on one of HTTP/2 that somebody else has opened meanwhile.
     async fn fresh(&self, target: &Rc<Target>, needs: Needs) -> Result<Sender, UpstreamFault> {
-        if needs == Needs::Upgrade || !target.speaks_http2.get() {
+        if needs == Needs::Upgrade || target.speaks.get() == UpstreamProtocol::Http1 {
             return self.opened(target, needs).await;
         }
-        let turn = tokio::time::timeout(self.connect, target.opening.acquire()).await;
+        let began = Instant::now();
+        for turns in 1..=OPENING_MAX {
+            match self.in_turn(target, turns, began).await {
+                // No more may be opened, and what others are opening may have room. Who wants one turn more than
+                // they leave waits for the next of them to be done, and who has all knows that nobody is opening.
+                Err(UpstreamFault::Busy) => {}
+                other => return other,
+            }
+        }
+        target.silent_stream().map(Sender::Http2).ok_or(UpstreamFault::Busy)
+    }
+
+    /// The same once it has so many of the turns, which are waited for as long as a connection may take.
+    async fn in_turn(&self, target: &Rc<Target>, turns: u32, began: Instant) -> Result<Sender, UpstreamFault> {
+        let turn = tokio::time::timeout_at(began + self.connect, target.opening.acquire_many(turns)).await;
         if let Some(stream) = target.stream() {
             return Ok(Sender::Http2(stream));
         }
-        let opened = match turn {
-            Ok(Ok(_turn)) => self.opened(target, needs).await,
-            Ok(Err(_)) | Err(_) => Err(UpstreamFault::Busy),
-        };
-        match opened {
-            Err(UpstreamFault::Busy) => target.silent_stream().map(Sender::Http2).ok_or(UpstreamFault::Busy),
-            other => other,
+        if target.speaks.get() == UpstreamProtocol::Http1 {
+            // As has been told meanwhile: each has a connection for itself, and nobody waits for another's.
+            drop(turn);
+            return match self.pooled(target, Needs::Any).await {
+                Some(sender) => Ok(sender),
+                None => self.opened(target, Needs::Any).await,
+            };
+        }
+        match turn {
+            Ok(Ok(_turn)) => self.opened(target, Needs::Any).await,
+            // Nothing says that what it takes is in use where it took nothing in all that time.
+            Ok(Err(_)) | Err(_) => {
+                let was_reached = target.reached_at.get().is_some_and(|at| at >= began);
+                let fault = if was_reached { UpstreamFault::Busy } else { UpstreamFault::Unreachable };
+                target.silent_stream().map(Sender::Http2).ok_or(fault)
+            }
         }
     }
 
     async fn opened(&self, target: &Rc<Target>, needs: Needs) -> Result<Sender, UpstreamFault> {
-        if target.open.get() >= self.connections_max {
-            return Err(UpstreamFault::Busy);
-        }
-        let rests_until = target.rests_until.get();
+        let is_full = target.open.get() >= self.connections_max;
+        let rests = target.rests_until.get().is_some_and(|until| until > Instant::now());
         // One that refuses connections says so at once; for one that takes none, one request waits and not each.
-        if target.hangs.get() && rests_until.is_some_and(|until| until > Instant::now()) {
+        // Nor are its places in use: who fills them is trying.
+        if target.hangs.get() && (rests || is_full) {
             return Err(UpstreamFault::Unreachable);
         }
-        if rests_until.is_some() {
-            // While this one tries whether it is back, the others go elsewhere.
-            target.rests_until.set(Some(Instant::now() + self.connect));
+        if is_full {
+            return Err(UpstreamFault::Busy);
         }
         // Taken before anything is waited for: many may come at once.
-        let place = Place::of(target);
-        match tokio::time::timeout(self.connect, self.connect(target, place, needs)).await {
-            Ok(Ok(sender)) => {
-                target.hangs.set(false);
-                target.rest.set(REST_FIRST);
-                target.rests_until.set(None);
-                Ok(sender)
-            }
+        let (place, _trial) = (Place::of(target), Trial::of(target, self.connect));
+        let connecting = self.connector.connect(&target.address, needs, place);
+        match tokio::time::timeout(self.connect, connecting).await {
+            Ok(Ok(connected)) => Ok(target.reached(needs, connected)),
+            Ok(Err(ConnectError::NotHttp1)) => Err(UpstreamFault::NoUpgrade),
             // It may speak HTTP/2 only, and everything else that it is asked goes well.
-            Ok(Err(())) if needs == Needs::Upgrade && target.speaks_http2.get() => Err(UpstreamFault::Unreachable),
-            failed @ (Ok(Err(())) | Err(_)) => {
+            Ok(Err(ConnectError::Failed))
+                if needs == Needs::Upgrade && target.speaks.get() == UpstreamProtocol::Http2 =>
+            {
+                Err(UpstreamFault::Unreachable)
+            }
+            failed @ (Ok(Err(ConnectError::Failed)) | Err(_)) => {
                 target.hangs.set(failed.is_err());
                 let rest = target.rest.get();
                 target.rests_until.set(Some(Instant::now() + rest));
@@ -407,81 +388,6 @@ impl Pool {
                 Err(UpstreamFault::Unreachable)
             }
         }
-    }
-
-    async fn connect(&self, target: &Rc<Target>, place: Place, needs: Needs) -> Result<Sender, ()> {
-        let address = &target.address;
-        let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|_| ())?;
-        stream.set_nodelay(true).map_err(|_| ())?;
-        // A peer that is gone without a word is found out below HTTP, where no server counts how often it is asked.
-        let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
-        SockRef::from(&stream).set_tcp_keepalive(&probes).map_err(|_| ())?;
-        if !address.tls {
-            return match address.protocol {
-                UpstreamProtocol::Http2 => self.http2(target, place, TokioIo::new(stream)).await,
-                UpstreamProtocol::Http1 | UpstreamProtocol::Auto => self.http1(place, TokioIo::new(stream)).await,
-            };
-        }
-        let name = self.server_name.clone().unwrap_or_else(|| address.host.clone());
-        let name = ServerName::try_from(name).map_err(|_| ())?;
-        let tls = match needs {
-            Needs::Any => &self.tls,
-            Needs::Upgrade => self.tls_http1.get_or_init(|| {
-                let mut tls = (*self.tls).clone();
-                tls.alpn_protocols = vec![ALPN_H1.to_vec()];
-                Arc::new(tls)
-            }),
-        };
-        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(|_| ())?;
-        let agreed_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
-        if address.protocol == UpstreamProtocol::Auto && needs == Needs::Any {
-            target.speaks_http2.set(agreed_http2);
-        }
-        match address.protocol {
-            UpstreamProtocol::Http1 => self.http1(place, TokioIo::new(stream)).await,
-            UpstreamProtocol::Http2 => self.http2(target, place, TokioIo::new(stream)).await,
-            UpstreamProtocol::Auto if agreed_http2 => self.http2(target, place, TokioIo::new(stream)).await,
-            UpstreamProtocol::Auto => self.http1(place, TokioIo::new(stream)).await,
-        }
-    }
-
-    async fn http1<I>(&self, place: Place, io: I) -> Result<Sender, ()>
-    where
-        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    {
-        let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(|_| ())?;
-        self.keep(place, connection.with_upgrades());
-        Ok(Sender::Http1(sender))
-    }
-
-    async fn http2<I>(&self, target: &Rc<Target>, place: Place, io: I) -> Result<Sender, ()>
-    where
-        I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
-    {
-        let (multiplexed, running) = Multiplexed::open(io, self.tasks.clone()).await?;
-        self.keep(place, running);
-        let stream = multiplexed.stream();
-        // A pool that went meanwhile closes nothing that comes later.
-        if !target.retired.get() {
-            target.multiplexed.borrow_mut().push(multiplexed);
-        }
-        Ok(Sender::Http2(stream))
-    }
-
-    /// Runs a connection until it ends; until then it has its place.
-    fn keep<F: Future<Output = hyper::Result<()>> + 'static>(&self, place: Place, connection: F) {
-        let stopping = self.stopping.clone();
-        self.tasks.spawn_local(async move {
-            tokio::select! {
-                ended = connection => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection to an upstream ended badly");
-                    }
-                }
-                () = stopping.cancelled() => {}
-            }
-            drop(place);
-        });
     }
 
     /// Closes what lies idle: nothing new is to come.
@@ -498,5 +404,18 @@ impl Pool {
             target.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() <= IDLE_AGE_MAX);
             target.multiplexed.borrow_mut().retain(|one| !one.is_over(IDLE_AGE_MAX));
         }
+    }
+}
+
+/// What is told where several upstreams did not do: soonest what may be over in a moment, and last what no other
+/// try would change.
+fn of_several(one: UpstreamFault, other: UpstreamFault) -> UpstreamFault {
+    let among = |fault: UpstreamFault| one == fault || other == fault;
+    if among(UpstreamFault::Busy) {
+        UpstreamFault::Busy
+    } else if among(UpstreamFault::Unreachable) {
+        UpstreamFault::Unreachable
+    } else {
+        one
     }
 }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::identity::directory::Directory;
 use crate::identity::dpop_nonce::Nonces;
 use crate::model::{
-    Clock, EntitlementName, Entropy, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp,
+    CheckedUpstream, Clock, EntitlementName, Entropy, GrantId, Principal, ServiceName, SessionId, Thumbprint, Timestamp,
 };
 use crate::policy::{Subject, Upstream, Verdict};
 use crate::store::Recorder;
@@ -169,6 +169,9 @@ pub struct MadeAssertion {
 /// Pools by service, and from what each was made.
 type Pools = HashMap<ServiceName, (Arc<UpstreamSide>, Rc<Pool>)>;
 
+/// Pools that only requests of earlier snapshots still use, and from what each was made.
+type EarlierPools = Vec<(Arc<UpstreamSide>, Weak<Pool>)>;
+
 /// One thread of the data path.
 pub struct Worker {
     /// What all share.
@@ -181,6 +184,7 @@ pub struct Worker {
     pub untaken: Rc<Untaken>,
     /// Connections to upstreams.
     pools: RefCell<Pools>,
+    earlier_pools: RefCell<EarlierPools>,
     /// Tokens by SHA-256 and audience.
     pub tokens: RefCell<LruCache<TokenKey, Rc<VerifiedToken>>>,
     /// Subjects by caller and the entitlements that they hold.
@@ -206,6 +210,7 @@ impl Worker {
             beside: TaskTracker::new(),
             untaken: Rc::new(Untaken::new(taking)),
             pools: RefCell::default(),
+            earlier_pools: RefCell::default(),
             tokens: RefCell::new(LruCache::new(TOKENS_MAX)),
             subjects: RefCell::new(LruCache::new(SUBJECTS_MAX)),
             decisions: RefCell::new(LruCache::new(DECISIONS_MAX)),
@@ -223,19 +228,48 @@ impl Worker {
 
     /// The pool of a service. A reload that changed how its upstreams are reached starts a new one;
     /// exchanges under way keep the old one until they end.
+    ///
+    /// INVARIANT: a pool is replaced by a later one alone. A request that came before the reload may get here after
+    /// one that came after it: it shares a pool with its like, which goes with the last of them.
     #[must_use]
     pub fn pool(&self, entry: &ServiceEntry) -> Rc<Pool> {
         let (name, side) = (&entry.service.name, &entry.upstreams);
         let mut pools = self.pools.borrow_mut();
-        if let Some((of, pool)) = pools.get(name)
-            && Arc::ptr_eq(of, side)
-        {
-            return Rc::clone(pool);
+        match pools.get(name) {
+            Some((of, pool)) if Arc::ptr_eq(of, side) => return Rc::clone(pool),
+            Some((of, _)) if of.generation > side.generation => return self.earlier_pool(entry),
+            Some(_) | None => {}
         }
         let settings = &side.settings;
         let board = &self.shared.directory.upstreams;
         let checked = |upstream: &Upstream| settings.are_checked.then(|| board.of(name, &upstream.to_string()));
-        let pool = Rc::new(Pool::new(
+        let pool = self.empty_pool(side, checked);
+        if let Some((of, before)) = pools.insert(name.clone(), (Arc::clone(side), Rc::clone(&pool))) {
+            let mut earlier = self.earlier_pools.borrow_mut();
+            earlier.push((of, Rc::downgrade(&before)));
+            drop(before);
+            earlier.retain(|(_, pool)| pool.strong_count() > 0);
+        }
+        pool
+    }
+
+    /// The pool of requests that came before a reload, when the one of those that came after it is there already.
+    /// What its upstreams' checks say is asked no more: the board knows those alone that are in force.
+    fn earlier_pool(&self, entry: &ServiceEntry) -> Rc<Pool> {
+        let side = &entry.upstreams;
+        let mut earlier = self.earlier_pools.borrow_mut();
+        earlier.retain(|(_, pool)| pool.strong_count() > 0);
+        let known = earlier.iter().find(|(of, _)| Arc::ptr_eq(of, side)).and_then(|(_, pool)| pool.upgrade());
+        known.unwrap_or_else(|| {
+            let pool = self.empty_pool(side, |_| None);
+            earlier.push((Arc::clone(side), Rc::downgrade(&pool)));
+            pool
+        })
+    }
+
+    fn empty_pool(&self, side: &UpstreamSide, checked: impl Fn(&Upstream) -> Option<Arc<CheckedUpstream>>) -> Rc<Pool> {
+        let settings = &side.settings;
+        Rc::new(Pool::new(
             settings.upstreams.iter().map(|upstream| (upstream.clone(), checked(upstream))).collect(),
             Arc::clone(&side.tls),
             settings.tls.server_name.clone(),
@@ -243,9 +277,7 @@ impl Worker {
             settings.connections_max,
             self.beside.clone(),
             self.shared.stopping.clone(),
-        ));
-        pools.insert(name.clone(), (Arc::clone(side), Rc::clone(&pool)));
-        pool
+        ))
     }
 
     /// Forgets what can't be of use any more: what was made of sessions that have ended or changed, under
@@ -276,6 +308,7 @@ impl Worker {
                 pool.sweep();
                 snapshot.reaches(name, side)
             });
+            self.earlier_pools.borrow_mut().retain(|(_, pool)| pool.strong_count() > 0);
             self.forget();
         }
         // Idle connections to upstreams would keep their tasks, and so this thread, waiting.

@@ -186,7 +186,8 @@ async fn a_form_with_a_nul_character_is_refused_before_it_meets_a_database() {
 
 #[tokio::test]
 async fn a_refusal_in_a_browser_leads_to_the_form_that_helps() {
-    use doorward::gateway::refusal::{Form, Offer, Refusal};
+    use doorward::gateway::refusal::{Form, Refusal};
+    use doorward::gateway::remedy::Offer;
     use doorward::model::{DecisionId, EntitlementName};
     use http_body_util::BodyExt;
     let name = EntitlementName::parse("ops-api/deploy-prod").unwrap();

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use doorward::model::UpstreamHealth;
+use http::Method;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 
-use super::fixture::{Door, Plan, Speaks, service_toml, with_door};
+use super::fixture::{Door, Plan, Speaks, full, service_toml, with_door};
 use super::upstream::{RawUpstream, Reply};
 
 const HEALTH: &str =
@@ -103,6 +104,37 @@ fn an_upstream_that_fails_its_checks_gets_no_request_while_another_passes_and_al
         door.running().reload().unwrap();
         until("they are forgotten", || health(door, &first).is_none() && health(door, &second).is_none()).await;
         assert!(!metrics(door).await.contains("doorward_upstream_healthy{"));
+    });
+}
+
+#[test]
+fn upstreams_that_all_fail_their_checks_and_are_all_in_use_are_called_busy() {
+    with_door(Plan::default(), async |door| {
+        let (first, second) = (RawUpstream::open().await, RawUpstream::open().await);
+        for upstream in [&first, &second] {
+            let fails = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n".to_vec();
+            upstream.reply("/healthz", Reply::Bytes(fails));
+            let endless = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nbegin".to_vec();
+            upstream.reply("/long", Reply::Bytes(endless));
+        }
+        let both = format!("\"http://{}\", \"http://{}\"", first.address, second.address);
+        let tables = format!("{HEALTH}[limits]\nconnections_per_upstream = 1");
+        door.write("app/service.toml", &service_toml(&both, "", &tables));
+        door.running().reload().unwrap();
+        let down = Some(UpstreamHealth::Unhealthy);
+        until("both are checked", || health(door, &first) == down && health(door, &second) == down).await;
+        let alice = door.sign_in("alice").await;
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let mut client = door.client("app", Some(&alice), Speaks::Http1).await;
+            let request = client.request(Method::GET, "/long").body(full("")).unwrap();
+            let answer = client.send(request).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            held.push((client, answer));
+        }
+        let got = door.get("app", Some(&alice), Speaks::Http1, "/ask").await;
+        assert_eq!((got.status.as_u16(), got.reason().as_str()), (503, "upstream_unavailable"), "{got:?}");
+        assert!(got.text().contains("connections_per_upstream"), "{}", got.text());
     });
 }
 

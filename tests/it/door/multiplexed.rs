@@ -1,11 +1,13 @@
 //! Upstreams of HTTP/2, whose connections many requests share: nobody waits for another's end, nothing goes
-//! on a connection that is gone, and what can be sent again is.
+//! on a connection that is gone, and what can be sent again is. Of those reached by TLS nobody knows at first
+//! whether they are such.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -20,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::fixture::{BOTH, Door, Plan, Speaks, full, host, read, service_toml, with_door};
+use super::fixture::{BOTH, Door, Got, Http, Person, Plan, Speaks, full, host, read, service_toml, with_door};
 
 /// What an upstream saw: how many connections, and of each request its url with the connection's number.
 #[derive(Clone, Default)]
@@ -44,8 +46,12 @@ impl Seen {
 struct Behaviour {
     /// Streams that it takes on one connection at a time.
     streams_max: Option<u32>,
-    /// It is reached by TLS, and speaks HTTP/1.1 too.
+    /// It is reached by TLS, and speaks what is agreed on.
     tls: Option<TlsAcceptor>,
+    /// How long it lets a connection wait before it says anything.
+    late: Duration,
+    /// Connections on which it says nothing at all, by number.
+    mute: Range<usize>,
     /// Its first connection goes away at the first request, which it has not begun with.
     goes_away: bool,
 }
@@ -59,6 +65,10 @@ async fn upstream(behaviour: Behaviour) -> (SocketAddr, Seen) {
             let (seen, behaviour) = (kept.clone(), behaviour.clone());
             let number = seen.connections.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
+                if behaviour.mute.contains(&number) {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(behaviour.late).await;
                 match &behaviour.tls {
                     None if behaviour.goes_away && number == 0 => gone_away(stream).await,
                     None => serve(stream, number, behaviour.streams_max, seen).await,
@@ -67,7 +77,7 @@ async fn upstream(behaviour: Behaviour) -> (SocketAddr, Seen) {
                         if stream.get_ref().1.alpn_protocol() == Some(b"h2".as_slice()) {
                             serve(stream, number, behaviour.streams_max, seen).await;
                         } else {
-                            upgraded(stream).await;
+                            serve_http1(stream).await;
                         }
                     }
                 }
@@ -148,15 +158,27 @@ async fn gone_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let _ = stream.read(&mut [0; 64]).await;
 }
 
-/// Changes the protocol as it is asked to and hangs up.
-async fn upgraded<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let Ok(byte) = stream.read_u8().await else { return };
-        head.push(byte);
-    }
-    let head = String::from_utf8(head).unwrap();
-    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap_or_default();
+/// Answers over HTTP/1.1; what is at `/last` is the last on its connection. Where it is asked to it changes the
+/// protocol and hangs up.
+async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let key = loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(byte) = stream.read_u8().await else { return };
+            head.push(byte);
+        }
+        let head = String::from_utf8(head).unwrap();
+        if let Some(key) = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")) {
+            break key.to_owned();
+        }
+        let is_last = head.starts_with("GET /last ");
+        let fields = if is_last { "content-length: 2\r\nconnection: close" } else { "content-length: 2" };
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nok");
+        if stream.write_all(answer.as_bytes()).await.is_err() || is_last {
+            let _ = stream.shutdown().await;
+            return;
+        }
+    };
     let accept = derive_accept_key(key.as_bytes());
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: {accept}\r\n\r\nhello"
@@ -298,15 +320,160 @@ fn what_an_upstream_did_nothing_of_goes_another_way_and_is_never_called_unknown(
     });
 }
 
-/// A certificate for 127.0.0.1, and what accepts connections with it.
-fn certified() -> (String, TlsAcceptor) {
+/// A certificate for 127.0.0.1, and what accepts connections with it to speak one of these.
+fn certified(protocols: &[&str]) -> (String, TlsAcceptor) {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let chain = vec![certificate.der().clone()];
     let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, der).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     (certificate.pem(), TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Puts `rpc` before an upstream that is reached by TLS to speak one of these.
+async fn put_before_tls(door: &Door, protocols: &[&str], behaviour: Behaviour, tables: &str) -> Seen {
+    let (pem, tls) = certified(protocols);
+    let ca = door.dir.join("upstream.crt");
+    std::fs::write(&ca, pem).unwrap();
+    let (address, seen) = upstream(Behaviour { tls: Some(tls), ..behaviour }).await;
+    let tables = format!("{tables}\n[upstream_tls]\nca = \"{}\"", ca.display());
+    put_before(door, &format!("https://{address}"), &tables);
+    seen
+}
+
+/// So many requests at once.
+async fn burst(door: &Door, person: &Person, count: usize) -> Vec<Got> {
+    let asked = (0..count).map(|_| door.get("rpc", Some(person), Speaks::Http2, "/x"));
+    futures_util::future::join_all(asked).await
+}
+
+/// A request whose client does not wait for its answer.
+async fn given_up(client: &mut Http, after: Duration) {
+    let request = client.request(Method::GET, "/x").body(full("")).unwrap();
+    assert!(tokio::time::timeout(after, client.send(request)).await.is_err(), "it was answered");
+}
+
+fn is_unreachable(got: &Got) -> bool {
+    got.status == 502 && got.text().contains("No upstream of the service could be reached")
+}
+
+#[test]
+fn requests_that_come_before_it_is_known_what_an_upstream_speaks_wait_for_the_first_to_learn_it() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let late = Duration::from_secs(1);
+        // How many connections there may be, and how many are made at most for twenty requests that share them.
+        for (limit, most) in [(1, 1), (2, 2), (1000, 4)] {
+            let tables = format!("[limits]\nconnections_per_upstream = {limit}");
+            let behaviour = Behaviour { late, ..Behaviour::default() };
+            let seen = put_before_tls(door, &["h2", "http/1.1"], behaviour, &tables).await;
+            let got = burst(door, &alice, 20).await;
+            assert!(got.iter().all(|got| got.status == 200), "{limit}: {got:?}");
+            assert!(seen.connections() <= most, "{limit}: {}", seen.connections());
+        }
+        // Of HTTP/1.1 each has one for itself, as many as there may be.
+        let behaviour = Behaviour { late, ..Behaviour::default() };
+        put_before_tls(door, &["http/1.1"], behaviour, "").await;
+        let got = burst(door, &alice, 20).await;
+        assert!(got.iter().all(|got| got.status == 200), "{got:?}");
+        let behaviour = Behaviour { late, ..Behaviour::default() };
+        put_before_tls(door, &["http/1.1"], behaviour, "[limits]\nconnections_per_upstream = 1").await;
+        let got = burst(door, &alice, 20).await;
+        let (served, refused): (Vec<Got>, Vec<Got>) = got.into_iter().partition(|got| got.status == 200);
+        assert!(!served.is_empty(), "{refused:?}");
+        for got in refused {
+            assert_eq!((got.status.as_u16(), got.reason().as_str()), (503, "upstream_unavailable"));
+            assert!(got.text().contains("connections_per_upstream"), "{}", got.text());
+        }
+    });
+}
+
+#[test]
+fn where_http2_is_known_to_be_spoken_what_others_are_opening_is_waited_for() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        for limit in [1, 2] {
+            let behaviour = Behaviour { late: Duration::from_millis(700), ..Behaviour::default() };
+            let (address, seen) = upstream(behaviour).await;
+            put_before(door, &format!("h2c://{address}"), &format!("[limits]\nconnections_per_upstream = {limit}"));
+            let got = burst(door, &alice, 20).await;
+            assert!(got.iter().all(|got| got.status == 200), "{limit}: {got:?}");
+            assert!(seen.connections() <= limit, "{limit}: {}", seen.connections());
+        }
+    });
+}
+
+#[test]
+fn who_waits_for_a_connection_that_is_given_up_goes_on_without_it() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let tables = "[limits]\nconnections_per_upstream = 1\n[timeouts]\nconnect = \"20s\"";
+        let behaviour = Behaviour { mute: 0..1, ..Behaviour::default() };
+        let seen = put_before_tls(door, &["h2", "http/1.1"], behaviour, tables).await;
+        let mut leader = door.client("rpc", Some(&alice), Speaks::Http2).await;
+        let began = Instant::now();
+        let others = async {
+            while seen.connections() == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            burst(door, &alice, 8).await
+        };
+        let ((), got) = tokio::join!(given_up(&mut leader, Duration::from_secs(2)), others);
+        assert!(got.iter().all(|got| got.status == 200), "{got:?}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert_eq!(seen.connections(), 2);
+    });
+}
+
+#[test]
+fn an_upstream_that_takes_no_connection_is_never_called_busy() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let tables = "[limits]\nconnections_per_upstream = 1\n[timeouts]\nconnect = \"1s\"";
+        let both: &[&str] = &["h2", "http/1.1"];
+        // Before it is known what it speaks; all are told within the time of one try or two.
+        put_before_tls(door, both, Behaviour { mute: 0..usize::MAX, ..Behaviour::default() }, tables).await;
+        let began = Instant::now();
+        let got = burst(door, &alice, 8).await;
+        assert!(got.iter().all(is_unreachable), "{got:?}");
+        assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+        // HTTP/1.1, as is known: one request tries again, and has the only place while it does.
+        let behaviour = Behaviour { mute: 1..usize::MAX, ..Behaviour::default() };
+        let seen = put_before_tls(door, &["http/1.1"], behaviour, tables).await;
+        assert_eq!(door.get("rpc", Some(&alice), Speaks::Http1, "/last").await.status, 200);
+        for _ in 0..100 {
+            let got = door.get("rpc", Some(&alice), Speaks::Http1, "/x").await;
+            if is_unreachable(&got) {
+                break;
+            }
+            // The connection that was told to be the last may not be gone yet.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(seen.connections(), 2);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let got = burst(door, &alice, 8).await;
+        assert!(got.iter().all(is_unreachable), "{got:?}");
+        assert!(seen.connections() > 2);
+    });
+}
+
+#[test]
+fn a_try_at_an_upstream_that_rests_which_is_given_up_keeps_nobody_from_the_next() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let behaviour = Behaviour { mute: 0..2, ..Behaviour::default() };
+        let seen = put_before_tls(door, &["h2", "http/1.1"], behaviour, "[timeouts]\nconnect = \"4s\"").await;
+        assert!(is_unreachable(&door.get("rpc", Some(&alice), Speaks::Http1, "/x").await));
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        given_up(&mut door.client("rpc", Some(&alice), Speaks::Http2).await, Duration::from_millis(500)).await;
+        assert_eq!(seen.connections(), 2);
+        let since = Instant::now();
+        while door.get("rpc", Some(&alice), Speaks::Http1, "/x").await.status != 200 {
+            assert!(since.elapsed() < Duration::from_secs(2), "nobody tries what another one gave up");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
 }
 
 #[test]
@@ -318,11 +485,7 @@ fn an_upgrade_goes_over_http1_and_all_else_over_http2_with_its_own_scheme() {
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
             host("rpc")
         );
-        let (pem, tls) = certified();
-        let ca = door.dir.join("upstream.crt");
-        std::fs::write(&ca, pem).unwrap();
-        let (address, seen) = upstream(Behaviour { tls: Some(tls), ..Behaviour::default() }).await;
-        put_before(door, &format!("https://{address}"), &format!("[upstream_tls]\nca = \"{}\"", ca.display()));
+        let seen = put_before_tls(door, &["h2", "http/1.1"], Behaviour::default(), "").await;
         // Before anything is known of it, with a connection of HTTP/2 open, and after an upgrade.
         for _ in 0..2 {
             let got = door.bytes("rpc", Some(&alice), handshake.as_bytes()).await;
@@ -334,13 +497,30 @@ fn an_upgrade_goes_over_http1_and_all_else_over_http2_with_its_own_scheme() {
         assert!(requests.len() == 2 && connections.len() == 1, "{requests:?}");
         assert!(requests.iter().all(|(_, url)| url.starts_with("https://")), "{requests:?}");
 
+        let is_told = |got: &str| got.starts_with("HTTP/1.1 501 ") && got.contains("upstream_unavailable");
         let (address, seen) = upstream(Behaviour::default()).await;
         put_before(door, &format!("h2c://{address}"), "");
         let got = door.bytes("rpc", Some(&alice), handshake.as_bytes()).await;
-        assert!(got.starts_with("HTTP/1.1 501 ") && got.contains("upstream_unavailable"), "{got}");
+        assert!(is_told(&got), "{got}");
         assert_eq!(seen.connections(), 0);
         assert_eq!(door.get("rpc", Some(&alice), Speaks::Http1, "/x").await.status, 200);
         assert!(seen.requests.lock().unwrap().iter().all(|(_, url)| url.starts_with("http://")));
+
+        // By TLS it says so itself, before anything is known of it and after: all else goes on as it did.
+        let seen = put_before_tls(door, &["h2"], Behaviour::default(), "").await;
+        for _ in 0..2 {
+            let got = door.bytes("rpc", Some(&alice), handshake.as_bytes()).await;
+            assert!(is_told(&got) && got.contains("ALPN"), "{got}");
+            assert_eq!(door.get("rpc", Some(&alice), Speaks::Http1, "/x").await.status, 200);
+        }
+        assert_eq!(seen.count("/x"), 2);
+        // One of those that speak HTTP/1.1 may be back soon.
+        let gone = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
+        let file = std::fs::read_to_string(door.dir.join("policies/rpc/service.toml")).unwrap();
+        door.write("rpc/service.toml", &file.replace("upstreams = [", &format!("upstreams = [\"https://{gone}\", ")));
+        door.running().reload().unwrap();
+        let got = door.bytes("rpc", Some(&alice), handshake.as_bytes()).await;
+        assert!(got.starts_with("HTTP/1.1 502 ") && got.contains("could be reached"), "{got}");
     });
 }
 

@@ -1,16 +1,19 @@
 //! Files that change while it runs, and the end: a27, a32, a66.
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use doorward::credential::authority::Authority;
+use doorward::gateway::worker::Worker;
 use doorward::model::{Clock, Ttl};
 use doorward::server::ambient::SystemEntropy;
 use http::Method;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 
-use super::fixture::{BOTH, POLICY, Plan, Speaks, read, service_toml, with_door, with_stopping_door};
+use super::fixture::{BOTH, POLICY, Plan, Speaks, host, read, service_toml, with_door, with_stopping_door};
 
 #[test]
 fn a66_bad_files_change_nothing_and_good_ones_everything_on_open_connections() {
@@ -118,6 +121,39 @@ fn a_reload_leaves_the_connections_of_a_service_whose_upstreams_are_reached_as_b
             assert!(removed.elapsed() < Duration::from_secs(15), "a connection is kept");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    });
+}
+
+#[test]
+fn a_request_that_came_before_a_reload_takes_no_pool_from_those_that_came_after_it() {
+    with_door(Plan::default(), async |door| {
+        let shared = &door.running().shared;
+        let entry = || Arc::clone(shared.snapshot.load().service_at(&host("app")).unwrap());
+        let reload = |connections: u32| {
+            let tables = format!("[limits]\nconnections_per_upstream = {connections}");
+            door.write("app/service.toml", &service_toml(&format!("\"http://{}\"", door.raw.address), "", &tables));
+            door.running().reload().unwrap();
+            entry()
+        };
+        let worker = Worker::new(Arc::clone(shared));
+        let (first, second) = (entry(), reload(10));
+        // A request of the first is under way when one of the second comes.
+        let under_way = worker.pool(&first);
+        let later = worker.pool(&second);
+        assert!(!Rc::ptr_eq(&under_way, &later));
+        assert!(Rc::ptr_eq(&under_way, &worker.pool(&first)), "those of one snapshot share a pool");
+        assert!(Rc::ptr_eq(&later, &worker.pool(&second)), "an earlier snapshot took the place of a later one");
+        drop(under_way);
+        // What is as it was in the first is another one's all the same: connections of the first are gone.
+        let third = reload(1024);
+        let latest = worker.pool(&third);
+        let strays = [worker.pool(&second), worker.pool(&first)];
+        assert!(strays.iter().all(|stray| !Rc::ptr_eq(stray, &latest)));
+        assert!(Rc::ptr_eq(&strays[1], &worker.pool(&first)) && Rc::ptr_eq(&strays[0], &later));
+        assert!(Rc::ptr_eq(&latest, &worker.pool(&third)));
+        let gone = Rc::downgrade(&strays[1]);
+        drop(strays);
+        assert_eq!(gone.strong_count(), 0, "nobody keeps a pool of the past");
     });
 }
 

@@ -1,0 +1,133 @@
+//! What a person can do about a refusal: the contract's `remedy`, the ready command, and the page where access
+//! can be asked for.
+
+use serde_json::{Value, json};
+
+use crate::model::EntitlementName;
+
+use super::refusal::{Refusal, UpstreamFault};
+
+/// What the person can do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remedy {
+    /// Ask for one of these.
+    RequestAccess(Vec<Offer>),
+    /// Sign in.
+    SignIn,
+    /// Sign in again: the session is good, and too old for this.
+    StepUp,
+    /// Show a trusted device.
+    Device,
+    /// Try again later.
+    Retry,
+    /// Nothing.
+    None,
+}
+
+/// An entitlement that would help and may be asked for, with the ready command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Its name.
+    pub name: EntitlementName,
+    /// The command; what the asker fills in is in capitals.
+    pub command: String,
+}
+
+impl Refusal {
+    /// What can be done about it.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::NoCredential
+            | Self::BadCredential(_)
+            | Self::SignInOver(_)
+            | Self::BadProof(_)
+            | Self::SessionEnded => Remedy::SignIn,
+            Self::DeviceUntrusted => Remedy::Device,
+            Self::SignInTooOld(_) => Remedy::StepUp,
+            Self::NoPolicyMatch { remedies } | Self::Forbidden { remedies } if !remedies.is_empty() => {
+                Remedy::RequestAccess(remedies.clone())
+            }
+            Self::RateLimited { .. }
+            | Self::NonceWanted
+            | Self::Stale
+            | Self::Emergency
+            | Self::AuditUnavailable
+            | Self::Unsettled
+            | Self::Upstream(UpstreamFault::Unreachable | UpstreamFault::Busy | UpstreamFault::Refused) => {
+                Remedy::Retry
+            }
+            Self::Ambiguous(_)
+            | Self::Misdirected
+            | Self::GrantOver(_)
+            | Self::OpeningOver
+            | Self::OpeningElsewhere
+            | Self::Locked
+            | Self::NoRoute
+            | Self::NoPolicyMatch { .. }
+            | Self::Forbidden { .. }
+            | Self::CrossSite
+            | Self::ScopeInsufficient { .. }
+            | Self::Upstream(UpstreamFault::Slow | UpstreamFault::Broken | UpstreamFault::NoUpgrade)
+            | Self::FieldsTooMany
+            | Self::HeadTooLarge
+            | Self::BodyTooLarge
+            | Self::BodyBroken
+            | Self::BodySlow
+            | Self::Internal => Remedy::None,
+        }
+    }
+}
+
+impl Remedy {
+    /// The remedy as JSON of the contract.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::RequestAccess(offers) => {
+                let first = offers.first();
+                let mut json = json!({
+                    "kind": "request_access",
+                    "entitlement": first.map(|offer| offer.name.to_string()),
+                    "command": first.map(|offer| offer.command.as_str()),
+                });
+                if let (true, Some(object)) = (offers.len() > 1, json.as_object_mut()) {
+                    let names: Vec<String> = offers.iter().map(|offer| offer.name.to_string()).collect();
+                    object.insert("entitlements".to_owned(), json!(names));
+                }
+                json
+            }
+            Self::SignIn => json!({ "kind": "sign_in", "command": "doorward login" }),
+            Self::StepUp => json!({ "kind": "step_up", "command": "doorward login" }),
+            Self::Device => json!({ "kind": "device" }),
+            Self::Retry => json!({ "kind": "retry" }),
+            Self::None => json!({ "kind": "none" }),
+        }
+    }
+
+    /// The one command that would help, where there is one.
+    #[must_use]
+    pub fn command(&self) -> Option<String> {
+        match self {
+            Self::RequestAccess(offers) => offers.first().map(|offer| offer.command.clone()),
+            Self::SignIn | Self::StepUp => Some("doorward login".to_owned()),
+            Self::Device | Self::Retry | Self::None => None,
+        }
+    }
+
+    /// The page of the control host at `origin` where it can be asked for.
+    #[must_use]
+    pub fn page(&self, origin: &str) -> Option<String> {
+        let Self::RequestAccess(offers) = self else { return None };
+        let name = offers.first()?.name.to_string();
+        let name: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
+        Some(format!("{origin}/requests/new?entitlement={name}"))
+    }
+}
+
+/// The sentence that names what would help.
+#[must_use]
+pub fn while_held(remedies: &[Offer]) -> String {
+    let names: Vec<String> = remedies.iter().map(|offer| format!("`{}`", offer.name)).collect();
+    format!("It would be permitted while you hold {}, which you may ask for.", names.join(" or "))
+}
