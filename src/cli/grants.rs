@@ -9,7 +9,8 @@ use super::context::Context;
 use super::failure::Failure;
 use super::printer::left;
 use super::renewal::{SignedIn, signed_in};
-use super::requests::{self, called};
+use super::requests::{self, called, params_told};
+use super::table;
 use super::whoami::listed;
 use super::whole_id::{self, Kind};
 
@@ -25,9 +26,10 @@ pub async fn run(context: &Context, args: &GrantsArgs) -> Result<(), Failure> {
         return context.printer.page(&page);
     }
     let now = context.clock.now();
-    let mut rows = Vec::new();
+    let (mut rows, mut params) = (Vec::new(), Vec::new());
     for item in &page.items {
         let grant: Grant = here.client.read(item.get())?;
+        params.push(params_told(&grant.params));
         rows.push(vec![
             grant.id.clone(),
             grant.state.clone(),
@@ -42,7 +44,9 @@ pub async fn run(context: &Context, args: &GrantsArgs) -> Result<(), Failure> {
         context.printer.talk(if args.all { "There are no such grants." } else { "You hold nothing." });
         return Ok(());
     }
-    context.printer.table(&["GRANT", "STATE", "ENTITLEMENT", "WHO", "SINCE", "LEFT", ""], &rows)
+    let mut header = vec!["GRANT", "STATE", "ENTITLEMENT", "WHO", "SINCE", "LEFT", ""];
+    table::insert(&mut header, &mut rows, (3, "PARAMS"), params);
+    context.printer.table(&header, &rows)
 }
 
 fn time_left(grant: &Grant, now: Timestamp) -> String {

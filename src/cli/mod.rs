@@ -43,6 +43,7 @@ pub mod review;
 pub mod serve;
 pub mod services;
 pub mod sessions;
+mod table;
 pub mod token;
 pub mod trust;
 pub mod waiting;

@@ -9,7 +9,7 @@
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
-use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::Table;
 use serde::Serialize;
 
 use crate::model::text::{forges, misleads};
@@ -18,9 +18,7 @@ use crate::wire::Page;
 
 use super::args::Format;
 use super::failure::Failure;
-
-/// What prose needs to be readable.
-const PROSE_COLUMNS_MIN: u16 = 16;
+use super::table;
 
 /// Where data and talk go, and in which form data is wanted.
 pub struct Printer {
@@ -135,22 +133,14 @@ impl Printer {
         self.resource(&serde_json::to_string(page).map_err(|error| Failure::failed(error.to_string()))?)
     }
 
-    /// Writes rows under a header; off a terminal each row is one line whatever its length.
+    /// Writes rows under a header, the more important columns first; off a terminal each row is one line whatever
+    /// its length.
     ///
     /// # Errors
     /// As [`Printer::data`].
     pub fn table(&self, header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
-        let mut table = self.blank_table();
-        if !header.is_empty() {
-            table.set_header(header.iter().map(Cell::new));
-        }
-        for row in rows {
-            table.add_row(row.iter().map(|text| Cell::new(plain(text))));
-        }
-        if self.terminal {
-            arrange(&mut table, rows);
-        }
-        self.line(&trimmed(&mut table))
+        let width = if self.terminal { self.width.or_else(|| Table::new().width()) } else { None };
+        self.line(&table::lines(header, rows, width))
     }
 
     /// Writes names and what they stand for, one pair a line.
@@ -158,22 +148,7 @@ impl Printer {
     /// # Errors
     /// As [`Printer::data`].
     pub fn pairs(&self, pairs: &[(&str, String)]) -> Result<(), Failure> {
-        let rows: Vec<_> = pairs.iter().map(|(name, value)| vec![(*name).to_owned(), value.clone()]).collect();
-        self.table(&[], &rows)
-    }
-
-    fn blank_table(&self) -> Table {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_content_arrangement(if self.terminal {
-            ContentArrangement::Dynamic
-        } else {
-            ContentArrangement::Disabled
-        });
-        if let Some(width) = self.width {
-            table.set_width(width);
-        }
-        table
+        self.table(&[], &rows_of(pairs))
     }
 
     /// Says something to the person, in one line; where nobody listens it is lost.
@@ -191,19 +166,7 @@ impl Printer {
     /// Says names and what they stand for. A value that is too long for the terminal goes on below itself: at
     /// the beginning of a line it could be taken for a name.
     pub fn talk_pairs(&self, pairs: &[(&str, String)]) {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_content_arrangement(ContentArrangement::Disabled);
-        let rows: Vec<Vec<String>> = pairs.iter().map(|(name, value)| vec![(*name).to_owned(), plain(value)]).collect();
-        for row in &rows {
-            table.add_row(row.iter().map(Cell::new));
-        }
-        if let Some(width) = self.width.or_else(|| self.talk_width()) {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-            table.set_width(width);
-            arrange(&mut table, &rows);
-        }
-        self.talk_lines(&trimmed(&mut table));
+        self.talk_lines(&table::lines(&[], &rows_of(pairs), self.width.or_else(|| self.talk_width())));
     }
 
     /// Tells a failure: lines for people, problem+json for scripts.
@@ -221,33 +184,8 @@ impl Printer {
     }
 }
 
-/// A column of single words (ids, states, addresses) is never broken, so that what is in it can be copied, and
-/// columns of prose get what is left. Where that is too little, each row is one line, as off a terminal.
-fn arrange(table: &mut Table, rows: &[Vec<String>]) {
-    let Some(width) = table.width() else { return };
-    let is_prose =
-        |column: usize| rows.iter().any(|row| row.get(column).is_some_and(|text| text.contains(char::is_whitespace)));
-    let contents = table.column_max_content_widths();
-    let mut needed = 0u16;
-    for (index, (column, content)) in table.column_iter_mut().zip(contents).enumerate() {
-        let least = if is_prose(index) {
-            content.min(PROSE_COLUMNS_MIN)
-        } else {
-            column.set_constraint(ColumnConstraint::ContentWidth);
-            content
-        };
-        needed = needed.saturating_add(least).saturating_add(column.padding_width());
-    }
-    if needed > width {
-        table.set_content_arrangement(ContentArrangement::Disabled);
-    }
-}
-
-/// Lines without the blanks that fill the last column.
-fn trimmed(table: &mut Table) -> String {
-    let text = table.trim_fmt();
-    // Without borders each line starts with the padding of the first cell.
-    text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
+fn rows_of(pairs: &[(&str, String)]) -> Vec<Vec<String>> {
+    pairs.iter().map(|(name, value)| vec![(*name).to_owned(), value.clone()]).collect()
 }
 
 /// The text on one line: a line break and a tab are blanks, and every other character that forges is shown

@@ -1,6 +1,9 @@
 //! `doorward requests` and `doorward show`: what was asked for, and one request or grant whole.
 
+use std::collections::BTreeMap;
+
 use crate::model::Timestamp;
+use crate::model::text::shell_word;
 use crate::wire::{AccessRequest, Answer, Approval, Principal};
 
 use super::access_args::{RequestsArgs, ShowArgs};
@@ -10,6 +13,7 @@ use super::failure::Failure;
 use super::grants;
 use super::printer::left;
 use super::renewal::signed_in;
+use super::table;
 use super::whoami::listed;
 use super::whole_id::{self, Kind};
 
@@ -33,9 +37,10 @@ pub async fn run(context: &Context, args: &RequestsArgs) -> Result<(), Failure> 
         return context.printer.page(&page);
     }
     let now = context.clock.now();
-    let mut rows = Vec::new();
+    let (mut rows, mut params) = (Vec::new(), Vec::new());
     for item in &page.items {
         let request: AccessRequest = here.client.read(item.get())?;
+        params.push(params_told(&request.params));
         rows.push(vec![
             request.id.clone(),
             request.state.clone(),
@@ -52,7 +57,19 @@ pub async fn run(context: &Context, args: &RequestsArgs) -> Result<(), Failure> 
         context.printer.talk(what);
         return Ok(());
     }
-    context.printer.table(&["REQUEST", "STATE", "ENTITLEMENT", "WHO", "FOR", "LEFT", "APPROVALS", "REASON"], &rows)
+    let mut header = vec!["REQUEST", "STATE", "ENTITLEMENT", "WHO", "FOR", "LEFT", "APPROVALS", "REASON"];
+    table::insert(&mut header, &mut rows, (3, "PARAMS"), params);
+    context.printer.table(&header, &rows)
+}
+
+/// What was asked for beyond the entitlement, as it is typed: `pipeline=web 'note=two words'`. No value looks like
+/// another parameter.
+pub(super) fn params_told(params: &BTreeMap<String, String>) -> String {
+    let pair = |(name, value): (&String, &String)| {
+        let word = shell_word(&format!("{name}={value}"));
+        word.unwrap_or_else(|| format!("{name}=\"{}\"", value.escape_debug()))
+    };
+    params.iter().map(pair).collect::<Vec<_>>().join(" ")
 }
 
 /// Prints one request or grant.

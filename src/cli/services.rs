@@ -7,6 +7,7 @@ use super::args::Format;
 use super::context::Context;
 use super::failure::Failure;
 use super::renewal::signed_in;
+use super::table;
 use super::whoami::listed;
 
 /// Prints the services.
@@ -34,19 +35,14 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
             service.description.clone(),
         ]);
         let health = service.health.as_ref();
-        healths.push(health.map(|it| format!("{}, {} of {}", it.state, it.healthy, it.upstreams)));
+        let health = health.map(|it| format!("{}, {} of {}", it.state, it.healthy, it.upstreams));
+        healths.push(health.unwrap_or_default());
     }
     if rows.is_empty() {
         context.printer.talk("There are no services behind this door yet.");
         return Ok(());
     }
     let mut header = vec!["SERVICE", "ACCESS", "URL", "ALLOWED ACTIONS", "CAN BE ASKED FOR", "DESCRIPTION"];
-    // A column of blanks says nothing.
-    if healths.iter().any(Option::is_some) {
-        header.insert(2, "UPSTREAMS");
-        for (row, health) in rows.iter_mut().zip(healths) {
-            row.insert(2, health.unwrap_or_default());
-        }
-    }
+    table::insert(&mut header, &mut rows, (2, "UPSTREAMS"), healths);
     context.printer.table(&header, &rows)
 }

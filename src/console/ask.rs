@@ -18,7 +18,7 @@ use super::page::{render, see_other};
 use super::refusal::PageError;
 use super::visit::{Visit, Visitor};
 
-/// What comes before the name of an entitlement's parameter in the form.
+/// What comes before the name of an entitlement's parameter in the form; `gateway/refusal.rs` links to it so, too.
 const PARAMETER: &str = "param.";
 
 /// An entitlement in the list of what may be asked for.
@@ -67,7 +67,7 @@ struct AskPage {
     form_token: String,
 }
 
-/// `GET /requests/new[?entitlement]`
+/// `GET /requests/new[?entitlement[&param.NAME]]`
 pub async fn ask(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response, PageError> {
     let visitor = visit.visitor(&desk).await?;
     let Some(name) = visit.query.get("entitlement") else {
@@ -79,7 +79,9 @@ pub async fn ask(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response
         return Ok(render(&OffersPage { offers: offers.collect() }));
     };
     let definition = offered(&desk, &visitor.caller, name, visit.now)?;
-    Ok(render(&page(&definition, &Given::default(), None, visitor.form_token)))
+    // The page of a refusal leads here with the parameters of what was refused.
+    let given = Given { params: Given::of(&visit.query, &definition).params, ..Given::default() };
+    Ok(render(&page(&definition, &given, None, visitor.form_token)))
 }
 
 /// The definition of what the caller may ask for; to others it does not exist.

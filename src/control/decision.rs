@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::audit::{Event, EventType, Outcome, PersonalField, basis};
 use crate::model::{
-    Approved, DecisionId, EventId, GrantId, GrantState, NodeId, Principal, RequestId, RequestState, ServiceName,
-    Timestamp, UserRef,
+    Approved, DecisionId, EntitlementName, EventId, GrantId, GrantState, NodeId, Principal, RequestId, RequestState,
+    ServiceName, Timestamp, UserRef,
 };
 use crate::policy::{InstallationAction, Matched, PolicySet};
 use crate::store::{AccessRequestFilter, GRANT_PAGE_MAX, Recorded, StoreError};
@@ -85,7 +85,7 @@ pub struct Explained {
     pub policies: Vec<String>,
     /// What went wrong while they were evaluated.
     pub errors: Vec<String>,
-    /// What would have helped, as it was answered then.
+    /// What would have helped, as it was answered then; the parameters of its command are in the path alone.
     pub remedy: Option<Value>,
     /// What of the credentials, or of the request, did not hold: more than whoever showed them was told.
     pub note: Option<String>,
@@ -155,7 +155,11 @@ pub async fn fetch(desk: &Desk, caller: &Caller, id: DecisionId, now: Timestamp)
         explained.exchange = found.as_ref().and_then(refused_exchange);
     }
     if let Some(whose) = explained.principal.clone().filter(|_| !explained.helps.is_empty()) {
-        let asked = explained.asked(&desk.policies.load());
+        let policies = desk.policies.load_full();
+        let asked = explained.asked(&policies);
+        if let (Some((_, matched)), Some(remedy)) = (&asked, &mut explained.remedy) {
+            tell_params(&policies, matched, remedy);
+        }
         in_hand(desk, &whose, asked.as_ref(), &mut explained.helps, now).await?;
     }
     Ok(explained)
@@ -209,6 +213,25 @@ async fn in_hand(
         help.request = waiting.find(|request| request.state_at(now) == RequestState::Pending).map(|request| request.id);
     }
     Ok(())
+}
+
+/// Puts the parameters of what was asked for into the command of the remedy, as they were told then: the record has
+/// them in the path alone. One that was told by another definition of the entitlement stays as it is.
+fn tell_params(policies: &PolicySet, matched: &Matched, remedy: &mut Value) {
+    let text = |key: &str| remedy.get(key).and_then(Value::as_str);
+    let name = text("entitlement").and_then(|name| EntitlementName::parse(name).ok());
+    let definition = name.and_then(|name| policies.entitlement(&name));
+    let (Some(definition), Some(recorded)) = (definition, text("command")) else { return };
+    let told = if recorded == definition.command(&[]) {
+        definition.command(&matched.params)
+    } else if recorded == definition.command_of_job(&[]) {
+        definition.command_of_job(&matched.params)
+    } else {
+        return;
+    };
+    if let Some(command) = remedy.get_mut("command") {
+        *command = Value::String(told);
+    }
 }
 
 /// What would have allowed it, as was told then: one, or all that would.

@@ -141,11 +141,16 @@ fn refusal_of(
     let service = &routed.entry.service;
     let helpful = service.remedy(&snapshot.policies, &caller.subject, action, &context);
     let is_job = caller.subject.principal().kind() == PrincipalKind::Workload;
+    let params = context.params;
     let offer = |name: EntitlementName| {
         let asked = snapshot.policies.entitlement(&name)?;
         // A job is not signed in: it asks, waits and gets its token by one command.
-        let command = if is_job { asked.command_of_job() } else { asked.command() };
-        Some(Offer { name, command })
+        let command = |params: &[(Arc<str>, String)]| match is_job {
+            true => asked.command_of_job(params),
+            false => asked.command(params),
+        };
+        let known = asked.known(params).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Some(Offer { name, command: command(params), recorded: command(&[]), params: known })
     };
     let remedies: Vec<Offer> = helpful.into_iter().filter_map(offer).collect();
     let shown = context.ambient.device.clone();

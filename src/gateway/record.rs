@@ -197,7 +197,7 @@ pub async fn refuse(
         rested(&mut event, caller);
     }
     event.data.insert("status", refusal.status().as_u16().into());
-    event.data.insert("remedy", refusal.remedy().to_json());
+    event.data.insert("remedy", refusal.remedy().to_record());
     if named.is_none() || *refusal != Refusal::AuditUnavailable {
         let recorded = tokio::time::timeout(RECORD_TIMEOUT, worker.shared.recorder.refused(event)).await;
         // A refusal stands whether it could be recorded or not: it lets nothing through.

@@ -31,6 +31,11 @@ pub struct Offer {
     pub name: EntitlementName,
     /// The command; what the asker fills in is in capitals.
     pub command: String,
+    /// The same with nothing of the request in it, for the record: that has the path as a personal field, and what
+    /// stood in it anywhere else would outlive its erasure.
+    pub recorded: String,
+    /// The parameters that the request's path knows, for the form that asks.
+    pub params: Vec<(String, String)>,
 }
 
 impl Refusal {
@@ -83,13 +88,23 @@ impl Remedy {
     /// The remedy as JSON of the contract.
     #[must_use]
     pub fn to_json(&self) -> Value {
+        self.json(|offer| &offer.command)
+    }
+
+    /// The same for the record.
+    #[must_use]
+    pub fn to_record(&self) -> Value {
+        self.json(|offer| &offer.recorded)
+    }
+
+    fn json(&self, command: impl Fn(&Offer) -> &str) -> Value {
         match self {
             Self::RequestAccess(offers) => {
                 let first = offers.first();
                 let mut json = json!({
                     "kind": "request_access",
                     "entitlement": first.map(|offer| offer.name.to_string()),
-                    "command": first.map(|offer| offer.command.as_str()),
+                    "command": first.map(command),
                 });
                 if let (true, Some(object)) = (offers.len() > 1, json.as_object_mut()) {
                     let names: Vec<String> = offers.iter().map(|offer| offer.name.to_string()).collect();
@@ -119,9 +134,13 @@ impl Remedy {
     #[must_use]
     pub fn page(&self, origin: &str) -> Option<String> {
         let Self::RequestAccess(offers) = self else { return None };
-        let name = offers.first()?.name.to_string();
-        let name: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
-        Some(format!("{origin}/requests/new?entitlement={name}"))
+        let offer = offers.first()?;
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("entitlement", &offer.name.to_string());
+        for (name, value) in &offer.params {
+            query.append_pair(&format!("param.{name}"), value);
+        }
+        Some(format!("{origin}/requests/new?{}", query.finish()))
     }
 }
 

@@ -41,3 +41,23 @@ pub fn one_line(text: &str, chars_max: usize) -> Option<String> {
     let fits = !text.is_empty() && text.chars().count() <= chars_max && !text.chars().any(forges);
     fits.then_some(text)
 }
+
+/// The text as one word of a command that people paste into whichever shell they have; none where it could not be read
+/// before it is pasted, or where no quotes hold it in every shell.
+///
+/// Between single quotes nothing stands for anything but itself, except the quote itself, which PowerShell also sees in
+/// the curved ones, `\` in fish, and `!` in csh.
+#[must_use]
+pub fn shell_word(text: &str) -> Option<String> {
+    let bare = |c: char| c.is_ascii_alphanumeric() || "._/@:=-".contains(c);
+    if !text.is_empty() && text.chars().all(bare) {
+        return Some(text.to_owned());
+    }
+    let escapes = |c: char| {
+        matches!(c, '\'' | '\u{2018}'..='\u{201b}' | '\\' | '!')
+            || misleads(c)
+            || shows_nothing(c)
+            || (c.is_whitespace() && c != ' ')
+    };
+    (!text.chars().any(escapes)).then(|| format!("'{text}'"))
+}

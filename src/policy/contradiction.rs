@@ -142,7 +142,7 @@ fn only(object: &Map<String, Value>) -> Option<(&str, &Value)> {
 }
 
 /// `principal`, `context.time.hour`: a variable and the attributes below it.
-fn path(node: &Value) -> Option<String> {
+pub(super) fn path(node: &Value) -> Option<String> {
     let (form, inner) = only(node.as_object()?)?;
     match form {
         "Var" => inner.as_str().map(str::to_owned),

@@ -1,12 +1,17 @@
 //! What may be asked for: `[entitlement.NAME]` of a `service.toml`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use regex::Regex;
 
 use super::document::{Field, Table};
 use super::suggestion;
+use crate::model::text::{forges, shell_word};
 use crate::model::{ActionName, EntitlementName, ServiceName, Ttl};
+
+/// The longest value of a parameter in characters.
+pub const PARAMETER_CHARS_MAX: usize = 200;
 
 /// The longest grant that an entitlement may give.
 const GRANT_MAX: Ttl = Ttl::hours(24 * 30);
@@ -71,10 +76,26 @@ pub enum WhenFull {
 pub struct Parameter {
     /// What it is.
     pub description: String,
-    /// The allowed values; none: any text of up to 200 characters.
+    /// The allowed values; none: any text of up to [`PARAMETER_CHARS_MAX`] characters.
     pub values: Vec<String>,
     /// Whether it must be given.
     pub required: bool,
+}
+
+impl Parameter {
+    /// Whether this may be asked for.
+    #[must_use]
+    pub fn accepts(&self, value: &str) -> bool {
+        let is_listed = self.values.is_empty() || self.values.iter().any(|allowed| allowed == value);
+        let fits = !value.trim().is_empty() && value.chars().count() <= PARAMETER_CHARS_MAX;
+        is_listed && fits && !value.chars().any(forges)
+    }
+
+    /// The value that a request has under this name, if it may be asked for.
+    fn known<'a>(&self, name: &str, params: &'a [(Arc<str>, String)]) -> Option<&'a str> {
+        let (_, value) = params.iter().find(|(own, _)| **own == *name)?;
+        Some(value.as_str()).filter(|value| self.accepts(value))
+    }
 }
 
 /// The rule of a ticket; always matched whole.
@@ -107,28 +128,40 @@ impl TicketPattern {
 }
 
 impl Entitlement {
-    /// The command that asks for it; what the asker fills in is in capitals.
+    /// The command that asks for it, for a request with these parameters of its route; what the asker fills in is
+    /// in capitals.
     #[must_use]
-    pub fn command(&self) -> String {
-        self.filled_in(format!("doorward request {}", self.name))
+    pub fn command(&self, params: &[(Arc<str>, String)]) -> String {
+        self.filled_in(format!("doorward request {}", self.name), params)
     }
 
     /// The command by which a job asks for it, which gets its token by the same.
     #[must_use]
-    pub fn command_of_job(&self) -> String {
+    pub fn command_of_job(&self, params: &[(Arc<str>, String)]) -> String {
         let (service, name) = (self.name.service(), self.name.name());
-        format!("{} --wait", self.filled_in(format!("doorward token --service {service} --request {name}")))
+        format!("{} --wait", self.filled_in(format!("doorward token --service {service} --request {name}"), params))
     }
 
-    fn filled_in(&self, mut command: String) -> String {
+    /// Its own parameters that a request's route has too, with the request's values as far as they may be asked for:
+    /// a grant of others would not be good for that request.
+    pub fn known<'a>(&'a self, params: &'a [(Arc<str>, String)]) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.parameters.iter().filter_map(move |(name, rule)| Some((name.as_str(), rule.known(name, params)?)))
+    }
+
+    fn filled_in(&self, mut command: String, params: &[(Arc<str>, String)]) -> String {
         if self.reason_required {
             command.push_str(" --reason TEXT");
         }
         if self.ticket.is_some() {
             command.push_str(" --ticket TICKET");
         }
-        for (name, _) in self.parameters.iter().filter(|(_, parameter)| parameter.required) {
-            command.push_str(&format!(" --param {name}=VALUE"));
+        for (name, rule) in &self.parameters {
+            // Whoever sends a request chooses its path: it never gets out of the one word that it stands in.
+            match rule.known(name, params).and_then(|value| shell_word(&format!("{name}={value}"))) {
+                Some(word) => command.push_str(&format!(" --param {word}")),
+                None if rule.required => command.push_str(&format!(" --param {name}=VALUE")),
+                None => {}
+            }
         }
         command
     }

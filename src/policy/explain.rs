@@ -21,6 +21,7 @@ pub struct Explanation {
 /// When the question is about something that there isn't.
 pub fn explain(set: &PolicySet, scenario: &Scenario, question: &Question) -> Result<Explanation, ScenarioError> {
     let answer = scenario.ask(set, question)?;
-    let remedies = answer.remedies.iter().filter_map(|name| Some((name.clone(), set.entitlement(name)?.command())));
-    Ok(Explanation { remedies: remedies.collect(), answer, version: set.version().to_string() })
+    let command = |name: &EntitlementName| Some((name.clone(), set.entitlement(name)?.command(&answer.params)));
+    let remedies = answer.remedies.iter().filter_map(command).collect();
+    Ok(Explanation { remedies, answer, version: set.version().to_string() })
 }

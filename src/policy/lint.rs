@@ -1,7 +1,5 @@
 //! What is valid and still probably not meant.
 
-use std::collections::BTreeSet;
-
 use cedar_policy::{ActionConstraint, Effect, EntityUid, PrincipalConstraint, ResourceConstraint};
 use serde_json::Value;
 
@@ -10,8 +8,8 @@ use super::contradiction;
 use super::diagnostic::Report;
 use super::groups::Groups;
 use super::kinds::Kinds;
-use super::load::{Draft, Opens, opened};
-use super::route::Route;
+use super::load::Draft;
+use super::parameter_lint;
 use super::suggestion;
 use super::validate::entitlements_named;
 use crate::model::EntitlementName;
@@ -33,7 +31,7 @@ pub(super) fn lint(
         }
         contradiction::lint(&draft.access, Some(draft), report);
     }
-    unbound_parameters(drafts, global, kinds, report);
+    parameter_lint::lint(drafts, global, kinds, report);
     if let Some(file) = global {
         contradiction::lint(file, None, report);
     }
@@ -63,43 +61,6 @@ fn entitlements(draft: &Draft, statements: &[&Statement], report: &Report) {
         if !opens {
             let help = format!("a policy has to say what it opens: `principal in {uid}`");
             report.warning(&draft.source, *offset, format!("holding `{name}` changes nothing"), help);
-        }
-    }
-}
-
-/// Parameters that no route of what their entitlement opens has. They may be meant for the approvers alone,
-/// who would take them for a bound of the grant.
-fn unbound_parameters(drafts: &[Draft], global: Option<&CedarFile>, kinds: &Kinds, report: &Report) {
-    let entitlements = drafts.iter().flat_map(|draft| draft.entitlements.values().map(move |it| (draft, it)));
-    let asking: Vec<_> = entitlements.filter(|(_, (entitlement, _))| !entitlement.parameters.is_empty()).collect();
-    if asking.is_empty() {
-        return;
-    }
-    let opens: Vec<(&Draft, Opens)> = drafts
-        .iter()
-        .map(|draft| {
-            let shared = global.into_iter().flat_map(|file| &file.statements);
-            let statements = draft.access.statements.iter().chain(shared);
-            (draft, opened(&draft.actions(), statements, &kinds.service(draft.name.as_str()), kinds))
-        })
-        .collect();
-    for (draft, (entitlement, offset)) in asking {
-        let name = &entitlement.name;
-        let mut bound: BTreeSet<&str> = BTreeSet::new();
-        for (service, by) in &opens {
-            let listed = |route: &Route| service.name == draft.name && entitlement.actions.contains(&route.action);
-            let by_policy = |route: &Route| by.get(name).is_some_and(|actions| actions.contains(&route.action));
-            let routes = service.routes.iter().filter(|route| listed(route) || by_policy(route));
-            bound.extend(routes.flat_map(Route::params).map(|param| &**param));
-        }
-        for parameter in entitlement.parameters.keys().filter(|parameter| !bound.contains(parameter.as_str())) {
-            let parameter = parameter.escape_debug();
-            report.warning(
-                &draft.source,
-                *offset,
-                format!("the parameter `{parameter}` of `{name}` binds nothing: no route of what it opens has a `{{{parameter}}}`"),
-                "name it as a route names the segment that it is, or say in its description that it is only told",
-            );
         }
     }
 }

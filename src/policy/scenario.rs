@@ -197,6 +197,7 @@ impl Scenario {
                         subject,
                         action: None,
                         route: None,
+                        params: Vec::new(),
                         resource,
                         verdict: None,
                         remedies: Vec::new(),
@@ -214,6 +215,7 @@ impl Scenario {
                     subject,
                     action,
                     route: Some(matched.template),
+                    params: matched.params,
                     resource,
                     verdict: Some(verdict),
                     remedies,
@@ -262,6 +264,8 @@ pub struct Answer {
     pub action: Option<String>,
     /// The route as written.
     pub route: Option<Arc<str>>,
+    /// What the route's `{name}`s matched.
+    pub params: Vec<(Arc<str>, String)>,
     /// The Cedar resource.
     pub resource: String,
     /// The verdict; none where no route takes the request.
@@ -276,6 +280,7 @@ impl Answer {
             subject,
             action: Some(action.to_owned()),
             route: None,
+            params: Vec::new(),
             resource,
             verdict: Some(verdict),
             remedies: Vec::new(),

@@ -222,7 +222,7 @@ impl Service {
     }
 
     /// Entitlements that would turn a refusal of this request: the principal may `request` them,
-    /// and holding one makes [`Self::decide`] allow.
+    /// and holding one makes [`Self::decide`] allow. What is had most easily comes first.
     #[must_use]
     pub fn remedy(
         &self,
@@ -231,13 +231,25 @@ impl Service {
         action: &ActionName,
         context: &RequestContext<'_>,
     ) -> Vec<EntitlementName> {
+        let permits =
+            |action, name: &EntitlementName| policies.entitlement_decide(subject, action, name, &context.ambient).allow;
         let candidates = self.engine.remedies.iter().filter(|name| !subject.entitlements().contains(name));
-        candidates
+        let mut found: Vec<EntitlementName> = candidates
             .filter(|name| {
-                let may = policies.entitlement_decide(subject, EntitlementAction::Request, name, &context.ambient);
-                may.allow && self.decide(&subject.with_entitlement(name), action, context).allow
+                permits(EntitlementAction::Request, name)
+                    && self.decide(&subject.with_entitlement(name), action, context).allow
             })
             .cloned()
-            .collect()
+            .collect();
+        // The first is the one whose command is told. What policy approves by itself comes before what people must
+        // approve, and few of them before many; of equals what opens the fewest actions, for the shortest time; the
+        // name settles the rest, so that the same refusal always says the same. One alone is not asked about again.
+        found.sort_by_cached_key(|name| {
+            let definition = policies.entitlement(name);
+            let by_itself = permits(EntitlementAction::AutoApprove, name);
+            let approvals = definition.filter(|_| !by_itself).map_or(0, |definition| definition.approvals);
+            (approvals, policies.opened_by(name).len(), definition.map(|definition| definition.max), name.clone())
+        });
+        found
     }
 }

@@ -11,7 +11,7 @@
 //! request = "POST /v1/deployments/prod"     # or: action = "approve", on = "ops-api/deploy-prod"
 //! expect = "deny"
 //! reason = "no_policy_match"
-//! remedy = "ops-api/deploy-prod"            # a name, or the whole list
+//! remedy = "ops-api/deploy-prod"            # a name, or the whole list in any order
 //! ```
 
 use std::collections::BTreeMap;
@@ -301,7 +301,8 @@ impl Expected {
         if let Some(expected) = &self.remedies {
             let mut expected = expected.clone();
             expected.sort();
-            let found: Vec<String> = answer.remedies.iter().map(ToString::to_string).collect();
+            let mut found: Vec<String> = answer.remedies.iter().map(ToString::to_string).collect();
+            found.sort();
             if expected != found {
                 let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
                 let expected = or_none(list(expected.iter().map(String::as_str)));

@@ -191,17 +191,35 @@ async fn a_refusal_in_a_browser_leads_to_the_form_that_helps() {
     use doorward::model::{DecisionId, EntitlementName};
     use http_body_util::BodyExt;
     let name = EntitlementName::parse("ops-api/deploy-prod").unwrap();
-    let offer = Offer { name, command: "doorward request ops-api/deploy-prod".to_owned() };
+    let command = "doorward request ops-api/deploy-prod";
+    let offer = Offer { name, command: command.to_owned(), recorded: command.to_owned(), params: Vec::new() };
     let page = async |refusal: Refusal| {
         let decision = DecisionId::from_bytes([7; 16]);
         let response = refusal.response(decision, Form::Page, ORIGIN, ORIGIN);
         String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
     };
+    let params = vec![("pipeline".to_owned(), "two words&".to_owned())];
+    let with_params = page(Refusal::NoPolicyMatch { remedies: vec![Offer { params, ..offer.clone() }] }).await;
+    assert!(with_params.contains("deploy-prod&#38;param.pipeline=two+words%26\""), "{with_params}");
     let helped = page(Refusal::NoPolicyMatch { remedies: vec![offer] }).await;
     let link = format!("href=\"{ORIGIN}/requests/new?entitlement=ops-api%2Fdeploy-prod\"");
     assert!(helped.contains(&link), "{helped}");
     let helpless = page(Refusal::NoPolicyMatch { remedies: Vec::new() }).await;
     assert!(!helpless.contains("href="), "{helpless}");
+}
+
+#[tokio::test]
+async fn the_form_has_the_parameters_of_the_link_and_nothing_else_of_it() {
+    let scene = scene().await;
+    let mut alice = person(&scene, "alice", &["eng"]).await;
+    let link = "/requests/new?entitlement=deploy-pipeline%2Fpromote-prod&param.pipeline=two+words%22&param.other=x&reason=made-up";
+    let form = scene.get(&mut alice, link).await;
+    assert_eq!(form.status, 200);
+    assert!(
+        form.body.contains("name=\"param.pipeline\"") && form.body.contains("value=\"two words&#34;\""),
+        "{form:?}"
+    );
+    assert!(!form.body.contains("param.other") && !form.body.contains("made-up"), "{}", form.body);
 }
 
 #[tokio::test]

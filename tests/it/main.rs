@@ -90,6 +90,7 @@ mod postgres;
 mod program;
 mod provider;
 mod recorder;
+mod remedies;
 mod return_to;
 mod review_api;
 mod review_state;

@@ -505,6 +505,42 @@ fn a_parameter_of_an_entitlement_that_no_route_of_what_it_opens_has_is_a_warning
 }
 
 #[test]
+fn a_parameter_of_an_entitlement_that_only_some_routes_of_what_it_opens_have_is_a_warning() {
+    let routes = "[[route]]\nmatch = \"GET /rows/{db}\"\naction = \"read\"\n\
+                  [[route]]\nmatch = \"GET /size/{db}\"\naction = \"size\"\n";
+    let asks = "[entitlement.x]\ndescription = \"d\"\nactions = [\"read\", \"size\"]\n\
+                [entitlement.x.parameters]\ndb = {}\n";
+    let rules = "permit (principal in Group::\"g\", action in [Action::\"request\", Action::\"approve\"], resource is Entitlement);\n";
+    let said = |condition: &str| {
+        let opens = "permit (principal in Entitlement::\"svc/x\", action in [Action::\"read\", Action::\"size\"], resource is Service)";
+        told(&[
+            ("svc/service.toml", &format!("{SERVICE}{routes}{asks}")),
+            ("svc/access.cedar", &format!("{rules}{opens}{condition};\n")),
+        ])
+    };
+    let warning = "warning: the parameter `db` of `svc/x` binds only in part: it also opens `GET /a/{env}` without a \
+                   `{db}`, for each value\n  help: name the segment so there, give those routes an action of their own, \
+                   or let the policy ask for `context.params has db`";
+    for condition in [
+        "",
+        " when { context.method == \"GET\" }",
+        " when { context.method == \"GET\" || context.params has db }",
+        " unless { context.params has db }",
+    ] {
+        let told = said(condition);
+        assert!(told.contains(warning) && told.lines().count() == 2, "{condition}\n{told}");
+    }
+    // Then the other route is not open at all.
+    for condition in [
+        " when { context.params has db }",
+        " when { context has params.db }",
+        " when { context.method == \"GET\" && context.params has db && context.params.db != \"ledger\" }",
+    ] {
+        assert_eq!(said(condition), "", "{condition}");
+    }
+}
+
+#[test]
 fn a_policy_whose_conditions_contradict_each_other_is_a_warning() {
     let with = |scope: &str, condition: &str| {
         told(&[(
@@ -679,7 +715,7 @@ fn a_service_file_sets_what_it_says() {
     assert_eq!((prod.min, prod.default, prod.max), (Ttl::seconds(2), Ttl::minutes(30), Ttl::hours(1)));
     let ticket = prod.ticket.as_ref().unwrap();
     assert!(ticket.matches("OPS-1") && !ticket.matches("x OPS-1") && !ticket.matches("OPS-1\n") && !ticket.matches(""));
-    assert_eq!(prod.command(), "doorward request ops-api/deploy-prod --reason TEXT --ticket TICKET");
+    assert_eq!(prod.command(&[]), "doorward request ops-api/deploy-prod --reason TEXT --ticket TICKET");
     for name in ["ops-api", "metrics", "deploy-pipeline", "database-admin", "legacy-wiki"] {
         assert_eq!(
             service(name).upstreams,

@@ -7,7 +7,7 @@ use crate::model::{
     AccessRequest, EntitlementName, Grant, GrantId, GrantState, OpenedAction, Person, RequestId, RequestState,
     Timestamp, Ttl,
 };
-use crate::policy::{Entitlement, EntitlementAction, PolicySet};
+use crate::policy::{Entitlement, EntitlementAction, PARAMETER_CHARS_MAX, PolicySet};
 
 use super::super::caller::Caller;
 use super::super::desk::Desk;
@@ -20,8 +20,6 @@ use super::{AccessError, hash_of, may, opened, person_of, reads_as_is, reason_of
 const TICKET_CHARS_MAX: usize = 200;
 /// A start that was so long ago when it arrived is still "at once": clocks and networks differ.
 const START_LATE_MAX: Ttl = Ttl::minutes(1);
-/// The longest value of a parameter in characters.
-const PARAM_CHARS_MAX: usize = 200;
 /// The longest that an extension waits for its answers, if its grant lasts so long.
 const EXTENSION_ANSWER_WITHIN: Ttl = Ttl::hours(24);
 
@@ -330,8 +328,8 @@ fn fitting_params(definition: &Entitlement, params: &BTreeMap<String, String>) -
         let Some(rule) = definition.parameters.get(key) else {
             return Err(AccessError::Invalid(format!("`{name}` has no parameter `{}`", key.escape_debug())));
         };
-        if value.chars().count() > PARAM_CHARS_MAX {
-            return Err(AccessError::Invalid(format!("`{key}` has at most {PARAM_CHARS_MAX} characters")));
+        if value.chars().count() > PARAMETER_CHARS_MAX {
+            return Err(AccessError::Invalid(format!("`{key}` has at most {PARAMETER_CHARS_MAX} characters")));
         }
         reads_as_is(key, value)?;
         if !rule.values.is_empty() && !rule.values.contains(value) {

@@ -9,6 +9,7 @@ use doorward::cli::access_args::{
 };
 use doorward::cli::args::Format;
 use doorward::cli::exit::Exit;
+use doorward::cli::printer::Printer;
 use doorward::cli::{approval, grants, lock, request, requests};
 use doorward::model::{EntitlementName, Ttl};
 use serde_json::{Value, json};
@@ -298,6 +299,50 @@ async fn lists_ask_for_what_was_wanted() {
     assert_eq!(door.seen().pop().unwrap().query, "to_approve=true");
     let text = person.out.text();
     assert!(text.contains("APPROVALS") && text.contains("0/1") && text.contains("to answer"), "{text}");
+}
+
+#[tokio::test]
+async fn lists_show_the_parameters_and_fit_the_terminal() {
+    let long = "deploy-pipeline/promote-prod";
+    let (mut request, mut grant) = (request_json(FIRST, "pending"), grant_json("active"));
+    (request["entitlement"], grant["entitlement"]) = (json!(long), json!(long));
+    request["params"] = json!({"pipeline": "web", "note": "it's \"b\" stage=dev"});
+    grant["params"] = json!({"pipeline": "two words"});
+    let door = FakeDoor::open(move |seen| match seen.path.as_str() {
+        "/api/v1/requests" => page(&[request.clone(), request_json(SECOND, "denied")]),
+        _ => page(std::slice::from_ref(&grant)),
+    })
+    .await;
+    let all = RequestsArgs { mine: false, to_approve: false, all: true, state: None };
+    let held = GrantsArgs { mine: true, all: false };
+    for columns in [80, 100, 160, 240] {
+        let mut person = Person::at(&door);
+        let (out, talk) = (Box::new(person.out.clone()), Box::new(person.talk.clone()));
+        person.context.printer = Printer::new(Format::Table, true, out, talk).with_width(columns);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        requests::run(&person.context, &all).await.unwrap();
+        grants::run(&person.context, &held).await.unwrap();
+        let text = person.out.text();
+        assert!(text.lines().all(|line| line.chars().count() <= usize::from(columns)), "{columns}\n{text}");
+        for told in [FIRST, SECOND, GRANT, long, "dev|alice", "hotfix", "0/1", "PARAMS", "pipeline=web"] {
+            assert!(text.contains(told), "{told} at {columns}\n{text}");
+        }
+    }
+    // Off a terminal each is one line, and what nobody asked for is no column.
+    let person = Person::at(&door);
+    sign_in(&person, &door, Ttl::hours(1), "one");
+    requests::run(&person.context, &all).await.unwrap();
+    grants::run(&person.context, &held).await.unwrap();
+    let text = person.out.text();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        lines.len() == 5 && lines[1].contains(r#"  note="it\'s \"b\" stage=dev" pipeline=web  dev|alice"#),
+        "{text}"
+    );
+    assert!(lines[4].contains("  'pipeline=two words'  dev|alice"), "{text}");
+    let (_door, person) = scene(Format::Table).await;
+    requests::run(&person.context, &all).await.unwrap();
+    assert!(!person.out.text().contains("PARAMS"), "{}", person.out.text());
 }
 
 #[tokio::test]

@@ -102,8 +102,44 @@ fn on_a_narrow_terminal_prose_is_folded_and_what_is_copied_stays_whole() {
     let folded = told(72);
     assert!(folded.contains(id) && folded.lines().count() > 2, "{folded}");
     assert!(folded.lines().all(|line| line.chars().count() <= 72), "{folded}");
+    // What has no room beside them stands below, under its name.
     let narrow = told(40);
-    assert!(narrow.contains(id) && narrow.lines().count() == 2, "{narrow}");
+    let lines: Vec<&str> = narrow.lines().collect();
+    assert_eq!(lines[..2], [format!("{:<32}STATE", "REQUEST"), format!("{id}  pending")]);
+    assert!(lines[2].starts_with("  REASON  the pipeline") && lines[3].starts_with("          "), "{narrow}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 40), "{narrow}");
+    let words: Vec<&str> = lines[2..].iter().flat_map(|line| line.split_whitespace()).skip(1).collect();
+    assert_eq!(words.join(" "), row[2]);
+    // Not even one column has room.
+    assert!(told(20).contains(id), "{}", told(20));
+}
+
+#[test]
+fn below_a_row_no_text_looks_like_another_column_and_blanks_say_nothing() {
+    let id = "req_06h2f1o8r9sundmuh28aa1k7io";
+    let row = |cells: [&str; 7]| cells.map(str::to_owned).to_vec();
+    let reason = format!("restart{}WHO dev|bob  APPROVALS 2/2", " ".repeat(33));
+    let rows = [
+        row([id, "pending", "dev|alice", "30m", "0/2", "23h59m to answer", &reason]),
+        row([id, "denied", "dev|a", "1h", "", "-", ""]),
+    ];
+    for width in [50, 60] {
+        let (printer, out, _) = on_terminal(width);
+        printer.table(&["REQUEST", "STATE", "WHO", "FOR", "APPROVALS", "LEFT", "REASON"], &rows).unwrap();
+        let text = out.text();
+        assert!(text.lines().all(|line| line.chars().count() <= usize::from(width)), "{text}");
+        let begin: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with("   "))
+            .map(|line| line.split_whitespace().next().unwrap())
+            .collect();
+        let first = if width == 50 { "FOR" } else { "APPROVALS" };
+        let expected: &[&str] = match width {
+            50 => &["REQUEST", id, first, "LEFT", "REASON", id, first],
+            _ => &["REQUEST", id, first, "LEFT", "REASON", id],
+        };
+        assert_eq!(begin, expected, "{text}");
+    }
 }
 
 #[test]

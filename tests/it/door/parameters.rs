@@ -90,6 +90,30 @@ fn a52_a_grant_counts_for_the_value_of_the_parameter_that_was_approved() {
 }
 
 #[test]
+fn a_refusal_tells_the_command_for_what_was_refused_and_the_record_keeps_it_in_the_path_alone() {
+    with_door(plan(), async |door| {
+        let dave = door.sign_in("dave").await;
+        let mut client = door.client("app", Some(&dave), Speaks::Http2).await;
+        let command = |word: &str| format!("doorward request app/open --reason TEXT --param {word}");
+        for (path, word) in [
+            ("/web", "pipeline=web"),
+            ("/two%20words", "'pipeline=two words'"),
+            ("/$(id)", "'pipeline=$(id)'"),
+            ("/it's", "pipeline=VALUE"),
+        ] {
+            let refused = client.get(path).await;
+            assert_eq!(refused.problem()["remedy"]["command"], command(word), "{path}");
+            let recorded = door.recorded(refused.decision()).await;
+            assert_eq!(recorded.body["data"]["remedy"]["command"], command("pipeline=VALUE"), "{}", recorded.body);
+            let why = api(door, Some(&dave), None, &format!("/api/v1/decisions/{}", refused.decision()), None).await;
+            assert_eq!(body(&why)["remedy"]["command"], command(word), "{path}");
+            let page = client.ask(Method::GET, path, &[("accept", "text/html")], b"").await;
+            assert!(page.text().contains(word.trim_matches('\'')), "{}", page.text());
+        }
+    });
+}
+
+#[test]
 fn a52_a_grant_of_another_value_gives_nothing_and_still_bars_from_what_holders_may_not() {
     with_door(plan(), async |door| {
         let dave = door.sign_in("dave").await;
