@@ -73,9 +73,28 @@ pub(super) fn whose(fields: &Fields, names: &[&str]) -> Result<Whose, ApiError> 
 }
 
 /// Reads a length of time that somebody asks for.
-pub(super) fn length(text: &str) -> Result<Ttl, ApiError> {
-    let wrong = || ApiError::Invalid("in `for`: a length of time is written `90s`, `15m`, `1h30m` or `1d`".to_owned());
-    Ttl::parse(text).ok_or_else(wrong)
+pub(super) fn length(text: &str) -> Result<Ttl, AccessError> {
+    let wrong = "in `for`: a length of time is written `90s`, `15m`, `1h30m` or `1d`";
+    Ttl::parse(text).ok_or_else(|| AccessError::Invalid(wrong.to_owned()))
+}
+
+/// Which entitlement a body asks for. What can't be a name names none.
+pub(super) fn entitlement(body: &NewAccessRequest) -> Result<EntitlementName, AccessError> {
+    let shown = || body.entitlement.chars().take(NAME_CHARS_SHOWN).collect();
+    EntitlementName::parse(&body.entitlement).map_err(|_| AccessError::NoEntitlement(shown()))
+}
+
+/// What a body asks of an entitlement.
+pub(super) fn asked(entitlement: EntitlementName, body: NewAccessRequest) -> Result<Asked, AccessError> {
+    Ok(Asked {
+        entitlement,
+        reason: body.reason,
+        ticket: body.ticket,
+        length: body.length.as_deref().map(length).transpose()?,
+        start: body.start.map(Into::into),
+        params: body.params,
+        emergency: body.emergency,
+    })
 }
 
 /// Asks for an entitlement, or with `dry_run` what it would take.
@@ -85,21 +104,11 @@ pub async fn create(
     Extension(trail): Extension<Trail>,
     Json(body): Json<NewAccessRequest>,
 ) -> Result<Response, ApiError> {
-    // What can't be a name names no entitlement.
-    let shown = || body.entitlement.chars().take(NAME_CHARS_SHOWN).collect();
-    let entitlement =
-        EntitlementName::parse(&body.entitlement).map_err(|_| ApiError::from(AccessError::NoEntitlement(shown())))?;
+    let entitlement = entitlement(&body)?;
     trail.about("request", format!("Entitlement::\"{entitlement}\""));
-    let asked = Asked {
-        entitlement,
-        reason: body.reason,
-        ticket: body.ticket,
-        length: body.length.as_deref().map(length).transpose()?,
-        start: body.start.map(Into::into),
-        params: body.params,
-        emergency: body.emergency,
-    };
-    if body.dry_run {
+    let dry_run = body.dry_run;
+    let asked = asked(entitlement, body)?;
+    if dry_run {
         let plan = access::plan(&desk, &caller, &asked, now).await?;
         return Ok(answered(&shape::dry_run(&plan)));
     }

@@ -381,6 +381,7 @@ impl OauthFailure {
                 | ExchangeError::GrantElsewhere { .. } => ("invalid_grant", bad),
                 ExchangeError::Target => ("invalid_target", bad),
                 ExchangeError::Scope(_) | ExchangeError::Wider(_) => ("invalid_scope", bad),
+                ExchangeError::Wanted(why) => (wanted_word(why), bad),
                 ExchangeError::Proof(_) => ("invalid_dpop_proof", bad),
                 ExchangeError::Locked => ("access_denied", bad),
                 ExchangeError::Signing(_) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
@@ -412,6 +413,26 @@ impl OauthFailure {
             Self::Internal(cause) => Some((*cause).to_owned()),
             _ => None,
         }
+    }
+}
+
+/// Why what a job wants to ask for would be refused: in OAuth's words where it has one (RFC 6749 §5.2), else in
+/// those of the API, which would refuse it (RFC 6749 §8.5 lets there be others).
+const fn wanted_word(why: &AccessError) -> &'static str {
+    match why {
+        AccessError::Denied(_) | AccessError::SelfApproval => "access_denied",
+        AccessError::NoEntitlement(_) | AccessError::NotFound { .. } => "not_found",
+        AccessError::TooSoon(_) => "too_soon",
+        AccessError::Full { .. } => "full",
+        AccessError::Ineligible(_) => "ineligible",
+        AccessError::Invalid(_)
+        | AccessError::AnsweredAlready
+        | AccessError::Closed { .. }
+        | AccessError::Granted { .. }
+        | AccessError::Changed { .. }
+        | AccessError::NotActive { .. }
+        | AccessError::Clock(_)
+        | AccessError::Store(_) => "invalid_request",
     }
 }
 

@@ -18,16 +18,18 @@ use crate::control::audit::root;
 use crate::control::caller::{Caller, Proof, Unproven};
 use crate::control::oauth::code::{self, AuthorizeError, AuthorizeRequest, CodeRequest, STATE_BYTES_MAX};
 use crate::control::oauth::device::{self, DEVICE_INTERVAL, DeviceRequest};
-use crate::control::oauth::exchange::{self, ExchangeRequest};
+use crate::control::oauth::exchange::{self, ExchangeError, ExchangeRequest};
 use crate::control::oauth::refresh::{self, RefreshRequest};
+use crate::control::oauth::wanted::Wanted;
 use crate::control::oauth::{GrantError, Granted, token as tokens};
 use crate::identity::dpop;
 use crate::identity::dpop_nonce::{self, Nonces};
 use crate::identity::provider::ANEW;
 use crate::model::{DecisionId, Timestamp, Ttl};
 use crate::wire::oauth::{GRANT_DEVICE_CODE, GRANT_TOKEN_EXCHANGE, PROGRAM_PATH};
-use crate::wire::{DeviceAuthorization, Introspection};
+use crate::wire::{DeviceAuthorization, Introspection, NewAccessRequest};
 
+use super::access_request;
 use super::answer::{ApiError, OauthFailure};
 use super::caller::{Connection, has_only_cookie, proven};
 use super::decided::{NONCE_HEADER, Trail, answered};
@@ -158,6 +160,26 @@ fn signing_request(fields: &Fields) -> Result<Option<Vec<u8>>, OauthFailure> {
     decoded.map(Some).map_err(|_| wrong)
 }
 
+/// What a job wants a token for the control API for: `wanted_request` is the body of `POST /api/v1/requests`.
+fn wanted(fields: &Fields) -> Result<Option<Wanted>, OauthFailure> {
+    let (scope, request) = (fields.get("wanted_scope"), fields.get("wanted_request"));
+    let Some(audience) = fields.get("wanted_audience") else {
+        let alone = scope.is_some() || request.is_some();
+        let wrong = OauthFailure::Form("`wanted_scope` and `wanted_request` go with `wanted_audience`");
+        return if alone { Err(wrong) } else { Ok(None) };
+    };
+    let request = match request {
+        None => None,
+        Some(text) => {
+            let wrong = |_| OauthFailure::Form("`wanted_request` is not what `POST /api/v1/requests` takes");
+            let body: NewAccessRequest = serde_json::from_str(text).map_err(wrong)?;
+            let name = access_request::entitlement(&body).map_err(ExchangeError::from)?;
+            Some(access_request::asked(name, body).map_err(ExchangeError::from)?)
+        }
+    };
+    Ok(Some(Wanted { audience: audience.to_owned(), scope: scope.map(str::to_owned), request }))
+}
+
 fn unkept(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(PRAGMA, HeaderValue::from_static("no-cache"));
@@ -231,6 +253,7 @@ async fn granted(
                 scope: fields.get("scope").map(str::to_owned),
                 lifetime: fields.get("lifetime").map(str::to_owned),
                 grant: fields.get("grant").map(str::to_owned),
+                wanted: wanted(&fields)?,
                 csr,
                 proof: proof(desk, &headers, now)?,
                 decision: Some(decision),

@@ -163,7 +163,9 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
         ),
         "/oauth2/token" => (
             "Tokens and a certificate for a code, a refresh token or a device code; a token for one service by exchange \
-             (RFC 8693), which `grant` lets end with that grant",
+             (RFC 8693), which `grant` lets end with that grant. A job that takes one for this API first may say what \
+             for, by `wanted_audience`, `wanted_scope` and `wanted_request` (the body of `POST /api/v1/requests`); what \
+             it could not have is refused before its own token is used up",
             Some(json!({ "anyOf": [shape("TokenAnswer"), shape("ExchangeAnswer")] })),
             form(&[
                 "grant_type",
@@ -185,6 +187,9 @@ fn words(method: &str, path: &str) -> (&'static str, Option<Value>, Option<Value
                 "scope",
                 "lifetime",
                 "grant",
+                "wanted_audience",
+                "wanted_scope",
+                "wanted_request",
             ]),
         ),
         "/oauth2/device_authorization" => (

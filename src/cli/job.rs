@@ -4,7 +4,8 @@
 //! The token is good for one exchange. A job that only wants a token for a service spends it on that. One
 //! that asks and waits spends it on a session with the control API, and exchanges that session's token
 //! for the service's later: the session lasts as long as an exchanged token does and no longer. Whoever
-//! waits longer puts a fresh token into the file meanwhile (Kubernetes does so by itself).
+//! waits longer puts a fresh token into the file meanwhile (Kubernetes does so by itself). What the session is for
+//! goes along with the first token, so that a wish that can't be met does not use it up.
 //!
 //! INVARIANTS: no key leaves this machine, and what is written is for its owner alone. A key is written with the
 //! certificate that came for it and not before: what was there stays whole when the exchange comes to nothing.
@@ -47,9 +48,29 @@ pub struct Job<'a> {
     ca_pem: Option<String>,
     banner: Banner,
     certified: Option<Certified<'a>>,
+    /// What its session is for, until that was said.
+    wanted: Option<Wanted>,
     /// The token that was exchanged last.
     used: Option<String>,
     session: Option<JobSession>,
+}
+
+/// What a job is going to do in its session with the control API.
+pub struct Wanted {
+    /// The service that it then gets a token for.
+    pub service: String,
+    /// The actions that the token is narrowed to.
+    pub scope: Option<String>,
+    /// What it asks for first, as it will be sent.
+    pub request: Option<String>,
+}
+
+impl Wanted {
+    fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        let more = [("wanted_scope", self.scope.as_deref()), ("wanted_request", self.request.as_deref())];
+        let more = more.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        std::iter::once(("wanted_audience", self.service.as_str())).chain(more)
+    }
 }
 
 /// Where a certificate goes, and the key that it is for.
@@ -73,11 +94,17 @@ impl JobSession {
 }
 
 impl<'a> Job<'a> {
-    /// The job whose token is in this file, and which wants a certificate in that folder, if at all.
+    /// The job whose token is in this file, and which wants a certificate in that folder, if at all; `wanted`:
+    /// what for, where it has to begin with a session.
     ///
     /// # Errors
     /// When no server is named, or the folder can't be written.
-    pub fn new(context: &Context, path: &'a Path, certificate_out: Option<&'a Path>) -> Result<Self, Failure> {
+    pub fn new(
+        context: &Context,
+        path: &'a Path,
+        certificate_out: Option<&'a Path>,
+        wanted: Wanted,
+    ) -> Result<Self, Failure> {
         let Some(origin) = context.named_server()? else {
             return Err(Failure::usage("which server? name it with `--server https://doorward.example.com`"));
         };
@@ -85,7 +112,7 @@ impl<'a> Job<'a> {
         // ORDER: what may be wrong with the files first, since the token is good for one exchange.
         let certified = certificate_out.map(Certified::new).transpose()?;
         let banner = context.banner.clone();
-        Ok(Self { path, origin, ca_pem, banner, certified, used: None, session: None })
+        Ok(Self { path, origin, ca_pem, banner, certified, wanted: Some(wanted), used: None, session: None })
     }
 
     /// A client that speaks for the job to the API: in its session, or in a new one where that is over
@@ -105,8 +132,11 @@ impl<'a> Job<'a> {
             })?,
         };
         let audience = self.origin.to_string();
-        let fields =
+        let mut fields =
             vec![("grant_type", GRANT_TOKEN_EXCHANGE), ("client_id", CLI_CLIENT_ID), ("audience", audience.as_str())];
+        // Once: by the next it has been asked for, and may not be had twice.
+        let wanted = self.wanted.take();
+        fields.extend(wanted.iter().flat_map(Wanted::fields));
         let answer = self.exchanged(subject, fields).await?;
         let identity = self.certified.as_ref().zip(answer.certificate.as_ref()).map(|(certified, certificate)| {
             Identity { certificate_pem: certificate.clone(), key_pem: certified.key_pem.clone() }

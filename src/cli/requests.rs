@@ -108,14 +108,32 @@ fn counts(approval: &Approval, request: &AccessRequest) -> bool {
     approval.answer == Answer::Approve && approval.counts && !is_void(approval, request)
 }
 
+fn needed(request: &AccessRequest) -> usize {
+    usize::try_from(request.approvals_needed).unwrap_or(usize::MAX)
+}
+
+/// How many approvals it has of those that it takes.
 fn approved_by(request: &AccessRequest) -> usize {
-    request.approvals.iter().filter(|approval| counts(approval, request)).count()
+    request.approvals.iter().filter(|approval| counts(approval, request)).count().min(needed(request))
 }
 
 /// How many approvals a pending request still waits for.
 pub(super) fn missing(request: &AccessRequest) -> usize {
-    let needed = usize::try_from(request.approvals_needed).unwrap_or(usize::MAX);
-    if request.state == "pending" { needed.saturating_sub(approved_by(request)) } else { 0 }
+    if request.state == "pending" { needed(request).saturating_sub(approved_by(request)) } else { 0 }
+}
+
+/// How many approvals it has, and what it waits for where it has them all: nothing is granted because one that did
+/// not count does again, but by the word of somebody who looks at it.
+fn approvals(request: &AccessRequest) -> String {
+    let told = format!("{} of {}", approved_by(request), request.approvals_needed);
+    if request.state == "pending" && request.approvals_needed > 0 && missing(request) == 0 {
+        let id = &request.id;
+        return format!(
+            "{told}; one counts again that did not, so it takes one more word, also of who gave theirs: doorward \
+             approve {id}"
+        );
+    }
+    told
 }
 
 /// Until it times out, or its grant ends; nothing for what is over.
@@ -157,11 +175,13 @@ pub(super) fn told(request: &AccessRequest, now: Timestamp) -> Vec<(&'static str
         let left = left(request.answer_by.0, now);
         add("answer by", Some(format!("{}, in {left}", request.answer_by)));
     }
-    add("approvals", Some(format!("{} of {}", approved_by(request), request.approvals_needed)));
+    add("approvals", Some(approvals(request)));
+    let waits = matches!(request.state.as_str(), "pending" | "approved" | "scheduled");
     for approval in &request.approvals {
         let (verb, standing) = match approval.answer {
             Answer::Approve if is_void(approval, request) => ("void", ""),
-            Answer::Approve if !counts(approval, request) => ("approved", ", doesn't count any more"),
+            Answer::Approve if !counts(approval, request) && waits => ("approved", ", doesn't count any more"),
+            Answer::Approve if !counts(approval, request) => ("approved", ", did not count"),
             Answer::Approve => ("approved", ""),
             Answer::Deny => ("denied", ""),
         };

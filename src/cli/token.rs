@@ -17,7 +17,7 @@ use super::client::Client;
 use super::context::Context;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::job::{self, Job};
+use super::job::{self, Job, Wanted};
 use super::printer::plain;
 use super::renewal::signed_in;
 use super::request::{self, over, parameters};
@@ -52,7 +52,10 @@ pub async fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
         _ => None,
     };
     let mut asker = match args.actor_token_file.as_ref().or(args.subject_token_file.as_ref()) {
-        Some(path) => Asker::Job(Box::new(Job::new(context, path, args.certificate_out.as_deref())?)),
+        Some(path) => {
+            let wanted = wanted(args, asked.as_ref())?;
+            Asker::Job(Box::new(Job::new(context, path, args.certificate_out.as_deref(), wanted)?))
+        }
         None if args.certificate_out.is_some() => {
             return Err(Failure::usage(
                 "`--certificate-out` goes with `--subject-token-file`: a session has its certificate already",
@@ -135,7 +138,7 @@ async fn whole(context: &Context, asker: &mut Asker<'_>, text: &str) -> Result<S
     if whole_id::is_whole(kind, text) {
         return Ok(text.to_owned());
     }
-    let client = asker.client(context).await?;
+    let client = asker.client(context).await.map_err(in_flags)?;
     Ok(whole_id::find_by(&client, &[Kind::Grant], text).await?.1)
 }
 
@@ -161,6 +164,13 @@ fn asked(args: &TokenArgs, text: &str) -> Result<NewAccessRequest, Failure> {
         emergency: args.emergency,
         dry_run: false,
     })
+}
+
+/// What a job tells of it beforehand.
+fn wanted(args: &TokenArgs, asked: Option<&NewAccessRequest>) -> Result<Wanted, Failure> {
+    let request = asked.map(serde_json::to_string).transpose();
+    let request = request.map_err(|error| Failure::failed(format!("writing the request: {error}")))?;
+    Ok(Wanted { service: args.service.clone(), scope: args.scope.clone(), request })
 }
 
 /// Compares a scope with what the service has. ORDER: before anything is asked for, since what was granted stays
@@ -193,7 +203,7 @@ async fn granted(
     asked: &NewAccessRequest,
     asker: &mut Asker<'_>,
 ) -> Result<String, Failure> {
-    let client = asker.client(context).await?;
+    let client = asker.client(context).await.map_err(in_flags)?;
     if let Some(scope) = &args.scope {
         known(&client, &args.service, scope).await?;
     }

@@ -80,6 +80,8 @@ struct RequestPage {
     outside_hours: bool,
     approvals: usize,
     approvals_needed: u32,
+    /// Whether it has them all, and somebody still has to say so.
+    waits_for_a_word: bool,
     answers: Vec<AnswerLine>,
     grant: Option<String>,
     ends: Option<String>,
@@ -178,6 +180,7 @@ fn page(desk: &Desk, visitor: Visitor, seen: &Seen, may_answer: bool, now: Times
     let own = request.requester.principal == *caller.principal();
     let pending = request.state_at(now) == RequestState::Pending;
     let active = seen.grant.as_ref().filter(|grant| own && grant.state.is_active(now));
+    let waits = matches!(seen.state, "pending" | "approved" | "scheduled");
     RequestPage {
         id: request.id.to_string(),
         state: seen.state,
@@ -202,15 +205,17 @@ fn page(desk: &Desk, visitor: Visitor, seen: &Seen, may_answer: bool, now: Times
         outside_hours: policies
             .service(request.entitlement.service())
             .is_none_or(|service| !service.is_at_work(request.created_at)),
-        approvals: seen.approvals.iter().filter(|given| given.counts).count(),
+        approvals: seen.approved(),
         approvals_needed: request.approvals_needed,
+        waits_for_a_word: seen.waits_for_a_word(),
         answers: seen
             .approvals
             .iter()
             .map(|ApprovalSeen { approval, counts }| AnswerLine {
                 verb: match approval.answer {
                     Answer::Approve if approval.hash != request.hash => "approved what it was before",
-                    Answer::Approve if !counts => "approved, but doesn't count any more",
+                    Answer::Approve if !counts && waits => "approved, but doesn't count any more",
+                    Answer::Approve if !counts => "approved, but did not count",
                     Answer::Approve => "approved",
                     Answer::Deny => "denied",
                 },

@@ -188,6 +188,9 @@ pub struct Approval {
     pub time: Timestamp,
     /// How they came; none of what was answered before that was kept, or of somebody who was erased.
     pub came: Option<Circumstances>,
+    /// Whether it was an approval that counted when its request was closed or its grant began; none until then,
+    /// and of what was closed before that was kept.
+    pub counted: Option<bool>,
 }
 
 /// How somebody came who answered, as policies see it.

@@ -73,8 +73,10 @@ const APPROVAL_INSERT: &str = "\
     amr = excluded.amr, device = excluded.device where access_approval.hash <> excluded.hash \
     or access_approval.answer <> excluded.answer or access_approval.time = $14";
 const APPROVAL_LIST: &str = "\
-    select principal_kind, principal_id, email, email_verified, name, answer, reason, hash, time, address, amr, device \
-    from access_approval where request = $1 order by time, principal_id";
+    select principal_kind, principal_id, email, email_verified, name, answer, reason, hash, time, address, amr, device, \
+    counted from access_approval where request = $1 order by time, principal_id";
+const APPROVAL_WEIGH: &str = "\
+    update access_approval set counted = $4 where request = $1 and principal_kind = $2 and principal_id = $3";
 
 #[derive(FromRow)]
 struct Row {
@@ -118,6 +120,7 @@ struct ApprovalRow {
     address: Option<String>,
     amr: Option<String>,
     device: Option<String>,
+    counted: Option<i64>,
 }
 
 pub(in crate::store) fn principal_of(kind: &str, id: &str) -> Option<Principal> {
@@ -207,6 +210,12 @@ impl TryFrom<ApprovalRow> for Approval {
                 }),
                 (Some(_), None) => return Err(wrong("amr")),
                 (None, Some(_)) => return Err(wrong("address")),
+            },
+            counted: match row.counted {
+                None => None,
+                Some(0) => Some(false),
+                Some(1) => Some(true),
+                Some(_) => return Err(wrong("counted")),
             },
         })
     }
@@ -426,6 +435,29 @@ impl Tx {
             .execute(self.connection())
             .await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Writes down of each of these answers whether it counted: one of `counted` for one of `given`.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn access_approval_weigh(
+        &mut self,
+        id: RequestId,
+        given: &[Approval],
+        counted: &[bool],
+    ) -> Result<(), StoreError> {
+        for (approval, counted) in given.iter().zip(counted) {
+            let by = &approval.by.principal;
+            sqlx::query(APPROVAL_WEIGH)
+                .bind(id.to_string())
+                .bind(by.kind().name())
+                .bind(by.id().to_owned())
+                .bind(i64::from(*counted))
+                .execute(self.connection())
+                .await?;
+        }
+        Ok(())
     }
 
     /// What approvers answered, oldest first, as this transaction sees it.

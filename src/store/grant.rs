@@ -85,6 +85,7 @@ const COUNT_QUEUED: &str =
     "select count(*) from access_grant where entitlement = $1 and state = 'queued' and ended_at is null";
 const DUTY_INSERT: &str = "insert into duty (name, node, until) values ($1, $2, $3) on conflict (name) do nothing";
 const DUTY_TAKE: &str = "update duty set node = $2, until = $3 where name = $1 and (node = $2 or until <= $4)";
+const DUTY_LEAVE: &str = "update duty set until = 0 where name = $1 and node = $2";
 
 #[derive(FromRow)]
 struct Row {
@@ -383,5 +384,15 @@ impl Tx {
         insert.execute(self.connection()).await?;
         let take = sqlx::query(DUTY_TAKE).bind(name).bind(node).bind(until.millis()).bind(now.millis());
         Ok(take.execute(self.connection()).await?.rows_affected() == 1)
+    }
+
+    /// Leaves a duty, if this node has it, to whichever node asks for it next.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn duty_leave(&mut self, name: &str, node: NodeId) -> Result<(), StoreError> {
+        let leave = sqlx::query(DUTY_LEAVE).bind(name.to_owned()).bind(node.to_string());
+        leave.execute(self.connection()).await?;
+        Ok(())
     }
 }

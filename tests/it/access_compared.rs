@@ -1,6 +1,7 @@
 //! The books before and after one act of a small company: whether whoever did it might, and whether
 //! all of it is there and nothing else.
 
+use doorward::control::access::sweep::UNFIT_MAX;
 use doorward::control::access::{AccessError, Asked};
 use doorward::model::{AccessRequest, Grant, GrantEnd, GrantId, GrantState, RequestId, RequestState, Timestamp, Ttl};
 
@@ -295,6 +296,7 @@ impl Compared<'_> {
                 self.has_place(after, 0);
             } else if waits(before) && !waits(after) {
                 assert!(!self.may_begin(before, request), "ended for no reason: {after:?}");
+                assert!(!self.is_left_to_others(before, request), "another node might have begun it: {after:?}");
             } else if waits(before) {
                 self.has_place(after, 0);
             } else if after.idle.is_some() && after.state.ended_at() < before.state.expires_at() {
@@ -316,11 +318,22 @@ impl Compared<'_> {
             if self.company.doubts(node) {
                 continue;
             }
+            let request = &self.after.requests[&grant.request];
+            if !self.may_begin(grant, request) && self.is_left_to_others(grant, request) {
+                continue;
+            }
             if waits(grant) && grant.starts_at.is_over(self.now) {
                 assert_eq!(grant.state, GrantState::Queued, "{grant:?}");
                 self.has_place(grant, 0);
             }
         }
+    }
+
+    /// Whether a grant that may not begin by the rules of one node waits for others: not where its holder is
+    /// locked, which is so for all.
+    fn is_left_to_others(&self, grant: &Grant, request: &AccessRequest) -> bool {
+        let locked = self.after.locks.iter().any(|name| name == request.requester.principal.subject());
+        !locked && !grant.starts_at.plus(UNFIT_MAX).is_over(self.now)
     }
 
     fn may_begin(&self, grant: &Grant, request: &AccessRequest) -> bool {

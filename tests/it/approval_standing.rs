@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use doorward::control::access::{self, AccessError, Seen, Whose};
+use doorward::control::access::sweep::UNFIT_MAX;
+use doorward::control::access::{self, AccessError, Asked, Seen, Whose};
 use doorward::control::session::{self, NewSession};
 use doorward::control::{Caller, lock_by_caller};
 use doorward::model::{Device, RequestId, SessionKind, Thumbprint, Ttl};
@@ -158,12 +159,123 @@ async fn a_request_that_waited_for_a_lock_to_be_lifted_is_settled_by_whoever_ans
         let seen = node.approve(&second, id).await.unwrap();
         assert_eq!((seen.state, counts(&seen)), ("pending", vec![false, true]));
         assert!(!waits_for(&node, &second, id).await && waits_for(&node, &owner, id).await);
+        assert!(!seen.waits_for_a_word());
         lock_by_caller::clear(node.desk(), &owner, &locked, "found it", node.now()).await.unwrap();
-        assert_eq!(counts(&fetched(&node, &dev, id).await), [true, true]);
         clock.advance(Ttl::seconds(1));
+        // Nobody looked at it when the lock was lifted, so that grants nothing: it is said what it takes.
+        node.sweep().await.unwrap();
+        let seen = fetched(&node, &dev, id).await;
+        assert_eq!((seen.state, counts(&seen), seen.approved()), ("pending", vec![true, true], 2));
+        assert!(seen.waits_for_a_word());
         for approver in [&first, &second] {
             assert!(waits_for(&node, approver, id).await);
         }
-        assert_eq!(node.approve(&second, id).await.unwrap().state, "active");
+        let seen = node.approve(&second, id).await.unwrap();
+        assert_eq!((seen.state, counts(&seen), seen.approved()), ("active", vec![true, true], 2));
+        assert!(!seen.waits_for_a_word());
+    }
+}
+
+#[tokio::test]
+async fn where_more_than_enough_count_no_more_are_told_than_it_takes() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock).await;
+        let (dev, owner) = (caller(&node, "dev0").await, caller(&node, "owner").await);
+        let (first, second) = (caller(&node, "lead0").await, caller(&node, "lead1").await);
+        // Who settles it: somebody else, and who counts already under another account of theirs.
+        for (name, counted) in [("owner", [true, true, true]), ("twin", [true, true, false])] {
+            let third = caller(&node, name).await;
+            let id = request(&node, &dev).await;
+            node.approve(&first, id).await.unwrap();
+            let locked = principal("lead0").to_string();
+            lock_by_caller::set(node.desk(), &owner, &locked, "lost a laptop", node.now()).await.unwrap();
+            clock.advance(Ttl::seconds(1));
+            node.approve(&second, id).await.unwrap();
+            lock_by_caller::clear(node.desk(), &owner, &locked, "found it", node.now()).await.unwrap();
+            clock.advance(Ttl::seconds(1));
+            let seen = node.approve(&third, id).await.unwrap();
+            assert_eq!((seen.state, counts(&seen), seen.approved()), ("active", counted.to_vec(), 2), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_did_not_count_when_it_was_decided_is_told_so_ever_after() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock).await;
+        let (dev, owner) = (caller(&node, "dev0").await, caller(&node, "owner").await);
+        let (first, second, third) =
+            (caller(&node, "lead0").await, caller(&node, "lead1").await, caller(&node, "lead2").await);
+        let locked = principal("lead0").to_string();
+        for (decided, expected) in [
+            ("active", vec![false, true, true]),
+            ("denied", vec![false, true, false]),
+            ("withdrawn", vec![false, true]),
+            ("timed_out", vec![false, true]),
+        ] {
+            let id = request(&node, &dev).await;
+            node.approve(&first, id).await.unwrap();
+            lock_by_caller::set(node.desk(), &owner, &locked, "lost a laptop", node.now()).await.unwrap();
+            clock.advance(Ttl::seconds(1));
+            assert_eq!(node.approve(&second, id).await.unwrap().state, "pending");
+            clock.advance(Ttl::seconds(1));
+            let (desk, now) = (node.desk(), node.now());
+            match decided {
+                "active" => drop(node.approve(&third, id).await.unwrap()),
+                "denied" => drop(access::deny(desk, &third, id, None, now).await.unwrap()),
+                "withdrawn" => drop(access::withdraw(desk, &dev, id, now).await.unwrap()),
+                _ => {
+                    clock.advance(Ttl::hours(4));
+                    node.sweep().await.unwrap();
+                }
+            }
+            let told = async || {
+                let seen = fetched(&node, &dev, id).await;
+                (seen.state, counts(&seen))
+            };
+            assert_eq!(told().await, (decided, expected.clone()));
+            lock_by_caller::clear(node.desk(), &owner, &locked, "found it", node.now()).await.unwrap();
+            clock.advance(Ttl::seconds(1));
+            assert_eq!(told().await, (decided, expected));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_counts_of_a_grant_that_begins_later_is_kept_as_it_is_then() {
+    for url in databases() {
+        let clock = TestClock::new();
+        let node = node(&url, &clock).await;
+        let (dev, owner) = (caller(&node, "dev0").await, caller(&node, "owner").await);
+        let (first, second) = (caller(&node, "lead0").await, caller(&node, "lead1").await);
+        let locked = principal("lead1").to_string();
+        for (barred, state, expected) in [(false, "active", [true, true]), (true, "revoked", [true, false])] {
+            let later = Asked { start: Some(node.now().plus(Ttl::minutes(5))), ..asked("two", Ttl::minutes(5)) };
+            let (request, _) = node.ask(&dev, &later).await.unwrap();
+            node.approve(&first, request.id).await.unwrap();
+            clock.advance(Ttl::seconds(1));
+            let seen = node.approve(&second, request.id).await.unwrap();
+            assert_eq!((seen.state, counts(&seen)), ("scheduled", vec![true, true]));
+            if barred {
+                lock_by_caller::set(node.desk(), &owner, &locked, "lost a laptop", node.now()).await.unwrap();
+            }
+            clock.advance(Ttl::minutes(5));
+            node.sweep().await.unwrap();
+            if barred {
+                // What it may not begin by is left to others for a while.
+                clock.advance(UNFIT_MAX);
+                node.sweep().await.unwrap();
+                lock_by_caller::clear(node.desk(), &owner, &locked, "found it", node.now()).await.unwrap();
+            } else {
+                // Whoever lost the right since is no matter.
+                node.sign_in("lead1", Vec::new()).await.unwrap();
+            }
+            let seen = fetched(&node, &dev, request.id).await;
+            assert_eq!((seen.state, counts(&seen)), (state, expected.to_vec()), "{:?}", seen.grant);
+            node.sign_in("lead1", groups("lead1")).await.unwrap();
+            clock.advance(Ttl::minutes(6));
+        }
     }
 }

@@ -62,6 +62,7 @@ mod fuzz_replay;
 mod grant_circumstances;
 mod grant_crash;
 mod grant_extension;
+mod grant_lag;
 mod grant_month;
 mod grant_properties;
 mod grant_rules;

@@ -10,7 +10,7 @@ use super::super::desk::Desk;
 use super::super::oauth::run;
 use super::activate::grant_within;
 use super::human::{Human, Shelf, human_of};
-use super::standing::{is_enough, standing};
+use super::standing::{is_enough, standing, write_down};
 use super::view::{Seen, request_fetch, seen};
 use super::{AccessError, eligible, hash_of, may, may_still, opened, person_of, reason_of, request_event};
 
@@ -78,6 +78,8 @@ pub async fn approve(
     let event = request_event(desk, EventType::RequestApproved, caller.actor(), &request, now);
     tx.event_append(&event.with("answer_reason", reason)).await?;
     let grant = if settled || is_enough(counted().count() + 1, &request) {
+        let (given, counts) = with_last(earlier, standing, &approver, approval);
+        tx.access_approval_weigh(id, &given, &counts).await?;
         Some(grant_within(desk, &mut tx, &policies, &request, definition, &caller.actor(), now).await?.1)
     } else {
         None
@@ -115,6 +117,7 @@ pub async fn deny(
     if !tx.access_approval_insert(id, &approval, None).await? {
         return Err(AccessError::AnsweredAlready);
     }
+    write_down(desk, &mut tx, &policies, &denied, now).await?;
     let event = request_event(desk, EventType::RequestDenied, caller.actor(), &denied, now);
     tx.event_append(&event.with("answer_reason", reason)).await?;
     tx.commit().await?;
@@ -156,6 +159,8 @@ pub async fn withdraw(desk: &Desk, caller: &Caller, id: RequestId, now: Timestam
     };
     let request = tx.access_request_close(id, RequestState::Withdrawn, None, now).await?;
     let request = request.ok_or(AccessError::Closed { state: RequestState::TimedOut.name() })?;
+    let policies = desk.policies.load_full();
+    write_down(desk, &mut tx, &policies, &request, now).await?;
     tx.event_append(&request_event(desk, EventType::RequestWithdrawn, caller.actor(), &request, now)).await?;
     tx.commit().await?;
     Ok(seen(desk, request, now).await?)
@@ -212,7 +217,23 @@ fn answer_of(caller: &Caller, answer: Answer, reason: Option<String>, hash: Stri
     let session = caller.session();
     let device = session.device.as_ref().map(|device| device.id.clone());
     let came = Circumstances { address: caller.connection().address, amr: session.amr.clone(), device };
-    Approval { by: person_of(session), answer, reason, hash, time, came: Some(came) }
+    Approval { by: person_of(session), answer, reason, hash, time, came: Some(came), counted: None }
+}
+
+/// All answers once the approver's last is there, instead of what this account said before, and which of them
+/// count: each human once, whichever of their accounts they come by.
+fn with_last(
+    earlier: Vec<Approval>,
+    standing: Vec<bool>,
+    approver: &Human,
+    last: Approval,
+) -> (Vec<Approval>, Vec<bool>) {
+    let others = earlier.into_iter().zip(standing).filter(|(given, _)| given.by.principal != last.by.principal);
+    let (mut given, mut counts): (Vec<Approval>, Vec<bool>) = others.unzip();
+    let counts_already = given.iter().zip(&counts).any(|(other, counts)| *counts && approver.is(&other.by));
+    given.push(last);
+    counts.push(!counts_already);
+    (given, counts)
 }
 
 /// The request, pending and untouched by others until the transaction ends, and what time it is by then:

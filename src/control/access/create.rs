@@ -1,10 +1,11 @@
 //! Asking for an entitlement.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::audit::EventType;
 use crate::model::{
-    AccessRequest, EntitlementName, Grant, GrantId, GrantState, OpenedAction, Person, RequestId, RequestState,
+    AccessRequest, EntitlementName, Grant, GrantId, GrantState, OpenedAction, Person, RequestId, RequestState, Session,
     Timestamp, Ttl,
 };
 use crate::policy::{Entitlement, EntitlementAction, PARAMETER_CHARS_MAX, PolicySet};
@@ -14,7 +15,7 @@ use super::super::desk::Desk;
 use super::activate::{exceeded, grant_within};
 use super::approvers::approvers;
 use super::rest::start_of;
-use super::{AccessError, hash_of, may, opened, person_of, reads_as_is, reason_of, request_event};
+use super::{AccessError, hash_of, may, opened, person_of, reads_as_is, reason_of, request_event, session_may};
 
 /// The longest ticket in characters.
 const TICKET_CHARS_MAX: usize = 200;
@@ -79,10 +80,10 @@ struct Fitting {
 /// What [`create`] would refuse.
 pub async fn plan(desk: &Desk, caller: &Caller, asked: &Asked, now: Timestamp) -> Result<Planned, AccessError> {
     let policies = desk.policies.load_full();
-    let definition = asked_for(desk, &policies, caller, &asked.entitlement, now)?;
-    let fitting = timed(desk, &policies, caller, definition, asked, now).await?;
+    let (requester, address) = (person_of(caller.session()), caller.connection().address);
+    let definition = asked_for(desk, &policies, caller.session(), address, &asked.entitlement, now)?;
+    let fitting = timed(desk, &policies, &requester, definition, asked, now).await?;
     let approvals_needed = approvals_needed(desk, &policies, caller, definition, asked.emergency, now);
-    let requester = person_of(caller.session());
     let approvers = approvers(desk, &policies, &requester, &asked.entitlement, &caller.ambient(now), now).await?;
     Ok(Planned {
         entitlement: asked.entitlement.clone(),
@@ -98,6 +99,23 @@ pub async fn plan(desk: &Desk, caller: &Caller, asked: &Asked, now: Timestamp) -
     })
 }
 
+/// Looks at what somebody of this session, which need not have begun, would ask for from there; enters nothing.
+///
+/// # Errors
+/// What [`create`] would refuse.
+pub async fn check(
+    desk: &Desk,
+    session: &Session,
+    address: IpAddr,
+    asked: &Asked,
+    now: Timestamp,
+) -> Result<(), AccessError> {
+    let policies = desk.policies.load_full();
+    let definition = asked_for(desk, &policies, session, address, &asked.entitlement, now)?;
+    timed(desk, &policies, &person_of(session), definition, asked, now).await?;
+    Ok(())
+}
+
 /// Enters a request. Where policy approves by itself, and in an emergency, it is granted at once.
 ///
 /// # Errors
@@ -110,8 +128,9 @@ pub async fn create(
     now: Timestamp,
 ) -> Result<(AccessRequest, Option<Grant>), AccessError> {
     let policies = desk.policies.load_full();
-    let definition = asked_for(desk, &policies, caller, &asked.entitlement, now)?;
-    let fitting = timed(desk, &policies, caller, definition, asked, now).await?;
+    let (requester, address) = (person_of(caller.session()), caller.connection().address);
+    let definition = asked_for(desk, &policies, caller.session(), address, &asked.entitlement, now)?;
+    let fitting = timed(desk, &policies, &requester, definition, asked, now).await?;
     let approvals_needed = approvals_needed(desk, &policies, caller, definition, asked.emergency, now);
     let answer_by = now.plus(definition.answer_within);
     let request = draft(caller, asked, fitting, approvals_needed, None, answer_by, now, desk);
@@ -130,7 +149,8 @@ pub(super) async fn create_extension(
     now: Timestamp,
 ) -> Result<(AccessRequest, Option<Grant>), AccessError> {
     let policies = desk.policies.load_full();
-    let definition = asked_for(desk, &policies, caller, &grant.entitlement, now)?;
+    let address = caller.connection().address;
+    let definition = asked_for(desk, &policies, caller.session(), address, &grant.entitlement, now)?;
     if let Some(longest) = exceeded(definition, next) {
         let name = &grant.entitlement;
         return Err(AccessError::Invalid(format!(
@@ -225,16 +245,17 @@ async fn enter(
     Ok((closed, Some(grant)))
 }
 
-/// The definition of what is asked for, if the caller may ask for it.
+/// The definition of what is asked for, if whoever comes from there in this session may ask for it.
 fn asked_for<'p>(
     desk: &Desk,
     policies: &'p PolicySet,
-    caller: &Caller,
+    session: &Session,
+    address: IpAddr,
     name: &EntitlementName,
     now: Timestamp,
 ) -> Result<&'p Entitlement, AccessError> {
     let definition = policies.entitlement(name).ok_or_else(|| AccessError::NoEntitlement(name.to_string()))?;
-    if !may(desk, policies, caller, EntitlementAction::Request, name, now) {
+    if !session_may(desk, policies, session, address, EntitlementAction::Request, name, now) {
         return Err(AccessError::Denied(format!("no policy lets you ask for `{name}`")));
     }
     Ok(definition)
@@ -256,14 +277,13 @@ fn approvals_needed(
 async fn timed(
     desk: &Desk,
     policies: &PolicySet,
-    caller: &Caller,
+    requester: &Person,
     definition: &Entitlement,
     asked: &Asked,
     now: Timestamp,
 ) -> Result<Fitting, AccessError> {
     let fitting = fitting(definition, asked, now)?;
-    let requester = person_of(caller.session());
-    let start = start_of(desk, policies, definition, &requester, asked, fitting.start, now).await?;
+    let start = start_of(desk, policies, definition, requester, asked, fitting.start, now).await?;
     Ok(Fitting { start, ..fitting })
 }
 

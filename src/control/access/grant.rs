@@ -10,6 +10,7 @@ use super::super::desk::Desk;
 use super::super::oauth::run;
 use super::activate::{stuck, tell};
 use super::create::create_extension;
+use super::standing::write_down;
 use super::view::{GrantSeen, Seen, grant_fetch, grant_seen, request_fetch};
 use super::{AccessError, grant_event, may, reason_of, request_event};
 
@@ -129,7 +130,9 @@ pub(super) async fn close_extensions(
         GrantEnd::Dropped => (RequestState::Withdrawn, EventType::RequestWithdrawn),
         GrantEnd::Revoked | GrantEnd::Expired => (RequestState::TimedOut, EventType::RequestTimedOut),
     };
+    let policies = desk.policies.load_full();
     for closed in tx.access_request_close_extensions(grant, state, now).await? {
+        write_down(desk, tx, &policies, &closed, now).await?;
         let event = request_event(desk, kind, actor.clone(), &closed, now).with("reason", "the grant is over");
         tx.event_append(&event).await?;
     }

@@ -23,6 +23,7 @@ pub mod sweep;
 mod view;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
@@ -37,7 +38,7 @@ use super::desk::Desk;
 
 pub use answer::{approve, deny, may_answer, withdraw};
 pub use approvers::audience;
-pub use create::{Asked, Planned, create, plan};
+pub use create::{Asked, Planned, check, create, plan};
 pub use grant::{drop_grant, extend, revoke};
 pub use idle::exchange_uses;
 pub use rest::{TooSoon, Wait};
@@ -160,8 +161,21 @@ fn may(
     name: &EntitlementName,
     now: Timestamp,
 ) -> bool {
-    let subject = desk.subject_now(policies, caller.session(), now);
-    policies.entitlement_decide(&subject, action, name, &caller.ambient(now)).allow
+    session_may(desk, policies, caller.session(), caller.connection().address, action, name, now)
+}
+
+/// What somebody of this session who comes from there may do with an entitlement.
+fn session_may(
+    desk: &Desk,
+    policies: &PolicySet,
+    session: &Session,
+    address: IpAddr,
+    action: EntitlementAction,
+    name: &EntitlementName,
+    now: Timestamp,
+) -> bool {
+    let subject = desk.subject_now(policies, session, now);
+    policies.entitlement_decide(&subject, action, name, &Ambient::of_session(session, address, now)).allow
 }
 
 /// What is known of the requester at `now`: by their newest live session, else by the one that asked.

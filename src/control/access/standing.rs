@@ -1,12 +1,13 @@
 //! Which approvals of a request still count: asked when another follows, when a grant that waited begins, and
-//! by whoever looks at a request, so that what people are shown is what is judged.
+//! by whoever looks at a request, so that what people are shown is what is judged. Once a request is closed, or
+//! its grant has begun, nothing hangs on it any more: what counted then is written down, and told from then on.
 //!
 //! When and how approvers came was judged when they answered and is not held against them later: they are
 //! judged as they came then, in a session of that moment. Who they are is asked of what is known now.
 
 use crate::model::{AccessRequest, Answer, Approval, Circumstances, Timestamp};
 use crate::policy::{Ambient, DeviceContext, EntitlementAction, PolicySet, SessionContext};
-use crate::store::StoreError;
+use crate::store::{StoreError, Tx};
 
 use super::super::desk::Desk;
 use super::human::{Human, Shelf, human_of};
@@ -38,6 +39,23 @@ pub(super) async fn standing(
         standing.push(counts);
     }
     Ok(standing)
+}
+
+/// Writes down which answers to a request that is closed, or whose grant begins, count at this moment.
+pub(super) async fn write_down(
+    desk: &Desk,
+    tx: &mut Tx,
+    policies: &PolicySet,
+    request: &AccessRequest,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let given = tx.access_approval_list(request.id).await?;
+    if given.is_empty() {
+        return Ok(());
+    }
+    let requester = human_of(Shelf::Tx(tx), policies, &request.requester, now).await?;
+    let counted = standing(desk, Shelf::Tx(tx), policies, request, &requester, &given, now).await?;
+    tx.access_approval_weigh(request.id, &given, &counted).await
 }
 
 /// Whether an answer is an approval of what the request is.

@@ -1,14 +1,23 @@
 //! What time does to requests and grants: unanswered requests time out, scheduled and queued grants
 //! begin, and what is over is written down as over.
 //!
-//! The truth is asked at each use; this only tidies up, on one node at a time.
+//! The truth is asked at each use; this only tidies up, on one node at a time. A request that has its approvals
+//! again, since a lock was lifted say, is not granted here: `Seen::waits_for_a_word`.
+//!
+//! What happens when a node's policies do not let a grant begin that others' may: policies reach nodes one after
+//! the other, and in more than one step, and what is ended stays so. The node leaves it alone, and its duty after
+//! the round, so that one that has other policies looks at it; only where none has begun it within a bounded time
+//! of its start (`UNFIT_MAX`, `UNKNOWN_MAX`) it is ended, with what is against it on record. Nothing is open
+//! meanwhile: it is not active anywhere. What the database says, that its holder is locked, is so for all nodes
+//! and ends it at once.
 
 use std::collections::BTreeSet;
 
 use crate::audit::{Actor, EventType};
-use crate::model::{EntitlementName, Grant, GrantEnd, GrantState, NodeId, RequestId, RequestState, Timestamp, Ttl};
-
-use crate::policy::PolicySet;
+use crate::model::{
+    AccessRequest, EntitlementName, Grant, GrantEnd, GrantState, NodeId, RequestId, RequestState, Timestamp, Ttl,
+};
+use crate::policy::{Entitlement, PolicySet};
 use crate::store::Tx;
 
 use super::super::desk::Desk;
@@ -16,6 +25,7 @@ use super::activate::{has_place, tell};
 use super::answer::stands;
 use super::grant::close_extensions;
 use super::rest::rested_within;
+use super::standing::write_down;
 use super::{AccessError, eligible, grant_event, known, opened, request_event};
 
 /// Rows of each kind that are read at a time.
@@ -30,6 +40,20 @@ const ABSENT_MAX: Ttl = Ttl::hours(24);
 /// How long a grant waits after its start for an entitlement that this node does not have: policies reach nodes
 /// one after the other, and another one may have it.
 const UNKNOWN_MAX: Ttl = Ttl::minutes(15);
+/// How long a grant waits after its start where it may not begin by the policies of this node: another node may
+/// have others already.
+pub const UNFIT_MAX: Ttl = Ttl::minutes(5);
+/// What the duty is called.
+const DUTY_NAME: &str = "access";
+
+/// What became of a grant that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tended {
+    /// All that there is to do for now.
+    Done,
+    /// Nothing: a node with other policies may begin it.
+    LeftToOthers,
+}
 
 /// One round; nothing while another node has the duty.
 ///
@@ -62,19 +86,24 @@ pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), Acce
     }
     // Those that wait for a place keep none of the others waiting either, however many they are.
     let mut full: BTreeSet<EntitlementName> = BTreeSet::new();
+    let mut leaves = false;
     for _ in 0..PAGES_MAX {
         for grant in &due {
             let unused = grant.idle.filter(|_| !matches!(grant.state.at(now), GrantState::Over { .. }));
             let unused = unused.map(|idle| format!("it was not used for {idle}"));
             let tended = match grant.state_at(now) {
-                GrantState::Over { end, .. } => end_by_itself(desk, grant, end, unused.as_deref(), now).await,
-                GrantState::Scheduled | GrantState::Queued if !believed => Ok(()),
-                GrantState::Queued if full.contains(&grant.entitlement) => Ok(()),
+                GrantState::Over { end, .. } => end_by_itself(desk, grant, end, unused.as_deref(), None, now).await,
+                GrantState::Scheduled | GrantState::Queued if !believed => Ok(Tended::Done),
+                GrantState::Queued if full.contains(&grant.entitlement) => Ok(Tended::Done),
                 GrantState::Scheduled | GrantState::Queued => begin(desk, grant, &mut full, now).await,
-                GrantState::Active { .. } => Ok(()),
+                GrantState::Active { .. } => Ok(Tended::Done),
             };
-            if let Err(error) = tended {
-                tracing::warn!(%error, grant = %grant.id, "a grant that is due could not be tended");
+            match tended {
+                Ok(Tended::Done) => {}
+                Ok(Tended::LeftToOthers) => leaves = true,
+                Err(error) => {
+                    tracing::warn!(%error, grant = %grant.id, "a grant that is due could not be tended");
+                }
             }
         }
         let Some(last) = due.last().filter(|_| due.len() >= usize::try_from(BATCH).unwrap_or(usize::MAX)) else {
@@ -82,19 +111,32 @@ pub async fn round(desk: &Desk, node: NodeId, now: Timestamp) -> Result<(), Acce
         };
         due = desk.store.grant_list_due(Some(last), BATCH, now).await?;
     }
+    if leaves {
+        leave_duty(desk, node).await?;
+    }
     Ok(())
 }
 
 async fn take_duty(desk: &Desk, node: NodeId, now: Timestamp) -> Result<bool, AccessError> {
     let mut tx = desk.store.begin().await?;
-    let ours = tx.duty_take("access", node, now.plus(DUTY), now).await?;
+    let ours = tx.duty_take(DUTY_NAME, node, now.plus(DUTY), now).await?;
     tx.commit().await?;
     Ok(ours)
+}
+
+/// Lets another node have the next round. All look as often, so each of them comes before this one does again.
+async fn leave_duty(desk: &Desk, node: NodeId) -> Result<(), AccessError> {
+    let mut tx = desk.store.begin().await?;
+    tx.duty_leave(DUTY_NAME, node).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 async fn time_out(desk: &Desk, id: RequestId, now: Timestamp) -> Result<(), AccessError> {
     let mut tx = desk.store.begin().await?;
     if let Some(closed) = tx.access_request_close(id, RequestState::TimedOut, None, now).await? {
+        let policies = desk.policies.load_full();
+        write_down(desk, &mut tx, &policies, &closed, now).await?;
         let event = request_event(desk, EventType::RequestTimedOut, Actor::default(), &closed, now);
         tx.event_append(&event).await?;
         tx.commit().await?;
@@ -114,37 +156,24 @@ async fn begin(
     grant: &Grant,
     full: &mut BTreeSet<EntitlementName>,
     now: Timestamp,
-) -> Result<(), AccessError> {
+) -> Result<Tended, AccessError> {
     let policies = desk.policies.load_full();
     let request = desk.store.access_request_fetch(grant.request).await?;
     if is_elsewhere(&policies, grant, now) {
-        return Ok(());
+        return Ok(Tended::LeftToOthers);
     }
     let (Some(request), Some(definition)) = (request, policies.entitlement(&grant.entitlement)) else {
-        return end_by_itself(desk, grant, GrantEnd::Revoked, Some("the entitlement is gone"), now).await;
+        return end_by_itself(desk, grant, GrantEnd::Revoked, Some("the entitlement is gone"), None, now).await;
     };
     if known(desk, &request, now).await?.is_none() && !grant.starts_at.plus(ABSENT_MAX).is_over(now) {
-        return Ok(());
+        return Ok(Tended::Done);
     }
-    if let Err(error) = eligible(desk, &policies, &request, now).await {
-        return match error {
-            AccessError::Ineligible(why) => end_by_itself(desk, grant, GrantEnd::Revoked, Some(&why), now).await,
-            other => Err(other),
-        };
-    }
-    let changed = if opened(&policies, &grant.entitlement).iter().any(|action| !grant.actions.contains(action)) {
-        Some("the entitlement opens more than what was approved; ask anew")
-    } else if (1..definition.approvals).contains(&request.approvals_needed) {
-        Some("the entitlement needs more approvals than it had; ask anew")
-    } else if grant.length > definition.max {
-        Some("the entitlement is granted for less than what was approved; ask anew")
-    } else if !stands(desk, &policies, &request, now).await? {
-        Some("what approved it does not count any more; ask anew")
-    } else {
-        None
-    };
-    if changed.is_some() {
-        return end_by_itself(desk, grant, GrantEnd::Revoked, changed, now).await;
+    if let Some(why) = unfit(desk, &policies, grant, &request, definition, now).await? {
+        let locked = desk.store.lock_fetch(&request.requester.principal).await?.is_some();
+        if !locked && !grant.starts_at.plus(UNFIT_MAX).is_over(now) {
+            return Ok(Tended::LeftToOthers);
+        }
+        return end_by_itself(desk, grant, GrantEnd::Revoked, Some(&why), Some(&request), now).await;
     }
     let mut tx = desk.store.begin().await?;
     let rested = match request.emergency {
@@ -153,7 +182,8 @@ async fn begin(
     };
     let lead = definition.earliest_start.filter(|_| !request.emergency).map(|lead| request.created_at.plus(lead));
     if let Some(from) = rested.max(lead).filter(|from| !from.is_over(now)) {
-        return postpone(desk, tx, grant, from, now).await;
+        postpone(desk, tx, grant, from, now).await?;
+        return Ok(Tended::Done);
     }
     let next = if has_place(&mut tx, definition, now).await? {
         grant.state.activated(grant.length, now).map_err(super::activate::stuck)?
@@ -162,16 +192,45 @@ async fn begin(
         GrantState::Queued
     };
     if next == grant.state {
-        return Ok(());
+        return Ok(Tended::Done);
     }
-    let Some(saved) = tx.grant_save(grant, next, None).await? else { return Ok(()) };
+    let Some(saved) = tx.grant_save(grant, next, None).await? else { return Ok(Tended::Done) };
     if saved.state.is_active(now) {
+        write_down(desk, &mut tx, &policies, &request, now).await?;
         tx.event_append(&grant_event(desk, EventType::GrantActive, Actor::default(), &saved, now)).await?;
         tell(&mut tx, &saved, now).await?;
     }
     tx.commit().await?;
     desk.directory.grant_enter(&saved);
-    Ok(())
+    Ok(Tended::Done)
+}
+
+/// What is against a grant's beginning by the policies of this node, and what is known of its holder and approvers.
+async fn unfit(
+    desk: &Desk,
+    policies: &PolicySet,
+    grant: &Grant,
+    request: &AccessRequest,
+    definition: &Entitlement,
+    now: Timestamp,
+) -> Result<Option<String>, AccessError> {
+    match eligible(desk, policies, request, now).await {
+        Ok(()) => {}
+        Err(AccessError::Ineligible(why)) => return Ok(Some(why)),
+        Err(other) => return Err(other),
+    }
+    let changed = if opened(policies, &grant.entitlement).iter().any(|action| !grant.actions.contains(action)) {
+        Some("the entitlement opens more than what was approved; ask anew")
+    } else if (1..definition.approvals).contains(&request.approvals_needed) {
+        Some("the entitlement needs more approvals than it had; ask anew")
+    } else if grant.length > definition.max {
+        Some("the entitlement is granted for less than what was approved; ask anew")
+    } else if !stands(desk, policies, request, now).await? {
+        Some("what approved it does not count any more; ask anew")
+    } else {
+        None
+    };
+    Ok(changed.map(str::to_owned))
 }
 
 /// It may begin later only: somebody held it meanwhile and has their break first, or the entitlement
@@ -184,20 +243,26 @@ async fn postpone(desk: &Desk, mut tx: Tx, grant: &Grant, until: Timestamp, now:
     Ok(())
 }
 
+/// Ends a grant. `unbegun` is the request of one that may not begin, of which is kept what counts by then.
 async fn end_by_itself(
     desk: &Desk,
     grant: &Grant,
     end: GrantEnd,
     why: Option<&str>,
+    unbegun: Option<&AccessRequest>,
     now: Timestamp,
-) -> Result<(), AccessError> {
+) -> Result<Tended, AccessError> {
     let next = match grant.state_at(now) {
         over @ GrantState::Over { .. } => over,
         open => open.ended(end, now).map_err(super::activate::stuck)?,
     };
     let mut tx = desk.store.begin().await?;
     close_extensions(desk, &mut tx, grant.id, end, &Actor::default(), now).await?;
-    let Some(saved) = tx.grant_save(grant, next, why).await? else { return Ok(()) };
+    let Some(saved) = tx.grant_save(grant, next, why).await? else { return Ok(Tended::Done) };
+    if let Some(request) = unbegun {
+        let policies = desk.policies.load_full();
+        write_down(desk, &mut tx, &policies, request, now).await?;
+    }
     let kind = match end {
         GrantEnd::Expired => EventType::GrantExpired,
         GrantEnd::Revoked => EventType::GrantRevoked,
@@ -207,5 +272,5 @@ async fn end_by_itself(
     tell(&mut tx, &saved, now).await?;
     tx.commit().await?;
     desk.directory.grant_leave(&saved.holder.principal, saved.id);
-    Ok(())
+    Ok(Tended::Done)
 }

@@ -56,16 +56,36 @@ pub struct ApprovalSeen {
     /// The answer.
     pub approval: Approval,
     /// Whether it is one of the approvals that the request has: by what is known now, while something hangs
-    /// on it.
+    /// on it; then as it was.
     pub counts: bool,
 }
 
 impl Seen {
+    /// How many approvals it has of those that it takes.
+    #[must_use]
+    pub fn approved(&self) -> usize {
+        let needed = usize::try_from(self.request.approvals_needed).unwrap_or(usize::MAX);
+        self.counting().count().min(needed)
+    }
+
+    /// Whether it waits though it has all the approvals that it takes, since one counts again that did not when
+    /// the last was given. INVARIANT: what is pending is not granted because a lock was lifted, a group came back or
+    /// somebody signed out; whoever may approve it looks at it and says so, and that is on record as what led to it.
+    #[must_use]
+    pub fn waits_for_a_word(&self) -> bool {
+        let needed = self.request.approvals_needed > 0;
+        needed && self.state == RequestState::Pending.name() && is_enough(self.counting().count(), &self.request)
+    }
+
+    fn counting(&self) -> impl Iterator<Item = &ApprovalSeen> {
+        self.approvals.iter().filter(|given| given.counts)
+    }
+
     /// Whether they have approved it, and more of it than that is wanted. Where enough approvals count already,
     /// since one that did not does again, anybody's next word is enough.
     pub(super) fn waits_for_others(&self, human: &Human) -> bool {
-        let counted = || self.approvals.iter().filter(|given| given.counts);
-        counted().any(|given| human.is(&given.approval.by)) && !is_enough(counted().count(), &self.request)
+        let approved = self.counting().any(|given| human.is(&given.approval.by));
+        approved && !is_enough(self.counting().count(), &self.request)
     }
 
     /// Why it can't be answered any more.
@@ -288,7 +308,7 @@ pub(super) async fn seen(desk: &Desk, request: AccessRequest, now: Timestamp) ->
 }
 
 /// Whether each answer counts: asked while the request is pending or its grant waits to begin, as it is then.
-/// What began or was closed was so by what counted at that time.
+/// What began or was closed was so by what counted at that time, which was written down.
 async fn weighed(
     desk: &Desk,
     request: &AccessRequest,
@@ -296,7 +316,7 @@ async fn weighed(
     given: Vec<Approval>,
     now: Timestamp,
 ) -> Result<Vec<ApprovalSeen>, StoreError> {
-    let waits = match (request.state_at(now), grant.map(|grant| grant.state_at(now))) {
+    let waits = match (request.state, grant.map(|grant| grant.state_at(now))) {
         (RequestState::Pending, _) | (_, Some(GrantState::Scheduled | GrantState::Queued)) => true,
         (_, None | Some(GrantState::Active { .. } | GrantState::Over { .. })) => false,
     };
@@ -305,7 +325,7 @@ async fn weighed(
         let requester = human_of(Shelf::Store(&desk.store), &policies, &request.requester, now).await?;
         standing(desk, Shelf::Store(&desk.store), &policies, request, &requester, &given, now).await?
     } else {
-        given.iter().map(|approval| approves(request, approval)).collect()
+        given.iter().map(|approval| approves(request, approval) && approval.counted.unwrap_or(true)).collect()
     };
     Ok(given.into_iter().zip(standing).map(|(approval, counts)| ApprovalSeen { approval, counts }).collect())
 }

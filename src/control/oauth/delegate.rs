@@ -127,6 +127,9 @@ pub(super) async fn exchange(
     if request.grant.is_some() {
         return Err(ExchangeError::Invalid("what was handed on has its `grant` or none: leave `grant` out"));
     }
+    if request.wanted.is_some() {
+        return Err(ExchangeError::Invalid("what was handed on is for its service: leave `wanted_audience` out"));
+    }
     let handed = read_any(desk, &request.subject_token, now).map_err(|_| NOT_NAMED)?;
     let named = acting::may_act(&handed.verified.claims).ok_or(NOT_NAMED)?;
     // ORDER: whom it names before the actor's own token is looked at, which is used up by that.
@@ -218,7 +221,7 @@ async fn issued(
             let asked = Asked { connection, decision: request.decision, now };
             tx = used_foreign(desk, tx, &foreign, asked).await?;
             let rule = foreign.recognised.rule.clone();
-            let new = new_session(*foreign, wish.ttl, now);
+            let new = new_session(&foreign, wish.ttl, now);
             let started = session::start_within(desk, &mut tx, new, request.csr.as_deref(), connection, now).await?;
             (started.stored.clone(), Some(started), Some(rule))
         }

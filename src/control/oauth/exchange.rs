@@ -7,7 +7,7 @@
 //! transaction uses the token up, starts a session that ends with the new token, and writes who got
 //! what; 4. the token is signed. One that has to ask for something first takes a token for the control
 //! API instead, asks with it, and once it is granted exchanges that for one of the service that ends with
-//! the grant (`cli/job.rs`).
+//! the grant (`cli/job.rs`). What it says of that beforehand is judged before its token is used up (`wanted.rs`).
 //!
 //! INVARIANTS: a token is for one service, and a scope can only narrow; it lasts a quarter of an
 //! hour at most, no longer than its session, and no longer than the grant that it is asked for under;
@@ -27,6 +27,7 @@ use crate::identity::token as reader;
 use crate::model::{ClockDoubt, DecisionId, GrantId, Principal, ServiceName, SessionKind, Timestamp, Ttl};
 use crate::store::{StoreError, StoredSession, Tx, Use};
 
+use super::super::access::AccessError;
 use super::super::caller::{ConnectionFacts, actor_of, prove_token};
 use super::super::credential::token_issued;
 use super::super::desk::Desk;
@@ -35,6 +36,7 @@ use super::delegate;
 use super::foreign::{Asked, Foreign, foreign, refused, told_claims};
 use super::target::{Target, held, lifetime, scope, target};
 use super::token::{self, Binding, Minted, Wish};
+use super::wanted::{Wanted, can_be_had};
 
 /// A token of ours as the subject (RFC 8693 §3).
 pub const TYPE_ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -70,6 +72,8 @@ pub struct ExchangeRequest {
     pub lifetime: Option<String>,
     /// The subject's own grant, which the token is to end with.
     pub grant: Option<String>,
+    /// What a job that asks for the control API wants to do there.
+    pub wanted: Option<Wanted>,
     /// A signing request, if a certificate is wanted.
     pub csr: Option<Vec<u8>>,
     /// A proof of possession that was verified for this request.
@@ -128,6 +132,8 @@ pub enum ExchangeError {
         /// Which.
         service: ServiceName,
     },
+    /// What a job wants to ask for would be refused.
+    Wanted(Box<AccessError>),
     /// The proof was used before.
     Proof(&'static str),
     /// The principal is barred.
@@ -168,6 +174,7 @@ impl fmt::Display for ExchangeError {
             Self::GrantElsewhere { service } => {
                 write!(f, "the grant is of `{service}`; a token under it is for that `audience`")
             }
+            Self::Wanted(why) => why.fmt(f),
             Self::Proof(what) => f.write_str(what),
             Self::Locked => f.write_str("the principal is locked; ask whoever set the lock"),
             Self::Certificate(what) => f.write_str(what),
@@ -193,6 +200,16 @@ impl From<StartError> for ExchangeError {
             StartError::Ended => Self::Subject,
             StartError::Certificate(error) => Self::Certificate(error.to_string()),
             StartError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<AccessError> for ExchangeError {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Store(error) => Self::Store(error),
+            AccessError::Clock(doubt) => Self::Clock(doubt),
+            why => Self::Wanted(Box::new(why)),
         }
     }
 }
@@ -291,6 +308,18 @@ pub async fn exchange(
         }
         Target::Control => None,
     };
+    match (&request.wanted, &subject, &target) {
+        (None, ..) => {}
+        // ORDER: after its token is verified, and before that is used up.
+        (Some(wanted), Subject::Workload(foreign), Target::Control) => {
+            can_be_had(desk, wanted, foreign, ttl, connection, now).await?;
+        }
+        (Some(_), ..) => {
+            return Err(ExchangeError::Invalid(
+                "`wanted_audience` and what goes with it are for a job that asks for the control API first",
+            ));
+        }
+    }
     let audience = match &target {
         Target::Service(service) => service.name.as_str().to_owned(),
         Target::Control => desk.settings.origin.clone(),
@@ -386,7 +415,7 @@ async fn of_workload(
     let rule = foreign.recognised.rule.clone();
     let tx = desk.store.begin().await?;
     let mut tx = used_foreign(desk, tx, &foreign, Asked { connection, decision: request.decision, now }).await?;
-    let new = new_session(foreign, wish.ttl, now);
+    let new = new_session(&foreign, wish.ttl, now);
     used_now(&mut tx, request).await?;
     let started: Started = session::start_within(desk, &mut tx, new, request.csr.as_deref(), connection, now).await?;
     let issued = started.certificate.clone();
@@ -406,21 +435,21 @@ async fn of_workload(
 }
 
 /// The session of a job that ends with its token.
-pub(super) fn new_session(foreign: Foreign, ttl: Ttl, now: Timestamp) -> NewSession {
+pub(super) fn new_session(foreign: &Foreign, ttl: Ttl, now: Timestamp) -> NewSession {
     let Foreign { recognised, authenticated_at, .. } = foreign;
     NewSession {
         kind: SessionKind::Workload,
-        principal: recognised.principal,
+        principal: recognised.principal.clone(),
         email: None,
         email_verified: false,
-        name: Some(recognised.rule),
-        groups: recognised.groups,
-        authenticated_at,
+        name: Some(recognised.rule.clone()),
+        groups: recognised.groups.clone(),
+        authenticated_at: *authenticated_at,
         amr: Vec::new(),
         device: None,
         link: None,
         ends_by: Some(Timestamp::from_seconds(now.plus(ttl).seconds())),
-        claims: recognised.claims,
+        claims: recognised.claims.clone(),
         cookie: None,
     }
 }

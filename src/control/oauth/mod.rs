@@ -13,6 +13,7 @@ pub mod refresh;
 pub(super) mod run;
 mod target;
 pub mod token;
+pub mod wanted;
 
 use std::fmt;
 

@@ -6,6 +6,9 @@
 //! that a job asked for is given to jobs of the same run only, whichever of them comes (one that waits
 //! longer than its session lasts comes with a fresh token of its issuer), and a later run asks for itself.
 //! Nor does it take back, prolong or end what another run asked for, or end that one's sessions and tokens.
+//! Reading goes by the rule all the same: the approvers and auditors of a rule see what all its runs asked for, a
+//! job that follows one which was cut off has to find what its pipeline waits for, and reasons that one run must
+//! not read of another belong to two rules.
 //! The run is what the issuer says of it: `run_id` of GitHub, `pipeline_id` of GitLab. An issuer that knows
 //! no runs (a Kubernetes service account, a machine) has one holder, its rule, and what it is granted it
 //! has until it ends. A grant counts for a workload by a token that was made under it and by nothing else

@@ -50,6 +50,31 @@ pub struct NewSession {
     pub cookie: Option<(CookieHash, String)>,
 }
 
+impl NewSession {
+    /// The session that it is, or would be: without a certificate.
+    #[must_use]
+    pub fn session(&self, id: SessionId, expires_at: Timestamp, now: Timestamp) -> Session {
+        Session {
+            id,
+            kind: self.kind,
+            principal: self.principal.clone(),
+            email: self.email.clone(),
+            email_verified: self.email_verified,
+            name: self.name.clone(),
+            groups: self.groups.clone(),
+            created_at: now,
+            authenticated_at: self.authenticated_at,
+            amr: self.amr.clone(),
+            expires_at,
+            version: 1,
+            device: self.device.clone(),
+            certificate: None,
+            claims: self.claims.clone(),
+            ended: None,
+        }
+    }
+}
+
 /// A session that was started or renewed.
 #[derive(Debug)]
 pub struct Started {
@@ -156,24 +181,7 @@ pub async fn start_within(
     }
     let certificate = csr.map(|csr| certify(desk, csr, id, expires_at, now)).transpose()?;
     let kept = certificate.as_ref().map(|(_, kept)| *kept);
-    let session = Session {
-        id,
-        kind: new.kind,
-        principal: new.principal,
-        email: new.email,
-        email_verified: new.email_verified,
-        name: new.name,
-        groups: new.groups,
-        created_at: now,
-        authenticated_at: new.authenticated_at,
-        amr: new.amr,
-        expires_at,
-        version: 1,
-        device: new.device,
-        certificate: kept.map(|kept| kept.thumbprint),
-        claims: new.claims,
-        ended: None,
-    };
+    let session = Session { certificate: kept.map(|kept| kept.thumbprint), ..new.session(id, expires_at, now) };
     let stored = StoredSession {
         session,
         link: new.link,

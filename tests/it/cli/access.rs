@@ -416,6 +416,43 @@ async fn an_approval_of_what_was_asked_before_it_changed_is_void_and_counts_for_
 }
 
 #[tokio::test]
+async fn no_more_approvals_are_told_than_it_takes_and_what_it_waits_for_that_has_them_all() {
+    let approval = |name: &str, counts: bool| {
+        let by = json!({"kind": "User", "id": format!("dev|{name}"), "name": name, "email": null});
+        let at = present().to_string();
+        json!({"by": by, "answer": "approve", "reason": null, "time": at, "hash": "sha256:abc", "counts": counts})
+    };
+    let table: &[(&str, &[bool], &str, bool)] = &[
+        ("pending", &[true, true], "2/2", true),
+        ("pending", &[true, false], "1/2", false),
+        ("active", &[true, true, true], "2/2", false),
+        ("active", &[false, true, true], "2/2", false),
+        ("denied", &[false, true], "1/2", false),
+    ];
+    for (state, counts, count, settles) in table {
+        let mut whole = request_json(FIRST, state);
+        let given: Vec<Value> = ["bob", "eve", "joe"].iter().zip(*counts).map(|(who, it)| approval(who, *it)).collect();
+        (whole["approvals"], whole["approvals_needed"]) = (json!(given), json!(2));
+        let listed = whole.clone();
+        let door = FakeDoor::open(move |seen| match seen.path.as_str() {
+            "/api/v1/requests" => page(std::slice::from_ref(&listed)),
+            _ => json_reply(200, &whole),
+        })
+        .await;
+        let person = Person::at(&door);
+        sign_in(&person, &door, Ttl::hours(1), "one");
+        requests::show(&person.context, &ShowArgs { id: FIRST.to_owned() }).await.unwrap();
+        let shown = person.out.text();
+        assert!(shown.contains(&count.replace('/', " of ")), "{state}: {shown}");
+        assert_eq!(shown.contains(&format!("doorward approve {FIRST}")), *settles, "{state}: {shown}");
+        assert_eq!(shown.contains("did not count"), *state != "pending" && counts.contains(&false), "{shown}");
+        let args = RequestsArgs { mine: false, to_approve: false, all: true, state: None };
+        requests::run(&person.context, &args).await.unwrap();
+        assert!(person.out.text().contains(&format!(" {count} ")), "{state}: {}", person.out.text());
+    }
+}
+
+#[tokio::test]
 async fn an_approval_that_counts_no_more_is_told_and_what_the_request_waits_for() {
     let approval = |name: &str, counts: bool| {
         let by = json!({"kind": "User", "id": format!("dev|{name}"), "name": name, "email": null});

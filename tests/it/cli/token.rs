@@ -310,6 +310,11 @@ async fn a_job_spends_its_token_on_a_session_asks_in_it_and_exchanges_that() {
     assert_eq!(shown(&sent[0]), [some(&door.origin), some("own-token"), some(JWT), None]);
     assert_eq!(shown(&sent[1]), [some("ops-api"), some("token-1"), some(ACCESS_TOKEN), some(GRANT)]);
     assert!(sent.iter().all(|seen| seen.header("authorization").is_none()));
+    // What the session is for is said with the token that is good once, and not again.
+    let wanted = |seen: &Seen| ["wanted_audience", "wanted_scope", "wanted_request"].map(|name| seen.value(name));
+    let posted = door.seen().into_iter().find(|seen| seen.path == "/api/v1/requests").unwrap().body;
+    assert_eq!(wanted(&sent[0]), [some("ops-api"), None, Some(posted)]);
+    assert_eq!(wanted(&sent[1]), [None, None, None]);
     let asked: Vec<_> = door.seen().into_iter().filter(|seen| seen.path.starts_with("/api/")).collect();
     assert!(asked.len() > 1 && asked.iter().all(|seen| seen.header("authorization") == Some("Bearer token-1")));
 
@@ -322,6 +327,27 @@ async fn a_job_spends_its_token_on_a_session_asks_in_it_and_exchanges_that() {
         token::run(&person.context, &args(&line)).await.unwrap();
         let sent = exchanges(&door);
         assert_eq!((sent.len(), sent[exchanged - 1].value("grant").as_deref()), (exchanged, Some(GRANT)), "{named}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_whose_wish_is_refused_with_its_token_asks_for_nothing_and_says_why() {
+    for (word, exit) in [
+        ("access_denied", Exit::Denied),
+        ("invalid_scope", Exit::Usage),
+        ("invalid_target", Exit::Usage),
+        ("not_found", Exit::Failed),
+        ("too_soon", Exit::Failed),
+    ] {
+        let answer = json!({ "error": word, "error_description": "that is how it is" });
+        let door = FakeDoor::open(move |_| json_reply(400, &answer)).await;
+        let person = Person::at(&door);
+        let path = file(&person, "own-token");
+        let line = ["--subject-token-file", path.to_str().unwrap(), "--request", "deploy-prod", "--scope", "deploy"];
+        let failure = token::run(&person.context, &args(&line)).await.unwrap_err();
+        assert_eq!((failure.exit, failure.problem.reason.as_str()), (exit, word));
+        assert!(failure.problem.detail.unwrap().contains("that is how it is"), "{word}");
+        assert_eq!((door.seen().len(), exchanges(&door).len()), (1, 1), "{word}");
     }
 }
 

@@ -459,6 +459,87 @@ fn a54_what_one_run_holds_no_other_run_of_its_rule_ends() {
 }
 
 #[test]
+fn a_wish_that_can_not_be_met_does_not_use_a_jobs_token_up() {
+    let change = |dir: &Path| {
+        plan().change.unwrap()(dir);
+        let path = dir.join("policies/web/access.cedar");
+        let bars = "forbid (principal == Workload::\"ci|next\", action == Action::\"request\", resource);\n";
+        std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + bars).unwrap();
+    };
+    with_door(Plan { change: Some(change), ..Plan::default() }, async |door| {
+        let alice = door.sign_in("alice").await;
+        let own = job(door, &json!({ "jti": "wish" }));
+        let ask = async |token: &str, wanted: &[(&str, &str)]| {
+            let fields = [&[("audience", door.origin.as_str())][..], wanted].concat();
+            of_job(door, token, &fields).await
+        };
+        let fits = json!({ "entitlement": "web/open", "reason": "deploy" });
+        let but = |key: &str, value: Value| {
+            let mut wish = fits.clone();
+            wish[key] = value;
+            wish.to_string()
+        };
+        let (unreasoned, long) = (but("reason", Value::Null), but("for", json!("9999h")));
+        let (elsewhere, unknown) = (but("entitlement", json!("app/open")), but("entitlement", json!("web/nope")));
+        let fits = fits.to_string();
+        let table: &[(&[(&str, &str)], &str)] = &[
+            (&[("wanted_audience", "web"), ("wanted_scope", "open nope")], "invalid_scope"),
+            (&[("wanted_audience", "app")], "invalid_target"),
+            (&[("wanted_audience", "No Name")], "invalid_target"),
+            (&[("wanted_scope", "open")], "invalid_request"),
+            (&[("wanted_request", &fits)], "invalid_request"),
+            (&[("wanted_audience", "web"), ("wanted_request", "{}")], "invalid_request"),
+            (&[("wanted_audience", "web"), ("wanted_request", &unreasoned)], "invalid_request"),
+            (&[("wanted_audience", "web"), ("wanted_request", &long)], "invalid_request"),
+            (&[("wanted_audience", "web"), ("wanted_request", &elsewhere)], "invalid_request"),
+            (&[("wanted_audience", "web"), ("wanted_request", &unknown)], "not_found"),
+        ];
+        for (wanted, word) in table {
+            assert_eq!(error(&ask(&own, wanted).await), *word, "{wanted:?}");
+        }
+        // Nor one for a token of a service itself.
+        let table: &[(&[(&str, &str)], &str)] = &[
+            (&[("audience", "web"), ("scope", "nope")], "invalid_scope"),
+            (&[("audience", "app")], "invalid_target"),
+            (&[("audience", "web"), ("lifetime", "0")], "invalid_request"),
+            (&[("audience", "web"), ("grant", "grt_06h01rs2cto0b2afh7rgi8mlb0")], "invalid_grant"),
+            (&[("audience", "web"), ("csr", "AAAA")], "invalid_request"),
+            (&[("audience", "web"), ("wanted_audience", "web")], "invalid_request"),
+        ];
+        for (fields, word) in table {
+            assert_eq!(error(&of_job(door, &own, fields).await), *word, "{fields:?}");
+        }
+        let of_alice = of_person(door, &alice, &[], &[("audience", "web"), ("wanted_audience", "web")]).await;
+        assert_eq!(error(&of_alice), "invalid_request");
+
+        // Who may not ask is told so, and has the token for what they may do.
+        let next = job(door, &json!({ "jti": "next", "ref": "refs/heads/next" }));
+        let wanted = [("wanted_audience", "web"), ("wanted_scope", "open"), ("wanted_request", fits.as_str())];
+        assert_eq!(error(&ask(&next, &wanted).await), "access_denied");
+        assert_eq!(of_job(door, &next, &[("audience", "web")]).await.status, 200);
+        // Whose token does not hold learns nothing of services, scopes and entitlements.
+        let old = job(door, &json!({ "jti": "old", "exp": door.clock.now().seconds() - 60 }));
+        let told = async |wanted: &[(&str, &str)]| body(&ask(&old, wanted).await)["error_description"].clone();
+        let plain = told(&[]).await;
+        for wanted in [
+            &[("wanted_audience", "web"), ("wanted_scope", "nope")][..],
+            &[("wanted_audience", "app")],
+            &[("wanted_audience", "web"), ("wanted_request", unknown.as_str())],
+        ] {
+            assert_eq!(told(wanted).await, plain, "{wanted:?}");
+        }
+
+        // A wish that fits gets a plain session, in which nothing was asked for yet; and that uses the token up.
+        let got = ask(&own, &wanted).await;
+        assert_eq!((got.status.as_u16(), &body(&got)["scope"]), (200, &Value::Null), "{}", got.text());
+        let session = body(&got);
+        let requests = api(door, None, session["access_token"].as_str(), "/api/v1/requests", None).await;
+        assert_eq!(body(&requests)["items"], json!([]));
+        assert_eq!(error(&ask(&own, &wanted).await), "invalid_request");
+    });
+}
+
+#[test]
 fn a45_what_a_job_may_ask_of_the_control_host_is_one_plain_token() {
     with_door(plan(), async |door| {
         let alice = door.sign_in("alice").await;
