@@ -3,7 +3,6 @@
 //!
 //! How long that may take, and how many may be open, is for the pool to say (`upstream.rs`).
 
-use std::cell::OnceCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -63,8 +62,6 @@ fn failed<E>(_: E) -> ConnectError {
 /// What connections to the upstreams of one service are made with.
 pub struct Connector {
     tls: Arc<rustls::ClientConfig>,
-    /// The same without an offer of HTTP/2, for upgrades: made with the first.
-    tls_http1: OnceCell<Arc<rustls::ClientConfig>>,
     server_name: Option<String>,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -79,7 +76,7 @@ impl Connector {
         tasks: TaskTracker,
         stopping: CancellationToken,
     ) -> Self {
-        Self { tls, tls_http1: OnceCell::new(), server_name, tasks, stopping }
+        Self { tls, server_name, tasks, stopping }
     }
 
     /// Connects to an upstream. The connection keeps `place` until it is over, and it is given back at once where
@@ -106,7 +103,8 @@ impl Connector {
         }
         let name = self.server_name.clone().unwrap_or_else(|| upstream.host.clone());
         let name = ServerName::try_from(name).map_err(failed)?;
-        let agreed = TlsConnector::from(self.tls(needs)).connect(name, stream).await;
+        let tls = TlsConnector::from(Arc::clone(&self.tls));
+        let agreed = tls.with_alpn(offered(upstream.protocol, needs)).connect(name, stream).await;
         let stream = agreed.map_err(|error| match needs {
             Needs::Upgrade if speaks_nothing_offered(&error) => ConnectError::NotHttp1,
             Needs::Upgrade | Needs::Any => ConnectError::Failed,
@@ -118,18 +116,6 @@ impl Connector {
             UpstreamProtocol::Auto if agreed_http2 => self.http2(place, TokioIo::new(stream)).await,
             UpstreamProtocol::Auto => self.http1(place, TokioIo::new(stream)).await,
         }
-    }
-
-    fn tls(&self, needs: Needs) -> Arc<rustls::ClientConfig> {
-        let tls = match needs {
-            Needs::Any => &self.tls,
-            Needs::Upgrade => self.tls_http1.get_or_init(|| {
-                let mut tls = (*self.tls).clone();
-                tls.alpn_protocols = vec![ALPN_H1.to_vec()];
-                Arc::new(tls)
-            }),
-        };
-        Arc::clone(tls)
     }
 
     async fn http1<P, I>(&self, place: P, io: I) -> Result<Connected, ConnectError>
@@ -170,6 +156,16 @@ impl Connector {
             }
             drop(place);
         });
+    }
+}
+
+/// What an upstream of this protocol is offered (ALPN, RFC 7301): each of a service's what it speaks.
+#[must_use]
+pub fn offered(protocol: UpstreamProtocol, needs: Needs) -> Vec<Vec<u8>> {
+    match (protocol, needs) {
+        (UpstreamProtocol::Http1, _) | (_, Needs::Upgrade) => vec![ALPN_H1.to_vec()],
+        (UpstreamProtocol::Http2, Needs::Any) => vec![ALPN_H2.to_vec()],
+        (UpstreamProtocol::Auto, Needs::Any) => vec![ALPN_H2.to_vec(), ALPN_H1.to_vec()],
     }
 }
 

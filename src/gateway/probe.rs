@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::policy::{HealthCheck, Service, Upstream, UpstreamProtocol};
 
+use super::connect::{Needs, offered};
 use super::executor::Tracked;
 use super::handshake::ALPN_H2;
 
@@ -74,6 +75,7 @@ pub async fn probe(
         let name = service.upstream_tls.server_name.clone().unwrap_or_else(|| upstream.host.clone());
         let name = ServerName::try_from(name).map_err(|error| ProbeError::Tls(error.to_string()))?;
         let stream = TlsConnector::from(Arc::clone(tls))
+            .with_alpn(offered(upstream.protocol, Needs::Any))
             .connect(name, stream)
             .await
             .map_err(|error| ProbeError::Tls(error.to_string()))?;

@@ -21,11 +21,9 @@ use zeroize::Zeroizing;
 use crate::credential::token::SigningKey;
 use crate::identity::token::KeySet;
 use crate::model::{Principal, Secret, ServiceName, Ttl};
-use crate::policy::{
-    ClientCertificate, InjectionScheme, PolicySet, SecretSource, Service, Upstream, UpstreamProtocol, UpstreamTls,
-};
+use crate::policy::{ClientCertificate, InjectionScheme, PolicySet, SecretSource, Service, Upstream, UpstreamTls};
 
-use super::handshake::{ALPN_H1, ALPN_H2, TlsSide};
+use super::handshake::TlsSide;
 use super::hygiene::Injected;
 use super::metrics::{Metrics, ServiceMetrics};
 
@@ -273,7 +271,8 @@ fn upstream_side(
     }
 }
 
-/// How connections to a service's upstreams are secured, their certificates judged by this clock.
+/// How connections to a service's upstreams are secured, their certificates judged by this clock. What each is
+/// offered to speak is its own (`connect.rs`).
 ///
 /// INVARIANT: no handshake is resumed: a resumed one does not look at the upstream's certificate again, and its
 /// end would go unseen.
@@ -313,11 +312,6 @@ pub fn upstream_tls(service: &Service, time: Arc<dyn TimeProvider>) -> Result<Ar
         }
         (None, None) => builder.with_no_client_auth(),
         _ => return Err("`upstream_tls` needs both `certificate` and `key`, or neither".to_owned()),
-    };
-    config.alpn_protocols = match service.upstreams.first().map(|upstream| upstream.protocol) {
-        Some(UpstreamProtocol::Http1) => vec![ALPN_H1.to_vec()],
-        Some(UpstreamProtocol::Http2) => vec![ALPN_H2.to_vec()],
-        Some(UpstreamProtocol::Auto) | None => vec![ALPN_H2.to_vec(), ALPN_H1.to_vec()],
     };
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))

@@ -274,8 +274,8 @@ async fn what_counts_of_a_grant_that_begins_later_is_kept_as_it_is_then() {
             }
             let seen = fetched(&node, &dev, request.id).await;
             assert_eq!((seen.state, counts(&seen)), (state, expected.to_vec()), "{:?}", seen.grant);
-            node.sign_in("lead1", groups("lead1")).await.unwrap();
             clock.advance(Ttl::minutes(6));
+            node.sign_in("lead1", groups("lead1")).await.unwrap();
         }
     }
 }

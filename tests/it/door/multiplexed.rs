@@ -525,6 +525,19 @@ fn an_upgrade_goes_over_http1_and_all_else_over_http2_with_its_own_scheme() {
 }
 
 #[test]
+fn each_upstream_of_a_service_is_offered_what_it_speaks() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        put_before_tls(door, &["http/1.1"], Behaviour::default(), "").await;
+        let gone = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
+        let file = std::fs::read_to_string(door.dir.join("policies/rpc/service.toml")).unwrap();
+        door.write("rpc/service.toml", &file.replace("upstreams = [", &format!("upstreams = [\"h2://{gone}\", ")));
+        door.running().reload().unwrap();
+        assert_eq!(door.get("rpc", Some(&alice), Speaks::Http1, "/x").await.status, 200);
+    });
+}
+
+#[test]
 fn a_call_whose_client_has_said_all_goes_on_until_its_upstream_has() {
     with_door(Plan::default(), async |door| {
         let alice = door.sign_in("alice").await;
