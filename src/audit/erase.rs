@@ -4,6 +4,9 @@
 //! the commitment stays in the leaf, and with it every proof. Without the salt nobody can try values
 //! against it.
 
+use serde_json::Value;
+
+use super::event::EventType;
 use super::json::Object;
 use super::leaf::{PersonalField, SALT_BYTES, Sealed};
 use crate::model::UserRef;
@@ -63,4 +66,65 @@ pub(super) fn erased_beside(leaf: &[u8], personal: &[(PersonalField, String)]) -
     }
     let names = commitments.split(',').filter_map(|pair| pair.split('"').nth(1)).filter_map(PersonalField::parse);
     names.filter(|name| !personal.iter().any(|(field, _)| field == name)).collect()
+}
+
+/// What an event tells of an erasure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ErasedTold {
+    /// Personal values that were erased (`audit.erased`).
+    pub values: u64,
+    /// Events that are erased as a whole (`audit.person_erased`, before any of them is).
+    pub events: u64,
+}
+
+impl ErasedTold {
+    /// Counts what another event tells.
+    pub const fn add(&mut self, more: Self) {
+        self.values += more.values;
+        self.events += more.events;
+    }
+
+    /// What is wrong where so many events are gone as a whole; nothing where as many were told of.
+    #[must_use]
+    pub fn missing(&self, gone: u64) -> Option<String> {
+        let told = self.events;
+        (gone > told).then(|| {
+            format!("{gone} events have no content since they were erased, and erasures on record tell of {told}")
+        })
+    }
+
+    /// What the event of this type and body tells, and of whom.
+    pub(super) fn of(kind: EventType, body: &str) -> (Self, Option<UserRef>) {
+        if !matches!(kind, EventType::AuditErased | EventType::AuditPersonErased) {
+            return (Self::default(), None);
+        }
+        let body: Value = serde_json::from_str(body).unwrap_or_default();
+        let number = |pointer: &str| body.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+        let told = match kind {
+            EventType::AuditErased => Self { values: number("/data/fields"), events: 0 },
+            _ => Self { values: 0, events: number("/data/texts").saturating_sub(number("/data/texts_left")) },
+        };
+        (told, person(&body, "/data/pseudonym"))
+    }
+}
+
+/// Whose values are gone from an event, by its body: those of [`fields_of`]. None among them is nobody, whose
+/// values no erasure takes.
+pub(super) fn whose(body: &str, gone: &[PersonalField]) -> Vec<Option<UserRef>> {
+    if gone.is_empty() {
+        return Vec::new();
+    }
+    let body: Value = serde_json::from_str(body).unwrap_or_default();
+    let of = |field: &PersonalField| match field {
+        PersonalField::Subject => person(&body, "/subject/id"),
+        _ => person(&body, "/actor/id"),
+    };
+    let mut people: Vec<_> = gone.iter().map(of).collect();
+    people.sort_unstable();
+    people.dedup();
+    people
+}
+
+fn person(body: &Value, pointer: &str) -> Option<UserRef> {
+    UserRef::parse(body.pointer(pointer)?.as_str()?).ok()
 }

@@ -60,6 +60,13 @@ pub struct Gone {
     pub values: u64,
     /// Of them those of which the record tells behind the checkpoints.
     pub values_ahead: u64,
+    /// Whose these are: pseudonyms. Older exports don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub people_ahead: Option<Vec<String>>,
+    /// Everybody who was erased: pseudonyms. For where the events that tell of it are not there; an older export,
+    /// or one of very many, doesn't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub people: Option<Vec<String>>,
 }
 
 impl Gone {

@@ -23,12 +23,13 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::erase::ERASED;
+use super::erase::{ERASED, ErasedTold, whose};
 use super::event::EventType;
 use super::json::Object;
 use super::leaf::{PersonalField, SALT_BYTES, Sealed};
 use super::leaf_read::Leaf;
 use super::merkle::{Hash, leaf_hash};
+use crate::model::UserRef;
 
 /// The longest line that is read, in bytes.
 pub const LINE_BYTES_MAX: usize = 1024 * 1024;
@@ -377,48 +378,14 @@ pub struct CheckedLine {
     pub withheld: Option<Withheld>,
     /// Personal fields that were erased.
     pub erased: usize,
+    /// Whose they were, each once; none among them is nobody, whose values no erasure takes.
+    pub erased_of: Vec<Option<UserRef>>,
     /// Until when old events were pruned, if the event says that.
     pub pruned_before: Option<String>,
     /// What was erased, if the event says that.
     pub erased_told: ErasedTold,
-}
-
-/// What an event tells of an erasure.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ErasedTold {
-    /// Personal values that were erased (`audit.erased`).
-    pub values: u64,
-    /// Events that are erased as a whole (`audit.person_erased`, before any of them is).
-    pub events: u64,
-}
-
-impl ErasedTold {
-    /// Counts what another event tells.
-    pub const fn add(&mut self, more: Self) {
-        self.values += more.values;
-        self.events += more.events;
-    }
-
-    /// What is wrong where so many events are gone as a whole; nothing where as many were told of.
-    #[must_use]
-    pub fn missing(&self, gone: u64) -> Option<String> {
-        let told = self.events;
-        (gone > told).then(|| {
-            format!("{gone} events have no content since they were erased, and erasures on record tell of {told}")
-        })
-    }
-
-    fn of(kind: EventType, body: &str) -> Self {
-        if !matches!(kind, EventType::AuditErased | EventType::AuditPersonErased) {
-            return Self::default();
-        }
-        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-        let number = |pointer: &str| body.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or(0);
-        match kind {
-            EventType::AuditErased => Self { values: number("/data/fields"), events: 0 },
-            _ => Self { values: 0, events: number("/data/texts").saturating_sub(number("/data/texts_left")) },
-        }
-    }
+    /// Who was erased, if the event says that.
+    pub person_erased: Option<UserRef>,
 }
 
 /// Checks everything about a line (without its line feed) that can be checked by itself.
@@ -429,13 +396,15 @@ pub fn check_line(line: &str) -> Result<CheckedLine, LineError> {
     let outer: Outer<'_> = serde_json::from_str(line).map_err(|_| LineError::Form)?;
     let leaf = Leaf::parse(outer.leaf.as_bytes()).map_err(|_| LineError::Leaf)?;
     let hash = leaf_hash(outer.leaf.as_bytes());
-    let done = |leaf, withheld, erased, pruned_before, erased_told| CheckedLine {
+    let bare = |leaf, withheld| CheckedLine {
         leaf,
         hash,
         withheld,
-        erased,
-        pruned_before,
-        erased_told,
+        erased: 0,
+        erased_of: Vec::new(),
+        pruned_before: None,
+        erased_told: ErasedTold::default(),
+        person_erased: None,
     };
     let withheld = match &outer.withheld {
         Some(why) => Some(Withheld::parse(why).ok_or(LineError::Form)?),
@@ -443,7 +412,7 @@ pub fn check_line(line: &str) -> Result<CheckedLine, LineError> {
     };
     if let Some(why) = withheld {
         let same = withheld_line(&outer.leaf, &leaf, why) == line;
-        return if same { Ok(done(leaf, withheld, 0, None, ErasedTold::default())) } else { Err(LineError::Shown) };
+        return if same { Ok(bare(leaf, withheld)) } else { Err(LineError::Shown) };
     }
     let content = opened(outer.body, outer.personal, outer.salts).ok_or(LineError::Form)?;
     if !leaf.holds_body(&content.body.salt, &content.body.value) {
@@ -457,13 +426,15 @@ pub fn check_line(line: &str) -> Result<CheckedLine, LineError> {
     if write(&outer.leaf, &leaf, &content).as_deref() != Some(line) {
         return Err(LineError::Shown);
     }
-    let erased = leaf.personal().count().saturating_sub(content.personal.len());
+    let there = |field: &PersonalField| content.personal.iter().any(|(name, _)| name == field);
+    let gone: Vec<PersonalField> = leaf.personal().filter(|field| !there(field)).collect();
     let pruned_before = (leaf.kind == EventType::AuditPruned)
         .then(|| serde_json::from_str::<serde_json::Value>(&content.body.value).ok())
         .flatten()
         .and_then(|body| body.pointer("/data/before")?.as_str().map(str::to_owned));
-    let told = ErasedTold::of(leaf.kind, &content.body.value);
-    Ok(done(leaf, None, erased, pruned_before, told))
+    let (erased_told, person_erased) = ErasedTold::of(leaf.kind, &content.body.value);
+    let erased_of = whose(&content.body.value, &gone);
+    Ok(CheckedLine { erased: gone.len(), erased_of, pruned_before, erased_told, person_erased, ..bare(leaf, None) })
 }
 
 fn opened<'a>(

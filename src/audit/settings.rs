@@ -5,7 +5,10 @@ use std::fmt;
 
 use super::event::EventType;
 use super::leaf::Clear;
-use crate::model::ServiceName;
+use crate::model::{ServiceName, Ttl};
+
+/// The least that `[audit] retention` can be: no event of less than this before is pruned.
+pub const RETENTION_MIN: Ttl = Ttl::hours(24);
 
 /// The form in which a stream writes events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

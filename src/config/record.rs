@@ -8,6 +8,7 @@ use data_encoding::BASE64;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use crate::audit::keep::settings::KeepRule;
+use crate::audit::settings::RETENTION_MIN;
 use crate::model::{Secret, Ttl};
 use crate::outbound::settings::SyslogSettings;
 
@@ -217,7 +218,7 @@ fn absolute_sqlite(file: &str, folder: &Path) -> String {
 }
 
 pub(in crate::config) fn read_audit(mut section: Section<'_>, storage: Option<&Storage>) -> Audit {
-    let retention = section.ttl("retention", RETENTION, Ttl::hours(24)..=Ttl::hours(24 * 36500));
+    let retention = section.ttl("retention", RETENTION, RETENTION_MIN..=Ttl::hours(24 * 36500));
     let witnesses = section.sections("witnesses").into_iter().filter_map(read_witness).collect();
     let requests = section.parsed("requests", "`durable` or `buffered`", |text| match text {
         "durable" => Some(Durability::Durable),

@@ -10,6 +10,7 @@ use super::audit_event::{EVENT_PAGE_MAX, Recorded, Row};
 use super::engine::{Store, StoreError};
 use super::log::Log;
 use crate::audit::filter::Filter;
+use crate::audit::settings::RETENTION_MIN;
 use crate::model::{EventId, NodeId, ServiceName, Timestamp, Ttl};
 
 /// Events are looked for by id, which begins with their time; an id and its event differ by less than
@@ -280,7 +281,8 @@ impl Store {
     }
 
     /// Until when events were pruned, as the last pruning says that `is_kept` is sure of, by its log and number: a
-    /// row that no tree holds could be anybody's. None where there is none.
+    /// row that no tree holds could be anybody's, and none tells of what was younger than retention can be. None
+    /// where there is none.
     ///
     /// # Errors
     /// When the database is away.
@@ -290,23 +292,32 @@ impl Store {
             let event = Recorded::try_from(row).ok().filter(|event| event.verify().is_ok())?;
             u64::try_from(event.seq?).ok().filter(|seq| is_kept(event.log, *seq))?;
             let before = Timestamp::parse(event.text("/data/before")?)?;
-            (before <= event.clear().time).then_some(before)
+            (before <= event.clear().time.minus(RETENTION_MIN)).then_some(before)
         };
         Ok(rows.into_iter().find_map(said))
     }
 
-    /// How many personal values were erased by events of a log that have no number below `size`; where it is
-    /// `running`, also by those that were committed lately and have none yet.
+    /// How many personal values were erased by events of a log that have no number below `size`, and whose, by
+    /// pseudonym; where it is `running`, also by those that were committed lately and have none yet.
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn erased_ahead(&self, log: Log, size: u64, running: Option<Timestamp>) -> Result<u64, StoreError> {
+    pub async fn erased_ahead(
+        &self,
+        log: Log,
+        size: u64,
+        running: Option<Timestamp>,
+    ) -> Result<(u64, Vec<String>), StoreError> {
         let lately = running.map(|now| (now.minus(NUMBERED_WITHIN).millis(), now.plus(CLOCKS_DIFFER).millis()));
         // Else no time is between the two.
         let (from, to) = lately.unwrap_or((i64::MAX, i64::MIN));
         let query = sqlx::query_scalar(ERASED_AHEAD).bind(log.number).bind(signed(size)).bind(from).bind(to);
         let bodies: Vec<String> = query.fetch_all(self.pool()).await?;
-        let fields = |body: &String| serde_json::from_str::<Value>(body).ok()?.pointer("/data/fields")?.as_u64();
-        Ok(bodies.iter().filter_map(fields).sum())
+        let (mut values, mut people) = (0, Vec::new());
+        for body in bodies.iter().filter_map(|body| serde_json::from_str::<Value>(body).ok()) {
+            values += body.pointer("/data/fields").and_then(Value::as_u64).unwrap_or(0);
+            people.extend(body.pointer("/data/pseudonym").and_then(Value::as_str).map(str::to_owned));
+        }
+        Ok((values, people))
     }
 }

@@ -52,6 +52,7 @@ const FINISH: &str =
 /// One whose batches are under way is not over, whatever rules let go.
 const FINISH_KEPT: &str = concat!(state!(), " where id = $1 and state = 'kept'");
 const RETIRED: &str = "select pseudonym from audit_erasure";
+const PEOPLE: &str = "select pseudonym from audit_erasure order by pseudonym limit $1";
 
 /// Sums are numeric on PostgreSQL.
 const SUM: &str = "\
@@ -314,6 +315,14 @@ impl Store {
         let (fields, texts, due): (i64, i64, i64) = sqlx::query_as(SUM).fetch_one(self.pool()).await?;
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
         Ok(ErasedSum { values: count(fields), events: count(texts) + count(due), events_due: count(due) })
+    }
+
+    /// Who was erased, by pseudonym, at most `limit` of them.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn erasure_people(&self, limit: u32) -> Result<Vec<String>, StoreError> {
+        Ok(sqlx::query_scalar(PEOPLE).bind(i64::from(limit)).fetch_all(self.pool()).await?)
     }
 
     /// Erasures that there is work on, the oldest first.

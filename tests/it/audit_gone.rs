@@ -101,14 +101,16 @@ async fn an_export_of_a_part_may_have_what_was_pruned_and_no_more() {
         let service = FilterText { service: Some("ops-api".into()), ..FilterText::default() };
         let filter = Filter::parse(&service).unwrap();
         assert_eq!(one.export(&filter).await.verify().unwrap_err().code(), 10, "no event tells of it");
-        let event = Event::new(EventId::from_bytes([0xee; 16]), cutoff, EventType::AuditPruned, Outcome::Success);
+        let later = cutoff.plus(Ttl::hours(24));
+        let event = Event::new(EventId::from_bytes([0xee; 16]), later, EventType::AuditPruned, Outcome::Success);
         one.keep(&[sealing(1).seal(&event.with("before", cutoff.to_string()))]).await;
         let verified = one.export(&filter).await.verify().unwrap();
         assert_eq!((verified.pruned, verified.filtered), (20, 1));
-        // A row that no tree holds, and one that speaks of its own future, allow nothing.
-        let far = cutoff.plus(Ttl::hours(24 * 365));
-        let forged = Event::new(EventId::from_bytes([0xef; 16]), cutoff, EventType::AuditPruned, Outcome::Success);
-        one.keep(&[sealing(2).seal(&forged.with("before", far.to_string()))]).await;
+        // A row that no tree holds, and one that speaks of its own future or of less than a day ago, allow nothing.
+        for (number, time) in [(0xef, later.plus(Ttl::hours(24 * 365))), (0xf0, later.minus(Ttl::millis(1)))] {
+            let forged = Event::new(EventId::from_bytes([number; 16]), later, EventType::AuditPruned, Outcome::Success);
+            one.keep(&[sealing(2).seal(&forged.with("before", time.to_string()))]).await;
+        }
         let kept = one.store.pruned_before(|_, _| true).await.unwrap();
         assert_eq!(kept, Some(cutoff));
         assert_eq!(one.store.pruned_before(|_, _| false).await.unwrap(), None);
@@ -133,20 +135,101 @@ async fn personal_values_that_are_gone_by_no_erasure_are_missed() {
     )
     .await;
     assert_eq!(one.export(&Filter::default()).await.verify().unwrap_err().code(), 10);
-    // What tells of it may stand behind the checkpoint still, and then does not.
-    let event = Event::new(
-        EventId::from_bytes([0xee; 16]),
-        Timestamp::from_millis(BEGAN),
-        EventType::AuditErased,
-        Outcome::Success,
-    );
+    // What tells of it may stand behind the checkpoint still, and then does not. It is of the people whose they were.
+    let [bob, alice] = two_of(&one).await;
+    let mut number = 0xed;
+    for (people, code) in [([(&alice, 200), (&alice, 0)], Some(10)), ([(&alice, 0), (&bob, 0)], None)] {
+        for (person, fields) in people {
+            number += 1;
+            append(&one, erased(number, person, fields)).await;
+        }
+        for numbered in [false, true] {
+            if numbered {
+                one.store.number_pending(one.store.own_log().unwrap(), Timestamp::from_millis(BEGAN)).await.unwrap();
+                one.keep(&[]).await;
+            }
+            let outcome = one.export(&Filter::default()).await.verify();
+            match code {
+                None => assert_eq!(outcome.unwrap().erased, 200),
+                Some(code) => {
+                    let fault = outcome.unwrap_err();
+                    assert!(fault.code() == code && fault.to_string().contains(&bob), "{numbered}: {fault}");
+                }
+            }
+        }
+    }
+}
+
+/// The pseudonyms of the two people of the first two events.
+async fn two_of(one: &Node) -> [String; 2] {
+    let lines = one.export(&Filter::default()).await.lines;
+    [0, 1].map(|at| line(&lines[at])["actor"]["id"].as_str().unwrap().to_owned())
+}
+
+/// What tells that so many values of this person were erased.
+fn erased(number: u8, person: &str, fields: i64) -> Event {
+    let time = Timestamp::from_millis(BEGAN);
+    Event::new(EventId::from_bytes([number; 16]), time, EventType::AuditErased, Outcome::Success)
+        .with("pseudonym", person)
+        .with("fields", fields)
+}
+
+async fn append(one: &Node, event: Event) {
     let mut tx = one.store.begin().await.unwrap();
-    tx.event_append(&event.with("fields", 200_i64)).await.unwrap();
+    tx.event_append(&event).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(one.export(&Filter::default()).await.verify().unwrap().erased, 200);
-    one.store.number_pending(one.store.own_log().unwrap(), Timestamp::from_millis(BEGAN)).await.unwrap();
-    assert_eq!(one.keep(&[]).await, 41);
-    assert_eq!(one.export(&Filter::default()).await.verify().unwrap().erased, 200);
+}
+
+/// Takes the personal values of some events, as an erasure takes them.
+async fn take_values(url: &str, which: &'static str) {
+    let text: &'static str = match which {
+        "alice" => {
+            "update audit_event set personal = '{}', salts = substr(salts, 1, 16) \
+             where actor = (select actor from audit_event where seq = 1)"
+        }
+        _ => "update audit_event set personal = '{}', salts = substr(salts, 1, 16) where seq = 2",
+    };
+    execute(url, text).await;
+}
+
+#[tokio::test]
+async fn a_value_that_is_gone_must_be_of_somebody_who_was_erased_and_not_only_one_of_as_many() {
+    for url in databases() {
+        let mut one = of_two(&url).await;
+        let [bob, alice] = two_of(&one).await;
+        take_values(&url, "alice").await;
+        // Ten values more than are gone: of events that went as a whole when their values had gone.
+        execute(
+            &url,
+            "insert into audit_erasure (id, pseudonym, requested_at, requested_by, reason, state, events, fields, texts, \
+             texts_left) select 'ers_x', actor, 0, 'usr_y', 'none', 'running', 20, 110, 0, 0 from audit_event where seq = 1",
+        )
+        .await;
+        append(&one, erased(0xee, &alice, 110)).await;
+        one.store.number_pending(one.store.own_log().unwrap(), Timestamp::from_millis(BEGAN)).await.unwrap();
+        one.keep(&[]).await;
+        let service = FilterText { service: Some("ops-api".into()), ..FilterText::default() };
+        let filters = [FilterText::default(), service].map(|filter| Filter::parse(&filter).unwrap());
+        for filter in &filters {
+            let whole = one.export(filter).await;
+            let verified = whole.verify().unwrap();
+            assert_eq!((verified.erased, verified.erased_of_unknown), (100, false));
+            // An older export names nobody: where its events don't either, whoever verifies is told so.
+            let mut older = whole;
+            let mut statement = StatementText::open(&older.evidence.statement).unwrap();
+            let gone = statement.gone.as_mut().unwrap();
+            (gone.people, gone.people_ahead) = (None, None);
+            older.evidence.statement = statement.sign(one.root().await.signer());
+            assert_eq!(older.verify().unwrap().erased_of_unknown, !filter.is_all());
+        }
+        // Five of bob's, which are no more than the account of erasures has room for.
+        take_values(&url, "bob").await;
+        for filter in &filters {
+            let fault = one.export(filter).await.verify().unwrap_err();
+            assert!(fault.code() == 10 && fault.to_string().contains(&bob), "{fault}");
+            assert!(fault.to_string().contains("event 2 of "), "{fault}");
+        }
+    }
 }
 
 /// As `doorward audit verify` does it, at a time.

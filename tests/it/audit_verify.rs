@@ -429,21 +429,30 @@ async fn pruned_events_keep_their_place_and_a_silent_pruning_is_found() {
         let silent = one.export(&Filter::default()).await;
         assert!(silent.lines[0].contains("\"withheld\":\"pruned\"") && !silent.lines[0].contains("alice"));
         assert_eq!(silent.verify().unwrap_err().code(), 10, "no event tells of the pruning");
-        one.clock.advance(Ttl::minutes(10));
-        let event = doorward::audit::Event::new(
-            EventId::from_bytes([0xee; 16]),
-            one.clock.now(),
-            doorward::audit::EventType::AuditPruned,
-            doorward::audit::Outcome::Success,
-        )
-        .with("before", cutoff.to_string());
-        let mut tx = one.store.begin().await.unwrap();
-        tx.event_append(&event).await.unwrap();
-        tx.commit().await.unwrap();
-        one.store.number_pending(log, one.clock.now()).await.unwrap();
-        one.tree.grow(&one.store, one.clock.now()).await.unwrap();
-        let told = one.export(&Filter::default()).await;
-        let verified = told.verify().unwrap();
-        assert_eq!((verified.lines, verified.pruned), (51, 20));
+        // Retention is a day at least: what tells of less is none of ours, whoever wrote it before it was numbered.
+        for (number, hours) in [(0xee, 23), (0xef, 25)] {
+            one.clock.advance(Ttl::hours(hours));
+            let event = doorward::audit::Event::new(
+                EventId::from_bytes([number; 16]),
+                cutoff.plus(Ttl::hours(hours)),
+                doorward::audit::EventType::AuditPruned,
+                doorward::audit::Outcome::Success,
+            )
+            .with("before", cutoff.to_string());
+            let mut tx = one.store.begin().await.unwrap();
+            tx.event_append(&event).await.unwrap();
+            tx.commit().await.unwrap();
+            one.store.number_pending(log, one.clock.now()).await.unwrap();
+            one.tree.grow(&one.store, one.clock.now()).await.unwrap();
+            let told = one.export(&Filter::default()).await.verify();
+            if hours < 24 {
+                let fault = told.unwrap_err();
+                assert_eq!(fault.code(), 10, "{fault}");
+            } else {
+                let verified = told.unwrap();
+                assert_eq!((verified.lines, verified.pruned), (52, 20));
+                assert_eq!(verified.pruned_before, Some(cutoff));
+            }
+        }
     }
 }

@@ -10,22 +10,27 @@
 //!    witness has for a size that is passed.
 //!
 //! 4. What has no content is no more than the statement lets be gone; of a whole record, no more than its own
-//!    events tell of.
+//!    events tell of. Personal values that are gone are of people of whom the record, or where its events are not
+//!    here, the statement, tells that they were erased.
 //!
 //! INVARIANT: nothing that can't be read is skipped; the first thing that is wrong ends it and is named.
-//! Memory does not grow with the number of events.
+//! Memory grows with the people who were erased, not with the number of events.
 
 mod fault;
 mod log;
 mod told;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::checkpoint::{LogName, installation_name};
+use super::erase::ErasedTold;
 use super::event::EventType;
 use super::evidence::{Evidence, Gone, StatementText};
 use super::filter::{Filter, FilterText};
-use super::line::{CheckedLine, ErasedTold, LineError, Withheld};
+use super::line::{CheckedLine, LineError, Withheld};
 use super::note::NoteKey;
-use crate::model::Timestamp;
+use super::settings::RETENTION_MIN;
+use crate::model::{Timestamp, UserRef};
 
 use log::LogState;
 use told::{Told, heads, witness};
@@ -59,6 +64,8 @@ pub struct Verified {
     pub filtered: u64,
     /// Of them pruned.
     pub pruned: u64,
+    /// Of before when those are, as the record says, or where it is not all here, its statement.
+    pub pruned_before: Option<Timestamp>,
     /// Personal values that were erased.
     pub erased: u64,
     /// Events that were erased as a whole.
@@ -66,6 +73,8 @@ pub struct Verified {
     /// Personal values that are gone and that no erasure on record tells of, where all of it is here: of an
     /// older export, which did not say how many were on their way; of another it is a fault.
     pub erased_untold: u64,
+    /// Whether nothing here tells whose the erased values were, so that only their number was looked at.
+    pub erased_of_unknown: bool,
     /// Numbered events that are not under a checkpoint yet, of a database.
     pub ahead: u64,
     /// Witnessed checkpoints that agree.
@@ -85,6 +94,10 @@ pub struct Verifier {
     pruned_latest: Option<Timestamp>,
     pruned_before: Option<Timestamp>,
     erased_told: ErasedTold,
+    /// Of whom values are gone, with the place of the first of them and how many lines were before it.
+    erased_of: BTreeMap<UserRef, (u64, Place)>,
+    /// Who was erased, as events tell.
+    people_told: BTreeSet<UserRef>,
     /// Whether what told of an erasure was itself pruned.
     told_pruned: bool,
     gone: Option<Gone>,
@@ -172,6 +185,8 @@ impl Verifier {
             pruned_latest: None,
             pruned_before: None,
             erased_told: ErasedTold::default(),
+            erased_of: BTreeMap::new(),
+            people_told: BTreeSet::new(),
             told_pruned: false,
             gone: statement.gone.clone(),
         };
@@ -245,7 +260,19 @@ impl Verifier {
             Some(Withheld::Erased) => self.verified.erased_events += 1,
             None => {}
         }
-        self.pruned_before = self.pruned_before.max(line.pruned_before.as_deref().and_then(Timestamp::parse));
+        // No pruning takes what is younger than the least that retention can be: what says so is none of ours, and
+        // accounts for nothing.
+        let oldest = line.leaf.time.minus(RETENTION_MIN);
+        let before = line.pruned_before.as_deref().and_then(Timestamp::parse).filter(|before| *before <= oldest);
+        self.pruned_before = self.pruned_before.max(before);
+        for whose in line.erased_of {
+            let Some(person) = whose else {
+                let what = "a personal value of it is gone that is of nobody, and no erasure takes such";
+                return Err(Fault::Altered { at, what: what.into() });
+            };
+            self.erased_of.entry(person).or_insert_with(|| (self.verified.lines, at.clone()));
+        }
+        self.people_told.extend(line.person_erased);
         self.verified.lines += 1;
         self.verified.erased += u64::try_from(line.erased).unwrap_or(0);
         self.erased_told.add(line.erased_told);
@@ -277,7 +304,11 @@ impl Verifier {
                 false => Fault::Gap { at, what: "it and all that follow it, of other logs too, are missing".into() },
             });
         }
+        let of_erased = self.all_of_erased();
         let mut verified = self.verified;
+        let said = self.gone.as_ref().and_then(Gone::pruned_to);
+        let told = |latest| self.pruned_before.filter(|before| latest < *before);
+        verified.pruned_before = self.pruned_latest.and_then(|latest| told(latest).or(said));
         let wrong = |what: String| Err(Fault::altered("the events", what));
         if self.filter.is_all() {
             let meanwhile = self.gone.as_ref().and_then(Gone::pruned_to);
@@ -289,14 +320,16 @@ impl Verifier {
                     "an event of {latest} has no content, and no pruning that reaches it is on record"
                 ));
             }
-            if let Some(what) = self.erased_told.missing(verified.erased_events) {
+            // Where logs are pruned one after the other, what told of an erasure may go before what it took: what the
+            // statement says is gone, below, is what is left then.
+            if !self.told_pruned
+                && let Some(what) = self.erased_told.missing(verified.erased_events)
+            {
                 return wrong(what);
             }
             let ahead = self.gone.as_ref().map_or(0, |gone| gone.values_ahead);
             let told = self.erased_told.values.saturating_add(ahead);
             verified.erased_untold = verified.erased.saturating_sub(told);
-            // Where logs are pruned one after the other, what told of them may go before they do: the account of
-            // erasures, below, is what is left then.
             if verified.erased_untold > 0 && self.gone.is_some() && !self.told_pruned {
                 return wrong(format!(
                     "{} personal values are gone, and erasures on record tell of {told}{EXPORT_ANEW}",
@@ -314,8 +347,37 @@ impl Verifier {
                 }
             }
         }
+        verified.erased_of_unknown = !of_erased?;
         verified.anchored |= verified.witnessed > 0;
         Ok(verified)
+    }
+
+    /// Whether all values that are gone were those of people who were erased; `false` where nothing here tells who
+    /// was. More may be gone of somebody who was erased than of somebody else: how many is no proof of whose.
+    fn all_of_erased(&self) -> Result<bool, Fault> {
+        if self.erased_of.is_empty() {
+            return Ok(true);
+        }
+        // The events that tell of it, all of them, and those that stand behind the checkpoints; else the statement.
+        let whole = self.filter.is_all() && !self.told_pruned;
+        let said = self.gone.as_ref().and_then(|gone| match (whole, gone.values_ahead) {
+            (true, 0) => Some(gone.people_ahead.as_deref().unwrap_or_default()),
+            (true, _) => gone.people_ahead.as_deref(),
+            (false, _) => gone.people.as_deref(),
+        });
+        let Some(said) = said else { return Ok(false) };
+        let said: BTreeSet<&str> = said.iter().map(String::as_str).collect();
+        let is_told = |person: &UserRef| self.people_told.contains(person) || said.contains(&*person.to_string());
+        let untold = self.erased_of.iter().filter(|(person, _)| !is_told(person));
+        match untold.min_by_key(|(_, (lines, _))| *lines) {
+            Some((person, (_, at))) => Err(Fault::Altered {
+                at: at.clone(),
+                what: format!(
+                    "a personal value of `{person}` is gone, and no erasure of theirs is on record{EXPORT_ANEW}"
+                ),
+            }),
+            None => Ok(true),
+        }
     }
 
     fn rest_is_empty(&self) -> bool {

@@ -101,9 +101,10 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
             counted(usize::try_from(verified.lines).unwrap_or(usize::MAX), "event"),
             counted(verified.logs, "log")
         );
+        let pruned = verified.pruned_before.map_or("pruned".to_owned(), |before| format!("pruned, of before {before}"));
         let parts = [
             (verified.filtered, "left out by the filter"),
-            (verified.pruned, "pruned"),
+            (verified.pruned, pruned.as_str()),
             (verified.erased, "personal values erased"),
             (verified.erased_untold, "of them by no erasure that is on record here"),
             (verified.erased_events, "erased as a whole"),
@@ -115,6 +116,9 @@ fn told(context: &Context, outcome: Result<Verified, Fault>) -> Result<(), Failu
             if count > 0 {
                 text.push_str(&format!(", {count} {what}"));
             }
+        }
+        if verified.erased_of_unknown {
+            text.push_str(", nothing here tells whose the erased values were: only their number was looked at");
         }
         text.push_str(&format!("; as of {}, {}", verified.made_at, asked(&verified)));
         context.printer.line(&text)?;

@@ -9,7 +9,7 @@
 //! INVARIANT: memory holds one page. What the filter leaves out within a log's range is there with its
 //! leaf, so that the range still leads to the log's root.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::audit::checkpoint::LogName;
 use crate::audit::evidence::{Evidence, Extent, Gone, RangeProof, StatementText};
@@ -33,6 +33,8 @@ use super::tree::node_hashes;
 const PAGE: u32 = 500;
 /// How long an export may be on its way while old events go on being pruned.
 const UNDER_WAY: Ttl = Ttl::hours(24);
+/// People who were erased that a statement names at most, being one note: of more it does not say who they are.
+const PEOPLE_MAX: u32 = 1_000;
 
 /// An export under way.
 pub struct Export {
@@ -188,10 +190,14 @@ pub async fn gone(store: &Store, extents: &[Extent], running: Option<Timestamp>)
     let is_kept = |log: NodeId, seq| extents.iter().any(|it| it.log == log.to_string() && seq < it.size);
     let before = store.pruned_before(is_kept).await?;
     gone.pruned_before = before.map(|before| before.plus(running.map_or(Ttl::ZERO, |_| UNDER_WAY)).to_string());
+    let (most, mut people_ahead) = (usize::try_from(PEOPLE_MAX).unwrap_or(usize::MAX), BTreeSet::new());
     for entry in logs {
         let name = entry.log.node().to_string();
         let extent = extents.iter().find(|extent| extent.log == name);
-        gone.values_ahead += store.erased_ahead(entry.log, extent.map_or(0, |extent| extent.size), running).await?;
+        let size = extent.map_or(0, |extent| extent.size);
+        let (values, people) = store.erased_ahead(entry.log, size, running).await?;
+        gone.values_ahead += values;
+        people_ahead.extend(people);
         // Counting reads the whole log: not where nothing was erased as a whole.
         if let Some(extent) = extent.filter(|_| erased.events > 0) {
             gone.events += store.event_count_erased(entry.log, (extent.from, extent.to)).await?;
@@ -199,6 +205,10 @@ pub async fn gone(store: &Store, extents: &[Extent], running: Option<Timestamp>)
     }
     // What is about to go may go while it is read.
     gone.events += erased.events_due;
+    // ORDER: after the events that tell of it, so that nobody is among those and not among these.
+    let people = store.erasure_people(PEOPLE_MAX + 1).await?;
+    gone.people = (people.len() <= most).then_some(people);
+    gone.people_ahead = (people_ahead.len() <= most).then(|| people_ahead.into_iter().collect());
     Ok(gone)
 }
 
