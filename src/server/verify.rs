@@ -1,5 +1,10 @@
 //! A record in a database, as `doorward audit verify` reads it: no server, no key-encryption key.
 
+use std::path::{Path, PathBuf};
+
+use percent_encoding::percent_decode_str;
+use rustix::fs::{Access, access};
+
 use crate::audit::checkpoint::LogName;
 use crate::audit::evidence::{Evidence, Gone, StatementText};
 use crate::audit::filter::Filter;
@@ -32,6 +37,8 @@ pub struct Record {
 
 /// Why a record in a database is not looked at.
 pub enum Unopened {
+    /// There is no such file.
+    Nothing(String),
     /// The database can't be read, or has no record that could prove itself.
     Failed(String),
     /// It is not what it was.
@@ -65,7 +72,8 @@ impl From<ReadError> for Unopened {
 /// When it can't be read, has no record that could prove itself, or what is beside the events is not what it
 /// was.
 pub async fn open(url: &str, key: Option<NoteKey>, now: Timestamp) -> Result<Record, Unopened> {
-    let store = Store::open_to_read(url).map_err(|error| Unopened::Failed(error.to_string()))?;
+    let url = to_look(url)?;
+    let store = Store::open_to_read(&url).map_err(|error| Unopened::Failed(error.to_string()))?;
     let key = match key {
         Some(key) => key,
         None => root::public(&store).await.map_err(|error| Unopened::Failed(error.to_string()))?,
@@ -74,6 +82,29 @@ pub async fn open(url: &str, key: Option<NoteKey>, now: Timestamp) -> Result<Rec
     let mut export = begun.export;
     export.compare_columns();
     Ok(Record { statement: begun.statement, evidence: begun.evidence, export, store })
+}
+
+/// The URL under which nothing is written. An SQLite file is evidence: it is not made where it is not, and none of
+/// its bytes is changed.
+fn to_look(url: &str) -> Result<String, Unopened> {
+    let Some(rest) = url.strip_prefix("sqlite:") else { return Ok(url.to_owned()) };
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let file = percent_decode_str(place.strip_prefix("//").unwrap_or(place)).decode_utf8_lossy();
+    let file = Path::new(&*file);
+    if !file.is_file() {
+        return Err(Unopened::Nothing(format!("there is no database `{}`", file.display())));
+    }
+    let ours = |part: &&str| part.is_empty() || part.starts_with("mode=") || part.starts_with("immutable=");
+    let mut query: Vec<&str> = query.split('&').filter(|part| !ours(part)).collect();
+    query.push("mode=ro");
+    // SQLite shares what it knows of a log of writes by a file beside it. Where it can't make one, nobody writes
+    // here, and there is no such log, it reads without.
+    let beside = |end: &str| PathBuf::from(format!("{}{end}", file.display())).exists();
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if access(folder, Access::WRITE_OK).is_err() && !beside("-wal") && !beside("-journal") {
+        query.push("immutable=1");
+    }
+    Ok(format!("sqlite:{place}?{}", query.join("&")))
 }
 
 impl Record {

@@ -189,7 +189,8 @@ impl Store {
         Self::open_for(url, Use::Serve)
     }
 
-    /// The same for whoever only reads, which a standby is good for.
+    /// The same for whoever only reads, which a standby is good for. An SQLite file is not made, and how it writes
+    /// its journal stays as it is; nothing at all is written unless the URL has a `mode` that lets it.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -205,8 +206,10 @@ impl Store {
         let engine = engine_of(url)?;
         let url = match engine {
             Engine::Sqlite if url.contains("mode=") => url.to_owned(),
-            Engine::Sqlite if url.contains('?') => format!("{url}&mode=rwc"),
-            Engine::Sqlite => format!("{url}?mode=rwc"),
+            Engine::Sqlite => {
+                let mode = if purpose == Use::Read { "ro" } else { "rwc" };
+                format!("{url}{}mode={mode}", if url.contains('?') { '&' } else { '?' })
+            }
             Engine::Postgres => url.to_owned(),
         };
         let options = url.parse::<AnyConnectOptions>()?.disable_statement_logging();
@@ -422,7 +425,9 @@ fn pool_of(engine: Engine, connections: u32, options: AnyConnectOptions, purpose
         .after_connect(move |connection, _| {
             let told = Arc::clone(&told);
             Box::pin(async move {
-                if engine == Engine::Sqlite {
+                if engine == Engine::Sqlite && purpose == Use::Read {
+                    connection.execute("pragma busy_timeout = 5000; pragma temp_store = memory;").await?;
+                } else if engine == Engine::Sqlite {
                     connection
                         .execute(
                             "pragma page_size = 8192; pragma journal_mode = wal; pragma synchronous = full; \

@@ -1,6 +1,7 @@
 //! What is not there: an export may have no less content than the record had when it was made, a database no fewer
 //! events than its logs have numbered, and whoever verifies is told of what.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use doorward::audit::checkpoint::{Checkpoint, LogName, origin};
@@ -237,7 +238,7 @@ async fn of_database(url: &str, now: Timestamp) -> Result<Verified, Fault> {
     let mut record = match open(url, None, now).await {
         Ok(record) => record,
         Err(Unopened::Fault(fault)) => return Err(fault),
-        Err(Unopened::Failed(text)) => panic!("{text}"),
+        Err(Unopened::Failed(text) | Unopened::Nothing(text)) => panic!("{text}"),
     };
     let mut verifier = Verifier::of_statement(&record.statement, &record.evidence, &Anchor::default())?;
     loop {
@@ -285,6 +286,35 @@ async fn events_behind_the_last_checkpoint_are_counted_and_may_be_of_a_moment_on
         let fault = of_database(&url, now).await.unwrap_err();
         assert!(fault.code() == 11 && fault.to_string().contains("event 60 "), "{fault}");
     }
+}
+
+/// What looks at evidence must leave it as it is.
+#[tokio::test]
+async fn a_database_that_is_verified_is_not_written_whatever_its_journal_and_none_is_made() {
+    let url = sqlite_database();
+    let mut one = node(&url, 1).await;
+    one.record(30).await;
+    one.store.close().await;
+    let folder = temporary_folder();
+    let (file, now) = (folder.path().join("copy.db"), Timestamp::from_millis(BEGAN));
+    let copy = format!("sqlite://{}", file.display());
+    for journal in ["pragma journal_mode = wal", "pragma journal_mode = delete"] {
+        std::fs::copy(url.strip_prefix("sqlite://").unwrap(), &file).unwrap();
+        execute(&copy, journal).await;
+        let before = std::fs::read(&file).unwrap();
+        for mode in [0o700, 0o500] {
+            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            for url in [copy.clone(), format!("{copy}?mode=rwc")] {
+                assert_eq!(of_database(&url, now).await.unwrap().lines, 30, "{journal}, {mode:o}");
+            }
+            assert!(std::fs::read(&file).unwrap() == before, "{journal}, {mode:o}");
+        }
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let none = folder.path().join("none.db");
+    let (code, _, said) = verify(folder.path(), &[&format!("sqlite://{}", none.display())]);
+    assert!(code == Some(2) && said.contains("there is no database"), "{said}");
+    assert!(!none.exists());
 }
 
 #[tokio::test]

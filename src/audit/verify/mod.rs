@@ -307,7 +307,7 @@ impl Verifier {
         let of_erased = self.all_of_erased();
         let mut verified = self.verified;
         let said = self.gone.as_ref().and_then(Gone::pruned_to);
-        let told = |latest| self.pruned_before.filter(|before| latest < *before);
+        let told = |latest: Timestamp| self.pruned_before.filter(|before| latest < *before);
         verified.pruned_before = self.pruned_latest.and_then(|latest| told(latest).or(said));
         let wrong = |what: String| Err(Fault::altered("the events", what));
         if self.filter.is_all() {

@@ -368,6 +368,7 @@ async fn of_database(context: &Context, url: &str, anchor: &Anchor) -> Result<()
     let unread = |error: String| Failure::failed(format!("reading the record: {error}"));
     let mut record = match database::open(url, anchor.key.clone(), context.clock.now()).await {
         Ok(record) => record,
+        Err(Unopened::Nothing(what)) => return Err(Failure::usage(what)),
         Err(Unopened::Failed(error)) => return Err(unread(error)),
         Err(Unopened::Fault(fault)) => return told(context, Err(fault)),
     };
