@@ -11,16 +11,20 @@ use ct_merkle::{ConsistencyProof, InclusionProof, RootHash};
 use data_encoding::BASE64;
 use doorward::audit::checkpoint::{LogName, origin};
 use doorward::audit::filter::Filter;
+use doorward::audit::line::check_line;
 use doorward::audit::note::NoteKey;
 use doorward::audit::proof::{consistency_ranges, inclusion_ranges};
 use doorward::control::audit::tree::range_hashes;
-use doorward::model::NodeId;
+use doorward::model::{NodeId, Principal};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::audit_verify::{Node, node};
-use crate::support::databases;
+use crate::leaf::{decision, sealing};
+use crate::support::{databases, sqlite_database};
 
+/// What goes with an export for who has not this program.
+const README: &str = include_str!("../../src/cli/audit/evidence.md");
 const LOG: LogName = LogName::Node(NodeId::from_bytes([1; 16]));
 const EVENTS: u16 = 600;
 /// Every pair of sizes up to here, and some around full tiles.
@@ -140,5 +144,57 @@ async fn another_in_python_agrees_on_roots_and_inclusion_and_openssl_on_signatur
             let (agrees, told) = compared(&python, &changed);
             assert!(!agrees, "{pointer}: {told}");
         }
+    }
+}
+
+/// What a line must show, made of its leaf, body and personal values alone, by the table of the README.
+fn as_the_readme_says(line: &Value) -> Value {
+    let read = |text: &Value| serde_json::from_str::<Value>(text.as_str().unwrap()).unwrap();
+    let parts = json!({ "leaf": read(&line["leaf"]), "body": read(&line["body"]), "personal": line["personal"] });
+    let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let mut shown = json!({});
+    for row in README.lines().map(str::trim).filter(|row| row.starts_with("| `")) {
+        let mut cells = row.split('|').skip(1);
+        let (left, right) = (names(cells.next().unwrap()), names(cells.next().unwrap()));
+        for name in left.iter().filter(|name| *name != "erased") {
+            let last = name.rsplit('.').next().unwrap();
+            let pointer = match (right[0].as_str(), right.get(1)) {
+                ("body", Some(key)) => format!("/body/{key}/{last}"),
+                (part, Some(key)) => format!("/{part}/{key}"),
+                (part, None) => format!("/{part}/{last}"),
+            };
+            let Some(value) = parts.pointer(&pointer) else { continue };
+            let mut at = &mut shown;
+            for key in name.split('.') {
+                at = &mut at[key];
+            }
+            *at = value.clone();
+        }
+    }
+    shown
+}
+
+#[tokio::test]
+async fn what_a_line_shows_is_what_the_readme_says_and_what_was_altered_is_not() {
+    let mut one = node(&sqlite_database(), 1).await;
+    let mut event = decision(7, "/private");
+    event.subject = Principal::user("dev", "bob");
+    event.reason = Some("a reason".into());
+    one.keep(&[sealing(1).seal(&event)]).await;
+    let text = one.export(&Filter::default()).await.lines.remove(0);
+    let line: Value = serde_json::from_str(&text).unwrap();
+    let shown = |line: &Value| {
+        let mut shown = line.clone();
+        for key in ["leaf", "body", "personal", "salts"] {
+            shown.as_object_mut().unwrap().remove(key).unwrap();
+        }
+        shown
+    };
+    assert_eq!(as_the_readme_says(&line), shown(&line));
+    for pointer in ["/actor/kind", "/actor/email", "/outcome", "/node", "/request/path", "/subject/principal", "/reason"] {
+        let mut altered = line.clone();
+        *altered.pointer_mut(pointer).unwrap() = json!("another");
+        assert_ne!(as_the_readme_says(&altered), shown(&altered), "{pointer}");
+        assert!(check_line(&altered.to_string()).is_err(), "{pointer}");
     }
 }
