@@ -233,6 +233,35 @@ async fn a_value_that_is_gone_must_be_of_somebody_who_was_erased_and_not_only_on
     }
 }
 
+/// Logs are pruned one after the other.
+#[tokio::test]
+async fn an_account_of_an_erasure_may_be_pruned_before_the_event_that_it_took() {
+    for url in databases() {
+        let mut one = of_two(&url).await;
+        let [bob, _] = two_of(&one).await;
+        let at = |number: i64| Timestamp::from_millis(BEGAN + number);
+        let told = Event::new(EventId::from_bytes([0xe0; 16]), at(0), EventType::AuditPersonErased, Outcome::Success);
+        let told = told.with("pseudonym", bob).with("texts", 1_i64).with("texts_left", 0_i64);
+        assert_eq!(one.keep(&[sealing(1).seal(&told)]).await, 41);
+        execute(&url, "update audit_event set body = '{}', personal = '{}', salts = substr(salts, 1, 0) where seq = 3")
+            .await;
+        execute(
+            &url,
+            "insert into audit_erasure (id, pseudonym, requested_at, requested_by, reason, state, events, fields, texts, \
+             texts_left) values ('ers_x', 'usr_x', 0, 'usr_y', 'none', 'running', 0, 0, 1, 0)",
+        )
+        .await;
+        assert_eq!(one.export(&Filter::default()).await.verify().unwrap().erased_events, 1);
+        execute(&url, "update audit_event set body = '', personal = '{}', salts = substr(salts, 1, 0) where seq = 40")
+            .await;
+        let later = at(1).plus(Ttl::hours(24));
+        let pruned = Event::new(EventId::from_bytes([0xee; 16]), later, EventType::AuditPruned, Outcome::Success);
+        one.keep(&[sealing(1).seal(&pruned.with("before", at(1).to_string()))]).await;
+        let verified = one.export(&Filter::default()).await.verify().unwrap();
+        assert_eq!((verified.erased_events, verified.pruned, verified.pruned_before), (1, 1, Some(at(1))));
+    }
+}
+
 /// As `doorward audit verify` does it, at a time.
 async fn of_database(url: &str, now: Timestamp) -> Result<Verified, Fault> {
     let mut record = match open(url, None, now).await {

@@ -191,7 +191,9 @@ async fn what_a_line_shows_is_what_the_readme_says_and_what_was_altered_is_not()
         shown
     };
     assert_eq!(as_the_readme_says(&line), shown(&line));
-    for pointer in ["/actor/kind", "/actor/email", "/outcome", "/node", "/request/path", "/subject/principal", "/reason"] {
+    for pointer in
+        ["/actor/kind", "/actor/email", "/outcome", "/node", "/request/path", "/subject/principal", "/reason"]
+    {
         let mut altered = line.clone();
         *altered.pointer_mut(pointer).unwrap() = json!("another");
         assert_ne!(as_the_readme_says(&altered), shown(&altered), "{pointer}");
