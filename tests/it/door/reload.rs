@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use doorward::audit::EventType;
 use doorward::credential::authority::Authority;
 use doorward::gateway::worker::Worker;
 use doorward::model::{Clock, Ttl};
 use doorward::server::ambient::SystemEntropy;
+use doorward::store::{EventFilter, Store};
 use http::Method;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -252,6 +254,13 @@ fn the_end_comes_although_streams_are_open() {
         let stopping = Instant::now();
         tokio::task::spawn_blocking(move || running.stop()).await.unwrap();
         assert!(stopping.elapsed() < Duration::from_secs(5), "{:?}", stopping.elapsed());
+        // Neither side is to blame for what the end itself cut.
+        let store = Store::open(&format!("sqlite://{}", door.dir.join("doorward.db").display())).unwrap();
+        let filter = EventFilter { kind: Some(EventType::ExchangeEnded), ..EventFilter::default() };
+        let events = store.event_list(&filter, 100).await.unwrap();
+        let reasons: Vec<_> = events.iter().filter_map(|event| event.text("/reason")).collect();
+        assert_eq!(reasons, ["stopped", "stopped"]);
+        store.close().await;
         door
     });
 }
