@@ -71,6 +71,47 @@ fn a66_bad_files_change_nothing_and_good_ones_everything_on_open_connections() {
 }
 
 #[test]
+fn a_reload_says_which_changed_keys_wait_for_the_next_start() {
+    with_door(Plan::default(), async |door| {
+        let none: Vec<String> = Vec::new();
+        assert_eq!(door.running().reload().unwrap(), none, "nothing was changed");
+        let file = door.dir.join("doorward.toml");
+        let before = std::fs::read_to_string(&file).unwrap();
+        let secret = door.dir.join("keys/dev.secret");
+        let known = std::fs::read_to_string(&secret).unwrap();
+        let lifetime = |text: &str| {
+            let with = "[session]\nlifetime = \"10m\"\n";
+            match text.contains("[session]\n") {
+                true => text.replacen("[session]\n", with, 1),
+                false => format!("{text}\n{with}"),
+            }
+        };
+        std::fs::write(&file, lifetime(&before)).unwrap();
+        std::fs::write(&secret, "another secret").unwrap();
+        let waiting = door.running().reload().unwrap();
+        assert!(waiting.iter().any(|key| key == "session.lifetime"), "{waiting:?}");
+        assert!(waiting.iter().any(|key| key == "identity.provider.dev"), "{waiting:?}");
+        assert!(!waiting.iter().any(|key| key.contains("server.")), "{waiting:?}");
+        // It goes on record, and says nothing of what the keys hold.
+        let filter = EventFilter { kind: Some(EventType::PolicyLoaded), ..EventFilter::default() };
+        let mut told = Vec::new();
+        for _ in 0..60 {
+            let events = door.running().desk.store.event_list(&filter, 100).await.unwrap();
+            told = events.iter().filter_map(|event| event.body["data"].get("at_next_start").cloned()).collect();
+            if !told.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // Whoever watches the files may have read them, too.
+        assert!(!told.is_empty() && told.iter().all(|keys| *keys == serde_json::json!(waiting)), "{told:?}");
+        std::fs::write(&file, before).unwrap();
+        std::fs::write(&secret, known).unwrap();
+        assert_eq!(door.running().reload().unwrap(), none, "all is again as at the start");
+    });
+}
+
+#[test]
 fn a_reload_leaves_no_connection_to_an_upstream_behind() {
     with_door(Plan::default(), async |door| {
         let alice = door.sign_in("alice").await;
