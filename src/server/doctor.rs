@@ -19,7 +19,7 @@ use crate::gateway::snapshot::upstream_tls;
 use crate::identity::provider::Providers;
 use crate::model::{Clock, Timestamp};
 use crate::outbound::syslog::Syslog;
-use crate::store::Store;
+use crate::store::{Store, TablesFault};
 
 use super::material::Material;
 use super::settings::provider_settings;
@@ -158,6 +158,16 @@ enum Kept {
     Away,
 }
 
+/// A database that answers and has tables.
+enum Tables {
+    /// Ours, to write.
+    Ours(Store),
+    /// Ours, to read.
+    ReadOnly(Store),
+    /// Those that `serve` does not take.
+    Wrong(TablesFault),
+}
+
 async fn database(config: &Config) -> (Finding, Kept) {
     let place = config.storage.shown();
     let asked = async {
@@ -173,13 +183,23 @@ async fn database(config: &Config) -> (Finding, Kept) {
         let url = config.storage.url_to_look();
         let store = Store::open_to_read(url.expose()).map_err(|error| error.to_string())?;
         let made = store.has_tables().await.map_err(|error| error.to_string())?;
+        // What `serve` would not start with, whether it is ours or not.
+        if let Some(fault) = store.tables_fault().await.map_err(|error| error.to_string())? {
+            return Ok(Some(Tables::Wrong(fault)));
+        }
+        if !made {
+            return Ok(None);
+        }
         let is_read_only = store.is_read_only().await.map_err(|error| error.to_string())?;
-        Ok(made.then_some((store, is_read_only)))
+        Ok(Some(if is_read_only { Tables::ReadOnly(store) } else { Tables::Ours(store) }))
     };
     let fix = "start it, or correct `[storage] url`";
     match tokio::time::timeout(ASK_TIMEOUT, asked).await {
-        Ok(Ok(Some((store, false)))) => (Finding::ok("database", format!("`{place}` answers")), Kept::Here(store)),
-        Ok(Ok(Some((store, true)))) => {
+        Ok(Ok(Some(Tables::Ours(store)))) => (Finding::ok("database", format!("`{place}` answers")), Kept::Here(store)),
+        Ok(Ok(Some(Tables::Wrong(fault)))) => {
+            (Finding::fail("database", format!("`{place}`: {fault}"), fault.remedy()), Kept::Away)
+        }
+        Ok(Ok(Some(Tables::ReadOnly(store)))) => {
             let what = format!("`{place}` answers and takes no writes: it is a standby, or set read-only");
             (
                 Finding::fail("database", what, "name the primary in `[storage] url`, or make this one the primary"),
