@@ -87,13 +87,17 @@ impl fmt::Display for StartError {
                 write!(f, "listening on {address} for {what}: {cause}; free the port, or choose another")
             }
             Self::Outside { doing, cause } => {
-                write!(f, "{doing}: {cause}")?;
-                let mut source = cause.source();
+                let (mut text, mut source) = (format!("{doing}: {cause}"), cause.source());
                 while let Some(inner) = source {
-                    write!(f, ": {inner}")?;
+                    let more = inner.to_string();
+                    // Some errors say their causes themselves.
+                    if !text.contains(&more) {
+                        text.push_str(": ");
+                        text.push_str(&more);
+                    }
                     source = inner.source();
                 }
-                Ok(())
+                f.write_str(&text)
             }
         }
     }

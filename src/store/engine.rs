@@ -212,11 +212,6 @@ impl Store {
         }
     }
 
-    /// Whether it is a file.
-    pub(in crate::store) const fn is_file(&self) -> bool {
-        matches!(self.engine, Engine::Sqlite)
-    }
-
     /// Whether the database only answers questions: a standby, or one that was set so.
     ///
     /// # Errors
@@ -259,6 +254,18 @@ impl Store {
             Ok(count) => Ok(count > 0),
             Err(error) => Err(self.cause(error).await),
         }
+    }
+
+    /// The names of the tables beside which ours are or would be.
+    pub(in crate::store) async fn table_names(&self) -> Result<Vec<String>, StoreError> {
+        let query = match self.engine {
+            Engine::Sqlite => "select name from sqlite_master where type = 'table'",
+            Engine::Postgres => {
+                "select tablename::text from pg_catalog.pg_tables where schemaname = current_schema() \
+                 or (tablename = '_sqlx_migrations' and schemaname = any (current_schemas(false)))"
+            }
+        };
+        Ok(sqlx::query_scalar(query).fetch_all(&self.pool).await?)
     }
 
     /// Whether the tables are those of an earlier version, which `migrate` brings up to date.

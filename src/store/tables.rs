@@ -57,13 +57,7 @@ impl Store {
     pub async fn tables_fault(&self) -> Result<Option<TablesFault>, StoreError> {
         // ORDER: one question, since another node may be making the tables right now, its table of migrations
         // before all others.
-        let query = if self.is_file() {
-            "select name from sqlite_master where type = 'table'"
-        } else {
-            "select tablename::text from pg_catalog.pg_tables where schemaname = current_schema() \
-             or (tablename = '_sqlx_migrations' and schemaname = any (current_schemas(false)))"
-        };
-        let tables: Vec<String> = sqlx::query_scalar(query).fetch_all(self.pool()).await?;
+        let tables = self.table_names().await?;
         if !tables.iter().any(|table| table == APPLIED) {
             let foreign = tables.into_iter().find(|table| ours().any(|name| name == table));
             return Ok(foreign.map(|table| TablesFault::Foreign { table }));
