@@ -300,8 +300,10 @@ fn read_witness(mut section: Section<'_>) -> Option<Witness> {
 #[must_use]
 pub fn witness_file_fault(file: &Path) -> Option<String> {
     match std::fs::metadata(file) {
-        Ok(about) if about.is_file() => None,
-        Ok(_) => Some(format!("the witness `{}` is no regular file", file.display())),
+        Ok(about) if about.is_dir() => {
+            Some(format!("the witness `{}` is a folder, where a file is needed", file.display()))
+        }
+        Ok(_) => None,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let folder = file.parent().filter(|folder| !folder.is_dir())?;
             Some(format!("the folder `{}` for the witness is not there", folder.display()))

@@ -156,6 +156,8 @@ fn witness_file(path: &Path) -> Finding {
         return Finding::fail(&name, fault, fix);
     }
     match writable(path) {
+        // What checkpoints are read of, too, must not wait for a writer.
+        Ok(()) if path.exists() && !path.is_file() => Finding::fail(&name, "it is no regular file".to_owned(), fix),
         Ok(()) => Finding::ok(&name, "it can be written".to_owned()),
         Err(error) => Finding::fail(&name, format!("it can't be written: {error}"), fix),
     }

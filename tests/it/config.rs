@@ -804,7 +804,7 @@ fn a_witness_is_one_of_file_webhook_and_syslog_receiver() {
     with("{ syslog = \"a:0\" }").refused("witnesses", "`a:0`");
     with("{ allow_loopback = true }").refused("witnesses", "is missing");
     with("{ file = \"nodir/w\" }").refused("witnesses", "nodir` for the witness is not there");
-    with("{ file = \"keys\" }").refused("witnesses", "is no regular file");
+    with("{ file = \"keys\" }").refused("witnesses", "is a folder, where a file is needed");
     with("{ file = \"keys/w\" }").load().unwrap();
     for (host, why) in [
         ("127.0.0.1", "it is this machine"),
