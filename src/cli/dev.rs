@@ -171,7 +171,12 @@ fn door(
         let told = lines.clone();
         running.on_reload(move |outcome| {
             let problems = outcome.as_ref().err().map(|error| error.problems.clone());
-            told.event(&json!({ "event": "reloaded", "ok": problems.is_none(), "problems": problems }));
+            let mut line = json!({ "event": "reloaded", "ok": problems.is_none(), "problems": problems });
+            let waiting = outcome.as_ref().ok().filter(|waiting| !waiting.is_empty());
+            if let (Some(waiting), Some(line)) = (waiting, line.as_object_mut()) {
+                line.insert("at_next_start".to_owned(), json!(waiting));
+            }
+            told.event(&line);
         });
         lines.event(&ready(&running, dir, path));
     } else {

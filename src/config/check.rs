@@ -8,7 +8,7 @@ use std::path::Path;
 use super::certificate::{CertificateError, authorities_of, chain_of, covers, names_of, pair_of};
 use super::problem::{Ledger, Problem, Severity};
 use super::secret::warn_if_open;
-use super::{Config, Places};
+use super::{Config, Places, Spool};
 
 pub(in crate::config) fn whole(config: &Config, places: Places<'_>, ledger: &Ledger) {
     names(config, places, ledger);
@@ -16,6 +16,18 @@ pub(in crate::config) fn whole(config: &Config, places: Places<'_>, ledger: &Led
     authorities(config, places, ledger);
     providers(config, places, ledger);
     development(config, places, ledger);
+    spool(config, places, ledger);
+}
+
+/// What is full of decisions, and may be moved or cleared, is better not among keys.
+fn spool(config: &Config, places: Places<'_>, ledger: &Ledger) {
+    let Spool::File { path, named: true, .. } = &config.audit.spool else { return };
+    let keys = [&config.server.tls.key, &config.trust.client_ca.key];
+    if keys.into_iter().any(|key| key.parent() == path.parent()) {
+        let message = format!("the spool `{}` lies in the folder of keys", path.display());
+        let help = "give it a folder of its own, such as that of the database";
+        ledger.warning(&places("audit.spool"), message, Some(help.to_owned()));
+    }
 }
 
 /// What the policies' hosts and the configuration say about each other: a service must not take
@@ -40,11 +52,15 @@ pub fn check_hosts<'h>(config: &Config, hosts: impl IntoIterator<Item = &'h str>
     problems
 }
 
-/// The folder of an SQLite database that is not there. A start refuses for it where it can't go on
+/// An SQLite database that is a folder, or whose folder is not there. A start refuses for it where it can't go on
 /// without the database.
 #[must_use]
 pub fn check_database_folder(config: &Config) -> Option<Problem> {
     let file = config.storage.sqlite_file()?;
+    if file.is_dir() {
+        let message = format!("`storage.url` names the folder `{}`, where a file is needed", file.display());
+        return Some(Problem::in_file(&config.path, message, "name a file in it, such as `doorward.db`"));
+    }
     let folder = file.parent().filter(|folder| !folder.is_dir())?;
     let message = format!("the folder `{}` for the database in `storage.url` is not there", folder.display());
     Some(Problem::in_file(&config.path, message, "make the folder, or give another path"))

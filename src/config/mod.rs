@@ -38,7 +38,7 @@ pub use document::Environment;
 pub use identity::{Identity, Provider};
 pub use init::{InitError, InitKeys, InitOptions, InitProvider, write_installation};
 pub use problem::{Problem, Severity};
-pub use record::{Audit, Durability, Keys, Policies, Spool, Storage, Telemetry, Witness};
+pub use record::{Audit, Durability, Keys, Policies, Spool, Storage, Telemetry, Witness, witness_file_fault};
 pub use server::{Limits, Server, ServerTls, is_host_name};
 pub use session::{SessionSettings, Tokens};
 pub use stream::{HttpReceiver, Receiver, Stream};

@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 use crate::audit::keep::settings::KeepRule;
 use crate::audit::settings::RETENTION_MIN;
 use crate::model::{Secret, Ttl};
-use crate::outbound::settings::SyslogSettings;
+use crate::outbound::settings::{Forbidden, SyslogSettings, check_address};
 
 use super::section::Section;
 use super::stream::{Stream, read_streams, read_syslog};
@@ -244,8 +244,16 @@ fn read_spool(section: &mut Section<'_>, storage: Option<&Storage>) -> Spool {
     if let Some(folder) = path.parent().filter(|folder| named && !folder.is_dir()) {
         let message = format!("the folder `{}` for the spool is not there", folder.display());
         section.error("spool", message, "make the folder, or give another path; `spool = \"off\"` for none");
+    } else if let Some(folder) = path.parent().filter(|folder| named && has_no_room_ever(folder)) {
+        let message = format!("`{}` is no place for the spool: nothing can be kept there", folder.display());
+        section.error("spool", message, "give a path on a disk; `spool = \"off\"` for none");
     }
     Spool::File { path, bytes: u64::from(megabytes) * 1024 * 1024, named }
+}
+
+/// Whether it is one of the kernel's own file systems, such as `/proc`: they have no blocks.
+fn has_no_room_ever(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|about| about.f_blocks == 0)
 }
 
 fn read_witness(mut section: Section<'_>) -> Option<Witness> {
@@ -261,15 +269,23 @@ fn read_witness(mut section: Section<'_>) -> Option<Witness> {
     match given.first() {
         Some(&"file") => {
             section.skip("allow_loopback");
-            section.path("file").map(Witness::File)
+            let file = section.path("file")?;
+            if let Some(fault) = witness_file_fault(&file) {
+                section.error("file", fault, "name a file in a folder that is there; the file itself is made");
+            }
+            Some(Witness::File(file))
         }
         Some(&"webhook") => {
             let allow_loopback = section.flag("allow_loopback");
             let url = section.parsed("webhook", "a URL `https://…`", |text| {
                 let url = url::Url::parse(text).ok()?;
                 (url.scheme() == "https" || (allow_loopback && url.scheme() == "http")).then(|| text.to_owned())
-            });
-            url.map(|url| Witness::Webhook { url, allow_loopback })
+            })?;
+            if let Some(why) = address_fault(&url, allow_loopback) {
+                let message = format!("nothing is sent to the witness `{}`: {why}", url.escape_debug());
+                section.error("webhook", message, "name a host that keeps checkpoints away from this machine");
+            }
+            Some(Witness::Webhook { url, allow_loopback })
         }
         Some(_) => read_syslog(&mut section, "syslog").map(Witness::Syslog),
         None => {
@@ -277,6 +293,35 @@ fn read_witness(mut section: Section<'_>) -> Option<Witness> {
             section.missing("file", &format!("a witness is {forms}"));
             KEYS.into_iter().for_each(|key| section.skip(key));
             None
+        }
+    }
+}
+
+/// Why checkpoints can't be kept in this file; what can be seen without writing to it.
+#[must_use]
+pub fn witness_file_fault(file: &Path) -> Option<String> {
+    match std::fs::metadata(file) {
+        Ok(about) if about.is_dir() => {
+            Some(format!("the witness `{}` is a folder, where a file is needed", file.display()))
+        }
+        Ok(_) => None,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let folder = file.parent().filter(|folder| !folder.is_dir())?;
+            Some(format!("the folder `{}` for the witness is not there", folder.display()))
+        }
+        Err(error) => Some(format!("the witness `{}` can't be used: {error}", file.display())),
+    }
+}
+
+/// Why this address is never spoken to, as far as it can be said without asking for its name.
+fn address_fault(url: &str, allow_loopback: bool) -> Option<Forbidden> {
+    let judged = |address| check_address(address, allow_loopback).err();
+    match url::Url::parse(url).ok()?.host()? {
+        url::Host::Ipv4(address) => judged(address.into()),
+        url::Host::Ipv6(address) => judged(address.into()),
+        url::Host::Domain(name) => {
+            let here = name == "localhost" || name.ends_with(".localhost");
+            (here && !allow_loopback).then_some(Forbidden::Loopback)
         }
     }
 }

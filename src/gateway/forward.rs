@@ -274,9 +274,11 @@ pub fn join(
     worker.tasks.spawn_local(async move {
         let down = Progress::default();
         tokio::select! {
+            biased;
+            // ORDER: before the ends that it brings to both sides, which are not theirs (`record.rs`).
+            () = stopping.cancelled() => down.failed.set(Some(BodyError::Peer)),
             () = tunnel::run(client, upstream, permit, idle, &down, &sent) => {}
             () = untrusted => down.failed.set(Some(BodyError::Cut)),
-            () = stopping.cancelled() => down.failed.set(Some(BodyError::Cut)),
         }
         then.ended(&down);
         drop(lane);

@@ -280,8 +280,10 @@ impl Ending for Close {
             (Some(BodyError::Cut), _) => Some("permit_ended"),
             (Some(BodyError::Idle), _) => Some("idle"),
             (Some(BodyError::TooLarge), _) => Some("too_large"),
-            (Some(BodyError::Peer), _) => Some("peer"),
             (None, true) => None,
+            // The drain time was over: both sides see their connection end, and neither ended it.
+            (Some(BodyError::Peer), _) | (None, false) if self.shared.stopping.is_cancelled() => Some("stopped"),
+            (Some(BodyError::Peer), _) => Some("peer"),
             (None, false) => Some("client_left"),
         };
         if let Some(why) = ended_by {

@@ -3,6 +3,7 @@
 use rustls::pki_types::CertificateDer;
 use url::Host;
 
+pub use super::address::{Forbidden, check as check_address};
 pub use super::tls::ClientCertificate;
 
 /// A syslog receiver that is spoken to over TLS.

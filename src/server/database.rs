@@ -12,9 +12,10 @@ use std::fs::Permissions;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -139,12 +140,15 @@ pub async fn open(
         Sealer::new(config.keys.key_encryption_key.expose()).map_err(outside("using the key-encryption key"))?;
     let node = node_id(config, now, &*start.entropy)?;
     let settings = key_settings(config);
-    let reached = reach(&store, &sealer, node, config, &settings, now, &start.entropy).await;
+    let reached = match reach(&store, &sealer, node, config, &settings, now, &start.entropy).await {
+        Ok(loaded) => Ok(loaded),
+        Err(ReachError::Away(error)) => Err(error),
+        Err(ReachError::Wrong(error)) => return Err(error),
+    };
     let spool = open_spool(config, &start.entropy).await?;
     let (loaded, sealing, away) = match reached {
         Ok(loaded) => (loaded, store.sealing().map_err(outside("opening the record"))?, None),
-        Err(ReachError::Wrong(error)) => return Err(error),
-        Err(ReachError::Away(error)) => {
+        Err(error) => {
             let why = error.to_string();
             let Some((loaded, sealing)) = from_files(config, &sealer, &settings, now, &start.entropy, &why) else {
                 return Err(error);
@@ -191,25 +195,33 @@ async fn reach(
         made.map_err(outside(format!("opening the database file `{}`", file.display()))).map_err(ReachError::Away)?;
         for_owner_alone(&file);
     }
-    let alive = tokio::time::timeout(LIFE_TIMEOUT, store.ping()).await;
-    alive.map_err(|late| ReachError::Away(waiting()(late)))?.map_err(|error| ReachError::Away(preparing()(error)))?;
+    let judged = |error: StoreError| {
+        let wrong = error.is_wrong();
+        let error = preparing()(error);
+        if wrong { ReachError::Wrong(error) } else { ReachError::Away(error) }
+    };
+    let late = |late: Elapsed| ReachError::Away(waiting()(late));
+    tokio::time::timeout(LIFE_TIMEOUT, store.ping()).await.map_err(late)?.map_err(judged)?;
+    // ORDER: before anybody is told that the tables are brought up to date: these may be nobody's to touch.
+    let fault = tokio::time::timeout(LIFE_TIMEOUT, store.tables_fault()).await.map_err(late)?.map_err(judged)?;
+    if let Some(fault) = fault {
+        return Err(judged(StoreError::Tables(fault)));
+    }
     let earlier = tokio::time::timeout(LIFE_TIMEOUT, store.is_of_earlier_version()).await;
-    let earlier = earlier.map_err(|late| ReachError::Away(waiting()(late)))?;
-    let limit = if earlier.map_err(|error| ReachError::Away(preparing()(error)))? {
-        tracing::warn!(database = place, "the tables are brought up to date; with many events this takes minutes");
+    let limit = if earlier.map_err(late)?.map_err(judged)? {
+        // Who comes back to it each second says so once.
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        if !TOLD.swap(true, Ordering::Relaxed) {
+            tracing::warn!(database = place, "the tables are brought up to date; with many events this takes minutes");
+        }
         UPGRADE_TIMEOUT
     } else {
         MIGRATE_TIMEOUT
     };
-    let migrated = tokio::time::timeout(limit, store.migrate()).await;
-    migrated.map_err(|late| ReachError::Away(waiting()(late)))?.map_err(|error| {
-        let wrong = error.is_of_other_tables();
-        let error = preparing()(error);
-        if wrong { ReachError::Wrong(error) } else { ReachError::Away(error) }
-    })?;
+    tokio::time::timeout(limit, store.migrate()).await.map_err(late)?.map_err(judged)?;
     // ORDER: the log first, since making keys is an event.
     if let Err(error) = record::open(store, sealer, node, now, Arc::clone(entropy)).await {
-        let away = matches!(error, OpenRecordError::Store(StoreError::Database(_)));
+        let away = matches!(&error, OpenRecordError::Store(cause @ StoreError::Database(_)) if !cause.is_wrong());
         let error = outside("opening the record")(error);
         return Err(if away { ReachError::Away(error) } else { ReachError::Wrong(error) });
     }
@@ -217,7 +229,7 @@ async fn reach(
         tracing::warn!(%error, "the pseudonym secret could not be kept on disk: no start without the database");
     }
     signing_key::load_or_create(store, sealer, now, &**entropy, settings).await.map_err(|error| {
-        let away = matches!(error, KeyError::Store(_));
+        let away = matches!(&error, KeyError::Store(cause) if !cause.is_wrong());
         let error = outside("loading the signing keys")(error);
         if away { ReachError::Away(error) } else { ReachError::Wrong(error) }
     })

@@ -1,14 +1,17 @@
 //! What `doorward doctor` looks at: files by `config`, and then the outside: database, upstreams,
-//! providers, and by them the clock. It changes nothing.
+//! providers, and by them the clock; and at the places on disk that it writes to. It changes nothing.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::Access;
+use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
 use crate::config::doctor::{self, Finding, certificates, file_modes, upstreams};
-use crate::config::{Config, Witness};
+use crate::config::{Config, Spool, Witness, witness_file_fault};
 use crate::control::audit::root::{Root, RootError};
 use crate::control::audit::stream::StreamSeen;
 use crate::control::audit::tree_check::{self, Seen};
@@ -18,8 +21,9 @@ use crate::gateway::probe::probe;
 use crate::gateway::snapshot::upstream_tls;
 use crate::identity::provider::Providers;
 use crate::model::{Clock, Timestamp};
+use crate::outbound::judged_addresses;
 use crate::outbound::syslog::Syslog;
-use crate::store::Store;
+use crate::store::{Store, TablesFault, is_volatile};
 
 use super::material::Material;
 use super::settings::provider_settings;
@@ -36,6 +40,7 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(60);
 pub async fn examine(config: &Config, material: &Material, clock: &Arc<dyn Clock>) -> Vec<Finding> {
     let mut findings = certificates(config, clock.now());
     findings.extend(file_modes(config));
+    findings.push(spool(config));
     let (found, kept) = database(config).await;
     findings.push(found);
     if let Kept::Here(store) = &kept {
@@ -103,23 +108,98 @@ async fn lag(kept: &Kept, name: &str, now: Timestamp) -> String {
     }
 }
 
-/// Syslog receivers of checkpoints are tried with nothing to send.
+/// Whoever keeps checkpoints: a file must be writable, a webhook reachable at an address that is spoken to; syslog
+/// receivers are tried with nothing to send.
 async fn witnesses(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for witness in &config.audit.witnesses {
-        let Witness::Syslog(settings) = witness else { continue };
-        let name = format!("witness {}", settings.address());
+    let tried = config.audit.witnesses.iter().map(|witness| async move {
         let fix = "see that the receiver is reachable from here, and that `[audit] witnesses` says how";
-        let tried = match Syslog::new(settings, Arc::clone(clock)) {
-            Ok(syslog) => syslog.deliver(&[]).await,
-            Err(error) => Err(error),
-        };
-        findings.push(match tried {
-            Ok(()) => Finding::ok(&name, "the receiver takes checkpoints".to_owned()),
-            Err(error) => Finding::fail(&name, error.to_string(), fix),
-        });
+        match witness {
+            Witness::File(path) => witness_file(path),
+            Witness::Webhook { url, allow_loopback } => {
+                let name = format!("witness {url}");
+                match tokio::time::timeout(ASK_TIMEOUT, reach(url, *allow_loopback)).await {
+                    Ok(Ok(())) => Finding::ok(&name, "it takes connections".to_owned()),
+                    Ok(Err(error)) => Finding::fail(&name, error, fix),
+                    Err(_) => Finding::fail(&name, "it does not answer".to_owned(), fix),
+                }
+            }
+            Witness::Syslog(settings) => {
+                let name = format!("witness {}", settings.address());
+                let tried = match Syslog::new(settings, Arc::clone(clock)) {
+                    Ok(syslog) => syslog.deliver(&[]).await,
+                    Err(error) => Err(error),
+                };
+                match tried {
+                    Ok(()) => Finding::ok(&name, "the receiver takes checkpoints".to_owned()),
+                    Err(error) => Finding::fail(&name, error.to_string(), fix),
+                }
+            }
+        }
+    });
+    futures_util::future::join_all(tried).await
+}
+
+/// A connection to a URL's host, by the rules for addresses.
+async fn reach(url: &str, allow_loopback: bool) -> Result<(), String> {
+    let url = url::Url::parse(url).map_err(|error| error.to_string())?;
+    let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+        return Err("it names no host".to_owned());
+    };
+    let addresses = judged_addresses(host, port, allow_loopback).await.map_err(|error| error.to_string())?;
+    TcpStream::connect(&*addresses).await.map(drop).map_err(|error| error.to_string())
+}
+
+fn witness_file(path: &Path) -> Finding {
+    let name = format!("witness {}", path.display());
+    let fix = "name a file that doorward may write in `[audit] witnesses`";
+    if let Some(fault) = witness_file_fault(path) {
+        return Finding::fail(&name, fault, fix);
     }
-    findings
+    match writable(path) {
+        // What checkpoints are read of, too, must not wait for a writer.
+        Ok(()) if path.exists() && !path.is_file() => Finding::fail(&name, "it is no regular file".to_owned(), fix),
+        Ok(()) => Finding::ok(&name, "it can be written".to_owned()),
+        Err(error) => Finding::fail(&name, format!("it can't be written: {error}"), fix),
+    }
+}
+
+/// Whether this file may be written, or made.
+fn writable(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        return rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).map_err(std::io::Error::from);
+    }
+    rustix::fs::access(folder_of(path), Access::WRITE_OK | Access::EXEC_OK).map_err(std::io::Error::from)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
+/// Where decisions go while the database is away: it takes its room at the start.
+fn spool(config: &Config) -> Finding {
+    let (name, fix) = ("spool", "give it room on a disk in `[audit] spool`, or `spool = \"off\"` for none");
+    let Spool::File { path, bytes, .. } = &config.audit.spool else {
+        return Finding::ok(name, "off: with the database away requests are refused".to_owned());
+    };
+    let shown = path.display();
+    if is_volatile(folder_of(path)).unwrap_or(false) {
+        let what =
+            format!("`{shown}` would lie in memory, so there is none: with the database away requests are refused");
+        return Finding::warn(name, what, fix);
+    }
+    if let Err(error) = writable(path) {
+        return Finding::fail(name, format!("`{shown}` can't be written: {error}"), fix);
+    }
+    let there = std::fs::metadata(path).map_or(0, |about| about.len());
+    let wanted = bytes.saturating_sub(there);
+    match rustix::fs::statvfs(folder_of(path)) {
+        Ok(about) if about.f_bavail.saturating_mul(about.f_frsize) < wanted => {
+            let megabytes = wanted.div_ceil(1024 * 1024);
+            Finding::fail(name, format!("`{shown}` needs {megabytes} MiB more than there is on its disk"), fix)
+        }
+        Ok(_) => Finding::ok(name, format!("`{shown}` can be written and has its room")),
+        Err(error) => Finding::fail(name, format!("`{shown}`: {error}"), fix),
+    }
 }
 
 /// Each upstream that a running gateway checks is asked once, as it would.
@@ -158,6 +238,16 @@ enum Kept {
     Away,
 }
 
+/// A database that answers and has tables.
+enum Tables {
+    /// Ours, to write.
+    Ours(Store),
+    /// Ours, to read.
+    ReadOnly(Store),
+    /// Those that `serve` does not take.
+    Wrong(TablesFault),
+}
+
 async fn database(config: &Config) -> (Finding, Kept) {
     let place = config.storage.shown();
     let asked = async {
@@ -173,13 +263,23 @@ async fn database(config: &Config) -> (Finding, Kept) {
         let url = config.storage.url_to_look();
         let store = Store::open_to_read(url.expose()).map_err(|error| error.to_string())?;
         let made = store.has_tables().await.map_err(|error| error.to_string())?;
+        // What `serve` would not start with, whether it is ours or not.
+        if let Some(fault) = store.tables_fault().await.map_err(|error| error.to_string())? {
+            return Ok(Some(Tables::Wrong(fault)));
+        }
+        if !made {
+            return Ok(None);
+        }
         let is_read_only = store.is_read_only().await.map_err(|error| error.to_string())?;
-        Ok(made.then_some((store, is_read_only)))
+        Ok(Some(if is_read_only { Tables::ReadOnly(store) } else { Tables::Ours(store) }))
     };
     let fix = "start it, or correct `[storage] url`";
     match tokio::time::timeout(ASK_TIMEOUT, asked).await {
-        Ok(Ok(Some((store, false)))) => (Finding::ok("database", format!("`{place}` answers")), Kept::Here(store)),
-        Ok(Ok(Some((store, true)))) => {
+        Ok(Ok(Some(Tables::Ours(store)))) => (Finding::ok("database", format!("`{place}` answers")), Kept::Here(store)),
+        Ok(Ok(Some(Tables::Wrong(fault)))) => {
+            (Finding::fail("database", format!("`{place}`: {fault}"), fault.remedy()), Kept::Away)
+        }
+        Ok(Ok(Some(Tables::ReadOnly(store)))) => {
             let what = format!("`{place}` answers and takes no writes: it is a standby, or set read-only");
             (
                 Finding::fail("database", what, "name the primary in `[storage] url`, or make this one the primary"),

@@ -2,6 +2,7 @@
 
 mod accept;
 pub mod ambient;
+pub mod at_start;
 pub mod bridge;
 mod clock;
 pub mod control_host;

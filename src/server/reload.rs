@@ -1,8 +1,8 @@
 //! Reload: all files are read again and swapped in whole, or the old ones stay.
 //!
 //! A changed file and SIGHUP do the same. Policies, services, certificates and client authorities
-//! change without losing a connection; what is only read at start (addresses, database, providers)
-//! needs a restart.
+//! change without losing a connection; what is only read at start (addresses, limits, lifetimes, database,
+//! providers) needs a restart, and a reload that finds it changed says so (`at_start.rs`).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +21,7 @@ use crate::gateway::worker::Shared;
 use crate::model::EventId;
 use crate::policy::{PolicySet, SecretSource};
 
+use super::at_start::AtStart;
 use super::gauges::{Gauges, Taken};
 use super::keys::keys_of;
 use super::material::{self, MaterialError};
@@ -30,7 +31,10 @@ const STILL: Duration = Duration::from_millis(250);
 /// How often single files are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-type Told = Box<dyn Fn(&Result<(), MaterialError>) + Send + Sync>;
+/// What a reload came to: the keys that are other than at the start and count from the next one.
+pub type Reloaded = Result<Vec<String>, MaterialError>;
+
+type Told = Box<dyn Fn(&Reloaded) + Send + Sync>;
 
 /// Reads files again and swaps what they say.
 pub struct Reloader {
@@ -39,6 +43,8 @@ pub struct Reloader {
     shared: Arc<Shared>,
     desk: Arc<Desk>,
     gauges: Gauges,
+    /// What the start went by, and all goes by until the next.
+    started: AtStart,
     /// Holds reloads apart, and remembers the authorities in force.
     anchors: Mutex<TrustAnchors>,
     told: Mutex<Vec<Told>>,
@@ -56,9 +62,10 @@ impl Reloader {
         desk: Arc<Desk>,
         gauges: Gauges,
         anchors: TrustAnchors,
+        started: AtStart,
     ) -> Self {
         let (anchors, told, files) = (Mutex::new(anchors), Mutex::default(), Mutex::default());
-        Self { path, environment, shared, desk, gauges, anchors, told, files }
+        Self { path, environment, shared, desk, gauges, started, anchors, told, files }
     }
 
     /// Tells each outcome to `told`.
@@ -66,21 +73,30 @@ impl Reloader {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).push(told);
     }
 
-    /// Reads everything again.
+    /// Reads everything again. What is in force then is all but the keys that are given back.
     ///
     /// # Errors
     /// All problems that were found; then nothing has changed.
-    pub fn reload(&self) -> Result<(), MaterialError> {
+    pub fn reload(&self) -> Reloaded {
         let outcome = self.swap();
         let now = self.shared.clock.now();
         self.gauges.reloaded(if outcome.is_ok() { Taken::Yes } else { Taken::No }, now.seconds());
         let id = EventId::fresh(now, &*self.shared.entropy);
         let event = match &outcome {
-            Ok(()) => {
-                tracing::info!("files were read again and are in force");
+            Ok(waiting) => {
                 let mut event = Event::new(id, now, EventType::PolicyLoaded, Outcome::Success);
                 event.policy_version = Some(Arc::clone(self.shared.snapshot.load().policies.version()));
-                event
+                if waiting.is_empty() {
+                    tracing::info!("files were read again and are in force");
+                    event
+                } else {
+                    tracing::info!(
+                        "files were read again: policies, services, certificates, authorities and `[breakglass]` are \
+                         in force"
+                    );
+                    tracing::warn!(keys = %waiting.join(", "), "changed; counts from the next start");
+                    event.with("at_next_start", waiting.clone())
+                }
             }
             Err(error) => {
                 tracing::error!(problems = %error.problems.join("; "), "files were read again and refused; the old ones stay in force");
@@ -95,7 +111,7 @@ impl Reloader {
         outcome
     }
 
-    fn swap(&self) -> Result<(), MaterialError> {
+    fn swap(&self) -> Reloaded {
         let mut anchors = self.anchors.lock().unwrap_or_else(PoisonError::into_inner);
         let (config, material) = material::read_again(&self.path, &self.environment)?;
         for warning in &material.warnings {
@@ -127,7 +143,7 @@ impl Reloader {
         self.desk.authority.store(Arc::clone(&material.authority));
         *anchors = material.anchors;
         self.look_at(watched(&config, &material.policies).files);
-        Ok(())
+        Ok(self.started.changed(&AtStart::of(&config)))
     }
 
     fn look_at(&self, files: Vec<PathBuf>) {

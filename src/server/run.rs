@@ -35,13 +35,14 @@ use crate::identity::provider::Providers;
 use crate::model::{Clock, Entropy, EventId, Timestamp, Ttl};
 use crate::notify::Alerts;
 
+use super::at_start::AtStart;
 use super::bridge::{Browsers, ProviderTokens};
 use super::database::{self, ComeBack, Opened};
 use super::gauges::Gauges;
 use super::keys::keys_of;
 use super::material::{self, Material, MaterialError};
 use super::notices::Notices;
-use super::reload::{Reloader, watch, watched};
+use super::reload::{Reloaded, Reloader, watch, watched};
 use super::settings::{desk_settings, gateway_settings, provider_settings};
 use super::stream::StreamState;
 use super::telemetry::Telemetry;
@@ -86,13 +87,17 @@ impl fmt::Display for StartError {
                 write!(f, "listening on {address} for {what}: {cause}; free the port, or choose another")
             }
             Self::Outside { doing, cause } => {
-                write!(f, "{doing}: {cause}")?;
-                let mut source = cause.source();
+                let (mut text, mut source) = (format!("{doing}: {cause}"), cause.source());
                 while let Some(inner) = source {
-                    write!(f, ": {inner}")?;
+                    let more = inner.to_string();
+                    // Some errors say their causes themselves.
+                    if !text.contains(&more) {
+                        text.push_str(": ");
+                        text.push_str(&more);
+                    }
                     source = inner.source();
                 }
-                Ok(())
+                f.write_str(&text)
             }
         }
     }
@@ -361,6 +366,7 @@ async fn build(
         Arc::clone(&desk),
         gauges.clone(),
         material.anchors.clone(),
+        AtStart::of(&config),
     ));
     let notices = Notices {
         settings: &config.notify,
@@ -435,16 +441,16 @@ fn note_start(
 }
 
 impl Running {
-    /// Reads all files again; what is wrong changes nothing.
+    /// Reads all files again; what is wrong changes nothing. What is given back waits for the next start.
     ///
     /// # Errors
     /// All problems that were found.
-    pub fn reload(&self) -> Result<(), MaterialError> {
+    pub fn reload(&self) -> Reloaded {
         self.reloader.reload()
     }
 
     /// Tells each reload's outcome.
-    pub fn on_reload(&self, told: impl Fn(&Result<(), MaterialError>) + Send + Sync + 'static) {
+    pub fn on_reload(&self, told: impl Fn(&Reloaded) + Send + Sync + 'static) {
         self.reloader.on_reload(Box::new(told));
     }
 

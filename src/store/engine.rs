@@ -8,7 +8,6 @@
 //! file for each batch. What is deleted is overwritten (`secure_delete`), since people are erased from the
 //! record for good. INVARIANT: a transaction that is dropped is rolled back.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once, OnceLock};
@@ -24,6 +23,7 @@ use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, Transaction};
 use tokio::runtime::Handle;
 
 use super::log::{Desk, Log};
+pub use super::store_error::StoreError;
 use crate::audit::merkle::Hash;
 use crate::model::Timestamp;
 
@@ -33,7 +33,7 @@ const CONNECTIONS_MAX: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What may stand behind the `?` of `postgres://…`.
-const POSTGRES_OPTIONS: [&str; 18] = [
+pub(in crate::store) const POSTGRES_OPTIONS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
     "sslrootcert",
@@ -54,95 +54,7 @@ const POSTGRES_OPTIONS: [&str; 18] = [
     "options",
 ];
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
-
-/// What can go wrong with the database.
-#[derive(Debug)]
-pub enum StoreError {
-    /// The URL is neither `sqlite://…` nor `postgres://…`.
-    Url { url: String },
-    /// The URL has an option that there is not.
-    Option { key: String },
-    /// The database could not be reached, or gave an error.
-    Database(sqlx::Error),
-    /// The migrations could not be applied.
-    Migration(sqlx::migrate::MigrateError),
-    /// An event was to be kept before this node opened its log (`Store::log_open`).
-    NoLog,
-    /// The idempotency key of the operation was given to another try meanwhile; nothing was done.
-    Overtaken,
-    /// A row does not say what its table promises. It is never skipped.
-    Inconsistent { table: &'static str, column: &'static str, row: String },
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Url { url } => {
-                write!(f, "the database URL `{url}` is of no known kind: use `sqlite://PATH` or `postgres://…`")
-            }
-            Self::Option { key } => write!(
-                f,
-                "the database URL has an option `{}`, which PostgreSQL connections don't have; there are: {}",
-                key.escape_debug(),
-                POSTGRES_OPTIONS.join(", ")
-            ),
-            Self::Database(error) => {
-                write!(f, "the database did not do what it was asked: {error}")
-            }
-            Self::Migration(error) => write!(f, "the database's tables could not be brought up to date: {error}"),
-            Self::NoLog => f.write_str("an event can't be kept before this node has opened its log"),
-            Self::Overtaken => f.write_str("another try with the same idempotency key was begun meanwhile"),
-            Self::Inconsistent { table, column, row } => {
-                write!(
-                    f,
-                    "row `{row}` of `{table}` has a value in `{column}` that can't be there; restore it from a backup"
-                )
-            }
-        }
-    }
-}
-
-impl std::error::Error for StoreError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Database(error) => Some(error),
-            Self::Migration(error) => Some(error),
-            Self::Url { .. } | Self::Option { .. } | Self::NoLog | Self::Overtaken | Self::Inconsistent { .. } => None,
-        }
-    }
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl StoreError {
-    /// Whether the database answered and has tables that are not this version's.
-    #[must_use]
-    pub const fn is_of_other_tables(&self) -> bool {
-        use sqlx::migrate::MigrateError;
-        matches!(
-            self,
-            Self::Migration(
-                MigrateError::VersionMissing(_)
-                    | MigrateError::VersionMismatch(_)
-                    | MigrateError::VersionNotPresent(_)
-                    | MigrateError::VersionTooOld(..)
-                    | MigrateError::VersionTooNew(..)
-                    | MigrateError::Dirty(_)
-            )
-        )
-    }
-
-    /// Whether the statement was refused since something unique is there already.
-    #[must_use]
-    pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())
-    }
-}
+pub(in crate::store) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Whether this connection takes no writes.
 const READ_ONLY: &str = "select pg_is_in_recovery() or current_setting('transaction_read_only') = 'on'";
@@ -174,6 +86,7 @@ pub struct Store {
     /// only what nobody else wrote may stay in the memory of a connection.
     writer: AnyPool,
     engine: Engine,
+    purpose: Use,
     url: Arc<str>,
     desk: Arc<OnceLock<Desk>>,
 }
@@ -218,7 +131,7 @@ impl Store {
             Engine::Sqlite => pool_of(engine, 1, options, purpose),
             Engine::Postgres => pool.clone(),
         };
-        Ok(Self { pool, writer, engine, url: url.into(), desk: Arc::new(OnceLock::new()) })
+        Ok(Self { pool, writer, engine, purpose, url: url.into(), desk: Arc::new(OnceLock::new()) })
     }
 
     /// Whether a database could be opened at this URL, options included; nothing is asked of it.
@@ -246,8 +159,11 @@ impl Store {
     /// Brings the tables up to date.
     ///
     /// # Errors
-    /// When the database is away or has tables of another making.
+    /// When the database is away or has tables of another making; of those nothing was changed.
     pub async fn migrate(&self) -> Result<(), StoreError> {
+        if let Some(fault) = self.tables_fault().await? {
+            return Err(StoreError::Tables(fault));
+        }
         if self.engine == Engine::Sqlite {
             return MIGRATIONS.run(&self.pool).await.map_err(StoreError::Migration);
         }
@@ -268,8 +184,35 @@ impl Store {
     /// # Errors
     /// When there is none within the time that an operation may wait.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("select 1").execute(&self.pool).await?;
-        Ok(())
+        match sqlx::query("select 1").execute(&self.pool).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.cause(error).await),
+        }
+    }
+
+    /// Why there is no connection: a pool tries again until its time is over, and then says only that it is.
+    async fn cause(&self, error: sqlx::Error) -> StoreError {
+        if !matches!(error, sqlx::Error::PoolTimedOut) {
+            return error.into();
+        }
+        let asked = async {
+            let options = self.url.parse::<AnyConnectOptions>()?.disable_statement_logging();
+            let mut connection = AnyConnection::connect_with(&options).await?;
+            match (self.engine, self.purpose) {
+                // What is in the file is not looked at before.
+                (Engine::Sqlite, _) => {
+                    sqlx::query("select count(*) from sqlite_master").execute(&mut connection).await?;
+                }
+                (Engine::Postgres, Use::Read) => {}
+                (Engine::Postgres, Use::Serve) => refuse_read_only(&mut connection, &AtomicBool::new(false)).await?,
+            }
+            connection.close().await
+        };
+        match tokio::time::timeout(ACQUIRE_TIMEOUT, asked).await {
+            Ok(Err(cause)) => cause.into(),
+            // There is one for who asks alone, or none in time.
+            Ok(Ok(())) | Err(_) => error.into(),
+        }
     }
 
     /// Whether the database only answers questions: a standby, or one that was set so.
@@ -310,8 +253,22 @@ impl Store {
                  and schemaname = any (current_schemas(false))"
             }
         };
-        let count: i64 = sqlx::query_scalar(query).fetch_one(&self.pool).await?;
-        Ok(count > 0)
+        match sqlx::query_scalar::<_, i64>(query).fetch_one(&self.pool).await {
+            Ok(count) => Ok(count > 0),
+            Err(error) => Err(self.cause(error).await),
+        }
+    }
+
+    /// The names of the tables beside which ours are or would be.
+    pub(in crate::store) async fn table_names(&self) -> Result<Vec<String>, StoreError> {
+        let query = match self.engine {
+            Engine::Sqlite => "select name from sqlite_master where type = 'table'",
+            Engine::Postgres => {
+                "select tablename::text from pg_catalog.pg_tables where schemaname = current_schema() \
+                 or (tablename = '_sqlx_migrations' and schemaname = any (current_schemas(false)))"
+            }
+        };
+        Ok(sqlx::query_scalar(query).fetch_all(&self.pool).await?)
     }
 
     /// Whether the tables are those of an earlier version, which `migrate` brings up to date.

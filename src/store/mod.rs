@@ -39,6 +39,8 @@ mod signing_key;
 mod spool;
 mod spool_file;
 mod spool_merge;
+mod store_error;
+mod tables;
 mod token;
 
 pub use access_request::{ACCESS_REQUEST_PAGE_MAX, AccessRequestFilter};
@@ -73,4 +75,5 @@ pub use sign_in::{ServiceHandover, SignInFlow};
 pub use signing_key::SealedKey;
 pub use spool::{Spool, SpoolSettings, SpoolState};
 pub use spool_file::{SpoolError, is_volatile};
+pub use tables::TablesFault;
 pub use token::{RevokedToken, Use};

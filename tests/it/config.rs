@@ -302,6 +302,18 @@ fn a_database_without_a_folder_is_told_by_check_and_does_not_stop_a_start() {
     let gone = Installation::with(|text| text.replace("sqlite://doorward.db", "sqlite:///nonexistent/dir/x.db"));
     let problem = config::check_database_folder(&gone.load().unwrap()).unwrap();
     assert!(problem.message.contains("`/nonexistent/dir`"), "{problem}");
+    let folder = Installation::with(|text| text.replace("sqlite://doorward.db", "sqlite://keys"));
+    let problem = config::check_database_folder(&folder.load().unwrap()).unwrap();
+    assert!(problem.message.contains("names the folder"), "{problem}");
+}
+
+#[test]
+fn a_spool_that_can_not_be_kept_is_refused_and_one_among_keys_is_told() {
+    Installation::adding("audit", "spool = \"/proc/x\"").refused("spool", "no place for the spool");
+    let among = Installation::adding("audit", "spool = \"keys\"").load().unwrap();
+    let told = |config: &Config| config.warnings.iter().any(|problem| problem.message.contains("the folder of keys"));
+    assert!(told(&among), "{:?}", among.warnings);
+    assert!(!told(&Installation::adding("audit", "spool = \"doorward.spool\"").load().unwrap()));
 }
 
 #[test]
@@ -791,6 +803,18 @@ fn a_witness_is_one_of_file_webhook_and_syslog_receiver() {
     with("{ syslog = \"a:1\", file = \"w\" }").refused("witnesses", "only one of them");
     with("{ syslog = \"a:0\" }").refused("witnesses", "`a:0`");
     with("{ allow_loopback = true }").refused("witnesses", "is missing");
+    with("{ file = \"nodir/w\" }").refused("witnesses", "nodir` for the witness is not there");
+    with("{ file = \"keys\" }").refused("witnesses", "is a folder, where a file is needed");
+    with("{ file = \"keys/w\" }").load().unwrap();
+    for (host, why) in [
+        ("127.0.0.1", "it is this machine"),
+        ("[::1]", "it is this machine"),
+        ("door.localhost", "it is this machine"),
+        ("169.254.169.254", "it is link-local"),
+    ] {
+        with(&format!("{{ webhook = \"https://{host}/\" }}")).refused("witnesses", why);
+    }
+    with("{ webhook = \"https://127.0.0.1/\", allow_loopback = true }").load().unwrap();
 }
 
 #[test]

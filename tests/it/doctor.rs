@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use sqlx::{AnyConnection, Connection, Executor};
 
 use crate::crash::PROGRAM;
 use crate::support::{free_port, temporary_folder};
@@ -41,6 +42,37 @@ fn before_the_first_start_there_is_no_database_and_doctor_makes_none() {
     let (database, record) = seen(&dir);
     assert!(database["detail"].as_str().unwrap().contains("not there yet"), "{database}");
     assert_eq!((record, fs::metadata(&file).unwrap().len()), (false, 0));
+}
+
+#[tokio::test]
+async fn a_database_that_serve_does_not_take_is_no_good_to_doctor_and_both_say_what_to_do() {
+    sqlx::any::install_default_drivers();
+    let folder = temporary_folder();
+    let dir = folder.path().join("door");
+    assert!(command(&["init", "--dir", dir.to_str().unwrap()]).output().unwrap().status.success());
+    let file = dir.join("doorward.db");
+    let mut other = AnyConnection::connect(&format!("sqlite://{}?mode=rwc", file.display())).await.unwrap();
+    other.execute("create table session (id integer)").await.unwrap();
+    other.close().await.unwrap();
+    let refused = |what: &str, fix: &str| {
+        let (database, record) = seen(&dir);
+        let told = |key: &str| database[key].as_str().unwrap().to_owned();
+        assert_eq!((told("health").as_str(), record), ("fail", false), "{database}");
+        assert!(told("detail").contains(what) && !told("detail").contains("timed out"), "{database}");
+        let config = dir.join("doorward.toml");
+        let output = command(&["serve", "--config", config.to_str().unwrap()])
+            .env("DOORWARD__SERVER__LISTEN", format!("127.0.0.1:{}", free_port()))
+            .env("DOORWARD__TELEMETRY__LISTEN", format!("127.0.0.1:{}", free_port()))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let last = said.lines().last().unwrap();
+        assert_eq!((last.matches(what).count(), last.matches(fix).count()), (1, 1), "{said}");
+    };
+    refused("a table `session` that is not doorward's", "give doorward a database of its own");
+    fs::write(&file, "no database at all\n".repeat(300)).unwrap();
+    refused("file is not a database", "restore a backup");
 }
 
 #[test]

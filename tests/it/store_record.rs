@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use doorward::audit::{Event, EventType, Outcome, PersonalField};
 use doorward::model::{DecisionId, EventId, NodeId, Principal, SessionId, Timestamp, Ttl};
-use doorward::store::{EventFilter, Log, Recorded, Store, StoreError};
+use doorward::store::{EventFilter, Log, Recorded, Store, StoreError, TablesFault};
 use sqlx::{AnyConnection, Connection, Executor};
 
 use crate::leaf::{decision, sealing};
-use crate::support::databases;
+use crate::support::{databases, free_port, temporary_folder};
 
 const NOW: Timestamp = Timestamp::from_seconds(1_795_341_600);
 
@@ -285,4 +285,58 @@ async fn tables_of_an_earlier_version_are_known_and_brought_up_to_date() {
         store.migrate().await.unwrap();
         assert!(!store.is_of_earlier_version().await.unwrap());
     }
+}
+
+#[tokio::test]
+async fn tables_that_are_not_this_versions_are_named_and_left_as_they_are() {
+    sqlx::any::install_default_drivers();
+    for url in databases() {
+        let store = Store::open(&url).unwrap();
+        store.ping().await.unwrap();
+        let mut outside = AnyConnection::connect(&url).await.unwrap();
+        let refused = async |fault: TablesFault| {
+            assert_eq!(store.tables_fault().await.unwrap(), Some(fault.clone()));
+            let error = store.migrate().await.unwrap_err();
+            assert!(error.is_wrong(), "{error}");
+            assert_eq!(error.to_string().matches(fault.remedy()).count(), 1, "{error}");
+        };
+        outside.execute("create table session (id bigint)").await.unwrap();
+        refused(TablesFault::Foreign { table: "session".to_owned() }).await;
+        assert!(!store.has_tables().await.unwrap(), "nothing of ours was left there");
+        outside.execute("drop table session").await.unwrap();
+        store.migrate().await.unwrap();
+        assert_eq!(store.tables_fault().await.unwrap(), None);
+        let more = "insert into _sqlx_migrations (version, description, success, checksum, execution_time) \
+                    select 9999, description, success, checksum, execution_time from _sqlx_migrations where version = 1";
+        outside.execute(more).await.unwrap();
+        refused(TablesFault::Newer { version: 9999 }).await;
+        outside.execute("delete from _sqlx_migrations where version = 9999").await.unwrap();
+        let other = "update _sqlx_migrations set checksum = (select checksum from _sqlx_migrations where version = 1) \
+                     where version = 2";
+        outside.execute(other).await.unwrap();
+        refused(TablesFault::Altered { version: 2 }).await;
+        outside.execute("delete from _sqlx_migrations where version = 1").await.unwrap();
+        outside.execute("update _sqlx_migrations set version = 1000 where version = 2").await.unwrap();
+        outside.execute("delete from _sqlx_migrations where version < 1000").await.unwrap();
+        refused(TablesFault::Foreign { table: "_sqlx_migrations".to_owned() }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_reached_says_why_and_whether_waiting_helps() {
+    let folder = temporary_folder();
+    let file = folder.path().join("text.db");
+    std::fs::write(&file, "this is a text and no database\n".repeat(300)).unwrap();
+    let store = Store::open(&format!("sqlite://{}", file.display())).unwrap();
+    for error in [store.ping().await.unwrap_err(), store.has_tables().await.unwrap_err()] {
+        let told = error.to_string();
+        assert!(told.contains("file is not a database") && !told.contains("timed out"), "{told}");
+        assert!(error.is_wrong() && told.contains("[storage] url"), "{told}");
+    }
+    store.close().await;
+    let store = Store::open(&format!("postgres://postgres@127.0.0.1:{}/none", free_port())).unwrap();
+    let error = store.ping().await.unwrap_err();
+    assert!(error.to_string().contains("refused") && !error.is_wrong(), "{error}");
+    assert!(std::error::Error::source(&error).is_none(), "each cause is said once");
+    store.close().await;
 }

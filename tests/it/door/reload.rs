@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use doorward::audit::EventType;
 use doorward::credential::authority::Authority;
 use doorward::gateway::worker::Worker;
 use doorward::model::{Clock, Ttl};
 use doorward::server::ambient::SystemEntropy;
+use doorward::store::{EventFilter, Store};
 use http::Method;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -65,6 +67,47 @@ fn a66_bad_files_change_nothing_and_good_ones_everything_on_open_connections() {
         for client in &mut clients {
             assert_eq!(client.get("/x").await.status, 200);
         }
+    });
+}
+
+#[test]
+fn a_reload_says_which_changed_keys_wait_for_the_next_start() {
+    with_door(Plan::default(), async |door| {
+        let none: Vec<String> = Vec::new();
+        assert_eq!(door.running().reload().unwrap(), none, "nothing was changed");
+        let file = door.dir.join("doorward.toml");
+        let before = std::fs::read_to_string(&file).unwrap();
+        let secret = door.dir.join("keys/dev.secret");
+        let known = std::fs::read_to_string(&secret).unwrap();
+        let lifetime = |text: &str| {
+            let with = "[session]\nlifetime = \"10m\"\n";
+            match text.contains("[session]\n") {
+                true => text.replacen("[session]\n", with, 1),
+                false => format!("{text}\n{with}"),
+            }
+        };
+        std::fs::write(&file, lifetime(&before)).unwrap();
+        std::fs::write(&secret, "another secret").unwrap();
+        let waiting = door.running().reload().unwrap();
+        assert!(waiting.iter().any(|key| key == "session.lifetime"), "{waiting:?}");
+        assert!(waiting.iter().any(|key| key == "identity.provider.dev"), "{waiting:?}");
+        assert!(!waiting.iter().any(|key| key.contains("server.")), "{waiting:?}");
+        // It goes on record, and says nothing of what the keys hold.
+        let filter = EventFilter { kind: Some(EventType::PolicyLoaded), ..EventFilter::default() };
+        let mut told = Vec::new();
+        for _ in 0..60 {
+            let events = door.running().desk.store.event_list(&filter, 100).await.unwrap();
+            told = events.iter().filter_map(|event| event.body["data"].get("at_next_start").cloned()).collect();
+            if !told.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // Whoever watches the files may have read them, too.
+        assert!(!told.is_empty() && told.iter().all(|keys| *keys == serde_json::json!(waiting)), "{told:?}");
+        std::fs::write(&file, before).unwrap();
+        std::fs::write(&secret, known).unwrap();
+        assert_eq!(door.running().reload().unwrap(), none, "all is again as at the start");
     });
 }
 
@@ -252,6 +295,13 @@ fn the_end_comes_although_streams_are_open() {
         let stopping = Instant::now();
         tokio::task::spawn_blocking(move || running.stop()).await.unwrap();
         assert!(stopping.elapsed() < Duration::from_secs(5), "{:?}", stopping.elapsed());
+        // Neither side is to blame for what the end itself cut.
+        let store = Store::open(&format!("sqlite://{}", door.dir.join("doorward.db").display())).unwrap();
+        let filter = EventFilter { kind: Some(EventType::ExchangeEnded), ..EventFilter::default() };
+        let events = store.event_list(&filter, 100).await.unwrap();
+        let reasons: Vec<_> = events.iter().filter_map(|event| event.text("/reason")).collect();
+        assert_eq!(reasons, ["stopped", "stopped"]);
+        store.close().await;
         door
     });
 }
