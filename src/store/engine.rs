@@ -202,7 +202,8 @@ impl Store {
                 }
                 (Engine::Postgres, Use::Read) => {}
                 (Engine::Postgres, Use::Serve) => {
-                    if sqlx::query_scalar(READ_ONLY).fetch_one(&mut connection).await? {
+                    let is_read_only: bool = sqlx::query_scalar(READ_ONLY).fetch_one(&mut connection).await?;
+                    if is_read_only {
                         return Err(no_writes());
                     }
                 }
