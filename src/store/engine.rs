@@ -204,7 +204,12 @@ impl Store {
                     sqlx::query("select count(*) from sqlite_master").execute(&mut connection).await?;
                 }
                 (Engine::Postgres, Use::Read) => {}
-                (Engine::Postgres, Use::Serve) => refuse_read_only(&mut connection, &AtomicBool::new(false)).await?,
+                (Engine::Postgres, Use::Serve) => {
+                    let is_read_only: bool = sqlx::query_scalar(READ_ONLY).fetch_one(&mut connection).await?;
+                    if is_read_only {
+                        return Err(no_writes());
+                    }
+                }
             }
             connection.close().await
         };
@@ -364,9 +369,13 @@ async fn refuse_read_only(connection: &mut AnyConnection, told: &AtomicBool) -> 
         }
     }
     if is_read_only {
-        return Err(sqlx::Error::Configuration("the database takes no writes: a standby, or set read-only".into()));
+        return Err(no_writes());
     }
     Ok(())
+}
+
+fn no_writes() -> sqlx::Error {
+    sqlx::Error::Configuration("the database takes no writes: a standby, or set read-only".into())
 }
 
 /// A pool of at most so many connections, each set up as this house wants it.
