@@ -2,43 +2,73 @@
 
 use serde_json::{Value, json};
 
-use crate::config::{Environment, check_database_folder};
+use crate::config::{self, Config, Environment, Problem, check_database_folder};
 use crate::server::material;
 
 use super::args::{ConfigArgs, Format};
 use super::context::Context;
 use super::failure::Failure;
 use super::policy::counted;
-use super::serve::configuration;
 
-/// Checks configuration, certificates and policies without asking anything outside. What is only
-/// worth a look is talk in a table's place, and items in JSON.
+/// Checks configuration, certificates and policies without asking anything outside. In JSON every finding is an
+/// item; for people, errors are the failure's lines, and what is only worth a look is talk.
 ///
 /// # Errors
 /// Exit 2 with every problem.
 pub fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     let environment = Environment::of_process();
-    let config = configuration(&args.config, &environment)?;
-    let material =
-        material::read(&config, &environment).map_err(|error| Failure::usage(error.to_string()).in_lines())?;
-    // Not refused wherever a configuration is read: the emergency path works without the database.
-    if let Some(problem) = check_database_folder(&config) {
-        return Err(Failure::usage(format!("the configuration can't be used\n{problem}")).in_lines());
+    let (mut found, services) = match config::survey(&args.config, &environment).whole() {
+        Ok(config) => look(&config, &environment),
+        // What hangs on the faults is told once they are mended.
+        Err((mut problems, named)) => {
+            problems.extend(named.iter().flat_map(|named| material::faults(named)));
+            (problems, 0)
+        }
+    };
+    found.sort_by_key(|problem| !problem.is_error());
+    if context.printer.format() == Format::Json {
+        let items: Vec<Value> = found.iter().map(item).collect();
+        context.printer.json(&json!({ "items": items, "next": null }))?;
+    }
+    let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+    if found.iter().any(Problem::is_error) {
+        let told = format!("the configuration can't be used\n{}", lines.join("\n"));
+        return Err(Failure::usage(told).in_lines());
     }
     if context.printer.format() == Format::Json {
-        let warning = |text: &String| json!({ "severity": "warning", "message": text });
-        let items: Vec<Value> = material.warnings.iter().map(warning).collect();
-        return context.printer.json(&json!({ "items": items, "next": null }));
+        return Ok(());
     }
-    for warning in &material.warnings {
-        context.printer.talk_lines(warning);
+    for line in &lines {
+        context.printer.talk_lines(line);
     }
-    let services = material.policies.services().count();
     context.printer.talk(&format!(
         "{} is good: {}, {}",
         args.config.display(),
         counted(services, "service"),
-        counted(material.warnings.len(), "warning")
+        counted(lines.len(), "warning")
     ));
     Ok(())
+}
+
+/// What there is to say of a configuration that is good by itself, and how many services there are.
+fn look(config: &Config, environment: &Environment) -> (Vec<Problem>, usize) {
+    let (mut found, services) = match material::read(config, environment) {
+        Ok(material) => (material.warnings, material.policies.services().count()),
+        Err(error) => (config.warnings.iter().cloned().chain(error.problems).collect(), 0),
+    };
+    // Not refused wherever a configuration is read: the emergency path works without the database.
+    found.extend(check_database_folder(config));
+    (found, services)
+}
+
+/// As `policy check` prints what it finds.
+fn item(found: &Problem) -> Value {
+    json!({
+        "file": found.file.display().to_string(),
+        "line": found.line,
+        "column": found.column,
+        "severity": found.severity.name(),
+        "message": found.message,
+        "help": found.help,
+    })
 }

@@ -14,6 +14,7 @@ use crate::model::{Clock, Entropy};
 use crate::server::ambient::{SystemClock, SystemEntropy};
 use crate::server::dev::door::{DOMAIN, DevError, DevOptions, Parts, prepare, remembered};
 use crate::server::dev::provider::PEOPLE;
+use crate::server::material::MaterialError;
 use crate::server::run::{Running, Start, StartError, start};
 
 use super::args::DevArgs;
@@ -170,7 +171,7 @@ fn door(
     if args.json {
         let told = lines.clone();
         running.on_reload(move |outcome| {
-            let problems = outcome.as_ref().err().map(|error| error.problems.clone());
+            let problems = outcome.as_ref().err().map(MaterialError::lines);
             let mut line = json!({ "event": "reloaded", "ok": problems.is_none(), "problems": problems });
             let waiting = outcome.as_ref().ok().filter(|waiting| !waiting.is_empty());
             if let (Some(waiting), Some(line)) = (waiting, line.as_object_mut()) {

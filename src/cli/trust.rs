@@ -18,7 +18,11 @@ use crate::policy::{PolicySet, Trial, TrustedIssuer};
 
 /// `policy trust-test`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  doorward policy trust-test --token-file token.jwt --dir policies")]
+#[command(
+    after_help = "With `-o json` each of `checks` has `holds`: true, false, or null for what was not checked, as a\n\
+signature is not where the issuer has no `jwks_file`. What was not checked changes no exit code.\n\n\
+Example:\n  doorward policy trust-test --token-file token.jwt --dir policies"
+)]
 pub struct TrustTestArgs {
     /// Which folder.
     #[command(flatten)]
@@ -41,25 +45,25 @@ fn unverified(token: &str) -> Option<Map<String, Value>> {
     serde_json::from_slice(&payload).ok()
 }
 
-/// What there is to say of signature, audience and times: a word, and whether it holds as far as it
-/// was looked at.
+/// What there is to say of signature, audience and times: a word, and whether it holds; nothing where
+/// nobody looked.
 fn checked(
     token: &str,
     issuer: &TrustedIssuer,
     claims: &Map<String, Value>,
     now: Timestamp,
-) -> Vec<(&'static str, String, bool)> {
+) -> Vec<(&'static str, String, Option<bool>)> {
     let mut checks = Vec::new();
     let audience = claims.get("aud").map_or_else(|| "nothing".to_owned(), Value::to_string);
     let wanted = json!(issuer.audience);
     let fits = claims.get("aud").is_some_and(|aud| *aud == wanted || *aud == json!([wanted]));
-    checks.push(("audience", format!("wanted `{}`, got {audience}", issuer.audience), fits));
+    checks.push(("audience", format!("wanted `{}`, got {audience}", issuer.audience), Some(fits)));
     match &issuer.jwks_file {
         None => {
-            checks.push(("signature", "not checked: the issuer has no `jwks_file`".to_owned(), true));
+            checks.push(("signature", "not checked: the issuer has no `jwks_file`".to_owned(), None));
             checks.push(match times(claims, now) {
-                Ok(()) => ("times", "hold".to_owned(), true),
-                Err(error) => ("times", error.to_string(), false),
+                Ok(()) => ("times", "hold".to_owned(), Some(true)),
+                Err(error) => ("times", error.to_string(), Some(false)),
             });
         }
         Some(path) => {
@@ -69,8 +73,8 @@ fn checked(
                 read.map(drop).map_err(|error| error.to_string())
             });
             match verdict {
-                Ok(()) => checks.push(("signature", "holds, and so do audience and times".to_owned(), true)),
-                Err(why) => checks.push(("signature", why, false)),
+                Ok(()) => checks.push(("signature", "holds, and so do audience and times".to_owned(), Some(true))),
+                Err(why) => checks.push(("signature", why, Some(false))),
             }
         }
     }
@@ -104,7 +108,7 @@ pub fn trust_test(
     let checks = checked(&token, issuer, &claims, now);
     let trials = workloads.trials(issuer, &claims);
     let recognised = workloads.recognise(issuer, &claims).ok();
-    let code = u8::from(recognised.is_none() || checks.iter().any(|(_, _, holds)| !holds));
+    let code = u8::from(recognised.is_none() || checks.iter().any(|(_, _, holds)| *holds == Some(false)));
     let stdout = match args.output {
         Format::Json => {
             let checks: Vec<Value> = checks
@@ -125,7 +129,7 @@ pub fn trust_test(
             let mut text = String::new();
             let _ = writeln!(text, "{:<10} {} ({})", "issuer", issuer.name, issuer.preset.name());
             for (name, what, holds) in &checks {
-                let _ = writeln!(text, "{name:<10} {}{what}", if *holds { "" } else { "NO: " });
+                let _ = writeln!(text, "{name:<10} {}{what}", if *holds == Some(false) { "NO: " } else { "" });
             }
             for trial in &trials {
                 trial_text(&mut text, trial);

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::certificate::{CertificateError, authorities_of, chain_of, covers, names_of, pair_of};
-use super::problem::{Ledger, Problem, Severity};
+use super::problem::{KeyPlaces, Ledger, Problem, Severity};
+use super::record::Storage;
 use super::secret::warn_if_open;
 use super::{Config, Places, Spool};
 
@@ -41,12 +42,12 @@ pub fn check_hosts<'h>(config: &Config, hosts: impl IntoIterator<Item = &'h str>
         if host == config.server.control_host {
             let message = format!("the service host `{host}` is the control host");
             let help = "give the service another host, or set `server.control_host`";
-            problems.push(Problem::in_file(&config.path, message, help));
+            problems.push(config.places.problem("server.control_host", Severity::Error, message, help));
         } else if !covers(&names, host) {
             let message =
                 format!("the certificate `{}` does not cover the service host `{host}`", certificate.display());
             let help = format!("order one that has `{host}` or `*.{}` among its names", config.server.domain);
-            problems.push(Problem { severity: Severity::Warning, ..Problem::in_file(&config.path, message, &help) });
+            problems.push(config.places.problem("server.tls.certificate", Severity::Warning, message, &help));
         }
     }
     problems
@@ -56,14 +57,21 @@ pub fn check_hosts<'h>(config: &Config, hosts: impl IntoIterator<Item = &'h str>
 /// without the database.
 #[must_use]
 pub fn check_database_folder(config: &Config) -> Option<Problem> {
-    let file = config.storage.sqlite_file()?;
+    database_folder(&config.storage, &config.places)
+}
+
+/// The same of a configuration that has other faults.
+#[must_use]
+pub fn database_folder(storage: &Storage, places: &KeyPlaces) -> Option<Problem> {
+    let file = storage.sqlite_file()?;
     if file.is_dir() {
         let message = format!("`storage.url` names the folder `{}`, where a file is needed", file.display());
-        return Some(Problem::in_file(&config.path, message, "name a file in it, such as `doorward.db`"));
+        let help = "name a file in it, such as `doorward.db`";
+        return Some(places.problem("storage.url", Severity::Error, message, help));
     }
     let folder = file.parent().filter(|folder| !folder.is_dir())?;
     let message = format!("the folder `{}` for the database in `storage.url` is not there", folder.display());
-    Some(Problem::in_file(&config.path, message, "make the folder, or give another path"))
+    Some(places.problem("storage.url", Severity::Error, message, "make the folder, or give another path"))
 }
 
 fn names(config: &Config, places: Places<'_>, ledger: &Ledger) {

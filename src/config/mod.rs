@@ -33,11 +33,11 @@ use std::path::{Path, PathBuf};
 
 pub use breakglass::BreakGlass;
 pub use certificate::{CertificateError, authorities_of, chain_of, covers, names_of, pair_of};
-pub use check::{check_database_folder, check_hosts};
+pub use check::{check_database_folder, check_hosts, database_folder};
 pub use document::Environment;
 pub use identity::{Identity, Provider};
 pub use init::{InitError, InitKeys, InitOptions, InitProvider, write_installation};
-pub use problem::{Problem, Severity};
+pub use problem::{KeyPlaces, Problem, Severity};
 pub use record::{Audit, Durability, Keys, Policies, Spool, Storage, Telemetry, Witness, witness_file_fault};
 pub use server::{Limits, Server, ServerTls, is_host_name};
 pub use session::{SessionSettings, Tokens};
@@ -84,6 +84,47 @@ pub struct Config {
     pub secret_files: Vec<(String, PathBuf)>,
     /// What is worth a look and no reason to refuse.
     pub warnings: Vec<Problem>,
+    /// Where keys stand that are judged with what lies outside.
+    pub places: KeyPlaces,
+}
+
+/// A configuration as far as it can be read.
+#[derive(Debug)]
+pub struct Survey {
+    config: Option<Config>,
+    named: Option<Named>,
+    problems: Vec<Problem>,
+}
+
+/// What a configuration names that lies outside of it, so that its own faults don't hide what is wrong there.
+#[derive(Debug)]
+pub struct Named {
+    /// `[storage]`, where it could be read.
+    pub storage: Option<Storage>,
+    /// `audit.spool`.
+    pub spool: Spool,
+    /// `policies.dir`.
+    pub policies: PathBuf,
+    /// `server.domain`, where it could be read.
+    pub domain: Option<String>,
+    /// Where the keys stand.
+    pub places: KeyPlaces,
+}
+
+impl Survey {
+    /// The configuration, if `serve` would take it.
+    ///
+    /// # Errors
+    /// Every problem that was found, warnings too: errors first, each kind in the order of the file; and what it
+    /// names, unless it is no TOML at all.
+    pub fn whole(self) -> Result<Config, (Vec<Problem>, Option<Box<Named>>)> {
+        match self.config {
+            Some(config) if !self.problems.iter().any(Problem::is_error) => {
+                Ok(Config { warnings: self.problems, ..config })
+            }
+            _ => Err((self.problems, self.named.map(Box::new))),
+        }
+    }
 }
 
 /// Reads and checks a configuration.
@@ -91,15 +132,20 @@ pub struct Config {
 /// # Errors
 /// Every problem that was found, warnings too: errors first, each kind in the order of the file.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, Vec<Problem>> {
+    survey(path, environment).whole().map_err(|(problems, _)| problems)
+}
+
+/// Reads a configuration, and what it names where it has faults.
+#[must_use]
+pub fn survey(path: &Path, environment: &Environment) -> Survey {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    let text = read(&path).map_err(|problem| vec![problem])?;
+    let text = match read(&path) {
+        Ok(text) => text,
+        Err(problem) => return Survey { config: None, named: None, problems: vec![problem] },
+    };
     let ledger = Ledger::new(&path, &text);
-    let config = understand(&path, &text, environment, &ledger);
-    let problems = ledger.into_problems();
-    match config {
-        Some(config) if !problems.iter().any(Problem::is_error) => Ok(Config { warnings: problems, ..config }),
-        _ => Err(problems),
-    }
+    let (config, named) = understand(&path, &text, environment, &ledger);
+    Survey { config, named, problems: ledger.into_problems() }
 }
 
 /// Everything that `serve` would refuse, and the warnings. Empty when all is well. Policies are
@@ -124,8 +170,8 @@ fn read(path: &Path) -> Result<String, Problem> {
     std::fs::read_to_string(path).map_err(|error| wrong(&error, "it must be a readable UTF-8 text file"))
 }
 
-fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledger) -> Option<Config> {
-    let mut document = document::parse(text, ledger)?;
+fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledger) -> (Option<Config>, Option<Named>) {
+    let Some(mut document) = document::parse(text, ledger) else { return (None, None) };
     document::apply_overrides(&mut document, environment.vars(), ledger);
     let folder = path.parent().unwrap_or(Path::new("."));
     let reading = Reading { ledger, environment, folder, secret_files: RefCell::default() };
@@ -143,25 +189,39 @@ fn understand(path: &Path, text: &str, environment: &Environment, ledger: &Ledge
     let telemetry = record::read_telemetry(root.section("telemetry"));
     let breakglass = breakglass::read(root.section("breakglass"), server.as_ref().map(|server| server.domain.as_str()));
     drop(root);
+    let place = |dotted: &str| document::place_of(&document, dotted);
+    let places = KeyPlaces::of(ledger, &place);
+    let named = Named {
+        storage: storage.clone(),
+        spool: audit.spool.clone(),
+        policies: policies.dir.clone(),
+        domain: server.as_ref().map(|server| server.domain.clone()),
+        places: places.clone(),
+    };
+    let secret_files = reading.secret_files.take();
+    let (Some(server), Some(trust), Some(keys), Some(storage)) = (server, trust, keys, storage) else {
+        return (None, Some(named));
+    };
     let config = Config {
         path: path.to_path_buf(),
-        server: server?,
-        trust: trust?,
+        server,
+        trust,
         identity,
         session,
         tokens,
-        keys: keys?,
-        storage: storage?,
+        keys,
+        storage,
         audit,
         policies,
         notify,
         breakglass,
         telemetry,
-        secret_files: reading.secret_files.take(),
+        secret_files,
         warnings: Vec::new(),
+        places,
     };
-    check::whole(&config, &|dotted| document::place_of(&document, dotted), ledger);
-    Some(config)
+    check::whole(&config, &place, ledger);
+    (Some(config), Some(named))
 }
 
 /// Finds the place of a dotted path.

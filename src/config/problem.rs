@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, where, and what to do about it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,17 @@ pub struct Problem {
     pub message: String,
     /// What to do.
     pub help: Option<String>,
+}
+
+impl Severity {
+    /// As printed.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
 }
 
 impl Problem {
@@ -60,8 +72,7 @@ impl fmt::Display for Problem {
                 write!(f, ":{column}")?;
             }
         }
-        let word = if self.is_error() { "error" } else { "warning" };
-        write!(f, ": {word}: {}", self.message)?;
+        write!(f, ": {}: {}", self.severity.name(), self.message)?;
         if let Some(help) = &self.help {
             write!(f, "\n  help: {help}")?;
         }
@@ -109,16 +120,53 @@ impl Ledger {
         problems
     }
 
-    fn add(&self, place: &Place, severity: Severity, message: String, help: Option<String>) {
-        let (file, line, column) = match place {
+    fn spot(&self, place: &Place) -> Spot {
+        match place {
             Place::Offset(offset) => {
                 let (line, column) = line_and_column(&self.text, *offset);
-                (self.file.clone(), Some(line), Some(column))
+                Spot { file: self.file.clone(), line: Some(line), column: Some(column) }
             }
-            Place::Variable(name) => (PathBuf::from(&**name), None, None),
-            Place::Whole => (self.file.clone(), None, None),
-        };
+            Place::Variable(name) => Spot { file: PathBuf::from(&**name), line: None, column: None },
+            Place::Whole => Spot { file: self.file.clone(), line: None, column: None },
+        }
+    }
+
+    fn add(&self, place: &Place, severity: Severity, message: String, help: Option<String>) {
+        let Spot { file, line, column } = self.spot(place);
         self.problems.borrow_mut().push(Problem { file, line, column, severity, message, help });
+    }
+}
+
+/// A place as problems tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Spot {
+    file: PathBuf,
+    line: Option<usize>,
+    column: Option<usize>,
+}
+
+/// Where the keys stand whose values are judged later, with what lies outside of the configuration.
+#[derive(Debug, Clone)]
+pub struct KeyPlaces {
+    file: PathBuf,
+    known: BTreeMap<&'static str, Spot>,
+}
+
+impl KeyPlaces {
+    const KEYS: [&str; 4] = ["audit.spool", "server.control_host", "server.tls.certificate", "storage.url"];
+
+    /// By how a dotted path is found.
+    pub(in crate::config) fn of(ledger: &Ledger, place: &dyn Fn(&str) -> Place) -> Self {
+        let known = Self::KEYS.into_iter().map(|key| (key, ledger.spot(&place(key)))).collect();
+        Self { file: ledger.file.clone(), known }
+    }
+
+    /// What is wrong with the value of a key, at the key's place.
+    #[must_use]
+    pub fn problem(&self, key: &str, severity: Severity, message: String, help: &str) -> Problem {
+        let whole = || Spot { file: self.file.clone(), line: None, column: None };
+        let Spot { file, line, column } = self.known.get(key).cloned().unwrap_or_else(whole);
+        Problem { file, line, column, severity, message, help: Some(help.to_owned()) }
     }
 }
 

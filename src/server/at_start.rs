@@ -48,6 +48,7 @@ impl AtStart {
             path: _,
             secret_files: _,
             warnings: _,
+            places: _,
         } = config;
         this.server(server);
         let (Identity { providers }, Keys { key_encryption_key }, Storage { url }) = (identity, keys, storage);

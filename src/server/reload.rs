@@ -99,8 +99,9 @@ impl Reloader {
                 }
             }
             Err(error) => {
-                tracing::error!(problems = %error.problems.join("; "), "files were read again and refused; the old ones stay in force");
-                let first: Vec<String> = error.problems.iter().take(10).cloned().collect();
+                let problems = error.lines();
+                tracing::error!(problems = %problems.join("; "), "files were read again and refused; the old ones stay in force");
+                let first: Vec<String> = problems.into_iter().take(10).collect();
                 Event::new(id, now, EventType::PolicyRefused, Outcome::Failed).with("problems", first)
             }
         };
@@ -132,7 +133,7 @@ impl Reloader {
             Some(&before),
             &environment,
         )
-        .map_err(|error| MaterialError { problems: vec![error.to_string()] })?;
+        .map_err(|error| MaterialError::of(&config.path, error))?;
         self.shared.snapshot.store(Arc::new(snapshot));
         if !same {
             self.shared.authorities_changed.notify_waiters();

@@ -312,7 +312,7 @@ async fn build(
         None,
         &environment_of,
     )
-    .map_err(|error| MaterialError { problems: vec![error.to_string()] })?;
+    .map_err(|error| MaterialError::of(&config.path, error))?;
     let desk = Arc::new(Desk {
         store: store.clone(),
         recorder: recorder.clone(),

@@ -61,9 +61,10 @@ const HOLD: &str = concat!(
 const REBIND: &str = "\
     update access_request set hash = $2, actions = $3, approvals_needed = $4 where id = $1 and state = 'pending'";
 /// How often this account was granted this entitlement since a time, and ever.
+/// Those that were held when a request was made. The grant of an extension is an earlier request's, which was.
 const GRANTED: &str = "\
     select count(*) from access_grant where entitlement = $1 and principal_kind = $2 and principal_id = $3 \
-    and created_at >= $4 and active_at is not null";
+    and created_at >= $4 and active_at <= $5 and request <> $6";
 
 const APPROVAL_INSERT: &str = "\
     insert into access_approval (request, principal_kind, principal_id, email, email_verified, name, answer, reason, \
@@ -281,21 +282,20 @@ impl Store {
         rows.into_iter().map(Approval::try_from).collect()
     }
 
-    /// How often `principal` has held the entitlement since a time.
+    /// How often whoever asks had held the entitlement when they asked, by grants that were made since a time;
+    /// what came of the request itself is not among them.
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn grants_held(
-        &self,
-        entitlement: &EntitlementName,
-        principal: &Principal,
-        since: Timestamp,
-    ) -> Result<i64, StoreError> {
+    pub async fn grants_held(&self, request: &AccessRequest, since: Timestamp) -> Result<i64, StoreError> {
+        let principal = &request.requester.principal;
         Ok(sqlx::query_scalar(GRANTED)
-            .bind(entitlement.to_string())
+            .bind(request.entitlement.to_string())
             .bind(principal.kind().name())
             .bind(principal.id().to_owned())
             .bind(since.millis())
+            .bind(request.created_at.millis())
+            .bind(request.id.to_string())
             .fetch_one(self.pool())
             .await?)
     }

@@ -100,7 +100,7 @@ pub enum Answer {
 pub struct ApprovalContext {
     /// Whether this person never held the entitlement before.
     pub first_time: bool,
-    /// Grants of the entitlement to this person in the last 30 days.
+    /// Grants of the entitlement to this person in the 30 days before they asked.
     pub grants_30d: u32,
     /// Whether it was asked outside of Monday to Friday, 8 to 18 in the service's time zone.
     pub outside_hours: bool,

@@ -163,3 +163,26 @@ async fn more_than_an_entitlement_lasts_in_all_is_refused_to_who_asks_and_not_le
         assert!(matches!(whole, GrantState::Active { from, until } if until.since(from) == Ttl::hours(2)), "{whole:?}");
     }
 }
+
+#[tokio::test]
+async fn what_somebody_held_before_is_told_as_it_was_when_they_asked() {
+    for url in databases() {
+        let scene = Scene::with(&url).await;
+        let (node, grant) = (&scene.node, scene.granted().await);
+        let told = async |id: RequestId| {
+            let seen = access::request_fetch(node.desk(), &scene.dev, id, node.now()).await.unwrap();
+            (seen.first_time, seen.held_lately)
+        };
+        assert_eq!(told(grant.request).await, (true, 0), "its own grant is not among them");
+        let more = scene.extension(&grant, Ttl::minutes(5)).await;
+        assert_eq!(told(more).await, (false, 1));
+        // The grant of an extension is the one that is extended: it was held when more was asked for.
+        node.approve(&scene.leads[0], more).await.unwrap();
+        assert_eq!(told(more).await, (false, 1));
+        scene.clock.advance(Ttl::minutes(20));
+        let second = scene.granted().await;
+        assert_eq!(told(second.request).await, (false, 1));
+        // Nor does it change by what came later.
+        assert_eq!(told(grant.request).await, (true, 0));
+    }
+}

@@ -226,6 +226,14 @@ fn a_token_without_a_key_to_check_it_by_is_held_against_its_times_all_the_same()
     let good = tested(-600, 300);
     assert_eq!(good.code, 0, "{}{}", good.stdout, good.stderr);
     assert!(good.stdout.contains("times      hold\n"), "{}", good.stdout);
+    assert!(good.stdout.contains("signature  not checked: "), "{}", good.stdout);
+    // What nobody looked at is neither so nor not so.
+    let file = dir.path().join("token.jwt");
+    let told = json(&run(&["trust-test", "-o", "json", "--dir", &path, "--token-file", file.to_str().unwrap()]));
+    let checks = told["checks"].as_array().unwrap();
+    let holds: Vec<_> =
+        checks.iter().map(|check| (check["check"].as_str().unwrap(), check["holds"].as_bool())).collect();
+    assert_eq!(holds, [("audience", Some(true)), ("signature", None), ("times", Some(true))], "{told}");
     for (from, until, why) in [(-600, 0, "has expired"), (60, 300, "is not valid yet"), (-600, 86_400, "`exp`")] {
         let told = tested(from, until);
         assert_eq!(told.code, 1, "{}", told.stdout);

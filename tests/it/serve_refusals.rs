@@ -210,3 +210,51 @@ async fn init_refuses_a_domain_that_its_own_check_would_refuse() {
         assert!(!dir.exists());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_tells_all_that_serve_would_refuse_in_one_run_each_with_its_place() {
+    let house = House::new().await;
+    let config = house.file("doorward.toml");
+    let whole = std::fs::read_to_string(&config).unwrap();
+    let items = async || {
+        let mut check = house.command(&["check", "-o", "json", "--config", config.to_str().unwrap()]);
+        let output = check.output().await.unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{told}"));
+        (output.status.code(), list["items"].as_array().unwrap().clone(), told)
+    };
+    // An unknown key hides neither a policy that is no good nor a database without a folder.
+    let bad = whole.replacen("[server]\n", "[server]\nlisen = \"x\"\n", 1);
+    let url = bad.lines().find(|line| line.starts_with("url = ")).unwrap().to_owned();
+    let bad = bad.replacen(&url, "url = \"sqlite://nodir/x.db\"", 1);
+    std::fs::write(&config, &bad).unwrap();
+    let global = house.file("policies/global.cedar");
+    let policies = std::fs::read_to_string(&global).unwrap();
+    std::fs::write(&global, format!("{policies}\npermit (nobody);\n")).unwrap();
+    let (code, found, told) = items().await;
+    assert_eq!(code, Some(2));
+    for (file, message) in [("doorward.toml", "lisen"), ("global.cedar", ""), ("doorward.toml", "nodir")] {
+        let item = found.iter().find(|item| {
+            let text = |key: &str| item[key].as_str().unwrap_or_default();
+            text("file").ends_with(file) && text("message").contains(message) && text("severity") == "error"
+        });
+        let item = item.unwrap_or_else(|| panic!("{file} {message}: {found:#?}"));
+        assert!(item["line"].is_u64() && item["column"].is_u64(), "{item}");
+        assert!(told.contains(file), "the failure is told as every other: {told}");
+    }
+    std::fs::write(&global, policies).unwrap();
+    // What only the driver or the disk knows has its place, too.
+    for (line, message) in [
+        ("url = \"postgres://door@localhost/door?sslmode=wat\"", "`storage.url`: "),
+        ("url = \"postgres://door@localhost/door?wat=1\"", "`storage.url`: the database URL has an option `wat`"),
+    ] {
+        std::fs::write(&config, whole.replacen(&url, line, 1)).unwrap();
+        let (code, mut found, _) = items().await;
+        found.retain(|item| item["severity"] == "error");
+        let at = whole.lines().position(|line| line == url).unwrap() + 1;
+        assert_eq!((code, found.len()), (Some(2), 1), "{found:#?}");
+        assert_eq!((found[0]["line"].as_u64(), found[0]["column"].as_u64()), (u64::try_from(at).ok(), Some(7)));
+        let told = found[0]["message"].as_str().unwrap();
+        assert!(told.starts_with(message) && !told.contains("error with configuration"), "{told}");
+    }
+}

@@ -110,6 +110,10 @@ async fn a59_with_provider_and_database_stopped_three_of_five_open_and_all_of_it
     told(&installation, "/readyz", &["\"degraded\"", "\"emergency\""]).await;
     assert_eq!(hand.done(&["--profile", "breakglass", "curl", "-s", &url]).await, "served\n");
     hand.done(&["breakglass", "close", &id]).await;
+    // Nor is it gone on with here: whoever needs the door again begins again.
+    let again = hand.run(&[&few[..], &["--signature", "2.sig"]].concat()).await;
+    assert_eq!((again.code, again.out.as_str()), (1, ""), "{}", again.told);
+    assert!(again.told.contains("was closed at"), "{}", again.told);
     let refused = hand.run(&["--profile", "breakglass", "curl", "-s", &url]).await;
     assert!(refused.out.contains("session_ended"), "{}", refused.out);
     child.kill().await.unwrap();

@@ -13,9 +13,10 @@ use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::origin::Origin;
+use crate::model::BreakGlassId;
 use crate::model::breakglass::Challenge;
 use crate::model::closing::{CLOSE_NAMESPACE, Closing};
-use crate::wire::{BreakGlassClose, BreakGlassClosed, BreakGlassEvidence};
+use crate::wire::{BreakGlassClose, BreakGlassClosed, BreakGlassEvidence, Time};
 
 use super::CloseArgs;
 use super::nodes::nodes;
@@ -59,6 +60,9 @@ pub async fn run(context: &Context, args: &CloseArgs) -> Result<(), Failure> {
             }
         }
     }
+    if !closed.is_empty() {
+        closed_here(context, args.id);
+    }
     let open: Vec<_> = failed.iter().map(|(name, why, _)| json!({ "node": name, "error": why })).collect();
     let state = if failed.is_empty() { "closed" } else { "open" };
     let told = json!({ "id": args.id.to_string(), "state": state, "nodes": closed, "failed": open });
@@ -75,6 +79,17 @@ pub async fn run(context: &Context, args: &CloseArgs) -> Result<(), Failure> {
                 args.id
             ),
         )),
+    }
+}
+
+/// Keeps that it is closed, where it was begun on this machine: it is not gone on with here. It is closed all
+/// the same where that can't be kept.
+fn closed_here(context: &Context, id: BreakGlassId) {
+    let Ok(mut pending) = Pending::load(context, id) else { return };
+    pending.closed_at.get_or_insert(Time(context.clock.now()));
+    if let Err(failure) = pending.update(context, id) {
+        let why = failure.problem.detail.unwrap_or_default();
+        context.printer.talk(&format!("that it is closed could not be kept here: {why}"));
     }
 }
 

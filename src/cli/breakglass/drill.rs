@@ -56,6 +56,7 @@ fn begin(context: &Context, args: &DrillArgs) -> Result<BreakGlassId, Failure> {
         server: terms.server.clone(),
         ca_pem: context.named_ca()?,
         signatures: Vec::new(),
+        closed_at: None,
     };
     pending.save(context, id)?;
     if !args.key.is_empty() {

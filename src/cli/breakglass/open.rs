@@ -156,6 +156,7 @@ async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
         server: terms.server.clone(),
         ca_pem,
         signatures: Vec::new(),
+        closed_at: None,
     };
     pending.save(context, id)?;
     std::fs::write(out, &text).map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
@@ -224,6 +225,13 @@ async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<
         .map_err(|error| Failure::failed(format!("the kept challenge: {error}")))?;
     if challenge.scope == Scope::Drill {
         return Err(Failure::usage(format!("`{id}` is a drill: `breakglass drill --resume {id}`")));
+    }
+    if let Some(at) = pending.closed_at {
+        // Nodes that the statement has not reached would honour it, and no node that it has.
+        return Err(Failure::failed(format!(
+            "`{id}` was closed at {at}, and what is closed does not open again: begin another, with \
+             `doorward breakglass open --reason …`"
+        )));
     }
     let mut signatures: Vec<Vec<u8>> = pending.opener_signature.iter().map(|text| text.clone().into_bytes()).collect();
     for file in &args.signature {

@@ -11,6 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::profile;
 use crate::model::BreakGlassId;
+use crate::wire::Time;
 
 /// What `--resume` needs.
 #[derive(Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub struct Pending {
     /// The signatures that opened, once they did.
     #[serde(default)]
     pub signatures: Vec<String>,
+    /// When it was closed from here, at one node at least: then it opens nothing any more.
+    #[serde(default)]
+    pub closed_at: Option<Time>,
 }
 
 fn path_of(context: &Context, id: BreakGlassId) -> Result<PathBuf, Failure> {

@@ -44,9 +44,9 @@ pub struct Seen {
     pub grant: Option<Grant>,
     /// How far request and grant have come, as one word.
     pub state: &'static str,
-    /// Grants of the entitlement to this person lately.
+    /// Grants of the entitlement to this person lately, when they asked.
     pub held_lately: i64,
-    /// Whether this person never held the entitlement before.
+    /// Whether this person had never held the entitlement when they asked.
     pub first_time: bool,
 }
 
@@ -293,10 +293,9 @@ pub(super) async fn seen(desk: &Desk, request: AccessRequest, now: Timestamp) ->
         None => None,
     };
     let approvals = weighed(desk, &request, grant.as_ref(), approvals, now).await?;
-    let (name, who) = (&request.entitlement, &request.requester.principal);
-    let ever = desk.store.grants_held(name, who, Timestamp::from_millis(0)).await?;
-    let held_lately = desk.store.grants_held(name, who, now.minus(LATELY)).await?;
-    let first_time = ever == 0 || (ever == 1 && grant.is_some());
+    // As it was when they asked, however the request ends and whatever they are granted later.
+    let first_time = desk.store.grants_held(&request, Timestamp::from_millis(0)).await? == 0;
+    let held_lately = desk.store.grants_held(&request, request.created_at.minus(LATELY)).await?;
     let state = match (request.state_at(now), &grant) {
         (RequestState::Approved, Some(grant)) => match grant.state_at(now) {
             GrantState::Queued => "approved",

@@ -229,3 +229,22 @@ fn only_what_can_be_corrected_is_said_to_be_resumed() {
     let over = over.lines().concat();
     assert!(over.contains("make a new one") && !over.contains("resume again"), "{over}");
 }
+
+#[test]
+fn what_was_closed_here_is_not_gone_on_with_here() {
+    let hand = Hand::new();
+    let config = hand.dir.join("doorward.toml");
+    let id = hand.open(6, &["--all", "--config", config.to_str().unwrap()]).unwrap();
+    let (first, second) = (hand.sign(1), hand.sign(2));
+    let resume = ["--resume", &id, "--signature", &first, "--signature", &second];
+    hand.open(7, &resume).unwrap();
+    let kept = hand.dir.join(format!("home/breakglass/{id}.json"));
+    let mut pending: serde_json::Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
+    let closed = hand.clock.now().to_string();
+    pending["closed_at"] = closed.clone().into();
+    std::fs::write(&kept, pending.to_string()).unwrap();
+    let refused = hand.open(8, &resume).unwrap_err();
+    assert_eq!(refused.exit, Exit::Failed);
+    let told = refused.problem.detail.unwrap();
+    assert!(told.contains(&format!("was closed at {closed}")) && told.contains("begin another"), "{told}");
+}
