@@ -57,6 +57,7 @@ pub async fn server(State(desk): State<Arc<Desk>>) -> Response {
         id_token_signing_alg_values_supported: texts(&["ES256"]),
         subject_types_supported: texts(&["public"]),
         dpop_signing_alg_values_supported: texts(&dpop::ALGORITHMS),
+        doorward_development: desk.settings.development.then_some(true),
     };
     cached(answered(&body), METADATA_CACHE)
 }

@@ -21,6 +21,8 @@ pub struct Failure {
     pub status: Option<u16>,
     /// Whether its detail is lines of our own making, one for each fault of a file.
     pub(in crate::cli) in_lines: bool,
+    /// Whether nobody is signed in who could ask why.
+    nobody_asks: bool,
 }
 
 impl Failure {
@@ -37,13 +39,13 @@ impl Failure {
             Exit::Unreachable => "The server could not be reached",
         };
         let problem = Problem::new(0, reason, title).with_detail(detail);
-        Self { exit, problem: Box::new(problem), status: None, in_lines: false }
+        Self { exit, problem: Box::new(problem), status: None, in_lines: false, nobody_asks: false }
     }
 
     /// An end of which everything has been said already.
     #[must_use]
     pub fn silent(exit: Exit) -> Self {
-        Self { exit, problem: Box::new(Problem::new(0, "", "")), status: None, in_lines: false }
+        Self { exit, problem: Box::new(Problem::new(0, "", "")), status: None, in_lines: false, nobody_asks: false }
     }
 
     /// Whether there is nothing left to say.
@@ -70,6 +72,12 @@ impl Failure {
         Self { in_lines: true, ..self }
     }
 
+    /// Told to somebody who is not signed in, and so may not ask why. Scripts are told the decision all the same.
+    #[must_use]
+    pub(in crate::cli) fn to_nobody(self) -> Self {
+        Self { nobody_asks: true, ..self }
+    }
+
     /// Exit 3, with the command that signs in.
     #[must_use]
     pub fn signed_out(reason: &str, detail: impl Into<String>, command: &str) -> Self {
@@ -88,7 +96,7 @@ impl Failure {
             (502..=504, _) => Exit::Unreachable,
             _ => Exit::Failed,
         };
-        Self { exit, problem: Box::new(problem), status: None, in_lines: false }
+        Self { exit, problem: Box::new(problem), status: None, in_lines: false, nobody_asks: false }
     }
 
     /// The lines for people: what, then what to do.
@@ -110,7 +118,7 @@ impl Failure {
             }
         }
         // Of what is not there, and to nobody, there is no more to tell.
-        let explained = |_: &&String| problem.status != 401 && problem.reason != "not_found";
+        let explained = |_: &&String| problem.status != 401 && problem.reason != "not_found" && !self.nobody_asks;
         if let Some(decision) = problem.decision.as_ref().filter(explained) {
             lines.push(format!("  more:  doorward why {decision}"));
         }

@@ -65,6 +65,8 @@ pub struct DeskSettings {
     pub access_ttl: Ttl,
     /// How long a refresh token lasts.
     pub refresh_ttl: Ttl,
+    /// Whether a provider is the development one, which signs in whoever asks.
+    pub development: bool,
     /// What an erasure of a person must not take from the record, and for how long.
     pub keep: Vec<KeepRule>,
 }

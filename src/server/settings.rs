@@ -71,6 +71,7 @@ pub fn desk_settings(config: &Config, origin: &str, public_port: u16) -> DeskSet
         device_code_ttl: config.tokens.device_code,
         access_ttl: config.tokens.access,
         refresh_ttl: config.tokens.refresh,
+        development: config.identity.providers.iter().any(|provider| provider.development),
         keep: config.audit.keep.clone(),
     }
 }

@@ -260,4 +260,8 @@ pub struct ServerMetadata {
     /// RFC 9449 §5.1.
     #[serde(default)]
     pub dpop_signing_alg_values_supported: Vec<String>,
+    /// Whether a provider is the one of `doorward dev`, which signs in whoever asks; absent where none is. A
+    /// parameter of ours, as RFC 8414 §2 lets there be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doorward_development: Option<bool>,
 }

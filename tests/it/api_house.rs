@@ -142,6 +142,7 @@ impl House {
             device_code_ttl: Ttl::minutes(10),
             access_ttl: Ttl::minutes(15),
             refresh_ttl: Ttl::hours(12),
+            development: false,
             keep: Vec::new(),
         };
         change(&mut settings);

@@ -514,6 +514,11 @@ async fn the_metadata_says_what_is_there() {
     let nobody = Caller::default();
     let metadata = house.get(&nobody, "/.well-known/oauth-authorization-server").await;
     assert_eq!(metadata.text("/issuer"), ORIGIN);
+    // Only a door that signs in whoever asks says so.
+    assert_eq!(metadata.body.get("doorward_development"), None);
+    let development = House::with(&databases()[0], |settings| settings.development = true).await;
+    let development = development.get(&nobody, "/.well-known/oauth-authorization-server").await;
+    assert_eq!(development.body["doorward_development"], json!(true));
     assert_eq!(metadata.body["code_challenge_methods_supported"], json!(["S256"]));
     assert_eq!(metadata.body["authorization_response_iss_parameter_supported"], json!(true));
     assert_eq!(metadata.body, house.get(&nobody, "/.well-known/openid-configuration").await.body);

@@ -15,6 +15,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use rcgen::KeyPair;
+use serde_json::Value;
 
 use crate::model::{Timestamp, Ttl};
 use crate::wire::oauth::CLI_CLIENT_ID;
@@ -47,14 +48,39 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
     let origin = server(context, &profile)?;
     let former = profile.load().ok().flatten().filter(|old| old.record.server == origin.to_string());
     let lives = former.as_ref().is_some_and(|old| !old.record.expires_at.0.is_over(context.clock.now()));
-    let proof = if lives { Proof::New } else { Proof::Any };
     let ca_pem = match context.named_ca()? {
         Some(pem) => Some(pem),
         // What was named at an earlier sign-in to this server still holds.
         None => former.and_then(|old| old.ca_pem),
     };
+    let proof = if lives { Proof::New } else { Proof::Any };
+    let signed_in = sign_in(context, args, &profile, &origin, ca_pem, proof).await;
+    signed_in.map_err(|failure| if lives { failure } else { failure.to_nobody() })
+}
+
+async fn sign_in(
+    context: &Context,
+    args: &LoginArgs,
+    profile: &Profile,
+    origin: &Origin,
+    ca_pem: Option<String>,
+    proof: Proof,
+) -> Result<(), Failure> {
     let device = device_identity(context, args)?;
     let client = Client::new(origin.clone(), ca_pem.as_deref(), device.as_ref())?;
+    if args.sign_in_as.is_some() && !origin.is_loopback() {
+        return Err(Failure::usage(format!(
+            "`--as` works against `doorward dev` only, and {origin} is not on this machine"
+        )));
+    }
+    // Before a browser shows a page that can't load, or an address is printed that leads nowhere.
+    let metadata = metadata(&client, device.is_some()).await?;
+    if args.sign_in_as.is_some() && metadata.get("doorward_development") != Some(&Value::Bool(true)) {
+        return Err(Failure::usage(format!(
+            "`--as` works against `doorward dev` only, and {origin} is another installation: its own provider signs \
+             in, so leave `--as` out"
+        )));
+    }
     let key = KeyPair::generate().map_err(|error| Failure::failed(format!("making a key: {error}")))?;
     let key_pem = key.serialize_pem();
     let request = signing_request(&key_pem)?;
@@ -65,11 +91,29 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
     } else {
         sign_in_by_browser(context, &client, args, proof, &request).await?
     };
-    let saved = saved(&origin, key_pem, &answer, ca_pem, context.clock.now())?;
+    let saved = saved(origin, key_pem, &answer, ca_pem, context.clock.now())?;
     let lock = profile.lock()?;
     profile.save(&lock, &saved)?;
     drop(lock);
-    told(context, &profile, &answer)
+    told(context, profile, &answer)
+}
+
+/// What the server tells everybody. A service tells strangers nothing: whoever names its host, and not the control
+/// host, learns which is wanted.
+async fn metadata(client: &Client, shows_device: bool) -> Result<Value, Failure> {
+    let is_service = |error: &ClientError| match error {
+        ClientError::Refused(problem) => problem.status == 401,
+        other => other.certificate_refused() && !shows_device,
+    };
+    match client.get(METADATA_PATH).await {
+        Ok(json) => Ok(client.read(&json)?),
+        Err(error) if is_service(&error) => Err(Failure::usage(format!(
+            "{} is a service, where nobody signs in: name the control host with `--server` or `DOORWARD_SERVER`, \
+             `server.control_host` in the installation's configuration",
+            client.origin()
+        ))),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn server(context: &Context, profile: &Profile) -> Result<Origin, Failure> {
@@ -110,8 +154,6 @@ async fn sign_in_by_browser(
     proof: Proof,
     request: &str,
 ) -> Result<TokenAnswer, Failure> {
-    // Before a browser shows a page that can't load, or an address is printed that leads nowhere.
-    client.get(METADATA_PATH).await?;
     let listener = Loopback::bind().await?;
     let flow = Flow::start(&*context.entropy, listener.redirect_uri());
     let url = format!("{}{}", client.origin(), flow.authorize_path(None, args.provider.as_deref(), proof));
@@ -145,12 +187,6 @@ async fn sign_in_as(
     proof: Proof,
     request: &str,
 ) -> Result<TokenAnswer, Failure> {
-    if !client.origin().is_loopback() {
-        return Err(Failure::usage(format!(
-            "`--as` works against `doorward dev` only, and {} is not on this machine",
-            client.origin()
-        )));
-    }
     // Nothing listens there: the redirect to it is read, not followed.
     let flow = Flow::start(&*context.entropy, "http://127.0.0.1:1/callback".to_owned());
     let path = flow.authorize_path(Some(name), provider, proof);

@@ -37,6 +37,10 @@ enum Twist {
     Page,
     Locked,
     ProviderAway,
+    /// It is an installation, though its provider is on this machine.
+    Installation,
+    /// It is a service of one.
+    Service,
 }
 
 /// The parts of an authorization server that a sign-in meets.
@@ -109,7 +113,17 @@ impl Server {
                     "verification_uri_complete": format!("{origin}/device?code=WDJB-MJHT"), "expires_in": 600, "interval": 1}),
             ),
             "/oauth2/token" => self.token(seen),
-            "/.well-known/oauth-authorization-server" => json_reply(200, &json!({"issuer": origin})),
+            "/.well-known/oauth-authorization-server" => match self.twist {
+                Twist::Installation => json_reply(200, &json!({"issuer": origin})),
+                Twist::Service => json_reply(
+                    401,
+                    &json!({"type": "urn:doorward:problem:no_credential", "title": "Not signed in", "status": 401,
+                        "detail": "You are not signed in.", "reason": "no_credential",
+                        "decision": "dec_06h01rs2cto0b2afh7rgi8mlbg",
+                        "remedy": {"kind": "sign_in", "command": "doorward login"}}),
+                ),
+                _ => json_reply(200, &json!({"issuer": origin, "doorward_development": true})),
+            },
             other => panic!("{other}"),
         }
     }
@@ -280,9 +294,30 @@ async fn who_is_locked_is_told_so_with_the_decision_and_a_provider_that_is_away_
     let failure = login::run(&Person::at(&locked).context, &sign_in_as("alice")).await.unwrap_err();
     assert_eq!((failure.exit, failure.problem.reason.as_str()), (Exit::Denied, "locked"));
     assert_eq!(failure.problem.decision.as_deref(), Some("dec_06h01rs2cto0b2afh7rgi8mlbg"));
+    // Nobody is signed in who could ask why; scripts have the decision all the same.
+    assert!(!failure.lines().concat().contains("doorward why"), "{:?}", failure.lines());
+    assert!(failure.json().contains("dec_06h01rs2cto0b2afh7rgi8mlbg"), "{}", failure.json());
     let away = door(Twist::ProviderAway).await;
     let failure = login::run(&Person::at(&away).context, &sign_in_as("alice")).await.unwrap_err();
     assert_eq!((failure.exit, failure.problem.reason.as_str()), (Exit::Unreachable, "unreachable"));
+}
+
+#[tokio::test]
+async fn only_a_door_of_dev_is_signed_in_to_by_name_and_a_service_is_no_door() {
+    let installation = door(Twist::Installation).await;
+    let person = Person::at(&installation);
+    let failure = login::run(&person.context, &sign_in_as("alice")).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Usage);
+    assert!(failure.problem.detail.unwrap().contains("works against `doorward dev` only"));
+    assert_eq!(installation.count("/oauth2/authorize"), 0, "nobody is signed in anywhere");
+
+    let service = door(Twist::Service).await;
+    for args in [LoginArgs { print_url: true, ..LoginArgs::default() }, sign_in_as("alice")] {
+        let failure = login::run(&Person::at(&service).context, &args).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        let told = failure.problem.detail.unwrap();
+        assert!(told.contains("is a service") && told.contains("control host"), "{told}");
+    }
 }
 
 /// Asks the loopback listener for a path and reads the answer whole.
