@@ -31,6 +31,8 @@ pub enum ApiError {
     NoEntitlement(String),
     /// No policy lets the caller do it.
     Denied(String),
+    /// No policy lets the caller do it before they have signed in again.
+    SignInTooOld(String),
     /// The request is not what it must be.
     Invalid(String),
     /// The body is too long.
@@ -136,6 +138,7 @@ impl From<AccessError> for ApiError {
             AccessError::NotFound { .. } => Self::NotFound("there is no such request"),
             AccessError::Invalid(_) => Self::Invalid(told),
             AccessError::Denied(_) => Self::Denied(told),
+            AccessError::SignInTooOld(_) => Self::SignInTooOld(told),
             AccessError::SelfApproval => Self::Forbidden("self_approval", told),
             AccessError::AnsweredAlready => Self::Conflict("answered_already", told),
             AccessError::Closed { .. } | AccessError::Granted { .. } => Self::Conflict("closed", told),
@@ -205,9 +208,10 @@ impl ApiError {
             Self::Unproven(Unproven::NoCredential | Unproven::BadCredential | Unproven::SessionEnded(_)) => {
                 StatusCode::UNAUTHORIZED
             }
-            Self::Unproven(Unproven::Locked(_) | Unproven::CrossSite(_)) | Self::Denied(_) | Self::Forbidden(..) => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Unproven(Unproven::Locked(_) | Unproven::CrossSite(_))
+            | Self::Denied(_)
+            | Self::SignInTooOld(_)
+            | Self::Forbidden(..) => StatusCode::FORBIDDEN,
             Self::Unproven(Unproven::Store(_)) | Self::Unavailable(_) | Self::Clock(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -256,6 +260,10 @@ impl ApiError {
             Self::NotFound(what) => problem("not_found", "Not found", Some(what.to_owned()), None),
             Self::NoEntitlement(detail) => problem("not_found", "Not found", Some(detail), None),
             Self::Denied(detail) => problem("no_policy_match", "No policy allows it", Some(detail), None),
+            Self::SignInTooOld(detail) => {
+                let remedy = Some(Remedy::new("step_up", Some(SIGN_IN)));
+                problem("no_policy_match", "The sign-in is too long ago for this", Some(detail), remedy)
+            }
             Self::Invalid(detail) => problem("invalid_request", "The request is not right", Some(detail), None),
             Self::Forbidden(reason, detail) => problem(reason, "It is not for you to do", Some(detail), None),
             Self::Conflict(reason, detail) => problem(reason, "It can't be done as things stand", Some(detail), None),
@@ -420,7 +428,7 @@ impl OauthFailure {
 /// those of the API, which would refuse it (RFC 6749 §8.5 lets there be others).
 const fn wanted_word(why: &AccessError) -> &'static str {
     match why {
-        AccessError::Denied(_) | AccessError::SelfApproval => "access_denied",
+        AccessError::Denied(_) | AccessError::SignInTooOld(_) | AccessError::SelfApproval => "access_denied",
         AccessError::NoEntitlement(_) | AccessError::NotFound { .. } => "not_found",
         AccessError::TooSoon(_) => "too_soon",
         AccessError::Full { .. } => "full",

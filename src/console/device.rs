@@ -21,7 +21,7 @@ use super::visit::{Visit, Visitor};
 pub async fn ask(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response, PageError> {
     let Visitor { caller, form_token } = visit.visitor(&desk).await?;
     let Some(user_code) = visit.query.get("user_code") else {
-        return Ok(render(&DeviceCodePage));
+        return Ok(render(&DeviceCodePage { me: called(&caller), form_token }));
     };
     let asking = device::asking(&desk, user_code, visit.now).await.map_err(PageError::Device)?;
     Ok(render(&DevicePage {
@@ -29,7 +29,7 @@ pub async fn ask(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response
         address: asking.address.to_string(),
         agent: asking.agent,
         asked_at: moment(asking.asked_at),
-        name: called(&caller),
+        me: called(&caller),
         form_token,
     }))
 }

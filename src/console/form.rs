@@ -64,6 +64,25 @@ impl Fields {
         Self::parse(&body.map_err(|_| PageError::Invalid("the form is too long or broke off"))?)
     }
 
+    /// Each field with its value, as it came.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Those whose names begin so, by the rest of the name and with what was typed: who left a field empty did not
+    /// fill it in.
+    pub fn beginning<'a>(&'a self, start: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let named = self.all().filter_map(move |(name, value)| Some((name.strip_prefix(start)?, value.trim())));
+        named.filter(|(_, value)| !value.is_empty())
+    }
+
+    /// All but the field of that name, as one text.
+    #[must_use]
+    pub fn without(&self, left_out: &str) -> String {
+        let kept = self.all().filter(|(name, _)| *name != left_out);
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).finish()
+    }
+
     /// The value of a field; an empty one is none.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {

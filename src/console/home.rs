@@ -19,23 +19,30 @@ use super::refusal::PageError;
 use super::request;
 use super::visit::{Visit, Visitor};
 
-/// `GET /`
+/// `GET /[?sessions_before]`
 pub async fn home(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response, PageError> {
     let Visitor { caller, form_token } = visit.visitor(&desk).await?;
-    let (sessions, _) = session::list(&desk, &caller, Whose::Own, None, visit.now).await?;
+    let before = match visit.query.get("sessions_before") {
+        None => None,
+        Some(id) => {
+            Some(SessionId::parse(id).map_err(|_| PageError::Invalid("the link to older sessions is not whole"))?)
+        }
+    };
+    let (sessions, older) = session::list(&desk, &caller, Whose::Own, before, visit.now).await?;
     let session = caller.session();
     let waiting = request::waiting(&desk, &caller, visit.now).await;
     let waiting = waiting.map_err(|error| PageError::Access(Box::new((error, caller.actor()))))?;
     let open = desk.directory.emergency.open(visit.now);
     Ok(render(&HomePage {
         emergencies: open.iter().map(|opening| opening_line(opening)).collect(),
-        name: called(&caller),
+        me: called(&caller),
         principal: session.principal.to_string(),
         email: session.email.clone(),
         groups: service::groups(&desk, &caller),
         sessions: sessions.iter().map(|stored| line(stored, session.id)).collect(),
         services: service::list(&desk, &caller, visit.now).iter().map(|it| service_line(&desk, it)).collect(),
         waiting,
+        older: older.map(|id| id.to_string()),
         form_token,
     }))
 }

@@ -1,7 +1,8 @@
 //! The pages of the control host: signing in and out, one's sessions and services, devices, requests.
 //!
 //! INVARIANTS: pages load nothing from anywhere and run no script; what changes state is a POST from
-//! a page of ours, shown by `Origin` and by a form token that follows from the cookie; every answer
+//! a page of ours, shown by `Origin` and by a form token that follows from the cookie; a form is never sent on to
+//! another host but the program that asked for it, since browsers would stop it there without a word; every answer
 //! names its decision, and a refusal is on record before it is answered. The API can do all that the
 //! pages can.
 
@@ -21,8 +22,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
@@ -47,7 +48,7 @@ const POLICY: &str =
 pub enum Needs {
     /// Nothing.
     Nobody,
-    /// A browser that is signed in, else it is sent to sign in.
+    /// A browser that is signed in, else it is sent to sign in; a form is told so.
     Browser,
 }
 
@@ -119,14 +120,21 @@ async fn around(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
     // What goes on record on the way, of a sign-in, has the same id.
     request.extensions_mut().insert(decision);
     let page_wanted = refusal::page_wanted(request.headers());
+    let path = request.uri().path().to_owned();
     let mut response = next.run(request).await;
     let mut told = None;
     if let Some(mut refused) = response.extensions_mut().remove::<Refused>() {
         told = refused.told();
         let status = response.status();
-        let mut written =
-            if page_wanted { page::refusal(&refused, decision) } else { refused.problem(status, decision) };
+        let mut written = if page_wanted {
+            page::refusal(&mut refused, &path, status, decision)
+        } else {
+            refused.problem(status, decision)
+        };
         *written.status_mut() = status;
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            written.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
+        }
         // RFC 9110 §15.5.2 wants one of every 401; a browser can make nothing of it and shows the page.
         let challenge = (status == StatusCode::UNAUTHORIZED).then(|| challenge::bearer(&desk.settings.origin, false));
         if let Some(challenge) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {

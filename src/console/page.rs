@@ -78,7 +78,7 @@ pub struct HomePage {
     /// Openings of the emergency path, for everybody to see.
     pub emergencies: Vec<OpeningLine>,
     /// How the visitor is called.
-    pub name: String,
+    pub me: String,
     /// Who that is.
     pub principal: String,
     /// The e-mail that the provider told.
@@ -89,8 +89,10 @@ pub struct HomePage {
     pub sessions: Vec<SessionLine>,
     /// All services.
     pub services: Vec<ServiceLine>,
-    /// How many requests wait for the visitor's answer.
-    pub waiting: usize,
+    /// How many requests wait for the visitor's answer, and whether there may be more.
+    pub waiting: (usize, bool),
+    /// Where older sessions are.
+    pub older: Option<String>,
     /// What forms carry.
     pub form_token: String,
 }
@@ -98,7 +100,12 @@ pub struct HomePage {
 /// `/device` before a code is typed.
 #[derive(Template)]
 #[template(path = "device_code.html", config = "src/console/askama.toml")]
-pub struct DeviceCodePage;
+pub struct DeviceCodePage {
+    /// How the visitor is called.
+    pub me: String,
+    /// What forms carry.
+    pub form_token: String,
+}
 
 /// `/device` with a code.
 #[derive(Template)]
@@ -113,7 +120,7 @@ pub struct DevicePage {
     /// When it asked.
     pub asked_at: String,
     /// Who would be signed in.
-    pub name: String,
+    pub me: String,
     /// What forms carry.
     pub form_token: String,
 }
@@ -123,7 +130,7 @@ pub struct DevicePage {
 #[template(path = "program.html", config = "src/console/askama.toml")]
 pub struct ProgramPage {
     /// Who would be acted as.
-    pub name: String,
+    pub me: String,
     /// The same as policies name them.
     pub principal: String,
     /// What the program shows too.
@@ -158,37 +165,58 @@ pub struct SaidPage {
 #[template(path = "refusal.html", config = "src/console/askama.toml")]
 struct RefusalPage<'a> {
     title: &'a str,
-    detail: &'a str,
+    detail: Vec<(bool, String)>,
     reason: &'a str,
     command: Option<&'a str>,
+    typed: &'a [(String, String)],
+    href: &'a str,
+    leads_to: &'a str,
     decision: &'a str,
+}
+
+/// A page as text; none where it can't be written.
+pub fn text_of(page: &impl Template) -> Option<String> {
+    page.render().inspect_err(|error| tracing::error!(%error, "a page could not be written")).ok()
 }
 
 /// Writes a page.
 pub fn render(page: &impl Template) -> Response {
-    match page.render() {
-        Ok(text) => Html(text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "a page could not be written");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
+    match text_of(page) {
+        Some(text) => Html(text).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-/// Writes the page of a refusal.
-pub fn refusal(refused: &Refused, decision: DecisionId) -> Response {
-    let decision = decision.to_string();
+/// Writes the page of a refusal, or the one that is shown instead.
+pub fn refusal(refused: &mut Refused, path: &str, status: StatusCode, decision: DecisionId) -> Response {
+    if let Some(page) = refused.page.take() {
+        return Html(page).into_response();
+    }
+    let ((href, leads_to), decision) = (refused.leads_to(path, status), decision.to_string());
     render(&RefusalPage {
         title: refused.title,
-        detail: &sentence(&refused.detail),
+        detail: prose(&sentence(&refused.detail)),
         reason: refused.reason,
         command: refused.command,
+        typed: &refused.typed,
+        href: &href,
+        leads_to,
         decision: &decision,
     })
 }
 
+/// A message with what stands in backticks apart: each part, and whether it stood in them.
+pub fn prose(message: &str) -> Vec<(bool, String)> {
+    let parts: Vec<&str> = message.split('`').collect();
+    if parts.len() % 2 == 0 {
+        return vec![(false, message.to_owned())];
+    }
+    let parts = parts.into_iter().enumerate().map(|(place, part)| (place % 2 == 1, part.to_owned()));
+    parts.filter(|(_, part)| !part.is_empty()).collect()
+}
+
 /// Messages are lower-case and without a full stop, since others go on behind them; a page does not.
-fn sentence(message: &str) -> String {
+pub fn sentence(message: &str) -> String {
     let mut characters = message.chars();
     let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
     format!("{first}{}.", characters.as_str())

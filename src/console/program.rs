@@ -64,7 +64,7 @@ pub async fn ask(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response
     let (asked, state) = asked(&visit.query)?;
     let target = target(&asked.redirect_uri);
     let mut page = render(&ProgramPage {
-        name: called(&caller),
+        me: called(&caller),
         principal: caller.principal().id().to_owned(),
         letters: program_letters(&asked.code_challenge),
         address: visit.connection.address.to_string(),

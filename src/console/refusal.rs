@@ -5,7 +5,6 @@ use axum::extract::Request;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::audit::{Actor, RequestFacts};
 use crate::control::access::AccessError;
@@ -17,17 +16,34 @@ use crate::control::session::RevokeError;
 use crate::control::sign_in::SignInError;
 use crate::control::{Desk, StoreError, refused};
 use crate::identity::provider::ProviderError;
-use crate::model::DecisionId;
+use crate::model::{DecisionId, RequestId};
 use crate::wire::problem::PROBLEM_MEDIA_TYPE;
 use crate::wire::{Problem, Remedy};
 
 use super::page;
 
+/// The kind of a remedy: signing in again.
+const STEP_UP: &str = "step_up";
+const AWAY: &str = "the database is away; what is open goes on. Try again in a moment";
+/// What is told of a form that was sent already, with something else in it.
+pub const SENT_ALREADY: &str = "this form made a request already, with something else in it: it is among your \
+                                requests. Send it again to ask for this, too";
+
 /// Why a page is another than was asked for.
 #[derive(Debug)]
 pub enum PageError {
     /// Signing in comes first.
-    SignIn { return_to: String },
+    SignIn { return_to: String, reason: &'static str },
+    /// A form came whose session is over: nothing of it was done.
+    TooLate { return_to: String, reason: &'static str, typed: Vec<(String, String)> },
+    /// The page that a form was on is shown again, with what was typed and what was wrong.
+    Again { error: Box<PageError>, page: Option<String> },
+    /// The same form is being sent already.
+    AtWork,
+    /// What the form asked for was done already, and what was answered is lost.
+    DoneUnanswered,
+    /// The form was sent already, with something else in it.
+    KeyReused,
     /// Nobody is proven, and signing in would not help.
     Unproven(Unproven),
     /// The caller is proven, but no browser with a cookie.
@@ -81,19 +97,49 @@ pub struct Refused {
     pub reason: &'static str,
     /// A command that helps.
     pub command: Option<&'static str>,
+    /// Where to go from there; none: where its path belongs.
+    pub link: Option<(String, &'static str)>,
+    /// What was typed and not sent, each with what it is.
+    pub typed: Vec<(String, String)>,
+    /// The page that is shown instead of the refusal's own.
+    pub page: Option<String>,
+    /// The kind of what would help, where the status does not say it.
+    remedy: Option<&'static str>,
     actor: Option<Box<Actor>>,
     recorded: bool,
 }
 
 impl PageError {
     fn refused(self) -> (StatusCode, Refused) {
-        let page = |status, title, detail: String, reason| {
-            (status, Refused { title, detail, reason, command: None, actor: None, recorded: true })
-        };
+        let page = |status, title, detail: String, reason| (status, Refused::new(title, detail, reason));
         match self {
             // Answered by a redirect; this is what it would say.
-            Self::SignIn { .. } => {
-                page(StatusCode::UNAUTHORIZED, "Sign in first", "nobody is signed in".to_owned(), "no_credential")
+            Self::SignIn { reason, .. } => {
+                page(StatusCode::UNAUTHORIZED, "Sign in first", "nobody is signed in".to_owned(), reason)
+            }
+            Self::TooLate { return_to, reason, typed } => {
+                let title = "Your session is over; nothing was sent";
+                let detail = "sign in again and send it once more".to_owned();
+                let link = Some((sign_in_at(&return_to, None), "Sign in again"));
+                (StatusCode::UNAUTHORIZED, Refused { link, typed, ..Refused::new(title, detail, reason) })
+            }
+            Self::Again { error, page } => {
+                let (status, refused) = error.refused();
+                (status, Refused { page, ..refused })
+            }
+            Self::AtWork => {
+                let detail = "this form was sent a moment ago and has no answer yet; look among your requests before \
+                              you ask again"
+                    .to_owned();
+                page(StatusCode::CONFLICT, "The same is being done", detail, "in_progress")
+            }
+            Self::DoneUnanswered => {
+                let detail = "what this form asked for was done, and the answer got lost; it is among your requests";
+                page(StatusCode::CONFLICT, "It was done already", detail.to_owned(), "already_done")
+            }
+            Self::KeyReused => {
+                let (status, title) = (StatusCode::UNPROCESSABLE_ENTITY, "It was sent already");
+                page(status, title, SENT_ALREADY.to_owned(), "idempotency_key_reused")
             }
             Self::Unproven(unproven) => unproven_page(unproven),
             Self::NoBrowser => {
@@ -158,9 +204,8 @@ impl PageError {
             }
             Self::Unavailable(error) => {
                 tracing::warn!(%error, "a page could not be answered");
-                let detail = "the database is away; what is open goes on. Try again in a moment".to_owned();
                 let (status, refused) =
-                    page(StatusCode::SERVICE_UNAVAILABLE, "Not available just now", detail, "unavailable");
+                    page(StatusCode::SERVICE_UNAVAILABLE, "Not available just now", AWAY.to_owned(), "unavailable");
                 (status, Refused { recorded: false, ..refused })
             }
             Self::Internal => {
@@ -174,9 +219,7 @@ impl PageError {
 
 fn unproven_page(unproven: Unproven) -> (StatusCode, Refused) {
     let detail = unproven.to_string();
-    let page = |status, title, reason, actor| {
-        (status, Refused { title, detail, reason, command: None, actor, recorded: true })
-    };
+    let page = |status, title, reason, actor| (status, Refused { actor, ..Refused::new(title, detail, reason) });
     match unproven {
         Unproven::NoCredential => page(StatusCode::UNAUTHORIZED, "Sign in first", "no_credential", None),
         Unproven::BadCredential => {
@@ -193,14 +236,27 @@ fn unproven_page(unproven: Unproven) -> (StatusCode, Refused) {
     }
 }
 
+/// What was wrong, for the page where it was typed.
+pub fn words_of(error: &AccessError) -> String {
+    match error {
+        // What exactly is for the operator's log.
+        AccessError::Store(_) => AWAY.to_owned(),
+        error => error.to_string(),
+    }
+}
+
 fn access_page(error: AccessError) -> (StatusCode, Refused) {
-    let detail = error.to_string();
+    let detail = words_of(&error);
+    let remedy = matches!(error, AccessError::SignInTooOld(_)).then_some(STEP_UP);
     let (status, title, reason) = match error {
         AccessError::NotFound { .. } | AccessError::NoEntitlement(_) => {
             (StatusCode::NOT_FOUND, "Not found", "not_found")
         }
         AccessError::Invalid(_) => (StatusCode::BAD_REQUEST, "The request is not right", "invalid_request"),
         AccessError::Denied(_) => (StatusCode::FORBIDDEN, "No policy lets you", "no_policy_match"),
+        AccessError::SignInTooOld(_) => {
+            (StatusCode::FORBIDDEN, "Your sign-in is too long ago for this", "no_policy_match")
+        }
         AccessError::SelfApproval => (StatusCode::FORBIDDEN, "Somebody else has to answer", "self_approval"),
         AccessError::AnsweredAlready => (StatusCode::CONFLICT, "You have answered already", "already_answered"),
         AccessError::Closed { .. } | AccessError::Granted { .. } => {
@@ -216,7 +272,7 @@ fn access_page(error: AccessError) -> (StatusCode, Refused) {
         AccessError::NotActive { .. } => (StatusCode::CONFLICT, "It is not active", "not_active"),
         AccessError::Store(error) => return PageError::Unavailable(error).refused(),
     };
-    (status, Refused { title, detail, reason, command: None, actor: None, recorded: true })
+    (status, Refused { remedy, ..Refused::new(title, detail, reason) })
 }
 
 fn sign_in_page(error: &SignInError) -> (StatusCode, Refused) {
@@ -247,16 +303,45 @@ fn sign_in_page(error: &SignInError) -> (StatusCode, Refused) {
         other => other.to_string(),
     };
     let command = matches!(error, SignInError::Provider(_)).then_some("doorward doctor");
-    (status, Refused { title, detail, reason: error.reason(), command, actor: None, recorded: true })
+    (status, Refused { command, ..Refused::new(title, detail, error.reason()) })
+}
+
+/// Where a browser signs in to come back there, by a proof to its provider no older than `max_age` seconds.
+pub fn sign_in_at(return_to: &str, max_age: Option<u32>) -> String {
+    // What can't be gone back to must not become a dead end after signing in.
+    let return_to = ReturnTo::parse(return_to).unwrap_or_else(ReturnTo::root);
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    if let Some(seconds) = max_age {
+        query.append_pair("max_age", &seconds.to_string());
+    }
+    format!("/signin?{}", query.append_pair("return_to", return_to.as_str()).finish())
+}
+
+/// Where a page of a refusal leads on to, by the path that was asked for.
+fn way_on(path: &str, status: StatusCode) -> (String, &'static str) {
+    let at = |href: &str, text| (href.to_owned(), text);
+    if status == StatusCode::UNAUTHORIZED {
+        return at("/signin", "Sign in");
+    }
+    match path {
+        "/signin" | "/signin/callback" | "/signin/service" => at("/signin", "Sign in"),
+        "/requests" | "/requests/new" => at("/requests/new", "What you may ask for"),
+        "/device" => at("/device", "Type a code"),
+        _ => match path.strip_prefix("/requests/").and_then(|rest| rest.split('/').next()) {
+            Some(id) if status != StatusCode::NOT_FOUND && RequestId::parse(id).is_ok() => {
+                (format!("/requests/{id}"), "Back to the request")
+            }
+            Some(_) => at("/requests", "Your requests"),
+            None if path.starts_with("/grants/") => at("/requests", "Your requests"),
+            None => at("/", "The front page"),
+        },
+    }
 }
 
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
-        if let Self::SignIn { return_to } = &self {
-            // What can't be gone back to must not become a dead end after signing in.
-            let return_to = ReturnTo::parse(return_to).unwrap_or_else(ReturnTo::root).to_string();
-            let return_to = utf8_percent_encode(&return_to, NON_ALPHANUMERIC);
-            return page::see_other(&format!("/signin?return_to={return_to}"), &[]);
+        if let Self::SignIn { return_to, .. } = &self {
+            return page::see_other(&sign_in_at(return_to, None), &[]);
         }
         let (status, refused) = self.refused();
         let mut response = status.into_response();
@@ -278,12 +363,37 @@ pub fn page_wanted(headers: &HeaderMap) -> bool {
 }
 
 impl Refused {
+    const fn new(title: &'static str, detail: String, reason: &'static str) -> Self {
+        Self {
+            title,
+            detail,
+            reason,
+            command: None,
+            link: None,
+            typed: Vec::new(),
+            page: None,
+            remedy: None,
+            actor: None,
+            recorded: true,
+        }
+    }
+
+    /// Where its page leads on to, which answers `path`.
+    pub fn leads_to(&self, path: &str, status: StatusCode) -> (String, &'static str) {
+        match &self.link {
+            Some(link) => link.clone(),
+            None if self.remedy == Some(STEP_UP) => (sign_in_at(&way_on(path, status).0, Some(0)), "Sign in again"),
+            None => way_on(path, status),
+        }
+    }
+
     /// The refusal for programs (RFC 9457), as the API writes it.
     pub fn problem(&self, status: StatusCode, decision: DecisionId) -> Response {
-        let kind = match status {
-            StatusCode::UNAUTHORIZED => "sign_in",
-            StatusCode::SERVICE_UNAVAILABLE => "retry",
-            _ => "none",
+        let kind = match (self.remedy, status) {
+            (Some(remedy), _) => remedy,
+            (None, StatusCode::UNAUTHORIZED) => "sign_in",
+            (None, StatusCode::SERVICE_UNAVAILABLE) => "retry",
+            (None, _) => "none",
         };
         let problem = Problem {
             detail: Some(self.detail.clone()),

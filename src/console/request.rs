@@ -11,13 +11,14 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 
 use crate::control::access::{self, AccessError, ApprovalSeen, Seen, Whose};
-use crate::control::{Caller, Desk};
-use crate::model::{Answer, GrantId, Person, RequestId, RequestState, Timestamp, Ttl};
+use crate::control::{Caller, Desk, StoreError};
+use crate::model::{Answer, GrantId, GrantState, Person, RequestId, RequestState, Timestamp, Ttl};
 use crate::policy::PolicySet;
 
 use super::form::Fields;
-use super::page::{moment, render, see_other};
-use super::refusal::PageError;
+use super::home;
+use super::page::{moment, prose, render, see_other, sentence, text_of};
+use super::refusal::{PageError, sign_in_at, words_of};
 use super::visit::{Visit, Visitor};
 
 /// Requests on one list.
@@ -32,6 +33,8 @@ struct RequestLine {
     length: String,
     left: String,
     reason: String,
+    ticket: Option<String>,
+    params: Vec<(String, String)>,
     emergency: bool,
 }
 
@@ -40,9 +43,15 @@ struct RequestLine {
 #[template(path = "requests.html", config = "src/console/askama.toml")]
 struct RequestsPage {
     waiting: Vec<RequestLine>,
+    /// Whether newer ones wait that are on another page.
+    waiting_goes_on: bool,
+    /// Where older ones that wait are.
+    waiting_older: Option<String>,
     own: Vec<RequestLine>,
     /// Where older ones of one's own are.
     older: Option<String>,
+    me: String,
+    form_token: String,
 }
 
 /// One answer to a request.
@@ -90,10 +99,33 @@ struct RequestPage {
     may_answer: bool,
     /// Why not, where that is worth a word.
     why_not: Option<&'static str>,
+    /// Where one signs in again, if that is all that is missing.
+    sign_in: Option<String>,
+    /// What was wrong with the answer that was sent.
+    wrong: Vec<(bool, String)>,
+    /// What was said in it.
+    remark: String,
     may_withdraw: bool,
     /// The grant that the visitor may give back.
     droppable: Option<String>,
+    me: String,
     form_token: String,
+}
+
+/// Whether the visitor may answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum May {
+    Answer,
+    /// Once they have signed in again.
+    AfterSignIn,
+    Not,
+}
+
+/// An answer that was not taken.
+#[derive(Clone, Copy, Default)]
+struct Untaken<'a> {
+    wrong: Option<&'a str>,
+    remark: &'a str,
 }
 
 fn refused(visitor: &Visitor) -> impl Fn(AccessError) -> PageError + use<> {
@@ -133,29 +165,41 @@ fn line(seen: &Seen, now: Timestamp) -> RequestLine {
         length: request.length.to_string(),
         left: time_left(seen, now),
         reason: request.reason.clone(),
+        ticket: request.ticket.clone(),
+        params: params_of(seen),
         emergency: request.emergency,
     }
 }
 
-/// `GET /requests[?before]`
+fn params_of(seen: &Seen) -> Vec<(String, String)> {
+    seen.request.params.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// `GET /requests[?before&waiting_before]`
 pub async fn list(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response, PageError> {
     let visitor = visit.visitor(&desk).await?;
     let (caller, now) = (&visitor.caller, visit.now);
-    let before = match visit.query.get("before") {
-        None => None,
+    let cursor = |name: &str| match visit.query.get(name) {
+        None => Ok(None),
         Some(id) => {
-            Some(RequestId::parse(id).map_err(|_| PageError::Invalid("the link to older requests is not whole"))?)
+            let id = RequestId::parse(id).map_err(|_| PageError::Invalid("the link to older requests is not whole"))?;
+            Ok(Some(id))
         }
     };
+    let (before, waiting_before) = (cursor("before")?, cursor("waiting_before")?);
     let wrong = refused(&visitor);
-    let waiting = access::request_list(&desk, caller, Whose::ToApprove, None, None, LIST_MAX, now);
-    let (waiting, _) = waiting.await.map_err(&wrong)?;
+    let waiting = access::request_list(&desk, caller, Whose::ToApprove, None, waiting_before, LIST_MAX, now);
+    let (waiting, waiting_next) = waiting.await.map_err(&wrong)?;
     let own = access::request_list(&desk, caller, Whose::Own, None, before, LIST_MAX, now);
     let (own, next) = own.await.map_err(&wrong)?;
     Ok(render(&RequestsPage {
         waiting: waiting.iter().map(|seen| line(seen, now)).collect(),
+        waiting_goes_on: waiting_before.is_some(),
+        waiting_older: waiting_next.map(|id| id.to_string()),
         own: own.iter().map(|seen| line(seen, now)).collect(),
         older: next.map(|id| id.to_string()),
+        me: home::called(caller),
+        form_token: visitor.form_token.clone(),
     }))
 }
 
@@ -169,17 +213,31 @@ pub async fn show(State(desk): State<Arc<Desk>>, visit: Visit, Path(id): Path<St
     let visitor = visit.visitor(&desk).await?;
     let id = id_of(&id)?;
     let seen = access::request_fetch(&desk, &visitor.caller, id, visit.now).await.map_err(refused(&visitor))?;
-    let may_answer = access::may_answer(&desk, &visitor.caller, &seen, visit.now).await?;
-    Ok(render(&page(&desk, visitor, &seen, may_answer, visit.now)))
+    let may = may(&desk, &visitor.caller, &seen, visit.now).await?;
+    Ok(render(&page(&desk, &visitor, &seen, may, Untaken::default(), visit.now)))
 }
 
-fn page(desk: &Desk, visitor: Visitor, seen: &Seen, may_answer: bool, now: Timestamp) -> RequestPage {
-    let Visitor { caller, form_token } = visitor;
+async fn may(desk: &Desk, caller: &Caller, seen: &Seen, now: Timestamp) -> Result<May, StoreError> {
+    Ok(if access::may_answer(desk, caller, seen, now).await? {
+        May::Answer
+    } else if access::might_answer(desk, caller, seen, now).await? {
+        May::AfterSignIn
+    } else {
+        May::Not
+    })
+}
+
+fn page(desk: &Desk, visitor: &Visitor, seen: &Seen, may: May, untaken: Untaken<'_>, now: Timestamp) -> RequestPage {
+    let caller = &visitor.caller;
     let policies = desk.policies.load();
     let request = &seen.request;
     let own = request.requester.principal == *caller.principal();
     let pending = request.state_at(now) == RequestState::Pending;
-    let active = seen.grant.as_ref().filter(|grant| own && grant.state.is_active(now));
+    let not_over = |state: GrantState| match state {
+        GrantState::Scheduled | GrantState::Queued | GrantState::Active { .. } => true,
+        GrantState::Over { .. } => false,
+    };
+    let droppable = seen.grant.as_ref().filter(|grant| own && not_over(grant.state_at(now)));
     let waits = matches!(seen.state, "pending" | "approved" | "scheduled");
     RequestPage {
         id: request.id.to_string(),
@@ -191,7 +249,7 @@ fn page(desk: &Desk, visitor: Visitor, seen: &Seen, may_answer: bool, now: Times
         principal: request.requester.principal.to_string(),
         reason: request.reason.clone(),
         ticket: request.ticket.clone(),
-        params: request.params.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        params: params_of(seen),
         length: request.length.to_string(),
         start: request.start.map(moment),
         emergency: request.emergency,
@@ -227,15 +285,22 @@ fn page(desk: &Desk, visitor: Visitor, seen: &Seen, may_answer: bool, now: Times
         grant: request.grant.map(|id| id.to_string()),
         ends: seen.grant.as_ref().and_then(|grant| grant.state.expires_at()).map(moment),
         hash: request.hash.clone(),
-        may_answer,
-        why_not: match (pending, own, may_answer) {
+        may_answer: may == May::Answer,
+        why_not: match (pending, own, may) {
             (true, true, _) => Some("Somebody else answers it: nobody answers what they asked for themselves."),
-            (true, false, false) => Some("You can't answer it: you have already, or no policy lets you."),
-            _ => None,
+            (true, false, May::AfterSignIn) => {
+                Some("You may answer it once you have signed in again: your sign-in is too long ago for that.")
+            }
+            (true, false, May::Not) => Some("You can't answer it: you have already, or no policy lets you."),
+            (true, false, May::Answer) | (false, ..) => None,
         },
+        sign_in: (may == May::AfterSignIn).then(|| sign_in_at(&format!("/requests/{}", request.id), Some(0))),
+        wrong: untaken.wrong.map(|wrong| prose(&sentence(wrong))).unwrap_or_default(),
+        remark: untaken.remark.to_owned(),
         may_withdraw: pending && own,
-        droppable: active.map(|grant| grant.id.to_string()),
-        form_token,
+        droppable: droppable.map(|grant| grant.id.to_string()),
+        me: home::called(caller),
+        form_token: visitor.form_token.clone(),
     }
 }
 
@@ -278,8 +343,51 @@ pub async fn answer(
         Some("deny") => access::deny(&desk, caller, id, reason, now).await,
         _ => return Err(PageError::Invalid("say whether it is approved or denied")),
     };
-    answered.map_err(refused(&visitor))?;
-    Ok(back(id))
+    match answered {
+        Ok(_) => Ok(back(id)),
+        Err(error) => Err(not_answered(&desk, &visitor, id, error, reason.unwrap_or_default(), now).await),
+    }
+}
+
+/// Why an answer was not taken: where its page is still for the visitor, on that, with what they said to it.
+async fn not_answered(
+    desk: &Desk,
+    visitor: &Visitor,
+    id: RequestId,
+    error: AccessError,
+    remark: &str,
+    now: Timestamp,
+) -> PageError {
+    let goes_back = match &error {
+        AccessError::NotFound { .. }
+        | AccessError::NoEntitlement(_)
+        | AccessError::Denied(_)
+        | AccessError::SelfApproval => false,
+        AccessError::Invalid(_)
+        | AccessError::SignInTooOld(_)
+        | AccessError::AnsweredAlready
+        | AccessError::Closed { .. }
+        | AccessError::Granted { .. }
+        | AccessError::Changed { .. }
+        | AccessError::Ineligible(_)
+        | AccessError::Full { .. }
+        | AccessError::TooSoon(_)
+        | AccessError::NotActive { .. }
+        | AccessError::Clock(_)
+        | AccessError::Store(_) => true,
+    };
+    let wrong = words_of(&error);
+    let error = refused(visitor)(error);
+    if !goes_back {
+        return error;
+    }
+    let caller = &visitor.caller;
+    // It is as it is by now, and that may be why.
+    let Ok(seen) = access::request_fetch(desk, caller, id, now).await else { return error };
+    let Ok(may) = may(desk, caller, &seen, now).await else { return error };
+    let untaken = Untaken { wrong: Some(&wrong), remark };
+    let page = text_of(&page(desk, visitor, &seen, may, untaken, now));
+    PageError::Again { error: Box::new(error), page }
 }
 
 /// `POST /requests/{id}/withdraw`
@@ -308,8 +416,8 @@ pub async fn drop_grant(
     Ok(back(dropped.grant.request))
 }
 
-/// How many requests wait for the visitor's answer, as far as one page tells.
-pub async fn waiting(desk: &Desk, caller: &Caller, now: Timestamp) -> Result<usize, AccessError> {
-    let (waiting, _) = access::request_list(desk, caller, Whose::ToApprove, None, None, LIST_MAX, now).await?;
-    Ok(waiting.len())
+/// How many requests wait for the visitor's answer, as far as one page tells, and whether there may be more.
+pub async fn waiting(desk: &Desk, caller: &Caller, now: Timestamp) -> Result<(usize, bool), AccessError> {
+    let (waiting, next) = access::request_list(desk, caller, Whose::ToApprove, None, None, LIST_MAX, now).await?;
+    Ok((waiting.len(), next.is_some()))
 }

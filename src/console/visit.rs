@@ -13,6 +13,7 @@ use crate::control::{ConnectionFacts, Desk};
 use crate::identity::cookie::{self, CookieValue, Presented};
 use crate::model::{DecisionId, SessionKind, Timestamp};
 
+use super::ask::PARAMETER;
 use super::form::Fields;
 use super::refusal::PageError;
 
@@ -106,21 +107,23 @@ impl Visit {
 
     fn unproven(&self, unproven: Unproven) -> PageError {
         let alone = self.connection.lets_sign_in() && !self.has_token;
-        match unproven {
-            Unproven::NoCredential | Unproven::SessionEnded(_) => PageError::SignIn { return_to: self.here.clone() },
-            Unproven::BadCredential if alone => PageError::SignIn { return_to: self.here.clone() },
-            unproven => unproven.into(),
-        }
+        let reason = match unproven {
+            Unproven::NoCredential => "no_credential",
+            Unproven::SessionEnded(_) => "session_ended",
+            Unproven::BadCredential if alone => "bad_credential",
+            unproven => return unproven.into(),
+        };
+        PageError::SignIn { return_to: self.here.clone(), reason }
     }
 
     /// The browser's session, and that this form is one of our own pages'.
     ///
     /// # Errors
-    /// As [`Visit::visitor`], and when the form's token is not the cookie's.
+    /// As [`Visit::visitor`], but a form is not sent to sign in: browsers let no form of ours lead to a provider
+    /// (`form-action`), and what it asked for is not done later by itself. And when its token is not the cookie's.
     pub async fn author(&self, desk: &Desk, form: &Fields) -> Result<Visitor, PageError> {
         let visitor = self.visitor(desk).await.map_err(|error| match error {
-            // What a form asked for is not done later by itself.
-            PageError::SignIn { .. } => PageError::SignIn { return_to: "/".to_owned() },
+            PageError::SignIn { reason, .. } => self.too_late(form, reason),
             error => error,
         })?;
         let token = form.get("form").unwrap_or_default();
@@ -128,6 +131,45 @@ impl Visit {
             Ok(visitor)
         } else {
             Err(PageError::Form(Box::new(visitor.caller.actor())))
+        }
+    }
+
+    /// That the session of a form is over, with the way back and what was typed.
+    fn too_late(&self, form: &Fields, reason: &'static str) -> PageError {
+        // Another site's page puts no words of its own on ours.
+        if self.provenance == Provenance::OtherPage {
+            return PageError::TooLate { return_to: "/".to_owned(), reason, typed: Vec::new() };
+        }
+        let typed = |(name, value): (&str, &str)| {
+            let label = match name {
+                "reason" => "What you wrote",
+                "ticket" => "Ticket",
+                "for" => "How long",
+                "user_code" => "The code",
+                other => other.strip_prefix(PARAMETER)?,
+            };
+            (!value.trim().is_empty()).then(|| (label.to_owned(), value.to_owned()))
+        };
+        PageError::TooLate { return_to: self.page_of(form), reason, typed: form.all().filter_map(typed).collect() }
+    }
+
+    /// The page that the form was on.
+    fn page_of(&self, form: &Fields) -> String {
+        let path = self.here.split('?').next().unwrap_or_default();
+        let with = |page: &str, wanted: fn(&str) -> bool| {
+            let fields = form.all().filter(|(name, _)| wanted(name));
+            let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+            format!("{page}?{query}")
+        };
+        match path {
+            "/requests" => with("/requests/new", |name| name == "entitlement" || name.starts_with(PARAMETER)),
+            "/device" => with(path, |name| name == "user_code"),
+            "/signin/program" => with(path, |name| !matches!(name, "form" | "answer")),
+            _ if path.starts_with("/grants/") => "/requests".to_owned(),
+            _ => match path.strip_prefix("/requests/").and_then(|rest| rest.split('/').next()) {
+                Some(id) => format!("/requests/{id}"),
+                None => "/".to_owned(),
+            },
         }
     }
 

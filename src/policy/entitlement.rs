@@ -142,6 +142,15 @@ impl Entitlement {
         format!("{} --wait", self.filled_in(format!("doorward token --service {service} --request {name}"), params))
     }
 
+    /// Whether somebody can ask for it so that it is good for a request with these parameters of its route: what it
+    /// demands and the request has may be asked for as it is there. What may be left out is no hindrance.
+    #[must_use]
+    pub fn fits(&self, params: &[(Arc<str>, String)]) -> bool {
+        let of_request = |name: &str| params.iter().find(|(own, _)| **own == *name);
+        let mut demanded = self.parameters.iter().filter(|(_, rule)| rule.required);
+        demanded.all(|(name, rule)| of_request(name).is_none_or(|(_, value)| rule.accepts(value)))
+    }
+
     /// Its own parameters that a request's route has too, with the request's values as far as they may be asked for:
     /// a grant of others would not be good for that request.
     pub fn known<'a>(&'a self, params: &'a [(Arc<str>, String)]) -> impl Iterator<Item = (&'a str, &'a str)> {

@@ -222,7 +222,8 @@ impl Service {
     }
 
     /// Entitlements that would turn a refusal of this request: the principal may `request` them,
-    /// and holding one makes [`Self::decide`] allow. What is had most easily comes first.
+    /// with the parameters of this request where it demands them, and holding one makes [`Self::decide`] allow. What
+    /// is had most easily comes first.
     #[must_use]
     pub fn remedy(
         &self,
@@ -236,7 +237,8 @@ impl Service {
         let candidates = self.engine.remedies.iter().filter(|name| !subject.entitlements().contains(name));
         let mut found: Vec<EntitlementName> = candidates
             .filter(|name| {
-                permits(EntitlementAction::Request, name)
+                policies.entitlement(name).is_none_or(|definition| definition.fits(context.params))
+                    && permits(EntitlementAction::Request, name)
                     && self.decide(&subject.with_entitlement(name), action, context).allow
             })
             .cloned()

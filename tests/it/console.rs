@@ -42,6 +42,12 @@ async fn every_page_keeps_to_itself_and_sends_strangers_to_sign_in() {
         let stranger = scene.send(&mut Browser::default(), method, path, (*method == "POST").then_some(&[])).await;
         keeps_to_itself(&stranger);
         match needs {
+            // No form is led to a provider: browsers would stop it there (`form-action`) without a word.
+            Needs::Browser if *method == "POST" => {
+                assert_eq!(stranger.status, 401, "{method} {path}: {stranger:?}");
+                assert!(stranger.body.contains("Your session is over; nothing was sent"), "{}", stranger.body);
+                assert!(stranger.body.contains("href=\"/signin?return_to="), "{}", stranger.body);
+            }
             Needs::Browser if *path != "/signin/service" => {
                 assert!(stranger.location().starts_with("/signin?return_to="), "{method} {path}: {stranger:?}");
             }
@@ -57,6 +63,16 @@ async fn every_page_keeps_to_itself_and_sends_strangers_to_sign_in() {
         }
     }
     assert_eq!(scene.get(&mut browser, "/nothing-here").await.status, 404);
+    browser.headers.push(("accept", "text/html,application/xhtml+xml,*/*;q=0.8".to_owned()));
+    let lost = scene.get(&mut browser, "/nothing-here").await;
+    assert_eq!(lost.status, 404);
+    assert!(lost.headers["content-type"].to_str().unwrap().starts_with("text/html"), "{lost:?}");
+    assert!(lost.body.contains("There is nothing here") && lost.body.contains("href=\"/\""), "{}", lost.body);
+    keeps_to_itself(&lost);
+    for program in ["/api/v1/nothing-here", "/oauth2/nothing-here", "/.well-known/nothing-here"] {
+        let told = scene.get(&mut browser, program).await;
+        assert_eq!((told.status.as_u16(), told.headers["content-type"].to_str().unwrap()), (404, "application/problem+json"));
+    }
 }
 
 #[tokio::test]
@@ -171,6 +187,7 @@ async fn a_provider_that_is_down_is_a_page_that_says_so() {
     scene.fake.with(|lies| lies.down = true);
     let page = scene.get(&mut Browser::default(), "/signin").await;
     assert_eq!(page.status, 503);
+    assert_eq!(page.headers["retry-after"], "2");
     assert!(page.body.contains("The identity provider can&#39;t be reached"), "{}", page.body);
     assert!(page.body.contains("doorward doctor"));
 }

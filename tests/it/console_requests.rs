@@ -159,9 +159,17 @@ async fn a51_only_a_form_of_ours_answers_a_request() {
     crossing.headers = vec![("origin", "https://evil.example".to_owned())];
     let got = scene.send(&mut crossing, "POST", &api, Some(&[("answer", "approve")])).await;
     assert!(matches!(got.status.as_u16(), 403 | 415), "{got:?}");
-    // Without a session a form is not kept for later: signing in leads to the front page.
-    let got = scene.post(&mut Browser::default(), &answer, &good).await;
-    assert_eq!(got.location(), "/signin?return_to=%2F");
+    // Without a session a form is not kept for later: it is told so, with what was typed and the way back.
+    let said = [&good[..], &[("reason", "a <b> & more")]].concat();
+    let got = scene.post(&mut Browser::default(), &answer, &said).await;
+    assert_eq!(got.status, 401, "{got:?}");
+    assert!(got.body.contains(&format!("href=\"/signin?return_to=%2Frequests%2F{id}\"")), "{}", got.body);
+    assert!(got.body.contains("readonly>a &#60;b&#62; &#38; more</textarea>"), "{}", got.body);
+    // Another site's page has no words of its own shown on ours.
+    let mut crossing = Browser::default();
+    crossing.headers = vec![("origin", "https://evil.example".to_owned())];
+    let got = scene.send(&mut crossing, "POST", &answer, Some(&said)).await;
+    assert!(got.status == 401 && !got.body.contains("more</textarea>"), "{got:?}");
     assert_eq!(state(&scene, id).await, RequestState::Pending, "none of it answered anything");
     // What was looked at is what is approved.
     let other = [("form", form.as_str()), ("hash", "sha256:00"), ("answer", "approve")];
@@ -220,6 +228,8 @@ async fn the_form_has_the_parameters_of_the_link_and_nothing_else_of_it() {
         "{form:?}"
     );
     assert!(!form.body.contains("param.other") && !form.body.contains("made-up"), "{}", form.body);
+    // What is not taken is told.
+    assert!(form.body.contains("<code>other</code>"), "{}", form.body);
 }
 
 #[tokio::test]

@@ -44,6 +44,7 @@ mod client_chain;
 mod clock;
 mod config;
 mod console;
+mod console_forms;
 mod console_requests;
 mod corpora;
 mod crash;

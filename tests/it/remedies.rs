@@ -126,6 +126,33 @@ note = { required = false }
 }
 
 #[test]
+fn what_can_not_be_asked_for_so_that_it_helps_is_not_named() {
+    let entitlements = r#"
+[entitlement.a-dev]
+description = "The lower stages"
+actions = ["promote"]
+parameters.stage = { values = ["dev"] }
+
+[entitlement.b-prod]
+description = "Production"
+actions = ["promote"]
+parameters.stage = { values = ["prod"] }
+
+[entitlement.c-left-out]
+description = "What may be left out is no hindrance"
+actions = ["promote"]
+parameters.stage = { values = ["dev"], required = false }
+
+[entitlement.d-other]
+description = "What the request does not have is for the asker to say"
+actions = ["promote"]
+parameters.region = { values = ["north"] }
+"#;
+    let set = loaded(entitlements, &["a-dev", "b-prod", "c-left-out", "d-other"], "");
+    assert_eq!(offered(&set, &["eng"]), ["b-prod", "c-left-out", "d-other"]);
+}
+
+#[test]
 fn a_word_that_is_pasted_stays_one_word_and_does_nothing() {
     for bare in ["web", "pipeline=web", "a.b_c/d@e:f=g-h", "A1"] {
         assert_eq!(shell_word(bare).as_deref(), Some(bare));

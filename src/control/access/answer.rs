@@ -12,7 +12,9 @@ use super::activate::grant_within;
 use super::human::{Human, Shelf, human_of};
 use super::standing::{is_enough, standing, write_down};
 use super::view::{Seen, request_fetch, seen};
-use super::{AccessError, eligible, hash_of, may, may_still, opened, person_of, reason_of, request_event};
+use super::{
+    AccessError, eligible, hash_of, may, may_still, might, not_allowed, opened, person_of, reason_of, request_event,
+};
 
 /// Says yes to a request. `hash` is what was looked at; none: whatever it is now. With the last
 /// approval that is needed the grant is made.
@@ -130,13 +132,35 @@ pub async fn deny(
 /// # Errors
 /// When the database is away.
 pub async fn may_answer(desk: &Desk, caller: &Caller, seen: &Seen, now: Timestamp) -> Result<bool, StoreError> {
-    let (policies, request) = (desk.policies.load_full(), &seen.request);
-    if request.state_at(now) != RequestState::Pending
-        || !may(desk, &policies, caller, EntitlementAction::Approve, &request.entitlement, now)
-    {
+    let policies = desk.policies.load_full();
+    let lets = may(desk, &policies, caller, EntitlementAction::Approve, &seen.request.entitlement, now);
+    Ok(lets && is_for(desk, &policies, caller, seen, now).await?)
+}
+
+/// Whether the caller could answer what they see once they have signed in again, or can already.
+///
+/// # Errors
+/// When the database is away.
+pub async fn might_answer(desk: &Desk, caller: &Caller, seen: &Seen, now: Timestamp) -> Result<bool, StoreError> {
+    let policies = desk.policies.load_full();
+    let lets = might(desk, &policies, caller, EntitlementAction::Approve, &seen.request.entitlement, now);
+    Ok(lets && is_for(desk, &policies, caller, seen, now).await?)
+}
+
+/// Whether it waits for somebody, and the caller is neither who asked nor among those who have approved it so that
+/// it counts.
+async fn is_for(
+    desk: &Desk,
+    policies: &PolicySet,
+    caller: &Caller,
+    seen: &Seen,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let request = &seen.request;
+    if request.state_at(now) != RequestState::Pending {
         return Ok(false);
     }
-    let me = human_of(Shelf::Store(&desk.store), &policies, &person_of(caller.session()), now).await?;
+    let me = human_of(Shelf::Store(&desk.store), policies, &person_of(caller.session()), now).await?;
     Ok(!me.is(&request.requester) && !seen.waits_for_others(&me))
 }
 
@@ -180,8 +204,10 @@ async fn answerable(
     if requester.is(&person_of(caller.session())) {
         return Err(AccessError::SelfApproval);
     }
-    if !may(desk, policies, caller, EntitlementAction::Approve, &request.entitlement, now) {
-        return Err(AccessError::Denied(format!("no policy lets you answer requests for `{}`", request.entitlement)));
+    let (action, name) = (EntitlementAction::Approve, &request.entitlement);
+    if !may(desk, policies, caller, action, name, now) {
+        let told = format!("no policy lets you answer requests for `{name}`");
+        return Err(not_allowed(desk, policies, caller, action, name, now, told));
     }
     match request.state_at(now) {
         RequestState::Pending => Ok((seen.request, requester)),

@@ -99,6 +99,12 @@ pub async fn plan(desk: &Desk, caller: &Caller, asked: &Asked, now: Timestamp) -
     })
 }
 
+/// How many must approve it if the caller asks for it now; none where policy approves by itself.
+#[must_use]
+pub fn approvals_wanted(desk: &Desk, caller: &Caller, definition: &Entitlement, now: Timestamp) -> u32 {
+    approvals_needed(desk, &desk.policies.load(), caller, definition, false, now)
+}
+
 /// Looks at what somebody of this session, which need not have begun, would ask for from there; enters nothing.
 ///
 /// # Errors

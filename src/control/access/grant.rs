@@ -12,7 +12,7 @@ use super::activate::{stuck, tell};
 use super::create::create_extension;
 use super::standing::write_down;
 use super::view::{GrantSeen, Seen, grant_fetch, grant_seen, request_fetch};
-use super::{AccessError, grant_event, may, reason_of, request_event};
+use super::{AccessError, grant_event, may, not_allowed, reason_of, request_event};
 
 /// Asks for more of one's own grant. It needs what the grant needed, and interrupts nothing.
 ///
@@ -67,11 +67,13 @@ pub async fn revoke(
     let reason = reason_of(reason)?;
     let grant = grant_fetch(desk, caller, id, now).await?.grant;
     let policies = desk.policies.load_full();
+    let (action, name) = (EntitlementAction::Revoke, &grant.entitlement);
     let allowed = is_own(desk, caller, &grant).await?
-        || may(desk, &policies, caller, EntitlementAction::Revoke, &grant.entitlement, now)
+        || may(desk, &policies, caller, action, name, now)
         || caller.may(desk, InstallationAction::Revoke, now);
     if !allowed {
-        return Err(AccessError::Denied(format!("no policy lets you revoke `{}`", grant.entitlement)));
+        let told = format!("no policy lets you revoke `{name}`");
+        return Err(not_allowed(desk, &policies, caller, action, name, now, told));
     }
     end(desk, caller, id, GrantEnd::Revoked, Some(&reason), now).await
 }

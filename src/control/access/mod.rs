@@ -36,9 +36,9 @@ use crate::store::StoreError;
 use super::caller::Caller;
 use super::desk::Desk;
 
-pub use answer::{approve, deny, may_answer, withdraw};
+pub use answer::{approve, deny, may_answer, might_answer, withdraw};
 pub use approvers::audience;
-pub use create::{Asked, Planned, check, create, plan};
+pub use create::{Asked, Planned, approvals_wanted, check, create, plan};
 pub use grant::{drop_grant, extend, revoke};
 pub use idle::exchange_uses;
 pub use rest::{TooSoon, Wait};
@@ -55,6 +55,8 @@ pub enum AccessError {
     Invalid(String),
     /// No policy lets the caller do it.
     Denied(String),
+    /// No policy lets the caller do it by a sign-in as old as theirs; by one of this moment it would.
+    SignInTooOld(String),
     /// Nobody answers their own request, under whatever account.
     SelfApproval,
     /// This human has answered already.
@@ -88,7 +90,9 @@ impl fmt::Display for AccessError {
                 "there is no entitlement `{}`; `doorward services` lists what can be asked for",
                 name.escape_debug()
             ),
-            Self::Invalid(what) | Self::Denied(what) | Self::Ineligible(what) => f.write_str(what),
+            Self::Invalid(what) | Self::Denied(what) | Self::SignInTooOld(what) | Self::Ineligible(what) => {
+                f.write_str(what)
+            }
             Self::SelfApproval => f.write_str(
                 "you asked for this yourself, under this account or another of yours; somebody else has to answer",
             ),
@@ -150,6 +154,40 @@ fn person_of(session: &Session) -> Person {
         email_verified: session.email_verified,
         name: session.name.clone(),
     }
+}
+
+/// The caller's session as it would be had they signed in at `now`.
+fn signed_in_now(caller: &Caller, now: Timestamp) -> Session {
+    Session { created_at: now, authenticated_at: now, ..caller.session().clone() }
+}
+
+/// What the caller may do with an entitlement, or might once they sign in again.
+fn might(
+    desk: &Desk,
+    policies: &PolicySet,
+    caller: &Caller,
+    action: EntitlementAction,
+    name: &EntitlementName,
+    now: Timestamp,
+) -> bool {
+    let session = signed_in_now(caller, now);
+    session_may(desk, policies, &session, caller.connection().address, action, name, now)
+}
+
+/// That the caller may not do it, as `told`; or where nothing but a sign-in of lately is missing, that.
+fn not_allowed(
+    desk: &Desk,
+    policies: &PolicySet,
+    caller: &Caller,
+    action: EntitlementAction,
+    name: &EntitlementName,
+    now: Timestamp,
+    told: String,
+) -> AccessError {
+    if might(desk, policies, caller, action, name, now) {
+        return AccessError::SignInTooOld(format!("{told} by a sign-in as old as yours; sign in again"));
+    }
+    AccessError::Denied(told)
 }
 
 /// What the caller may do with an entitlement.

@@ -1,5 +1,8 @@
 //! Requests and grants as a caller may see them: their own, those that they may answer or end, and
 //! all for auditors. To others they don't exist.
+//!
+//! INVARIANT: what somebody may know of does not hang on how long ago they signed in, only what they may do to it:
+//! who is told by a notice that a request waits finds it, and is told there to sign in again.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +16,7 @@ use super::super::caller::Caller;
 use super::super::desk::Desk;
 use super::human::{Human, Shelf, human_of};
 use super::standing::{approves, is_enough, standing};
-use super::{AccessError, may, person_of};
+use super::{AccessError, might, person_of};
 
 /// Rows that one list looks at at most to fill a page, once it can say where to go on.
 const LOOK_MAX: u32 = 1000;
@@ -164,7 +167,7 @@ pub async fn request_list(
                     request.state_at(now) == RequestState::Pending
                         && !me.is(&request.requester)
                         && rights.of(&request.entitlement, |name| {
-                            may(desk, &policies, caller, EntitlementAction::Approve, name, now)
+                            might(desk, &policies, caller, EntitlementAction::Approve, name, now)
                         })
                 }
                 Whose::All => {
@@ -274,8 +277,8 @@ fn sees_all(desk: &Desk, caller: &Caller, now: Timestamp) -> bool {
 }
 
 fn may_see(desk: &Desk, policies: &PolicySet, caller: &Caller, name: &EntitlementName, now: Timestamp) -> bool {
-    may(desk, policies, caller, EntitlementAction::Approve, name, now)
-        || may(desk, policies, caller, EntitlementAction::Revoke, name, now)
+    might(desk, policies, caller, EntitlementAction::Approve, name, now)
+        || might(desk, policies, caller, EntitlementAction::Revoke, name, now)
         || sees_all(desk, caller, now)
 }
 
