@@ -74,7 +74,7 @@ impl Failure {
 
     /// Told to somebody who is not signed in, and so may not ask why. Scripts are told the decision all the same.
     #[must_use]
-    pub(in crate::cli) fn to_nobody(self) -> Self {
+    pub(in crate::cli) fn without_session(self) -> Self {
         Self { nobody_asks: true, ..self }
     }
 

@@ -208,7 +208,7 @@ pub fn refusal(refused: &mut Refused, path: &str, status: StatusCode, decision: 
 /// A message with what stands in backticks apart: each part, and whether it stood in them.
 pub fn prose(message: &str) -> Vec<(bool, String)> {
     let parts: Vec<&str> = message.split('`').collect();
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return vec![(false, message.to_owned())];
     }
     let parts = parts.into_iter().enumerate().map(|(place, part)| (place % 2 == 1, part.to_owned()));

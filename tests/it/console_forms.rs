@@ -74,7 +74,10 @@ async fn enter_in_a_text_never_presses_one_of_several_buttons() {
     let mut bob = person(&scene, "bob", &["eng", "rel"]).await;
     let id = asked(&scene, &mut alice).await;
     let answer = scene.get(&mut bob, &format!("/requests/{id}")).await;
-    assert!(answer.body.contains("<textarea id=\"reason\" name=\"reason\" rows=\"2\" maxlength=\"1000\">"), "{answer:?}");
+    assert!(
+        answer.body.contains("<textarea id=\"reason\" name=\"reason\" rows=\"2\" maxlength=\"1000\">"),
+        "{answer:?}"
+    );
     assert!(!enter_chooses(&answer), "{}", answer.body);
     for path in ["/", "/requests", "/requests/new", ASK, "/device"] {
         let page = scene.get(&mut alice, path).await;
@@ -114,7 +117,10 @@ async fn what_is_asked_for_is_never_wider_than_what_was_typed() {
     let form = scene.get(&mut alice, ASK).await;
     let wider = send(&scene, &mut alice, &form, &[("reason", "a hotfix"), ("param.region", "north")]).await;
     assert_eq!(wider.status, 400, "{wider:?}");
-    assert!(wider.body.contains("has no parameter <code>region</code>") && wider.body.contains("a hotfix"), "{wider:?}");
+    assert!(
+        wider.body.contains("has no parameter <code>region</code>") && wider.body.contains("a hotfix"),
+        "{wider:?}"
+    );
     keeps_to_itself(&wider);
     // The same field left empty says nothing.
     id_of(&send(&scene, &mut alice, &form, &[("reason", "a hotfix"), ("param.region", "")]).await);

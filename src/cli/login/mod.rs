@@ -55,7 +55,7 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
     };
     let proof = if lives { Proof::New } else { Proof::Any };
     let signed_in = sign_in(context, args, &profile, &origin, ca_pem, proof).await;
-    signed_in.map_err(|failure| if lives { failure } else { failure.to_nobody() })
+    signed_in.map_err(|failure| if lives { failure } else { failure.without_session() })
 }
 
 async fn sign_in(
