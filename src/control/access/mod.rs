@@ -332,7 +332,7 @@ fn reason_of(text: &str) -> Result<String, AccessError> {
     // Forms send line breaks, and people mean no more by them than a blank.
     let text = text.trim().replace("\r\n", " ").replace(['\n', '\r', '\t'], " ");
     reads_as_is("reason", &text)?;
-    if text.is_empty() || text.chars().count() > REASON_CHARS_MAX {
+    if !shows(&text) || text.chars().count() > REASON_CHARS_MAX {
         return Err(AccessError::Invalid(format!("give a reason of 1 to {REASON_CHARS_MAX} characters")));
     }
     Ok(text)
