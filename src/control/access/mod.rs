@@ -28,7 +28,7 @@ use std::net::IpAddr;
 use sha2::{Digest, Sha256};
 
 use crate::audit::{Actor, Event, EventType, Outcome};
-use crate::model::text::{REASON_CHARS_MAX, forges};
+use crate::model::text::{REASON_CHARS_MAX, forges, shows};
 use crate::model::{AccessRequest, ClockDoubt, EntitlementName, Grant, OpenedAction, Person, Session, Timestamp, Ttl};
 use crate::policy::{Ambient, Entitlement, EntitlementAction, PolicySet, Subject};
 use crate::store::StoreError;
