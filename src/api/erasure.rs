@@ -34,7 +34,7 @@ impl From<EraseError> for ApiError {
             EraseError::Kept(_) => Self::Conflict("kept_by_rule", told),
             EraseError::Texts(_) => Self::Conflict("named_in_texts", told),
             EraseError::TooManyTexts => Self::Conflict("too_many_texts", told),
-            EraseError::Already(_) => Self::Conflict("already_erased", told),
+            EraseError::Already(..) => Self::Conflict("already_erased", told),
             EraseError::Clock(_) => Self::Clock(told),
             EraseError::Store(error) => Self::Unavailable(error.to_string()),
         }
@@ -100,22 +100,23 @@ pub async fn create(
     Proven { caller, now }: Proven,
     Json(body): Json<NewErasure>,
 ) -> Result<Response, ApiError> {
-    if body.dry_run {
-        let plan = erase::dry_run(&desk, &caller, &body.person, now).await?;
-        let told = ErasureDryRun {
-            pseudonym: plan.pseudonym().to_string(),
-            events: plan.events,
-            fields: plan.fields,
-            texts: plan.texts(),
-            kept: kept(&plan.kept),
-        };
-        return Ok(answered(&told));
-    }
     let texts = body.texts.map(|choice| match choice {
         TextsChoice::Erase => Texts::Erase,
         TextsChoice::Keep => Texts::Keep,
     });
     let asked = Asked { person: &body.person, reason: &body.reason, texts };
+    if body.dry_run {
+        let plan = erase::dry_run(&desk, &caller, &asked, now).await?;
+        let told = ErasureDryRun {
+            pseudonym: plan.pseudonym().to_string(),
+            events: plan.events,
+            fields: plan.fields,
+            texts: plan.texts(),
+            paths: plan.paths(),
+            kept: kept(&plan.kept),
+        };
+        return Ok(answered(&told));
+    }
     let told = erase::erase(&desk, &caller, &asked, now).await?;
     Ok(answered(&shape(&told)))
 }
