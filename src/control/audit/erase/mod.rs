@@ -127,7 +127,8 @@ impl fmt::Display for EraseError {
             Self::Texts(count) => write!(
                 f,
                 "the text or path of {} name{} this person, as somebody typed it: say whether these events are \
-                 erased as a whole (`--texts erase`), with all that they tell of others, and paths of others go, or all stay (`--texts keep`)",
+                 erased as a whole (`--texts erase`), with all that they tell of others, and \
+                 paths of others go, or all stay (`--texts keep`)",
                 counted(*count, "event"),
                 if *count == 1 { "s" } else { "" }
             ),

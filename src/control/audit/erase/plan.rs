@@ -14,6 +14,8 @@ use super::{EraseError, explained};
 
 /// Events in whose text one person is named at most: more is a program that writes them everywhere.
 const NAMING_MAX: usize = 10_000;
+/// Paths of others in which they are named at most.
+const PATHS_MAX: usize = 100_000;
 
 /// What would go and what would stay.
 #[derive(Debug, Clone)]
@@ -120,7 +122,7 @@ async fn paths(desk: &Desk, target: &Target) -> Result<Vec<Naming>, EraseError> 
                 from = page.last().filter(|_| full).map_or(places.1, |last| last.seq + 1);
                 page.retain(|event| path_names(target, &event.body));
                 found.extend(page.into_iter().map(|event| Naming { body: String::new(), ..event }));
-                if found.len() > NAMING_MAX {
+                if found.len() > PATHS_MAX {
                     return Err(EraseError::TooManyTexts);
                 }
             }
