@@ -602,11 +602,11 @@ async fn who_can_t_be_erased_is_refused_and_told_why() {
         let request = house.json(&alice, "/api/v1/requests", &ask).await;
         refused(&carol, of("dev|alice"), 409, "still_open", "2 live sessions").await;
         sign_out_alice(&house).await;
-        refused(&carol, of("dev|alice"), 409, "still_open", "1 pending requests").await;
+        refused(&carol, of("dev|alice"), 409, "still_open", "1 pending request (").await;
         let withdrawn = format!("/api/v1/requests/{}/approvals", request.text("/id"));
         assert_eq!(house.json(&bob, &withdrawn, &json!({ "answer": "deny" })).await.status, 200);
         house.json(&carol, "/api/v1/locks", &json!({ "principal": "dev|alice", "reason": "x" })).await;
-        refused(&carol, of("dev|alice"), 409, "still_open", "1 locks, which an erasure would lift").await;
+        refused(&carol, of("dev|alice"), 409, "still_open", "1 lock, which an erasure would lift").await;
         house.json(&carol, "/api/v1/locks/clear", &json!({ "principal": "dev|alice", "reason": "x" })).await;
         number(&house).await;
         // Whose approval still counts: as somebody new they could give a second one.
@@ -821,5 +821,24 @@ async fn a_dry_run_judges_the_reason_and_what_stands_for_the_erased_is_nobody() 
         let again = house.json(&carol, PATH, &asked(&person)).await;
         assert_eq!((again.status.as_u16(), again.text("/reason")), (409, "already_erased"), "{again:?}");
         assert!(again.text("/detail").contains("`sign-ins` keeps"), "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_to_read_the_record_says_what_was_refused() {
+    let house = house(&databases().remove(0), Vec::new()).await;
+    let (alice, _, _) = house.command_line("alice").await;
+    let (carol, _, _) = house.command_line("carol").await;
+    for (path, action) in
+        [("/api/v1/audit/events", "read_audit"), ("/api/v1/audit/streams", "read_audit"), (PATH, "administer")]
+    {
+        assert_eq!(house.get(&alice, path).await.status, 403, "{path}");
+        number(&house).await;
+        let denied = house.get(&carol, "/api/v1/audit/events?type=decision.deny&limit=1").await;
+        assert_eq!(
+            (denied.text("/items/0/action"), denied.text("/items/0/resource")),
+            (action, "Installation::\"doorward\""),
+            "{denied:?}"
+        );
     }
 }
