@@ -617,7 +617,7 @@ async fn who_can_t_be_erased_is_refused_and_told_why() {
         let path = format!("/api/v1/requests/{}", request.text("/id"));
         let approved = house.json(&bob, &format!("{path}/approvals"), &json!({ "answer": "approve" })).await;
         assert_eq!((approved.status.as_u16(), approved.text("/state")), (200, "pending"), "{approved:?}");
-        refused(&carol, of("dev|bob"), 409, "still_open", "1 approvals that count for pending requests").await;
+        refused(&carol, of("dev|bob"), 409, "still_open", "1 approval that counts for a pending request").await;
         let withdrawn = house.json(&twice, &format!("{path}/withdraw"), &json!({})).await;
         assert_eq!(withdrawn.status, 200, "{withdrawn:?}");
         let told = house.json(&carol, PATH, &of("dev|bob")).await;
@@ -832,6 +832,7 @@ async fn a_refusal_to_read_the_record_says_what_was_refused() {
     for (path, action) in
         [("/api/v1/audit/events", "read_audit"), ("/api/v1/audit/streams", "read_audit"), (PATH, "administer")]
     {
+        house.clock.advance(Ttl::seconds(1));
         assert_eq!(house.get(&alice, path).await.status, 403, "{path}");
         number(&house).await;
         let denied = house.get(&carol, "/api/v1/audit/events?type=decision.deny&limit=1").await;
