@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{RawQuery, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -22,11 +22,12 @@ use crate::control::audit::read::{self, Positions};
 use crate::control::audit::tree::range_hashes;
 use crate::control::audit::{Recorded, StoredCheckpoint};
 use crate::model::{EventId, NodeId};
+use crate::policy::InstallationAction;
 use crate::wire::Page;
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::answered;
+use super::decided::{Trail, answered};
 use super::fields::Fields;
 use super::paging::cursor;
 
@@ -65,8 +66,10 @@ fn items(events: &[Recorded]) -> Vec<Box<RawValue>> {
 pub async fn events(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::ReadAudit);
     let known = ["from", "to", "service", "actor", "type", "grant", "session", "cursor", "after", "limit"];
     let fields = Fields::of_known(query.as_deref(), &known)?;
     let filter = filter(&desk, &fields)?;
@@ -120,8 +123,10 @@ fn extents(text: &str) -> Result<Vec<Missing>, ApiError> {
 pub async fn export(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::ExportAudit);
     let known = ["from", "to", "service", "actor", "type", "grant", "session", "rest"];
     let fields = Fields::of_known(query.as_deref(), &known)?;
     let filter = filter(&desk, &fields)?;
@@ -160,7 +165,12 @@ enum Lines {
 }
 
 /// Every log.
-pub async fn logs(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Result<Response, ApiError> {
+pub async fn logs(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
+) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::ReadAudit);
     let found = read::logs(&desk, &caller, now).await?;
     let items: Vec<Value> = found
         .iter()
@@ -175,7 +185,12 @@ pub async fn logs(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven)
 }
 
 /// The newest checkpoint of every log, the installation's first.
-pub async fn checkpoint(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Result<Response, ApiError> {
+pub async fn checkpoint(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
+) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::ReadAudit);
     let logs = read::logs(&desk, &caller, now).await?;
     let mut names = vec![LogName::Installation];
     names.extend(logs.iter().map(|entry| LogName::Node(*entry.log.node())));
@@ -221,8 +236,10 @@ async fn proof(desk: &Desk, name: LogName, size: u64, ranges: Option<Vec<(u64, u
 pub async fn inclusion(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::ReadAudit);
     read::admit(&desk, &caller, "proofs", now).await?;
     let known = ["log", "index", "size"];
     let fields = Fields::of_known(query.as_deref(), &known)?;
@@ -235,8 +252,10 @@ pub async fn inclusion(
 pub async fn consistency(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::ReadAudit);
     read::admit(&desk, &caller, "proofs", now).await?;
     let known = ["log", "from", "to"];
     let fields = Fields::of_known(query.as_deref(), &known)?;

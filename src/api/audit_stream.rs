@@ -2,21 +2,27 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::Response;
 
 use crate::audit::schema;
 use crate::control::Desk;
 use crate::control::audit::stream::{self, StreamSeen};
 use crate::model::Timestamp;
+use crate::policy::InstallationAction;
 use crate::wire::{AuditStream, AuditStreamPosition, Page};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::answered;
+use super::decided::{Trail, answered};
 
 /// Every stream that is or was configured.
-pub async fn list(State(desk): State<Arc<Desk>>, Proven { caller, now }: Proven) -> Result<Response, ApiError> {
+pub async fn list(
+    State(desk): State<Arc<Desk>>,
+    Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
+) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::ReadAudit);
     let found = stream::list(&desk, &caller, now).await?;
     let items = found.iter().map(|seen| shape(seen, now)).collect();
     Ok(answered(&Page::whole(items)))

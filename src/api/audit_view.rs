@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::Response;
 
 use crate::audit::view::AccessRow;
@@ -10,11 +10,12 @@ use crate::control::Desk;
 use crate::control::audit::read::ReadError;
 use crate::control::audit::view::{self, Asked, Found, TIME_MAX};
 use crate::model::{GrantId, ServiceName, Timestamp};
+use crate::policy::InstallationAction;
 use crate::wire::Page;
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::answered;
+use super::decided::{Trail, answered};
 use super::fields::Fields;
 use super::paging::limit;
 
@@ -26,8 +27,10 @@ const DAY_MILLIS: i64 = 86_400_000;
 pub async fn grant(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::ReadAudit);
     // What can't be an id names no grant.
     let id = GrantId::parse(&id).map_err(|_| ApiError::from(ReadError::NotFound))?;
     let view = view::grant(&desk, &caller, id, now).await?;
@@ -38,8 +41,10 @@ pub async fn grant(
 pub async fn who(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::ReadAudit);
     let known = ["from", "to", "service", "person", "cursor", "limit"];
     let fields = Fields::of_known(query.as_deref(), &known)?;
     let asked = asked(&fields, now)?;

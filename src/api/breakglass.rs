@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::Response;
 use data_encoding::HEXLOWER;
 
@@ -15,11 +15,12 @@ use crate::control::breakglass::{
 use crate::identity::breakglass::{ChannelOutcome, ChannelTest};
 use crate::model::BreakGlassId;
 use crate::model::breakglass::{CHALLENGE_BYTES_MAX, Evidence, SIGNATURE_BYTES_MAX, SIGNATURES_MAX};
+use crate::policy::InstallationAction;
 use crate::wire;
 
 use super::answer::ApiError;
 use super::caller::{Connection, Proven};
-use super::decided::answered;
+use super::decided::{Trail, answered};
 use super::fields::Json;
 use super::paging::{self, Order};
 
@@ -190,9 +191,11 @@ pub async fn fetch(
 pub async fn review(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Path(id): Path<String>,
     Json(body): Json<wire::NewReview>,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::Review);
     let reviewed = breakglass::review(&desk, &caller, &id, &body.finding, now).await?;
     Ok(answered(&shape(&reviewed)))
 }

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::Response;
 
 use crate::control::Desk;
 use crate::control::credential::{self, LEASES};
 use crate::model::{CredentialId, LeaseId};
+use crate::policy::InstallationAction;
 use crate::wire::{Lease, Page, Revoke};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::answered;
+use super::decided::{Trail, answered};
 use super::fields::{Fields, Json};
 use super::paging::{cursor, limit};
 use super::session::whose;
@@ -51,9 +52,11 @@ pub async fn fetch(
 pub async fn revoke(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Path(id): Path<String>,
     Json(body): Json<Revoke>,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::Revoke);
     let held = credential::revoke(&desk, &caller, id_of(&id)?, &body.reason, now).await?;
     Ok(answered(&shape::credential(&held)))
 }

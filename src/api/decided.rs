@@ -18,10 +18,14 @@ use crate::audit::{Actor, Event, RequestFacts};
 use crate::control::decision::DATA_REMEDY;
 use crate::control::{ConnectionFacts, Desk, challenge, refused};
 use crate::model::{DecisionId, Timestamp};
+use crate::policy::InstallationAction;
 use crate::wire::problem::PROBLEM_MEDIA_TYPE;
 use crate::wire::{OauthError, Problem, Remedy};
 
 use super::answer::{ApiError, Form, Refused};
+
+/// What is acted on where no service and nobody's thing is.
+const INSTALLATION: &str = "Installation::\"doorward\"";
 
 /// Names the decision in every answer.
 pub const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision");
@@ -53,6 +57,11 @@ impl Trail {
     /// The action that is asked for, and on what.
     pub fn about(&self, action: &'static str, resource: String) {
         self.noted().about = Some((action, resource));
+    }
+
+    /// An action on the installation.
+    pub fn installation(&self, action: InstallationAction) {
+        self.about(action.name(), INSTALLATION.to_owned());
     }
 
     fn noted(&self) -> MutexGuard<'_, Noted> {

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::Response;
 
 use crate::control::Desk;
 use crate::control::audit::KeptByRule;
 use crate::control::audit::erase::{self, Asked, EraseError, Texts, Told};
 use crate::model::ErasureId;
+use crate::policy::InstallationAction;
 use crate::wire::{self, ErasureDryRun, NewErasure, Page, TextsChoice};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::answered;
+use super::decided::{Trail, answered};
 use super::fields::{Fields, Json};
 use super::paging::{cursor, limit};
 
@@ -34,7 +35,7 @@ impl From<EraseError> for ApiError {
             EraseError::Kept(_) => Self::Conflict("kept_by_rule", told),
             EraseError::Texts(_) => Self::Conflict("named_in_texts", told),
             EraseError::TooManyTexts => Self::Conflict("too_many_texts", told),
-            EraseError::Already(_) => Self::Conflict("already_erased", told),
+            EraseError::Already(..) => Self::Conflict("already_erased", told),
             EraseError::Clock(_) => Self::Clock(told),
             EraseError::Store(error) => Self::Unavailable(error.to_string()),
         }
@@ -73,8 +74,10 @@ fn shape(told: &Told) -> wire::Erasure {
 pub async fn list(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::Administer);
     let fields = Fields::of_list(query.as_deref(), &["cursor", "limit"])?;
     let before = cursor(&fields, ErasureId::parse)?;
     let limit = u32::try_from(limit(&fields)?).unwrap_or(1);
@@ -87,8 +90,10 @@ pub async fn list(
 pub async fn fetch(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::Administer);
     // What can't be an id names no erasure; who may not know is told the same as of one that is there.
     let id = ErasureId::parse(&id).unwrap_or(ErasureId::from_bytes([0; 16]));
     Ok(answered(&shape(&erase::fetch(&desk, &caller, id, now).await?)))
@@ -98,24 +103,27 @@ pub async fn fetch(
 pub async fn create(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Json(body): Json<NewErasure>,
 ) -> Result<Response, ApiError> {
-    if body.dry_run {
-        let plan = erase::dry_run(&desk, &caller, &body.person, now).await?;
-        let told = ErasureDryRun {
-            pseudonym: plan.pseudonym().to_string(),
-            events: plan.events,
-            fields: plan.fields,
-            texts: plan.texts(),
-            kept: kept(&plan.kept),
-        };
-        return Ok(answered(&told));
-    }
+    trail.installation(InstallationAction::Administer);
     let texts = body.texts.map(|choice| match choice {
         TextsChoice::Erase => Texts::Erase,
         TextsChoice::Keep => Texts::Keep,
     });
     let asked = Asked { person: &body.person, reason: &body.reason, texts };
+    if body.dry_run {
+        let plan = erase::dry_run(&desk, &caller, &asked, now).await?;
+        let told = ErasureDryRun {
+            pseudonym: plan.pseudonym().to_string(),
+            events: plan.events,
+            fields: plan.fields,
+            texts: plan.texts(),
+            paths: plan.paths(),
+            kept: kept(&plan.kept),
+        };
+        return Ok(answered(&told));
+    }
     let told = erase::erase(&desk, &caller, &asked, now).await?;
     Ok(answered(&shape(&told)))
 }

@@ -16,9 +16,6 @@ use super::fields::Json;
 use super::paging::{self, Order};
 use super::shape;
 
-/// What a bar is set on people in.
-const INSTALLATION: &str = "Installation::\"doorward\"";
-
 /// All who are barred, oldest first: `?cursor=…&limit=…`
 pub async fn list(
     State(desk): State<Arc<Desk>>,
@@ -37,7 +34,7 @@ pub async fn set(
     Extension(trail): Extension<Trail>,
     Json(body): Json<NewLock>,
 ) -> Result<Response, ApiError> {
-    trail.about(InstallationAction::Lock.name(), INSTALLATION.to_owned());
+    trail.installation(InstallationAction::Lock);
     let lock = lock_by_caller::set(&desk, &caller, &body.principal, &body.reason, now).await?;
     let person = lock_by_caller::person(&desk, &lock).await;
     let acquaintance = lock_by_caller::acquaintance(&desk, &lock, now).await;
@@ -51,7 +48,7 @@ pub async fn clear(
     Extension(trail): Extension<Trail>,
     Json(body): Json<NewLock>,
 ) -> Result<Response, ApiError> {
-    trail.about(InstallationAction::Lock.name(), INSTALLATION.to_owned());
+    trail.installation(InstallationAction::Lock);
     let lock = lock_by_caller::clear(&desk, &caller, &body.principal, &body.reason, now).await?;
     let person = lock_by_caller::person(&desk, &lock).await;
     Ok(answered(&shape::lock(&lock, person, false)))

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::Response;
 use serde::Deserialize;
 
 use crate::control::Desk;
 use crate::control::review::{self, ReviewError, ReviewedRule, Wish};
 use crate::model::{Choice, ReviewId, ReviewState, RuleState, ServiceName, Timestamp, Ttl};
+use crate::policy::InstallationAction;
 use crate::wire::{self, NewDecision, Nothing, Page, StartReview};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::answered;
+use super::decided::{Trail, answered};
 use super::fields::{Fields, Json};
 use super::paging::limit;
 use super::shape::principal;
@@ -57,8 +58,10 @@ fn service_of(text: &str) -> Result<ServiceName, ApiError> {
 pub async fn list(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::Review);
     let fields = Fields::of_list(query.as_deref(), &["state", "service", "cursor", "limit"])?;
     let state = match fields.get("state") {
         None => None,
@@ -78,8 +81,10 @@ pub async fn list(
 pub async fn start(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Json(body): Json<StartReview>,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::Review);
     let due = body.due.as_deref().map_or(Some(DUE), Ttl::parse);
     let wish = Wish { service: service_of(&body.service)?, due, reviewers: body.reviewers };
     let review = review::start(&desk, &caller, wish, now).await?;
@@ -90,8 +95,10 @@ pub async fn start(
 pub async fn fetch(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::Review);
     let review = review::fetch(&desk, &caller, id_of(&id)?, now).await?;
     Ok(answered(&shape(&review, true, now)))
 }
@@ -100,9 +107,11 @@ pub async fn fetch(
 pub async fn decide(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Path((id, item)): Path<(String, String)>,
     Json(body): Json<NewDecision>,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::Review);
     let id = id_of(&id)?;
     let is_number = item.bytes().all(|byte| byte.is_ascii_digit());
     let item = item.parse().ok().filter(|_| is_number).ok_or(ApiError::NotFound("the review has no such rule"))?;
@@ -118,9 +127,11 @@ pub async fn decide(
 pub async fn close(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Path(id): Path<String>,
     Json(Nothing {}): Json<Nothing>,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::Review);
     let review = review::close(&desk, &caller, id_of(&id)?, now).await?;
     Ok(answered(&shape(&review, false, now)))
 }

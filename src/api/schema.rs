@@ -193,7 +193,7 @@ fn people_and_services() -> Value {
         ]),
         "ErasureDryRun": object(&[
             ("pseudonym", "id:usr_"), ("events", "integer"), ("fields", "integer"), ("texts", "integer"),
-            ("kept", "KeptByRule[]"),
+            ("paths", "integer"), ("kept", "KeptByRule[]"),
         ]),
         "NewErasure": body(&[("person", "words"), ("reason", "words"), ("texts?", "one:erase|keep?"), ("dry_run?", "boolean")]),
         "NodePolicies": object(&[

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::Response;
 
 use crate::control::session::{self, Whose};
 use crate::control::{Desk, service};
 use crate::model::SessionId;
+use crate::policy::InstallationAction;
 use crate::wire::{Page, Revoke, Whoami};
 
 use super::answer::ApiError;
 use super::caller::Proven;
-use super::decided::answered;
+use super::decided::{Trail, answered};
 use super::fields::{Fields, Json};
 use super::paging::{cursor, limit};
 use super::shape;
@@ -62,9 +63,11 @@ pub(super) fn whose(fields: &Fields) -> Result<Whose, ApiError> {
 pub async fn revoke(
     State(desk): State<Arc<Desk>>,
     Proven { caller, now }: Proven,
+    Extension(trail): Extension<Trail>,
     Path(id): Path<String>,
     Json(body): Json<Revoke>,
 ) -> Result<Response, ApiError> {
+    trail.installation(InstallationAction::Revoke);
     // What can't be an id names no session.
     let id = SessionId::parse(&id).map_err(|_| ApiError::NotFound("there is no such session"))?;
     let ended = session::revoke(&desk, &caller, id, &body.reason, now).await?;

@@ -33,12 +33,18 @@ pub const fn shows_nothing(character: char) -> bool {
 /// The longest reason that is taken from people, in characters, whatever it is given for.
 pub const REASON_CHARS_MAX: usize = 1000;
 
+/// Whether a text has anything that a reader sees.
+#[must_use]
+pub fn shows(text: &str) -> bool {
+    text.chars().any(|character| !character.is_whitespace() && !misleads(character) && !shows_nothing(character))
+}
+
 /// What people write into a field of one line: trimmed, with line breaks as the blanks that they mean. None where
-/// nothing is left, it is longer than `chars_max`, or a character in it forges.
+/// nothing in it shows, it is longer than `chars_max`, or a character in it forges.
 #[must_use]
 pub fn one_line(text: &str, chars_max: usize) -> Option<String> {
     let text = text.trim().replace("\r\n", " ").replace(['\n', '\r', '\t'], " ");
-    let fits = !text.is_empty() && text.chars().count() <= chars_max && !text.chars().any(forges);
+    let fits = shows(&text) && text.chars().count() <= chars_max && !text.chars().any(forges);
     fits.then_some(text)
 }
 

@@ -42,6 +42,8 @@ const CURSOR_SET: &str = "\
 const SENT: &str = "\
     update audit_stream set sent = sent + $1, sent_at = $2, failing_since = null, failures = 0, error = null, \
     stalled_at = null where name = $3";
+/// What failed of another log stays told.
+const SENT_SOME: &str = "update audit_stream set sent = sent + $1, sent_at = $2 where name = $3";
 const FAILED: &str = "\
     update audit_stream set failing_since = coalesce(failing_since, $1), failures = failures + 1, error = $2, \
     seen_at = $1 where name = $3 and sender = $4";
@@ -296,6 +298,16 @@ impl Tx {
     /// When the database refuses.
     pub async fn stream_sent(&mut self, name: &str, count: u64, now: Timestamp) -> Result<(), StoreError> {
         let query = sqlx::query(SENT).bind(signed(count)).bind(now.millis()).bind(name);
+        query.execute(self.connection()).await?;
+        Ok(())
+    }
+
+    /// As [`Self::stream_sent`], while a batch of another log is refused.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn stream_sent_some(&mut self, name: &str, count: u64, now: Timestamp) -> Result<(), StoreError> {
+        let query = sqlx::query(SENT_SOME).bind(signed(count)).bind(now.millis()).bind(name);
         query.execute(self.connection()).await?;
         Ok(())
     }

@@ -53,7 +53,7 @@ const NAMES: &str = "\
     where decided_by_kind = 'User' and decided_by_id = $1 limit $2";
 /// An account, an address or a name in the record alone, where all tables have let go of it.
 const PRINCIPAL_IN_RECORD: &str = "\
-    select personal from audit_event where log = $1 and seq >= $2 and seq < $3 \
+    select actor, personal from audit_event where log = $1 and seq >= $2 and seq < $3 \
     and personal like $4 escape '~' order by seq limit 100";
 
 const SESSIONS_LIVE: &str = "\
@@ -265,6 +265,12 @@ pub fn erased_principal(pseudonym: UserRef) -> Option<Principal> {
     Principal::stored(PrincipalKind::User, &stands_for(pseudonym))
 }
 
+/// The pseudonym in what stands in a table where a person was erased; none of an account of a person.
+#[must_use]
+pub fn erased_pseudonym(principal: &str) -> Option<&str> {
+    principal.strip_prefix('(')?.strip_prefix(ERASED)?.strip_prefix(")|")
+}
+
 impl Store {
     /// Every account of a person that a table knows.
     ///
@@ -272,7 +278,8 @@ impl Store {
     /// When the database is away.
     pub async fn account_list(&self) -> Result<Vec<Principal>, StoreError> {
         let ids: Vec<String> = sqlx::query_scalar(ACCOUNTS).bind(i64::MAX).fetch_all(self.pool()).await?;
-        Ok(ids.iter().filter_map(|id| Principal::stored(PrincipalKind::User, id)).collect())
+        let held = ids.iter().filter(|id| erased_pseudonym(id).is_none());
+        Ok(held.filter_map(|id| Principal::stored(PrincipalKind::User, id)).collect())
     }
 
     /// The accounts that have had this address, verified or not.
@@ -305,7 +312,8 @@ impl Store {
         Ok(Traces { principal: principal.clone(), emails, names })
     }
 
-    /// The personal values of events at `from..to` of a log that have this text in them, some of them.
+    /// The personal values of events at `from..to` of a log that have this text in them, some of them,
+    /// each with who acted.
     ///
     /// # Errors
     /// When the database is away.
@@ -314,8 +322,8 @@ impl Store {
         log: super::log::Log,
         (from, to): (i64, i64),
         text: &str,
-    ) -> Result<Vec<String>, StoreError> {
-        let query = sqlx::query_scalar(PRINCIPAL_IN_RECORD).bind(log.number).bind(from).bind(to);
+    ) -> Result<Vec<(Option<String>, String)>, StoreError> {
+        let query = sqlx::query_as(PRINCIPAL_IN_RECORD).bind(log.number).bind(from).bind(to);
         Ok(query.bind(anywhere(&in_json(text))).fetch_all(self.pool()).await?)
     }
 }

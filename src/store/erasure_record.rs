@@ -36,6 +36,12 @@ const NAMED: &str = "\
     where log = $1 and seq >= $2 and seq < $3 and body <> '' and (lower(body) like $4 escape '~' \
     or body like $5 escape '~') order by seq limit $6";
 
+/// Requests that others made: of the person's own the path goes anyway.
+const PATHS: &str = "\
+    select id, type, time, seq, personal as body from audit_event \
+    where log = $1 and seq >= $2 and seq < $3 and (actor is null or actor <> $4) and body <> '' \
+    and lower(personal) like $5 escape '~' order by seq limit $6";
+
 const SIZE: &str = "select next_seq from audit_log where number = $1";
 const LOOK_AGAIN: &str = "\
     update audit_erasure set look_again_at = $1 where pseudonym in \
@@ -131,6 +137,24 @@ impl Store {
         let written = in_json(text);
         let query = sqlx::query_as(NAMED).bind(log.number).bind(from).bind(to).bind(anywhere(&written.to_lowercase()));
         let rows: Vec<NamingRow> = query.bind(anywhere(&written)).bind(limit).fetch_all(self.pool()).await?;
+        rows.into_iter().map(Naming::try_from).collect()
+    }
+
+    /// Events of `log` at `from..to` that are others' and have a path with this in it, in any case of letters;
+    /// `body` is what they have of personal values.
+    ///
+    /// # Errors
+    /// When the database is away or a row can't be.
+    pub async fn erasure_naming_paths(
+        &self,
+        log: Log,
+        (from, to): (i64, i64),
+        (pseudonym, part): (UserRef, &str),
+        limit: i64,
+    ) -> Result<Vec<Naming>, StoreError> {
+        let query = sqlx::query_as(PATHS).bind(log.number).bind(from).bind(to).bind(pseudonym.to_string());
+        let pattern = format!("%\"path\":\"{}", anywhere(&part.to_lowercase()));
+        let rows: Vec<NamingRow> = query.bind(pattern).bind(limit).fetch_all(self.pool()).await?;
         rows.into_iter().map(Naming::try_from).collect()
     }
 }

@@ -52,7 +52,7 @@ pub use audit_view::CountedUse;
 pub use credential::{CREDENTIAL_PAGE_MAX, HeldCredential};
 pub use engine::{Store, StoreError, Tx};
 pub use erasure::{ERASURE_PAGE_MAX, ErasedSum, Erasure, ErasureState, Goes, HeldBack, KeptByRule, Taken};
-pub use erasure_person::{Traces, Unfinished, erased_principal};
+pub use erasure_person::{Traces, Unfinished, erased_principal, erased_pseudonym};
 pub use erasure_record::{ERASURE_BATCH, ERASURE_LOOK, Naming};
 pub use grant::GRANT_PAGE_MAX;
 pub use grant_use::GrantMoment;

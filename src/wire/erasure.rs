@@ -57,6 +57,9 @@ pub struct ErasureDryRun {
     pub fields: i64,
     /// Events in whose text the person is named: `texts` says what becomes of them.
     pub texts: i64,
+    /// Requests of others in whose path the person is named: `texts` says whether that goes.
+    #[serde(default)]
+    pub paths: i64,
     /// What would be held back.
     pub kept: Vec<KeptByRule>,
 }

@@ -152,6 +152,10 @@ async fn events_reach_an_otlp_endpoint_as_log_records() {
         sink.answer(200, answer.encode_to_vec());
         assert_eq!(sender.round().await.unwrap(), Round::Failed);
         assert_eq!(kept(&house).await.error.unwrap(), "the receiver rejected 1 of 2 events");
+        // What can't be read is no receiver's word; nothing at all is.
+        sink.answer(200, b"<html>sign in</html>".to_vec());
+        assert_eq!(sender.round().await.unwrap(), Round::Failed);
+        assert_eq!(kept(&house).await.error.unwrap(), "the receiver's answer is none of OTLP");
         sink.answer(200, ExportLogsServiceResponse { partial_success: None }.encode_to_vec());
         sink.got.lock().unwrap().clear();
         assert_eq!(rounds(&mut sender).await, Round::Done);

@@ -602,11 +602,11 @@ async fn who_can_t_be_erased_is_refused_and_told_why() {
         let request = house.json(&alice, "/api/v1/requests", &ask).await;
         refused(&carol, of("dev|alice"), 409, "still_open", "2 live sessions").await;
         sign_out_alice(&house).await;
-        refused(&carol, of("dev|alice"), 409, "still_open", "1 pending requests").await;
+        refused(&carol, of("dev|alice"), 409, "still_open", "1 pending request (").await;
         let withdrawn = format!("/api/v1/requests/{}/approvals", request.text("/id"));
         assert_eq!(house.json(&bob, &withdrawn, &json!({ "answer": "deny" })).await.status, 200);
         house.json(&carol, "/api/v1/locks", &json!({ "principal": "dev|alice", "reason": "x" })).await;
-        refused(&carol, of("dev|alice"), 409, "still_open", "1 locks, which an erasure would lift").await;
+        refused(&carol, of("dev|alice"), 409, "still_open", "1 lock, which an erasure would lift").await;
         house.json(&carol, "/api/v1/locks/clear", &json!({ "principal": "dev|alice", "reason": "x" })).await;
         number(&house).await;
         // Whose approval still counts: as somebody new they could give a second one.
@@ -617,7 +617,7 @@ async fn who_can_t_be_erased_is_refused_and_told_why() {
         let path = format!("/api/v1/requests/{}", request.text("/id"));
         let approved = house.json(&bob, &format!("{path}/approvals"), &json!({ "answer": "approve" })).await;
         assert_eq!((approved.status.as_u16(), approved.text("/state")), (200, "pending"), "{approved:?}");
-        refused(&carol, of("dev|bob"), 409, "still_open", "1 approvals that count for pending requests").await;
+        refused(&carol, of("dev|bob"), 409, "still_open", "1 approval that counts for a pending request").await;
         let withdrawn = house.json(&twice, &format!("{path}/withdraw"), &json!({})).await;
         assert_eq!(withdrawn.status, 200, "{withdrawn:?}");
         let told = house.json(&carol, PATH, &of("dev|bob")).await;
@@ -750,4 +750,96 @@ fn every_table_stands_in_the_runbook_of_erasure() {
         }
     }
     assert!(tables > 30, "{tables}");
+}
+
+/// The paths of bob's requests in the record, as it is told.
+async fn paths_of_bob(house: &House) -> Vec<String> {
+    let lines = verified(house).await.1;
+    let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let bobs = lines.filter(|line| line["actor"]["principal"].as_str().is_some_and(|who| who.contains("dev|bob")));
+    bobs.filter_map(|line| line["request"]["path"].as_str().map(str::to_owned)).collect()
+}
+
+#[tokio::test]
+async fn a_path_in_which_somebody_else_names_the_person_goes_alone_or_stays_as_is_said() {
+    let named =
+        ["/echo/alice@example.com", "/echo/alice%40example.com", "/echo/ALICE@Example.com/x", "/echo/dev%7Calice"];
+    let other = ["/echo/malice@example.com", "/echo/alice", "/echo/alice@example.community"];
+    for (url, texts) in databases().into_iter().map(|url| (url, "erase")).chain([(databases().remove(0), "keep")]) {
+        let house = house(&url, Vec::new()).await;
+        let (carol, _, _) = house.command_line("carol").await;
+        house.command_line("alice").await;
+        for (number, path) in named.iter().chain(&other).enumerate() {
+            let mut event = decision(u8::try_from(number).unwrap() + 1, path);
+            event.actor.principal = Principal::user("dev", "bob");
+            event.actor.email = Some("bob@example.com".into());
+            event.actor.device = None;
+            crate::audit_stream::happens(&house, &event).await;
+        }
+        sign_out_alice(&house).await;
+        number(&house).await;
+        let mut body = json!({ "person": "alice@example.com", "reason": "request DSR-118", "dry_run": true });
+        let plan = house.json(&carol, PATH, &body).await;
+        assert_eq!((&plan.body["texts"], &plan.body["paths"]), (&json!(0), &json!(named.len())), "{plan:?}");
+        body["dry_run"] = json!(false);
+        let told = house.json(&carol, PATH, &body).await;
+        assert_eq!((told.status.as_u16(), told.text("/reason")), (409, "named_in_texts"), "{told:?}");
+        body["texts"] = json!(texts);
+        assert_eq!(house.json(&carol, PATH, &body).await.status, 200);
+        house.clock.advance(Ttl::seconds(11));
+        swept(&house).await;
+        let left = paths_of_bob(&house).await;
+        if texts == "keep" {
+            assert_eq!(left.len(), named.len() + other.len(), "{left:?}");
+            continue;
+        }
+        assert_eq!(left, other, "{url}");
+        let lines = verified(&house).await.1;
+        let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let paths: i64 =
+            lines.filter_map(|line| line["data"]["paths"].as_i64().filter(|_| line["type"] == "audit.erased")).sum();
+        assert_eq!(paths, i64::try_from(named.len()).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_judges_the_reason_and_what_stands_for_the_erased_is_nobody() {
+    let url = databases().remove(0);
+    let house = house(&url, vec![rule("sign-ins", &["session.*"], Ttl::hours(48))]).await;
+    let (carol, _, _) = house.command_line("carol").await;
+    life(&house, &carol).await;
+    for dry_run in [true, false] {
+        for reason in ["alice@example.com asked", "\u{200b}\u{3164}"] {
+            let body = json!({ "person": "dev|alice", "reason": reason, "texts": "keep", "dry_run": dry_run });
+            assert_eq!(house.json(&carol, PATH, &body).await.status, 400, "{reason}");
+        }
+    }
+    let old = pseudonym(&house);
+    let told = house.json(&carol, PATH, &asked("dev|alice")).await;
+    assert_eq!(told.status, 200, "{told:?}");
+    for person in [format!("(erased)|{old}"), "alice@example.com".to_owned()] {
+        let again = house.json(&carol, PATH, &asked(&person)).await;
+        assert_eq!((again.status.as_u16(), again.text("/reason")), (409, "already_erased"), "{again:?}");
+        assert!(again.text("/detail").contains("`sign-ins` keeps"), "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_to_read_the_record_says_what_was_refused() {
+    let house = house(&databases().remove(0), Vec::new()).await;
+    let (alice, _, _) = house.command_line("alice").await;
+    let (carol, _, _) = house.command_line("carol").await;
+    for (path, action) in
+        [("/api/v1/audit/events", "read_audit"), ("/api/v1/audit/streams", "read_audit"), (PATH, "administer")]
+    {
+        house.clock.advance(Ttl::seconds(1));
+        assert_eq!(house.get(&alice, path).await.status, 403, "{path}");
+        number(&house).await;
+        let denied = house.get(&carol, "/api/v1/audit/events?type=decision.deny&limit=1").await;
+        assert_eq!(
+            (denied.text("/items/0/action"), denied.text("/items/0/resource")),
+            (action, "Installation::\"doorward\""),
+            "{denied:?}"
+        );
+    }
 }

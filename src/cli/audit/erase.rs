@@ -72,18 +72,26 @@ fn held(kept: &[KeptByRule]) -> String {
     }
     let one = |kept: &KeptByRule| {
         let reason = if kept.reason.is_empty() { String::new() } else { format!(" ({})", kept.reason) };
-        format!("{} events by `{}`{reason} until {}", kept.events, kept.rule, kept.until)
+        format!("{} by `{}`{reason} until {}", counted(kept.events, "event"), kept.rule, kept.until)
     };
     kept.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
+fn counted(count: i64, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
 fn planned(plan: &ErasureDryRun) -> Vec<(&'static str, String)> {
-    vec![
-        ("pseudonym", plan.pseudonym.clone()),
-        ("would go", format!("{} values of {} events, each with its salt", plan.fields, plan.events)),
-        ("named in", format!("the text of {} events: --texts erase or --texts keep", plan.texts)),
-        ("would stay", held(&plan.kept)),
-    ]
+    let (values, events) = (counted(plan.fields, "value"), counted(plan.events, "event"));
+    let mut pairs =
+        vec![("pseudonym", plan.pseudonym.clone()), ("would go", format!("{values} of {events}, each with its salt"))];
+    for (count, of) in [(plan.texts, "the text of"), (plan.paths, "the path of another's request in")] {
+        if count > 0 {
+            pairs.push(("named in", format!("{of} {}: --texts erase or --texts keep", counted(count, "event"))));
+        }
+    }
+    pairs.push(("would stay", held(&plan.kept)));
+    pairs
 }
 
 fn print_plan(context: &Context, plan: &ErasureDryRun) -> Result<(), Failure> {
@@ -95,8 +103,11 @@ fn pairs(erasure: &Erasure) -> Vec<(&'static str, String)> {
         ("id", erasure.id.clone()),
         ("pseudonym", erasure.pseudonym.clone()),
         ("state", erasure.state.clone()),
-        ("erased", format!("{} values of {} events, each with its salt", erasure.fields, erasure.events)),
-        ("texts", format!("{} events erased as a whole, {} left", erasure.texts, erasure.texts_left)),
+        (
+            "erased",
+            format!("{} of {}, each with its salt", counted(erasure.fields, "value"), counted(erasure.events, "event")),
+        ),
+        ("texts", format!("{} erased as a whole, {} left", counted(erasure.texts, "event"), erasure.texts_left)),
         ("kept", held(&erasure.kept)),
     ]
 }

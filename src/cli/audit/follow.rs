@@ -32,6 +32,7 @@ pub async fn tail(context: &Context, args: &TailArgs) -> Result<(), Failure> {
     let mut here = signed_in(context).await?;
     // ORDER: the place first, so that nothing between the past and what comes is missed.
     let mut after = page(&here, &format!("/api/v1/audit/events?after=now&{query}")).await?.next;
+    let mut printed: std::collections::VecDeque<String> = std::collections::VecDeque::new();
     if args.lines > 0 {
         let mut past = page(&here, &format!("/api/v1/audit/events?limit={}&{query}", args.lines)).await?.items;
         past.reverse();
@@ -40,9 +41,10 @@ pub async fn tail(context: &Context, args: &TailArgs) -> Result<(), Failure> {
         }
         for event in &past {
             print(context, event)?;
+            // What was committed and had no number yet comes once more, with it.
+            printed.push_back(text(&read(event), "/id").to_owned());
         }
     }
-    let mut printed: std::collections::VecDeque<String> = std::collections::VecDeque::new();
     if !args.follow {
         return Ok(());
     }

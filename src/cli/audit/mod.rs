@@ -379,7 +379,8 @@ pub struct EraseArgs {
     /// Why, without naming them: it stays on record
     #[arg(long, value_name = "TEXT")]
     pub reason: String,
-    /// What becomes of events in whose text they are named by account or address; asked for where there are any
+    /// What becomes of events in whose text, and of paths of others, they are named by account or address; asked for
+    /// where there are any
     #[arg(long, value_name = "WHAT")]
     pub texts: Option<TextsArg>,
     /// Only tell how much would go, and what rules keep

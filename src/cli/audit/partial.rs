@@ -67,7 +67,8 @@ pub enum NoResume {
 }
 
 fn beside(out: &Path, ending: &str) -> PathBuf {
-    let mut name = out.as_os_str().to_owned();
+    // Without a `/` at its end: behind that the ending would be the name of something within.
+    let mut name = out.components().collect::<PathBuf>().into_os_string();
     name.push(ending);
     PathBuf::from(name)
 }

@@ -28,7 +28,7 @@ use std::net::IpAddr;
 use sha2::{Digest, Sha256};
 
 use crate::audit::{Actor, Event, EventType, Outcome};
-use crate::model::text::{REASON_CHARS_MAX, forges};
+use crate::model::text::{REASON_CHARS_MAX, forges, shows};
 use crate::model::{AccessRequest, ClockDoubt, EntitlementName, Grant, OpenedAction, Person, Session, Timestamp, Ttl};
 use crate::policy::{Ambient, Entitlement, EntitlementAction, PolicySet, Subject};
 use crate::store::StoreError;
@@ -370,7 +370,7 @@ fn reason_of(text: &str) -> Result<String, AccessError> {
     // Forms send line breaks, and people mean no more by them than a blank.
     let text = text.trim().replace("\r\n", " ").replace(['\n', '\r', '\t'], " ");
     reads_as_is("reason", &text)?;
-    if text.is_empty() || text.chars().count() > REASON_CHARS_MAX {
+    if !shows(&text) || text.chars().count() > REASON_CHARS_MAX {
         return Err(AccessError::Invalid(format!("give a reason of 1 to {REASON_CHARS_MAX} characters")));
     }
     Ok(text)

@@ -29,6 +29,8 @@ pub struct Taken {
     pub next: u64,
     /// How many events were sent; those that the stream does not carry are none of them.
     pub count: u64,
+    /// Whether nothing of another log is refused, so that all of the stream goes on.
+    pub recovers: bool,
 }
 
 /// Whether a node may go on with a stream.
@@ -62,7 +64,9 @@ pub async fn taken(
     let mut tx = desk.store.begin().await?;
     let Some(stream) = tx.stream_hold(name, node, now).await? else { return Ok(Holding::No) };
     tx.stream_advance(name, batch.log, batch.next).await?;
-    if batch.count > 0 {
+    if batch.count > 0 && !batch.recovers {
+        tx.stream_sent_some(name, batch.count, now).await?;
+    } else if batch.count > 0 {
         tx.stream_sent(name, batch.count, now).await?;
         if let Some(stalled) = stream.stalled_at {
             let since = stream.failing_since.unwrap_or(stalled);

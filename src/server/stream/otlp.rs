@@ -27,12 +27,12 @@ pub fn request(batch: &Batch, host: &str) -> Vec<u8> {
     ExportLogsServiceRequest { resource_logs }.encode_to_vec()
 }
 
-/// How many records the receiver says that it rejected. An answer that can't be read says none: its status
-/// was a success.
+/// How many records the receiver says that it rejected; an empty answer says none. `None` of an answer that
+/// can't be read: whoever gave it, a page for signing in perhaps, is no receiver of records.
 #[must_use]
-pub fn rejected(answer: &[u8]) -> u64 {
-    let answer = ExportLogsServiceResponse::decode(answer).unwrap_or_default();
-    answer.partial_success.map_or(0, |partial| u64::try_from(partial.rejected_log_records).unwrap_or(0))
+pub fn rejected(answer: &[u8]) -> Option<u64> {
+    let answer = ExportLogsServiceResponse::decode(answer).ok()?;
+    Some(answer.partial_success.map_or(0, |partial| u64::try_from(partial.rejected_log_records).unwrap_or(0)))
 }
 
 fn resource_logs(batch: &Batch, host: &str) -> ResourceLogs {

@@ -176,8 +176,9 @@ impl Post {
         let answer = self.post(request, otlp::request(batch, from.host)).await?;
         // The receiver says so where it took only some; those that it has it knows by their ids.
         match otlp::rejected(&answer) {
-            0 => Ok(()),
-            rejected => Err(Refused::Some { rejected, of: batch.items.len() }),
+            Some(0) => Ok(()),
+            None => Err(Refused::Unanswered("the receiver's answer is none of OTLP".to_owned())),
+            Some(rejected) => Err(Refused::Some { rejected, of: batch.items.len() }),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::audit::erase::{fields_of, without};
 use crate::audit::keep::kept_by;
-use crate::audit::{Event, EventType, Outcome};
+use crate::audit::{Event, EventType, Outcome, PersonalField};
 use crate::control::desk::Desk;
 use crate::model::{ErasureId, Timestamp, UserRef};
 use crate::store::{ERASURE_BATCH, ERASURE_LOOK, Erasure, Goes, LogEntry, Recorded, StoreError, Taken, Tx};
@@ -97,6 +97,27 @@ pub(super) async fn take(
         return Ok(Taken::default());
     }
     Ok(Taken { events: 1, fields: i64::try_from(fields.len()).unwrap_or(i64::MAX), texts: 0 })
+}
+
+/// Takes from a request of somebody else its path, in which the person is named, unless a rule keeps it.
+pub(super) async fn take_path(
+    desk: &Desk,
+    tx: &mut Tx,
+    id: ErasureId,
+    event: &Recorded,
+    now: Timestamp,
+) -> Result<Taken, StoreError> {
+    let clear = event.clear();
+    if event.personal(PersonalField::Path).is_none() {
+        return Ok(Taken::default());
+    }
+    if let Some((rule, until)) = kept_by(&desk.settings.keep, clear.kind, clear.time, now) {
+        tx.erasure_keep(id, clear.id, (&rule.name, until), Goes::Values).await?;
+        return Ok(Taken::default());
+    }
+    let (personal, salts) = without(&event.sealed, &[PersonalField::Path]);
+    let gone = tx.event_erase(clear.id, personal, salts).await?;
+    Ok(Taken { events: i64::from(gone), fields: i64::from(gone), texts: 0 })
 }
 
 /// Takes all of an event's content, unless a rule keeps it.

@@ -85,7 +85,7 @@ pub enum EraseError {
     ReasonNames,
     /// They are named in so many texts that no one meant to.
     TooManyTexts,
-    /// Texts name them, and it was not said what becomes of those.
+    /// Texts or paths of others name them, and it was not said what becomes of those.
     Texts(i64),
     /// Something of theirs is still open.
     Unfinished(Unfinished),
@@ -94,7 +94,7 @@ pub enum EraseError {
     /// Everything is kept by a rule.
     Kept(Vec<(KeptByRule, String)>),
     /// The trail was erased before.
-    Already(ErasureId),
+    Already(ErasureId, Vec<(KeptByRule, String)>),
     /// What may go can't be told by this clock.
     Clock(ClockDoubt),
     /// The database did not do it.
@@ -126,8 +126,11 @@ impl fmt::Display for EraseError {
             ),
             Self::Texts(count) => write!(
                 f,
-                "the text of {count} events names this person, as somebody typed it: say whether these events are \
-                 erased as a whole (`--texts erase`), with all that they tell of others, or stay (`--texts keep`)"
+                "the text or path of {} name{} this person, as somebody typed it: say whether these events are \
+                 erased as a whole (`--texts erase`), with all that they tell of others, and \
+                 paths of others go, or all stay (`--texts keep`)",
+                counted(*count, "event"),
+                if *count == 1 { "s" } else { "" }
             ),
             Self::Unfinished(open) => unfinished(f, open),
             Self::Opening(id) => write!(
@@ -140,33 +143,56 @@ impl fmt::Display for EraseError {
                 for (position, (kept, reason)) in kept.iter().enumerate() {
                     let gap = if position == 0 { "" } else { "; " };
                     let (rule, events, until) = (&kept.rule, kept.events, kept.until);
-                    write!(f, "{gap}by the rule `{rule}` ({reason}) {events} events until {until}")?;
+                    write!(f, "{gap}by the rule `{rule}` ({reason}) {} until {until}", counted(events, "event"))?;
                 }
                 Ok(())
             }
-            Self::Already(id) => write!(f, "the trail of that pseudonym was erased before: `{id}`"),
+            Self::Already(id, kept) => {
+                write!(f, "the trail of that pseudonym was erased before: `{id}`")?;
+                for (KeptByRule { rule, events, until }, _) in kept {
+                    write!(f, "; the rule `{rule}` keeps {} until {until}", counted(*events, "event"))?;
+                }
+                Ok(())
+            }
             Self::Clock(error) => error.fmt(f),
             Self::Store(error) => write!(f, "the person could not be erased: {error}"),
         }
     }
 }
 
+/// So many of something, as people say it.
+fn counted(count: i64, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
 fn unfinished(f: &mut fmt::Formatter<'_>, open: &Unfinished) -> fmt::Result {
     let parts = [
-        (open.sessions, "live sessions", "`doorward sessions --all`, `doorward revoke SESSION`"),
-        (open.requests, "pending requests", "`doorward deny REQUEST`"),
+        (open.sessions, "live session", "live sessions", "`doorward sessions --all`, `doorward revoke SESSION`"),
+        (open.requests, "pending request", "pending requests", "`doorward deny REQUEST`"),
         (
             open.approvals,
+            "approval that counts for a pending request",
             "approvals that count for pending requests",
             "`doorward deny REQUEST`, or wait for its answer",
         ),
-        (open.grants, "grants that are not over", "`doorward revoke GRANT`"),
-        (open.unreviewed, "emergency grants without their reviews", "`doorward breakglass review GRANT`"),
-        (open.locks, "locks, which an erasure would lift", "`doorward unlock PRINCIPAL`"),
+        (open.grants, "grant that is not over", "grants that are not over", "`doorward revoke GRANT`"),
+        (
+            open.unreviewed,
+            "emergency grant without its reviews",
+            "emergency grants without their reviews",
+            "`doorward breakglass review GRANT`",
+        ),
+        (
+            open.locks,
+            "lock, which an erasure would lift",
+            "locks, which an erasure would lift",
+            "`doorward unlock PRINCIPAL`",
+        ),
     ];
     f.write_str("this person still has ")?;
     let there: Vec<_> = parts.into_iter().filter(|(count, ..)| *count > 0).collect();
-    for (position, (count, what, command)) in there.iter().enumerate() {
+    for (position, (count, one, several, command)) in there.iter().enumerate() {
+        let what = if *count == 1 { one } else { several };
         write!(f, "{}{count} {what} ({command})", if position == 0 { "" } else { ", " })?;
     }
     f.write_str(": end these first")
@@ -212,6 +238,14 @@ fn explained(desk: &Desk, kept: Vec<KeptByRule>) -> Vec<(KeptByRule, String)> {
     kept.into_iter().map(with).collect()
 }
 
+/// Who was erased before, and what is kept of them.
+async fn already(desk: &Desk, id: ErasureId) -> EraseError {
+    match desk.store.erasure_kept(id).await {
+        Ok(kept) => EraseError::Already(id, explained(desk, kept)),
+        Err(error) => EraseError::Store(error),
+    }
+}
+
 async fn told(desk: &Desk, erasure: Erasure) -> Result<Told, StoreError> {
     let kept = desk.store.erasure_kept(erasure.id).await?;
     Ok(Told { kept: explained(desk, kept), erasure })
@@ -252,15 +286,24 @@ pub async fn fetch(desk: &Desk, caller: &Caller, id: ErasureId, now: Timestamp) 
 /// What an erasure of this person would take and leave. Nothing is changed.
 ///
 /// # Errors
-/// When the caller may not, nobody is meant, or they could not be erased now.
-pub async fn dry_run(desk: &Desk, caller: &Caller, person: &str, now: Timestamp) -> Result<Plan, EraseError> {
+/// When the caller may not, nobody is meant, the reason is none, or they could not be erased now.
+pub async fn dry_run(desk: &Desk, caller: &Caller, asked: &Asked<'_>, now: Timestamp) -> Result<Plan, EraseError> {
     admit(desk, caller, now)?;
-    let plan = plan::of(desk, target::find(desk, person).await?, now).await?;
+    Ok(prepare(desk, asked, now).await?.0)
+}
+
+/// What is judged before anything goes, whether it goes or not: the plan, and the reason as it is kept.
+async fn prepare(desk: &Desk, asked: &Asked<'_>, now: Timestamp) -> Result<(Plan, String), EraseError> {
+    let reason = one_line(asked.reason, REASON_CHARS_MAX).ok_or(EraseError::Reason)?;
+    let plan = plan::of(desk, target::find(desk, asked.person).await?, now).await?;
+    if plan.target.traces.or_names_are_in(&reason) {
+        return Err(EraseError::ReasonNames);
+    }
     let mut tx = desk.store.begin().await?;
     let open = tx.person_unfinished(&plan.target.traces.principal, REVIEWERS, now).await?;
     drop(tx);
     judge(desk, &plan, open, now).await?;
-    Ok(plan)
+    Ok((plan, reason))
 }
 
 /// What keeps a person from being erased.
@@ -285,21 +328,14 @@ async fn judge(desk: &Desk, plan: &Plan, open: Unfinished, now: Timestamp) -> Re
 /// When the caller may not, nobody is meant, they can't be erased, or the database is away.
 pub async fn erase(desk: &Desk, caller: &Caller, asked: &Asked<'_>, now: Timestamp) -> Result<Told, EraseError> {
     admit(desk, caller, now)?;
-    let reason = &*one_line(asked.reason, REASON_CHARS_MAX).ok_or(EraseError::Reason)?;
     // What is kept is kept until a time: a clock that is not believed must not say that it is over.
     desk.clock_guard.check().map_err(EraseError::Clock)?;
-    let plan = plan::of(desk, target::find(desk, asked.person).await?, now).await?;
-    if plan.target.traces.or_names_are_in(reason) {
-        return Err(EraseError::ReasonNames);
-    }
-    let mut tx = desk.store.begin().await?;
-    let open = tx.person_unfinished(&plan.target.traces.principal, REVIEWERS, now).await?;
-    drop(tx);
-    judge(desk, &plan, open, now).await?;
+    let (plan, reason) = prepare(desk, asked, now).await?;
+    let named = plan.texts().saturating_add(plan.paths());
     let texts_left = match asked.texts {
-        None if plan.texts() > 0 => return Err(EraseError::Texts(plan.texts())),
+        None if named > 0 => return Err(EraseError::Texts(named)),
         None | Some(Texts::Erase) => 0,
-        Some(Texts::Keep) => plan.texts(),
+        Some(Texts::Keep) => named,
     };
     let pseudonym = plan.target.pseudonym;
     let erasure = Erasure {
@@ -307,7 +343,7 @@ pub async fn erase(desk: &Desk, caller: &Caller, asked: &Asked<'_>, now: Timesta
         pseudonym,
         requested_at: now,
         requested_by: desk.store.pseudonym(caller.principal())?,
-        reason: reason.to_owned(),
+        reason,
         state: crate::store::ErasureState::Running,
         events: 0,
         fields: 0,
@@ -343,12 +379,19 @@ async fn begin(desk: &Desk, caller: &Caller, plan: &Plan, erasure: &Erasure, now
     if let Err(error) = tx.erasure_insert(erasure, now.plus(LOOK_AGAIN)).await {
         drop(tx);
         let before = desk.store.erasure_of(erasure.pseudonym).await?;
-        return Err(before.map_or(EraseError::Store(error), |before| EraseError::Already(before.id)));
+        return Err(match before {
+            Some(before) => already(desk, before.id).await,
+            None => EraseError::Store(error),
+        });
     }
     tx.person_erase(traces, erasure.pseudonym, mark_of, now).await?;
     for naming in plan.naming.iter().filter(|_| erasure.texts_left == 0) {
         // Nothing that names them is kept to find these again, so they are listed.
         tx.erasure_keep(erasure.id, naming.event, ("", now.plus(TEXTS_AFTER)), Goes::Whole).await?;
+    }
+    for naming in plan.paths.iter().filter(|_| erasure.texts_left == 0) {
+        // ORDER: as these; a path has a commitment of its own, so that it goes alone.
+        tx.erasure_keep(erasure.id, naming.event, ("", now.plus(TEXTS_AFTER)), Goes::Values).await?;
     }
     let kept = |(kept, reason): &(KeptByRule, String)| json!({ "rule": kept.rule, "reason": reason, "events": kept.events, "until": kept.until.to_string() });
     let mut event = Event::new(desk.event_id(now), now, EventType::AuditPersonErased, Outcome::Success)
@@ -358,6 +401,7 @@ async fn begin(desk: &Desk, caller: &Caller, plan: &Plan, erasure: &Erasure, now
         .with("events", plan.events)
         .with("fields", plan.fields)
         .with("texts", plan.texts())
+        .with("paths", plan.paths())
         .with("texts_left", erasure.texts_left)
         .with("kept", plan.kept.iter().map(kept).collect::<Vec<_>>());
     event.actor = caller.actor();

@@ -14,6 +14,8 @@ use super::{EraseError, explained};
 
 /// Events in whose text one person is named at most: more is a program that writes them everywhere.
 const NAMING_MAX: usize = 10_000;
+/// Paths of others in which they are named at most.
+const PATHS_MAX: usize = 100_000;
 
 /// What would go and what would stay.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct Plan {
     pub fields: i64,
     /// Events in whose text the person is named: they could only go as a whole.
     pub(super) naming: Vec<Naming>,
+    /// Requests of others in whose path the person is named, and which would lose it.
+    pub(super) paths: Vec<Naming>,
     /// What rules keep, with the law or rule behind each.
     pub kept: Vec<(KeptByRule, String)>,
 }
@@ -41,6 +45,14 @@ impl Plan {
     #[must_use]
     pub fn texts(&self) -> i64 {
         i64::try_from(self.naming.len()).unwrap_or(i64::MAX)
+    }
+}
+
+impl Plan {
+    /// In how many paths of others the person is named; events that go as a whole are none of these.
+    #[must_use]
+    pub fn paths(&self) -> i64 {
+        i64::try_from(self.paths.len()).unwrap_or(i64::MAX)
     }
 }
 
@@ -61,7 +73,10 @@ pub(super) async fn of(desk: &Desk, mut target: Target, now: Timestamp) -> Resul
     }
     let kept = counted.kept.into_iter().map(|(rule, (events, until))| KeptByRule { rule, events, until }).collect();
     let naming = naming(desk, &target).await?;
-    Ok(Plan { target, events: counted.events, fields: counted.fields, naming, kept: explained(desk, kept) })
+    let mut paths = paths(desk, &target).await?;
+    paths.retain(|event| naming.binary_search_by_key(&event.event, |naming| naming.event).is_err());
+    let (events, fields) = (counted.events, counted.fields);
+    Ok(Plan { target, events, fields, naming, paths, kept: explained(desk, kept) })
 }
 
 /// What tells that events lost content: `audit verify` holds a record to it, so it never goes as a whole.
@@ -91,6 +106,48 @@ async fn naming(desk: &Desk, target: &Target) -> Result<Vec<Naming>, EraseError>
     found.sort_by_key(|event| event.event);
     found.dedup_by_key(|event| event.event);
     Ok(found)
+}
+
+/// Requests of others that have the person in their path, as it is or percent-encoded.
+async fn paths(desk: &Desk, target: &Target) -> Result<Vec<Naming>, EraseError> {
+    let mut found: Vec<Naming> = Vec::new();
+    for telling in target.traces.telling() {
+        for entry in desk.store.log_list().await? {
+            let mut from = 0;
+            while from < entry.size {
+                let (places, of) =
+                    ((from, entry.size.min(from + ERASURE_LOOK)), (target.pseudonym, plain_part(&telling)));
+                let mut page = desk.store.erasure_naming_paths(entry.log, places, of, ERASURE_BATCH).await?;
+                let full = page.len() >= usize::try_from(ERASURE_BATCH).unwrap_or(usize::MAX);
+                from = page.last().filter(|_| full).map_or(places.1, |last| last.seq + 1);
+                page.retain(|event| path_names(target, &event.body));
+                found.extend(page.into_iter().map(|event| Naming { body: String::new(), ..event }));
+                if found.len() > PATHS_MAX {
+                    return Err(EraseError::TooManyTexts);
+                }
+            }
+        }
+    }
+    found.sort_by_key(|event| event.event);
+    found.dedup_by_key(|event| event.event);
+    Ok(found)
+}
+
+/// What of an address or account stands in a path in whichever way that is encoded: the longest part of
+/// letters and digits, of an address before its `@`, since the other one is everybody's.
+fn plain_part(telling: &str) -> &str {
+    let own = telling.split_once('@').map_or(telling, |(name, _)| name);
+    own.split(|c: char| !c.is_ascii_alphanumeric()).max_by_key(|part| part.len()).unwrap_or_default()
+}
+
+/// Whether the path among these personal values names the person, as it is or decoded, twice at most: a
+/// service may hand on what was encoded already.
+fn path_names(target: &Target, personal: &str) -> bool {
+    let values: serde_json::Value = serde_json::from_str(personal).unwrap_or_default();
+    let Some(path) = values.get(PersonalField::Path.name()).and_then(serde_json::Value::as_str) else { return false };
+    let once = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+    let twice = percent_encoding::percent_decode_str(&once).decode_utf8_lossy();
+    [path, &*once, &*twice].into_iter().any(|text| target.traces.are_in(text))
 }
 
 #[derive(Default)]

@@ -3,7 +3,7 @@
 
 use crate::control::desk::Desk;
 use crate::model::{ErasureId, NodeId, Timestamp, Ttl};
-use crate::store::{ERASURE_BATCH, Goes, HeldBack, StoreError, Taken, Tx};
+use crate::store::{ERASURE_BATCH, Goes, HeldBack, Recorded, StoreError, Taken, Tx};
 
 use super::batch;
 
@@ -74,7 +74,7 @@ async fn held(desk: &Desk, now: Timestamp) -> Result<bool, StoreError> {
 }
 
 async fn let_go(desk: &Desk, tx: &mut Tx, id: ErasureId, held: &[&HeldBack], now: Timestamp) -> Result<(), StoreError> {
-    let mut taken = Taken::default();
+    let (mut taken, mut paths) = (Taken::default(), 0);
     let mut rules: Vec<&str> = Vec::new();
     let Some(first) = held.first() else { return Ok(()) };
     for one in held {
@@ -85,6 +85,12 @@ async fn let_go(desk: &Desk, tx: &mut Tx, id: ErasureId, held: &[&HeldBack], now
         if let Some(event) = tx.event_fetch(&one.event).await? {
             taken.add(match one.what {
                 Goes::Whole => batch::take_whole(desk, tx, id, &event, now).await?,
+                // What is kept for its path is another's: nothing else in it is the person's.
+                Goes::Values if is_of_another(&event, one) => {
+                    let of_path = batch::take_path(desk, tx, id, &event, now).await?;
+                    paths += of_path.fields;
+                    of_path
+                }
                 Goes::Values => batch::take(desk, tx, (id, first.pseudonym), &event, now).await?,
             });
         }
@@ -95,10 +101,18 @@ async fn let_go(desk: &Desk, tx: &mut Tx, id: ErasureId, held: &[&HeldBack], now
     if taken != Taken::default() {
         let mut event = batch::told(desk, id, taken, now)
             .with("pseudonym", first.pseudonym.to_string())
+            .with("paths", paths)
             .with("rules", rules.into_iter().map(str::to_owned).collect::<Vec<_>>());
         event.resource = Some(first.pseudonym.to_string().into());
         tx.event_append(&event).await?;
         tx.erasure_count(id, taken).await?;
     }
     tx.erasure_finish_kept(id, now).await
+}
+
+/// Whether an event is held back for its path alone: others acted, and no rule kept it as one about the person.
+fn is_of_another(event: &Recorded, held: &HeldBack) -> bool {
+    let pseudonym = held.pseudonym.to_string();
+    event.clear().actor != Some(held.pseudonym)
+        && (held.rule.is_empty() || event.text("/subject/id") != Some(&*pseudonym))
 }

@@ -4,9 +4,9 @@
 use crate::audit::PersonalField;
 use crate::control::desk::Desk;
 use crate::model::{Principal, PrincipalKind, UserRef};
-use crate::store::{ERASURE_LOOK, Recorded, StoreError, Traces};
+use crate::store::{ERASURE_LOOK, Recorded, StoreError, Traces, erased_pseudonym};
 
-use super::EraseError;
+use super::{EraseError, already};
 
 /// The longest name of a person that is read.
 const PERSON_BYTES_MAX: usize = 600;
@@ -43,6 +43,12 @@ pub async fn find(desk: &Desk, person: &str) -> Result<Target, EraseError> {
     if let Ok(pseudonym) = UserRef::parse(person) {
         return by_pseudonym(desk, pseudonym).await;
     }
+    // What stands in tables where a person was is nobody.
+    if let Some(pseudonym) = erased_pseudonym(person) {
+        let pseudonym = UserRef::parse(pseudonym).map_err(|_| EraseError::Unknown)?;
+        let before = desk.store.erasure_of(pseudonym).await?.ok_or(EraseError::Unknown)?;
+        return Err(already(desk, before.id).await);
+    }
     if let Some(principal) = Principal::parse(person) {
         return match principal.kind() {
             PrincipalKind::User => by_account(desk, principal).await,
@@ -76,7 +82,7 @@ async fn by_account(desk: &Desk, principal: Principal) -> Result<Target, EraseEr
 
 async fn by_pseudonym(desk: &Desk, pseudonym: UserRef) -> Result<Target, EraseError> {
     if let Some(before) = desk.store.erasure_of(pseudonym).await? {
-        return Err(EraseError::Already(before.id));
+        return Err(already(desk, before.id).await);
     }
     for principal in desk.store.account_list().await? {
         if desk.store.pseudonym(&principal)? == pseudonym {
@@ -128,22 +134,39 @@ async fn first_event(desk: &Desk, pseudonym: UserRef) -> Result<Option<Recorded>
     Ok(None)
 }
 
-/// Accounts that acted under this address, as the record tells.
-async fn accounts_in_record(desk: &Desk, email: &str) -> Result<Vec<Principal>, StoreError> {
-    let mut found: Vec<Principal> = Vec::new();
+/// Accounts that acted under this address, as the record tells. What a rule keeps of an erasure still has the
+/// address: where nothing else has it, that person was erased before.
+async fn accounts_in_record(desk: &Desk, email: &str) -> Result<Vec<Principal>, EraseError> {
+    let mut found: Vec<(Principal, Option<UserRef>)> = Vec::new();
     for entry in desk.store.log_list().await? {
         let mut from = 0;
         while from < entry.size {
             let places = (from, entry.size.min(from + ERASURE_LOOK));
-            for personal in desk.store.personal_with(entry.log, places, email).await? {
-                found.extend(account_of(&personal, email));
+            for (actor, personal) in desk.store.personal_with(entry.log, places, email).await? {
+                let actor = actor.and_then(|actor| UserRef::parse(&actor).ok());
+                found.extend(account_of(&personal, email).map(|principal| (principal, actor)));
             }
             found.sort();
             found.dedup();
             from = places.1;
         }
     }
-    Ok(found)
+    let (mut accounts, mut erased) = (Vec::new(), None);
+    for (principal, actor) in found {
+        let before = match actor {
+            Some(actor) => desk.store.erasure_of(actor).await?,
+            None => None,
+        };
+        match before {
+            Some(before) => erased = Some(before.id),
+            None => accounts.push(principal),
+        }
+    }
+    accounts.dedup();
+    match erased {
+        Some(before) if accounts.is_empty() => Err(already(desk, before).await),
+        _ => Ok(accounts),
+    }
 }
 
 fn account_of(personal: &str, email: &str) -> Option<Principal> {
