@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Event, EventType, Outcome};
 use crate::control::breakglass::opened_event;
+use crate::identity::breakglass::custodians::Custodians;
 use crate::identity::breakglass::{Happening, KnownOpening, Opening};
 use crate::identity::cookie::SESSION_COOKIE;
 use crate::model::{Principal, Timestamp};
@@ -76,7 +77,7 @@ pub async fn caller(
         return Err(Refusal::BadCredential("an earlier opening waits for its review: one more custodian must sign"));
     }
     not_cross_site(worker, routed, headers)?;
-    let streams = on_record(worker, channel, opening, &principal, now).await?;
+    let streams = on_record(worker, channel, opening, &rules.custodians, &principal, now).await?;
     let subject = snapshot.policies.subject(&Facts {
         principal: &principal,
         email: None,
@@ -101,6 +102,7 @@ async fn on_record(
     worker: &Worker,
     channel: &Channel,
     opening: &Opening,
+    custodians: &Custodians,
     principal: &Principal,
     now: Timestamp,
 ) -> Result<CancellationToken, Refusal> {
@@ -115,6 +117,8 @@ async fn on_record(
         .with("id", challenge.id.to_string())
         .with("challenge_sha256", HEXLOWER.encode(&opening.sha256))
         .with("opener", challenge.opener.as_str())
+        // An opener who is a custodian may have given any name of theirs: none of them reviews.
+        .with("opener_names", custodians.names_of(&challenge.opener))
         .with("opener_proven", opening.opener_proven)
         .with("custodians", opening.custodians.clone())
         .with("scope", challenge.scope.to_string())
