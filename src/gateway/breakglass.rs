@@ -133,6 +133,8 @@ async fn on_record(
         .with("opener_names", custodians.names_of(&challenge.opener))
         .with("opener_proven", opening.opener_proven)
         .with("custodians", opening.custodians.clone())
+        .with("keys", opening.keys.clone())
+        .with("custodians_sha256", HEXLOWER.encode(&challenge.custodians))
         .with("scope", challenge.scope.to_string())
         .with("reason", challenge.reason.as_str())
         .with("not_before", challenge.not_before.to_string())

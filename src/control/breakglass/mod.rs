@@ -26,7 +26,7 @@ use super::caller::Caller;
 use super::desk::{Desk, event_id_of};
 
 pub use close::{CloseError, CloseRequest, close};
-pub use custodians::note_custodians;
+pub use custodians::{note_custodians, record_custodians};
 pub use drill::{Drilled, drill};
 pub use ending::{follow, note_drill_overdue, record_ends, record_refusals};
 pub use review::{FINDING_CHARS_MAX, ReviewError, review};
