@@ -85,7 +85,10 @@ fn alert_of(happening: Happening) -> Alert {
         ("custodians", custodians),
         ("expires_at", opening.expires.to_string()),
     ] {
-        data.insert(key.to_owned(), Value::String(value));
+        // Of an opening that was not seen here nobody knows who signed.
+        if key != "custodians" || !value.is_empty() {
+            data.insert(key.to_owned(), Value::String(value));
+        }
     }
     Alert { id: event, time, kind, actor: Some(by.unwrap_or(opening.opener)), service: None, data }
 }

@@ -276,7 +276,7 @@ async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<
         ca_pem: context.named_ca()?.or_else(|| pending.ca_pem.clone()),
     };
     let lock = profile.lock()?;
-    if let Some(before) = profile.load_locked(&lock)?.map(|saved| saved.record)
+    if let Some(before) = profile.load_locked(&lock).ok().flatten().map(|saved| saved.record)
         && !before.expires_at.0.is_over(context.clock.now())
         && before.session != id.to_string()
     {
