@@ -1,6 +1,7 @@
 //! `doorward logout`: ends the session at the server, then removes what it left on this machine.
 //! The second happens even where the first can't.
 
+use crate::model::BreakGlassId;
 use crate::wire::oauth::CLI_CLIENT_ID;
 
 use super::client::Client;
@@ -19,6 +20,15 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     let profile = context.profile()?;
     let lock = profile.lock()?;
     let Some(session) = profile.load_locked(&lock)? else { return Err(context.nobody_signed_in()) };
+    if BreakGlassId::parse(&session.record.session).is_ok() {
+        // No server keeps a session of it: it ends by a statement that is signed, or by itself.
+        profile.remove(&lock)?;
+        context.printer.talk(&format!(
+            "The opening's profile is removed from this machine. The opening goes on until {}: `doorward breakglass close {}` ends it.",
+            session.record.expires_at, session.record.session
+        ));
+        return Ok(());
+    }
     let origin = context.server_of(&session)?;
     let ca_pem = context.named_ca()?.or_else(|| session.ca_pem.clone());
     let usable = freshness(&session, context.clock.now()) != Freshness::Over;

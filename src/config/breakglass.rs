@@ -64,6 +64,12 @@ pub(in crate::config) fn read(mut section: Section<'_>, domain: Option<&str>) ->
         section.error("threshold", message, "name more custodians, or ask for fewer of them");
         return None;
     }
+    if review_blocks && usize::try_from(threshold).is_ok_and(|threshold| threshold == count) {
+        let message =
+            format!("`breakglass.review_blocks` asks for one custodian more than {threshold}, and there are {count}");
+        let help = "name one more, or nothing opens while an opening waits for its review";
+        section.ledger().warning(&section.place_of("review_blocks"), message, Some(help.to_owned()));
+    }
     let rules = OpeningRules { custodians, threshold, duration_max, trust_domain: domain?.to_owned() };
     if let Some(changed) = changed_since_recorded(section.folder(), &rules) {
         let message = format!("custodians are not those that were last put on record: {changed}");

@@ -295,6 +295,10 @@ async fn named(desk: &Desk, caller: &Caller, name: &str, now: Timestamp) -> Resu
         return Err(ChangeLockError::Denied);
     }
     let name = name.trim();
+    // As lists and messages show an opening.
+    if let Ok(opening) = BreakGlassId::parse(name) {
+        return may_come(desk, caller, Principal::breakglass(opening), now).await;
+    }
     if let Some(principal) = Principal::parse(name) {
         let principal = if name.contains("::") { principal } else { whole(desk, principal).await? };
         return may_come(desk, caller, principal, now).await;

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Event, EventType, Outcome};
 use crate::control::breakglass::opened_event;
+use crate::identity::breakglass::custodians::Custodians;
 use crate::identity::breakglass::{Happening, KnownOpening, Opening};
 use crate::identity::cookie::SESSION_COOKIE;
 use crate::model::{Principal, Timestamp};
@@ -73,10 +74,22 @@ pub async fn caller(
     let in_force = directory.emergency.in_force();
     let needed = in_force.map_or(0, |in_force| directory.emergency.needed(&in_force, Some(challenge.id)));
     if opening.custodians.len() < needed {
-        return Err(Refusal::BadCredential("an earlier opening waits for its review: one more custodian must sign"));
+        return Err(Refusal::OpeningShort);
     }
     not_cross_site(worker, routed, headers)?;
-    let streams = on_record(worker, channel, opening, &principal, now).await?;
+    let streams = on_record(worker, channel, opening, &rules.custodians, &principal, now).await?;
+    // ORDER: asked once more after what cuts its streams is taken, so that rules, a bar or a closing of this
+    // moment are met by one or the other.
+    let in_force = directory.emergency.in_force();
+    if in_force.is_none_or(|in_force| in_force.rules.holds(challenge, now).is_err()) {
+        return Err(Refusal::BadCredential("the opening is not by the custodians and threshold of now"));
+    }
+    if directory.is_locked(&principal) {
+        return Err(Refusal::Locked);
+    }
+    if directory.emergency.is_closed(challenge.id) {
+        return Err(Refusal::OpeningOver);
+    }
     let subject = snapshot.policies.subject(&Facts {
         principal: &principal,
         email: None,
@@ -101,6 +114,7 @@ async fn on_record(
     worker: &Worker,
     channel: &Channel,
     opening: &Opening,
+    custodians: &Custodians,
     principal: &Principal,
     now: Timestamp,
 ) -> Result<CancellationToken, Refusal> {
@@ -115,8 +129,12 @@ async fn on_record(
         .with("id", challenge.id.to_string())
         .with("challenge_sha256", HEXLOWER.encode(&opening.sha256))
         .with("opener", challenge.opener.as_str())
+        // An opener who is a custodian may have given any name of theirs: none of them reviews.
+        .with("opener_names", custodians.names_of(&challenge.opener))
         .with("opener_proven", opening.opener_proven)
         .with("custodians", opening.custodians.clone())
+        .with("keys", opening.keys.clone())
+        .with("custodians_sha256", HEXLOWER.encode(&challenge.custodians))
         .with("scope", challenge.scope.to_string())
         .with("reason", challenge.reason.as_str())
         .with("not_before", challenge.not_before.to_string())
@@ -139,6 +157,6 @@ async fn on_record(
         directory.emergency.happened(Happening { event: event_id, kind, time: now, opening: known, by: None });
     }
     // ORDER: after it is known, so that a closing of this moment finds what to cut.
-    let streams = directory.opening_insert(challenge.id, opening.sha256).map_err(|_| OTHER)?;
+    let streams = directory.opening_insert(opening).map_err(|_| OTHER)?;
     if directory.emergency.is_closed(challenge.id) { Err(Refusal::OpeningOver) } else { Ok(streams) }
 }

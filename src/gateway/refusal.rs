@@ -47,6 +47,8 @@ pub enum Refusal {
     OpeningOver,
     /// The opening of the emergency path is not for this service.
     OpeningElsewhere,
+    /// An opening with too few signatures while an earlier one waits for its review.
+    OpeningShort,
     /// The principal is barred.
     Locked,
     /// The device is not one that the policy trusts.
@@ -124,7 +126,8 @@ impl Refusal {
             | Self::BadProof(_)
             | Self::NonceWanted
             | Self::GrantOver(_)
-            | Self::OpeningElsewhere => "bad_credential",
+            | Self::OpeningElsewhere
+            | Self::OpeningShort => "bad_credential",
             Self::SessionEnded | Self::OpeningOver => "session_ended",
             Self::Locked => "locked",
             Self::DeviceUntrusted => "device_untrusted",
@@ -154,7 +157,8 @@ impl Refusal {
             | Self::GrantOver(_)
             | Self::SessionEnded
             | Self::OpeningOver
-            | Self::OpeningElsewhere => StatusCode::UNAUTHORIZED,
+            | Self::OpeningElsewhere
+            | Self::OpeningShort => StatusCode::UNAUTHORIZED,
             Self::Locked
             | Self::DeviceUntrusted
             | Self::SignInTooOld(_)
@@ -193,6 +197,7 @@ impl Refusal {
             Self::SessionEnded => "Your session has ended",
             Self::OpeningOver => "The opening is over",
             Self::OpeningElsewhere => "The opening is not for this service",
+            Self::OpeningShort => "The opening needs one custodian more",
             Self::Locked => "You are locked out",
             Self::DeviceUntrusted => "This device is not trusted",
             Self::SignInTooOld(_) => "Your sign-in is too long ago for this",
@@ -233,6 +238,7 @@ impl Refusal {
             Self::SessionEnded => "The session was signed out, revoked or has run out. Sign in again with `doorward login`.".to_owned(),
             Self::OpeningOver => "The opening of the emergency path was closed or has run out. Where the emergency goes on, another is made with `doorward breakglass open`.".to_owned(),
             Self::OpeningElsewhere => "This opening of the emergency path does not cover the service. What custodians signed can't be widened: where it is needed, another opening that names this service is made with `doorward breakglass open`.".to_owned(),
+            Self::OpeningShort => "An earlier opening of the emergency path waits for its review, and until then one custodian more must sign: add a signature with `doorward breakglass open --resume`, or have two people review the earlier one.".to_owned(),
             Self::Locked => "An administrator has barred this account. Ask your security team.".to_owned(),
             Self::DeviceUntrusted => "The policy of this service asks for a trusted device. Sign in from one.".to_owned(),
             Self::SignInTooOld(_) => "The policy of this service asks for a sign-in of lately. Sign in again with `doorward login`.".to_owned(),
@@ -276,6 +282,7 @@ impl Refusal {
             Self::Ambiguous(ambiguity) => Some(ambiguity.what()),
             Self::GrantOver(_) => Some("a token whose grant is over"),
             Self::OpeningElsewhere => Some("the opening is not for this service"),
+            Self::OpeningShort => Some("an earlier opening waits for its review: one more custodian must sign"),
             Self::CrossSite => Some("cross-site request with ambient credentials"),
             Self::Misdirected => Some("SNI and Host differ"),
             Self::Unsettled => Some("what was shown could not be looked up in time"),
@@ -349,7 +356,8 @@ impl Refusal {
             | Self::GrantOver(_)
             | Self::SessionEnded
             | Self::OpeningOver
-            | Self::OpeningElsewhere => {
+            | Self::OpeningElsewhere
+            | Self::OpeningShort => {
                 Some(format!("Bearer error=\"invalid_token\", resource_metadata=\"{resource_metadata}\""))
             }
             Self::BadProof(_) => {

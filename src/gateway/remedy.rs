@@ -67,6 +67,7 @@ impl Refusal {
             | Self::GrantOver(_)
             | Self::OpeningOver
             | Self::OpeningElsewhere
+            | Self::OpeningShort
             | Self::Locked
             | Self::NoRoute
             | Self::NoPolicyMatch { .. }

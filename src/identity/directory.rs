@@ -12,9 +12,10 @@ use std::sync::{Arc, OnceLock};
 use papaya::{Compute, HashMap, Operation};
 use tokio_util::sync::CancellationToken;
 
-use super::breakglass::EmergencyState;
+use super::breakglass::{EmergencyState, Opening, OpeningRules};
 pub use super::live_grant::{Idle, LiveGrant, UntoldUse, Uses};
 use super::session_use::SessionUse;
+use crate::model::breakglass::Challenge;
 use crate::model::clock_watch::STEP_MIN;
 use crate::model::{
     BreakGlassId, EntitlementName, Grant, GrantId, GrantState, HealthBoard, Principal, PrincipalKind, Session,
@@ -76,6 +77,8 @@ pub struct Bar(u64);
 struct UsedOpening {
     /// SHA-256 of its challenge's text.
     challenge: [u8; 32],
+    /// What custodians signed: judged again when the rules change.
+    signed: Arc<Challenge>,
     /// What cuts its streams.
     streams: CancellationToken,
 }
@@ -187,11 +190,7 @@ impl Directory {
             && let Ok(id) = BreakGlassId::parse(principal.id())
         {
             // Once the bar is lifted, new streams of the opening hang on a new token.
-            let openings = self.openings.pin();
-            let anew = openings.get(&id).map(|used| UsedOpening { streams: CancellationToken::new(), ..used.clone() });
-            if let Some(before) = anew.and_then(|anew| openings.insert(id, anew)) {
-                before.streams.cancel();
-            }
+            self.opening_interrupt(id);
         }
         if let Some(streams) = self.sessionless.pin().remove(principal) {
             streams.cancel();
@@ -236,11 +235,39 @@ impl Directory {
     ///
     /// # Errors
     /// When another challenge of this id was let through meanwhile.
-    pub fn opening_insert(&self, id: BreakGlassId, challenge: [u8; 32]) -> Result<CancellationToken, OtherChallenge> {
-        let new = || UsedOpening { challenge, streams: CancellationToken::new() };
+    pub fn opening_insert(&self, opening: &Opening) -> Result<CancellationToken, OtherChallenge> {
+        let (challenge, signed) = (opening.sha256, Arc::new(opening.challenge.clone()));
+        let new = || UsedOpening { challenge, signed, streams: CancellationToken::new() };
         let openings = self.openings.pin();
-        let used = openings.get_or_insert_with(id, new);
+        let used = openings.get_or_insert_with(opening.challenge.id, new);
         if used.challenge == challenge { Ok(used.streams.clone()) } else { Err(OtherChallenge) }
+    }
+
+    /// Whether this node let an opening of that id and challenge through: its custodians were counted then.
+    #[must_use]
+    pub fn has_opened(&self, id: BreakGlassId, challenge: &[u8; 32]) -> bool {
+        self.openings.pin().get(&id).is_some_and(|used| used.challenge == *challenge)
+    }
+
+    /// Other rules are in force: what is open under openings that they do not hold for is cut. ORDER: after the
+    /// rules are put in force, since a request takes what cuts its streams before it asks whether they hold.
+    pub fn openings_judge(&self, rules: Option<&OpeningRules>, now: Timestamp) {
+        let holds = |used: &UsedOpening| rules.is_some_and(|rules| rules.holds(&used.signed, now).is_ok());
+        let openings = self.openings.pin();
+        let fallen: Vec<BreakGlassId> = openings.iter().filter(|(_, used)| !holds(used)).map(|(id, _)| *id).collect();
+        self.emergency.put_fallen(&fallen);
+        for id in fallen {
+            self.opening_interrupt(id);
+        }
+    }
+
+    /// Cuts the streams of an opening; new ones, if it may have any, hang on a new token.
+    fn opening_interrupt(&self, id: BreakGlassId) {
+        let openings = self.openings.pin();
+        let anew = openings.get(&id).map(|used| UsedOpening { streams: CancellationToken::new(), ..used.clone() });
+        if let Some(before) = anew.and_then(|anew| openings.insert(id, anew)) {
+            before.streams.cancel();
+        }
     }
 
     /// Cuts the streams of an opening that was closed, for good. ORDER: it is known as closed before, so

@@ -1,7 +1,7 @@
 //! What runs beside requests for the emergency path, also while the database is away: telling every
 //! channel at once, and putting the end of openings on record.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 use crate::audit::EventType;
 use crate::control::{Desk, breakglass};
 use crate::gateway::worker::Shared;
-use crate::identity::breakglass::{ChannelOutcome, ChannelTest, Happening, Told};
+use crate::identity::breakglass::{ChannelOutcome, ChannelTest, Happening, InForce, Told};
+use crate::model::Timestamp;
 use crate::notify::alert::Alert;
 use crate::notify::{Alerts, Tried};
 
@@ -84,28 +85,35 @@ fn alert_of(happening: Happening) -> Alert {
         ("custodians", custodians),
         ("expires_at", opening.expires.to_string()),
     ] {
-        data.insert(key.to_owned(), Value::String(value));
+        // Of an opening that was not seen here nobody knows who signed.
+        if key != "custodians" || !value.is_empty() {
+            data.insert(key.to_owned(), Value::String(value));
+        }
     }
     Alert { id: event, time, kind, actor: Some(by.unwrap_or(opening.opener)), service: None, data }
 }
 
 async fn tend(shared: Arc<Shared>, desk: Arc<Desk>, config: PathBuf) {
     let (mut round, mut noted, mut overdue) = (0, None, None);
+    let mut seen = desk.directory.emergency.in_force();
     while tokio::time::timeout(ENDS_EVERY, shared.draining.cancelled()).await.is_err() {
         let now = shared.clock.now();
         breakglass::record_ends(&desk, now).await;
         breakglass::record_refusals(&desk, now).await;
+        let in_force = desk.directory.emergency.in_force();
+        if !is_same(seen.as_ref(), in_force.as_ref()) {
+            // A change while the database is away is on record too, and one that was taken back by then.
+            if spool_change(&shared, &desk, seen.as_deref(), in_force.as_deref(), now).await {
+                keep_beside(&config, in_force.as_deref());
+                noted = Some(in_force.clone());
+            }
+            seen.clone_from(&in_force);
+        }
         round += 1;
         if shared.emergency.load(Ordering::Acquire) || round % FOLLOW_ROUNDS != 1 {
             continue;
         }
-        let in_force = desk.directory.emergency.in_force();
-        let changed = match (&noted, &in_force) {
-            (None, _) => true,
-            (Some(None), None) => false,
-            (Some(Some(before)), Some(after)) => !Arc::ptr_eq(before, after),
-            (Some(_), _) => true,
-        };
+        let changed = noted.as_ref().is_none_or(|before| !is_same(before.as_ref(), in_force.as_ref()));
         // What tends the path besides does not hang on how much there is to read.
         match tokio::time::timeout(FOLLOW_TIMEOUT, breakglass::follow(&desk, now)).await {
             Ok(Ok(())) => {}
@@ -123,14 +131,47 @@ async fn tend(shared: Arc<Shared>, desk: Arc<Desk>, config: PathBuf) {
         };
         match tokio::time::timeout(FOLLOW_TIMEOUT, tended).await {
             Ok(Ok(())) => {
-                let rules = in_force.as_ref().map(|it| &it.rules);
-                if changed && let Err(error) = database::keep_custodians(&config, rules) {
-                    tracing::warn!(%error, "who the custodians are could not be kept beside the configuration");
+                if changed {
+                    keep_beside(&config, in_force.as_deref());
                 }
                 noted = Some(in_force);
             }
             Ok(Err(error)) => tracing::warn!(%error, "what is due of the emergency path is not on record yet"),
             Err(_) => tracing::warn!("what is due of the emergency path did not come on record in time"),
         }
+    }
+}
+
+/// Whether they are one reading of the configuration.
+fn is_same(one: Option<&Arc<InForce>>, other: Option<&Arc<InForce>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, Some(_)) | (Some(_), None) => false,
+    }
+}
+
+/// Puts a change of custodians on record by the spool, where the record itself can't be asked what it has.
+/// Gives whether that was done.
+async fn spool_change(
+    shared: &Shared,
+    desk: &Desk,
+    before: Option<&InForce>,
+    after: Option<&InForce>,
+    now: Timestamp,
+) -> bool {
+    if !shared.emergency.load(Ordering::Acquire) {
+        // Another node may have recorded the same change: it is not told twice.
+        let noted = breakglass::note_custodians(desk, after, now);
+        if matches!(tokio::time::timeout(FOLLOW_TIMEOUT, noted).await, Ok(Ok(()))) {
+            return true;
+        }
+    }
+    breakglass::record_custodians(desk, before, after, now).await
+}
+
+fn keep_beside(config: &Path, in_force: Option<&InForce>) {
+    if let Err(error) = database::keep_custodians(config, in_force.map(|it| &it.rules)) {
+        tracing::warn!(%error, "who the custodians are could not be kept beside the configuration");
     }
 }

@@ -139,6 +139,8 @@ impl Reloader {
             self.shared.authorities_changed.notify_waiters();
         }
         self.desk.directory.emergency.put_in_force(material.emergency.clone());
+        let rules = material.emergency.as_ref().map(|it| &it.rules);
+        self.desk.directory.openings_judge(rules, self.shared.clock.now());
         self.desk.policies.store(Arc::clone(&material.policies));
         self.desk.providers.workloads().forget_files();
         self.desk.authority.store(Arc::clone(&material.authority));

@@ -370,6 +370,23 @@ fn openings_locks_losses_and_readings_stand_out() {
 }
 
 #[test]
+fn a_drill_of_before_the_period_counts_for_as_long_as_the_record_says() {
+    let mut script = Script::default();
+    script.data(EventType::BreakGlassDrilled, &[]);
+    script.data(EventType::BreakGlassCustodiansChanged, &[]);
+    script.data(EventType::BreakGlassReviewed, &[("id", "brk_1".into())]);
+    let overdue = |script: &Script| {
+        let from = Some(Timestamp::from_millis(START + 60_000));
+        report(FrameworkName::Soc2, &script.lines(), Period { from, to: None }).found(Exception::DrillOverdue).count
+    };
+    assert_eq!(overdue(&script), 0);
+    script.data(EventType::BreakGlassDrillOverdue, &[("drill_every", "1m".into())]);
+    let late = Timestamp::from_millis(START + 3_600_000);
+    script.at(late, EventType::NodeStarted, Outcome::Success);
+    assert_eq!(overdue(&script), 1);
+}
+
+#[test]
 fn ten_failures_of_one_address_in_one_hour_stand_out_and_nine_do_not() {
     let hour = |number: i64| Timestamp::from_millis(START + number * 3_600_000);
     let fail = |script: &mut Script, time: Timestamp, address: &str| {

@@ -12,12 +12,17 @@ use crate::support::databases;
 
 /// Puts an opening of `opener` on record as the door does.
 pub async fn opened(house: &House, opener: &str) -> BreakGlassId {
+    opened_by_one_called(house, opener, &[]).await
+}
+
+async fn opened_by_one_called(house: &House, opener: &str, names: &[&str]) -> BreakGlassId {
     let now = house.now();
     let id = BreakGlassId::fresh(now, &*house.desk.entropy);
     let event_id = house.desk.event_id(now);
     let mut event = Event::new(event_id, now, EventType::BreakGlassOpened, Outcome::Success)
         .with("id", id.to_string())
         .with("opener", opener)
+        .with("opener_names", names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
         .with("opener_proven", false)
         .with("custodians", vec!["ann".to_owned(), "ben".to_owned()])
         .with("scope", "all services")
@@ -66,6 +71,20 @@ async fn two_people_other_than_the_opener_review_an_opening_once_it_is_over() {
         let listed = house.get(&carol, &format!("/api/v1/breakglass/{id}")).await;
         assert_eq!(listed.body["reviews_missing"], 1);
         assert_eq!(listed.text("/reviews/0/finding"), "only restarts");
+    }
+}
+
+#[tokio::test]
+async fn who_opened_by_another_name_of_their_custodian_line_does_not_review() {
+    for url in databases() {
+        let house = House::new(&url).await;
+        let (bob, _, _) = house.command_line("bob").await;
+        let (carol, _, _) = house.command_line("carol").await;
+        let id = opened_by_one_called(&house, "b.smith", &["Bob", "b.smith"]).await.to_string();
+        house.clock.advance(Ttl::minutes(11));
+        let own = review(&house, &bob, &id, "fine").await;
+        assert_eq!((own.status.as_u16(), own.text("/reason")), (403, "self_review"), "{own:?}");
+        assert_eq!(review(&house, &carol, &id, "only restarts").await.status, 200);
     }
 }
 

@@ -15,7 +15,7 @@ use super::seen::{Cited, Seen, short};
 use super::standing::Standing;
 use crate::audit::event::EventType;
 use crate::audit::leaf::PersonalField;
-use crate::model::{NodeId, Timestamp};
+use crate::model::{NodeId, Timestamp, Ttl};
 
 /// Things of one kind that are followed at most.
 pub const FOLLOWED_MAX: usize = 50_000;
@@ -102,6 +102,8 @@ pub struct Following {
     failing_let_go: u64,
     running: BTreeMap<NodeId, bool>,
     drilled: Option<Timestamp>,
+    /// How old a drill may be, as the record said last, and when.
+    drill_every: Option<(Timestamp, Ttl)>,
     emergency_path: bool,
     orphans: Orphans,
     standing: Standing,
@@ -122,6 +124,7 @@ impl Following {
             failing_let_go: 0,
             running: BTreeMap::new(),
             drilled: None,
+            drill_every: None,
             emergency_path: false,
             orphans: Orphans::new(),
             standing: Standing::new(),
@@ -139,6 +142,26 @@ impl Following {
     #[must_use]
     pub const fn drilled(&self) -> Option<Timestamp> {
         self.drilled
+    }
+
+    /// How old a drill may be, where the record says so.
+    #[must_use]
+    pub fn drill_every(&self) -> Option<Ttl> {
+        self.drill_every.map(|(_, every)| every)
+    }
+
+    /// Takes an event about drills, of the period or of before it.
+    pub fn drill(&mut self, seen: &Seen<'_>) {
+        match seen.leaf.kind {
+            EventType::BreakGlassDrilled if seen.leaf.outcome == crate::audit::Outcome::Success => {
+                self.drilled = self.drilled.max(Some(seen.leaf.time));
+            }
+            EventType::BreakGlassDrillOverdue => {
+                let every = seen.text("/data/drill_every").and_then(Ttl::parse);
+                self.drill_every = self.drill_every.max(every.map(|every| (seen.leaf.time, every)));
+            }
+            _ => {}
+        }
     }
 
     /// Takes an event; what stands out by itself goes to `found`.
@@ -178,11 +201,7 @@ impl Following {
             T::BreakGlassOpened | T::BreakGlassClosed | T::BreakGlassExpired | T::BreakGlassReviewed => {
                 self.emergency(seen);
             }
-            T::BreakGlassDrilled => {
-                if seen.leaf.outcome == crate::audit::Outcome::Success {
-                    self.drilled = self.drilled.max(Some(seen.leaf.time));
-                }
-            }
+            T::BreakGlassDrilled | T::BreakGlassDrillOverdue => self.drill(seen),
             T::LockSet | T::LockCleared => {
                 if let Some(lock) = seen.text("/resource").and_then(|id| self.locks.of(id)) {
                     if seen.leaf.kind == T::LockSet {
@@ -224,7 +243,6 @@ impl Following {
             | T::BreakGlassRefused
             | T::BreakGlassCustodiansChanged
             | T::BreakGlassChannelsTested
-            | T::BreakGlassDrillOverdue
             | T::NoticeDead
             | T::NoticeRetried
             | T::PolicyLoaded

@@ -246,7 +246,9 @@ impl Gatherer {
         }
         if !self.period.holds(checked.leaf.time) {
             if checked.leaf.time < self.until() {
-                self.following.emergency(&Seen::of(checked, read));
+                let seen = Seen::of(checked, read);
+                self.following.emergency(&seen);
+                self.following.drill(&seen);
             }
             return;
         }
@@ -353,10 +355,17 @@ impl Gatherer {
     pub fn end(mut self) -> Gathered {
         let until = self.until();
         let drilled = self.following.drilled();
-        if drilled.is_none_or(|last| last < until.minus(Ttl::hours(DRILL_DAYS * DAY_HOURS))) {
+        let every = self.following.drill_every().unwrap_or(Ttl::hours(DRILL_DAYS * DAY_HOURS));
+        let due_since = until.minus(every);
+        if drilled.is_none_or(|last| last < due_since) {
             let last = drilled.map_or_else(|| "none".to_owned(), |last| last.to_string());
             let (kind, note) = match self.following.has_emergency_path() {
-                true => (Exception::DrillOverdue, format!("the last drill of the period: {last}")),
+                // A drill of before what was read may be younger than that.
+                true if self.begins.is_some_and(|begins| begins > due_since) => (
+                    Exception::DrillOverdue,
+                    format!("the last drill on record since {due_since} that was read: {last}"),
+                ),
+                true => (Exception::DrillOverdue, format!("the last drill on record: {last}")),
                 false => (Exception::NoEmergencyPath, "no event of it in the period".to_owned()),
             };
             self.found.entry(kind).or_default().add(1, None, note);

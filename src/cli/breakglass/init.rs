@@ -194,6 +194,8 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
 
 /// The configuration with the new section at its end, in one step; what was there stays as it is.
 fn append(path: &Path, config: &str, threshold: u32) -> Result<(), Failure> {
+    // What a link leads to is changed, and the link stays one.
+    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let failed = |error: std::io::Error| Failure::failed(format!("writing `{}`: {error}", path.display()));
     let feed = if config.ends_with('\n') || config.is_empty() { "" } else { "\n" };
     let text = format!(

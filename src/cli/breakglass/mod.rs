@@ -15,13 +15,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::config::{BreakGlass, Config, Environment};
+use crate::config::{BreakGlass, EmergencyConfig, Environment, load_breakglass};
 use crate::model::{BreakGlassId, ServiceName, Ttl};
 
 use super::args::Format;
 use super::context::Context;
 use super::failure::Failure;
-use super::serve::configuration;
 use super::wait_for;
 
 /// The commands of the emergency path.
@@ -245,7 +244,9 @@ pub struct DrillArgs {
 }
 
 fn length(text: &str) -> Result<Ttl, String> {
-    Ttl::parse(text).ok_or_else(|| "a length of time is written `90s`, `15m` or `1h`".to_owned())
+    let length = Ttl::parse(text).ok_or_else(|| "a length of time is written `90s`, `15m` or `1h`".to_owned())?;
+    // What is over when it begins can't be signed.
+    if length < Ttl::seconds(1) { Err("it lasts for 1s at least".to_owned()) } else { Ok(length) }
 }
 
 /// Runs one of them.
@@ -274,9 +275,13 @@ fn not_opened(why: &str, is_final: bool) -> Failure {
     Failure::failed(format!("{why}. Nothing is used up: correct it and resume again"))
 }
 
-/// A configuration and its emergency path.
-fn installation(path: &Path) -> Result<(Config, BreakGlass), Failure> {
-    let config = configuration(path, &Environment::of_process())?;
+/// A configuration and its emergency path. Nothing else of it is needed, so that a copy does as well, and
+/// whoever can read that and the custodians' file.
+fn installation(path: &Path) -> Result<(EmergencyConfig, BreakGlass), Failure> {
+    let config = load_breakglass(path, &Environment::of_process()).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Failure::usage(format!("the configuration can't be used\n{}", lines.join("\n"))).in_lines()
+    })?;
     let Some(breakglass) = config.breakglass.clone() else {
         return Err(Failure::usage(format!(
             "`{}` has no `[breakglass]`: name `custodians` and `threshold` there",

@@ -15,7 +15,7 @@ use crate::cli::origin::Origin;
 use crate::cli::profile::{self, Profile, ProfileRecord, SavedSession};
 use crate::identity::breakglass::certificate::EVIDENCE_OID;
 use crate::model::breakglass::{Challenge, Evidence, SIGN_NAMESPACE, SIGNATURE_BYTES_MAX, Scope};
-use crate::model::{BreakGlassId, Principal, Timestamp, Ttl};
+use crate::model::{BreakGlassId, Principal, Timestamp};
 use crate::wire::{BreakGlassChecked, BreakGlassEvidence, Time};
 
 use super::pending::Pending;
@@ -127,8 +127,8 @@ async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
             terms.duration_max
         )));
     }
-    if let Some(behind) = terms.behind.filter(|behind| behind.as_seconds().abs() >= CLOCK_SECONDS) {
-        let (seconds, way) = (behind.as_seconds().abs(), if behind > Ttl::ZERO { "behind" } else { "ahead of" });
+    if let Some(behind) = terms.behind_ms.map(|millis| millis / 1000).filter(|behind| behind.abs() >= CLOCK_SECONDS) {
+        let (seconds, way) = (behind.abs(), if behind > 0 { "behind" } else { "ahead of" });
         context.printer.talk(&format!(
             "This machine's clock is {seconds} s {way} the server's, which judges by its own: set it right first."
         ));
@@ -158,8 +158,9 @@ async fn begin(context: &Context, args: &OpenArgs) -> Result<(), Failure> {
         signatures: Vec::new(),
         closed_at: None,
     };
-    pending.save(context, id)?;
+    // ORDER: first what may fail, so that no client key is left of a challenge that nobody got.
     std::fs::write(out, &text).map_err(|error| Failure::failed(format!("writing `{}`: {error}", out.display())))?;
+    pending.save(context, id)?;
     context.printer.talk_lines(text.trim_end());
     if let Some(picture) = picture(context, &text) {
         context.printer.talk_lines(&picture);
@@ -283,6 +284,21 @@ async fn resume(context: &Context, args: &OpenArgs, id: BreakGlassId) -> Result<
         ca_pem: context.named_ca()?.or_else(|| pending.ca_pem.clone()),
     };
     let lock = profile.lock()?;
+    if let Some(before) = profile.load_locked(&lock).ok().flatten().map(|saved| saved.record)
+        && !before.expires_at.0.is_over(context.clock.now())
+        && before.session != id.to_string()
+    {
+        if BreakGlassId::parse(&before.session).is_err() {
+            return Err(Failure::usage(format!(
+                "the profile `{name}` holds a session of {}: resume without `--profile`, or name one that is free",
+                before.server
+            )));
+        }
+        context.printer.talk(&format!(
+            "The profile `{name}` held the opening {}, which goes on: `doorward breakglass close {}` ends it.",
+            before.session, before.session
+        ));
+    }
     profile.save(&lock, &session)?;
     context.printer.talk_lines(&format!(
         "Open until {} for {}, by {}.\nUse it: doorward --profile {name} curl https://…",

@@ -32,8 +32,9 @@ pub struct Terms {
     pub server: String,
     /// The configuration that says so, if it was one.
     pub config: Option<PathBuf>,
-    /// How far this machine's clock is behind the node's, where one was asked.
-    pub behind: Option<Ttl>,
+    /// How many milliseconds this machine's clock is behind the node's, where one was asked; fewer than none
+    /// where it is ahead.
+    pub behind_ms: Option<i64>,
 }
 
 impl Terms {
@@ -52,7 +53,7 @@ impl Terms {
             duration_max: rules.duration_max,
             server: config.server.origin(&config.server.control_host, config.server.listen),
             config: Some(config.path),
-            behind: None,
+            behind_ms: None,
         })
     }
 
@@ -81,7 +82,7 @@ impl Terms {
             duration_max: Ttl::seconds(seconds),
             server: client.origin().to_string(),
             config: None,
-            behind: Some(told.time.0.since(context.clock.now())),
+            behind_ms: Some(told.time.0.millis().saturating_sub(context.clock.now().millis())),
         })
     }
 

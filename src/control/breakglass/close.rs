@@ -77,7 +77,13 @@ pub async fn close(
     let in_force = emergency.in_force().ok_or(CloseError::NoPath)?;
     let closed = in_force
         .rules
-        .closes(&request.statement, &request.signature, request.evidence.as_ref(), now)
+        .closes(
+            &request.statement,
+            &request.signature,
+            request.evidence.as_ref(),
+            |id, challenge| desk.directory.has_opened(id, challenge),
+            now,
+        )
         .map_err(CloseError::Closing)?;
     if closed.closing.id != id {
         return Err(CloseError::OtherOpening);
@@ -85,7 +91,7 @@ pub async fn close(
     if !emergency.can_close(id, &closed.by, now) {
         return Err(CloseError::TooMany);
     }
-    let known = emergency.open(now).into_iter().find(|it| it.id == id);
+    let known = emergency.known(id).filter(|it| !it.expires.is_over(now) && !emergency.is_closed(id));
     let first = !emergency.is_closed(id);
     let kept = emergency.close(id, &closed.by, now);
     desk.directory.opening_cut(id);

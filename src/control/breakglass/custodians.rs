@@ -7,7 +7,7 @@ use ssh_key::HashAlg;
 use crate::audit::{Event, EventType, Outcome};
 use crate::identity::breakglass::{InForce, OpeningRules};
 use crate::model::Timestamp;
-use crate::store::{Recorded, StoreError};
+use crate::store::{RECORD_TIMEOUT, Recorded, StoreError};
 
 use super::super::desk::Desk;
 use super::one_id;
@@ -51,6 +51,39 @@ pub async fn note_custodians(desk: &Desk, in_force: Option<&InForce>, now: Times
     let mut tx = desk.store.begin().await?;
     tx.event_append(&event).await?;
     tx.commit().await
+}
+
+/// Puts on record, by the spool where the database is away, that custodians or threshold are others than those
+/// that were in force here. Gives whether it is kept.
+pub async fn record_custodians(desk: &Desk, before: Option<&InForce>, after: Option<&InForce>, now: Timestamp) -> bool {
+    let read = |in_force: Option<&InForce>| {
+        in_force.map_or_else(
+            || (Vec::new(), 0, String::new()),
+            |it| (keys_of(&it.rules), it.rules.threshold, data_encoding::HEXLOWER.encode(it.rules.custodians.sha256())),
+        )
+    };
+    let (keys_before, threshold_before, sha256_before) = read(before);
+    let (keys, threshold, sha256) = read(after);
+    if sha256 == sha256_before && threshold == threshold_before {
+        return true;
+    }
+    let added: Vec<String> = keys.iter().filter(|key| !keys_before.contains(key)).cloned().collect();
+    let removed: Vec<String> = keys_before.iter().filter(|key| !keys.contains(key)).cloned().collect();
+    tracing::warn!(
+        ?added,
+        ?removed,
+        threshold,
+        threshold_before,
+        "custodians of the emergency path have changed; if nobody changed them, somebody did"
+    );
+    let kind = EventType::BreakGlassCustodiansChanged;
+    let event = Event::new(desk.event_id(now), now, kind, Outcome::Success)
+        .with("sha256", sha256)
+        .with("threshold", threshold)
+        .with("keys", keys)
+        .with("added", added)
+        .with("removed", removed);
+    matches!(tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.submit(event)).await, Ok(Ok(())))
 }
 
 /// `name SHA256:…` of each key.

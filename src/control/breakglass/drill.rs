@@ -64,7 +64,8 @@ pub async fn drill(desk: &Desk, presented: &Presented, address: IpAddr, now: Tim
     let submitted = tokio::time::timeout(RECORD_TIMEOUT, desk.recorder.submit(event)).await;
     let recorded = matches!(submitted, Ok(Ok(())));
     if recorded {
-        desk.directory.emergency.drilled(now);
+        // A drill is of its challenge's time, however late or often it is shown.
+        desk.directory.emergency.drilled(challenge.not_before);
     }
     let known = KnownOpening::of(&opening);
     // Whoever has the signatures may show them often; people are told once.

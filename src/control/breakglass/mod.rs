@@ -26,7 +26,7 @@ use super::caller::Caller;
 use super::desk::{Desk, event_id_of};
 
 pub use close::{CloseError, CloseRequest, close};
-pub use custodians::note_custodians;
+pub use custodians::{note_custodians, record_custodians};
 pub use drill::{Drilled, drill};
 pub use ending::{follow, note_drill_overdue, record_ends, record_refusals};
 pub use review::{FINDING_CHARS_MAX, ReviewError, review};
@@ -93,6 +93,8 @@ pub struct Emergency {
     pub tier: Tier,
     /// Who opened, by their own word; of a grant, its holder.
     pub opener: String,
+    /// What else the custodians' file called the opener when it was opened.
+    pub opener_names: Vec<String>,
     /// Who holds a grant.
     pub holder: Option<(Principal, Option<String>)>,
     /// Whether the opener signed as a custodian; who holds a grant has signed in.
@@ -258,7 +260,10 @@ fn of_opening(event: &Recorded, account: &Account, now: Timestamp) -> Option<Eme
     let events = account.of(&id);
     let text = |pointer: &str| event.text(pointer).unwrap_or_default().to_owned();
     let expires = Timestamp::parse(event.text("/data/expires")?)?;
-    let custodians = event.body.pointer("/data/custodians").and_then(serde_json::Value::as_array);
+    let names = |pointer: &str| -> Vec<String> {
+        let listed = event.body.pointer(pointer).and_then(serde_json::Value::as_array);
+        listed.into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned())).collect()
+    };
     let closing = of_kind(events, EventType::BreakGlassClosed).min_by_key(|event| event.clear().time);
     let closed = closing.map(|event| (event.clear().time, event.text("/data/by").unwrap_or("somebody").to_owned()));
     let state = match &closed {
@@ -270,11 +275,12 @@ fn of_opening(event: &Recorded, account: &Account, now: Timestamp) -> Option<Eme
         challenge: event.text("/data/challenge_sha256").and_then(sha256_of),
         tier: Tier::Custodians,
         opener: text("/data/opener"),
+        opener_names: names("/data/opener_names"),
         holder: None,
         opener_proven: event.body.pointer("/data/opener_proven").and_then(serde_json::Value::as_bool) == Some(true),
         scope: text("/data/scope"),
         reason: text("/data/reason"),
-        custodians: custodians.into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned())).collect(),
+        custodians: names("/data/custodians"),
         opened_at: event.clear().time,
         expires,
         state,
@@ -300,6 +306,7 @@ fn of_grant(grant: &Grant, reason: String, events: &[Recorded], now: Timestamp) 
         challenge: None,
         tier: Tier::Grant,
         opener: holder.email.clone().or_else(|| holder.name.clone()).unwrap_or_else(|| holder.principal.to_string()),
+        opener_names: Vec::new(),
         holder: Some((holder.principal.clone(), holder.email.clone())),
         opener_proven: true,
         scope: grant.entitlement.to_string(),

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use crate::audit::{Event, EventType, Outcome};
+use crate::identity::breakglass::InForce;
 use crate::model::breakglass::is_same_name;
 use crate::model::text::one_line;
-use crate::model::{GrantId, Timestamp};
+use crate::model::{GrantId, Principal, Timestamp};
 use crate::policy::{InstallationAction, PolicySet};
 use crate::store::{Recorded, StoreError};
 
@@ -93,7 +94,8 @@ pub async fn review(
         return Err(ReviewError::Open { id: emergency.id, until: emergency.expires });
     }
     let policies = desk.policies.load_full();
-    if is_opener(&policies, &emergency, caller) {
+    let in_force = desk.directory.emergency.in_force();
+    if is_opener(&policies, in_force.as_deref(), &emergency, caller) {
         return Err(ReviewError::Opener);
     }
     let mut tx = desk.store.begin().await?;
@@ -134,20 +136,26 @@ fn verified(caller: &Caller) -> Option<&str> {
 
 /// Whether the caller is who opened: by account, or by any of the names that an opener may have given.
 /// This only ever refuses.
-fn is_opener(policies: &PolicySet, emergency: &Emergency, caller: &Caller) -> bool {
+fn is_opener(policies: &PolicySet, in_force: Option<&InForce>, emergency: &Emergency, caller: &Caller) -> bool {
     let session = caller.session();
     if let Some((holder, email)) = &emergency.holder {
         return policies.people().are_one((holder, email.as_deref()), (&session.principal, verified(caller)));
     }
     let email = session.email.as_deref();
-    let names = [
+    let people = policies.people();
+    let own = [
         Some(session.principal.subject()),
         session.name.as_deref(),
         email,
         email.and_then(|email| email.split('@').next()),
-        policies.people().name_of(&session.principal),
+        people.name_of(&session.principal),
     ];
-    names.into_iter().flatten().any(|name| is_same_name(name, &emergency.opener))
+    // Whoever has two accounts opened by the name of either.
+    let others = people.linked(&session.principal).map(Principal::subject);
+    let now_called = in_force.map(|it| it.rules.custodians.names_of(&emergency.opener)).unwrap_or_default();
+    let mut openers = std::iter::once(&emergency.opener).chain(&emergency.opener_names).chain(&now_called);
+    let callers: Vec<&str> = own.into_iter().flatten().chain(others).collect();
+    openers.any(|opener| callers.iter().any(|name| is_same_name(name, opener)))
 }
 
 fn is_reviewer(policies: &PolicySet, review: &Review, caller: &Caller) -> bool {

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 use ssh_key::public::{EcdsaPublicKey, KeyData};
 use ssh_key::{PublicKey, SshSig};
 
-use crate::model::breakglass::{DURATION_MAX, Evidence, SIGNATURE_BYTES_MAX};
+use crate::model::breakglass::{Challenge, DURATION_MAX, Evidence, SIGNATURE_BYTES_MAX};
 use crate::model::closing::{CLOSE_NAMESPACE, Closing};
-use crate::model::{Timestamp, Ttl};
+use crate::model::{BreakGlassId, Timestamp, Ttl};
 
 use super::quorum::{OpeningRules, QuorumError, SignatureFault};
 
@@ -59,6 +59,8 @@ pub enum ClosingError {
     NothingOpen { made_at: Timestamp, now: Timestamp },
     /// Its signature does not hold.
     Signature(SignatureFault),
+    /// The opening ran out.
+    Over { expires: Timestamp, now: Timestamp },
     /// It is signed by a client key, and what came with it does not show that this key opened.
     NotItsClient(String),
 }
@@ -78,6 +80,9 @@ impl fmt::Display for ClosingError {
                 f,
                 "the opening's id is of {made_at} and it is {now} here: an opening lasts for {DURATION_MAX} at most, so there is nothing to close"
             ),
+            Self::Over { expires, now } => {
+                write!(f, "the opening ran out at {expires} and it is {now} here: there is nothing to close")
+            }
             Self::Signature(fault) => write!(f, "the signature {fault}"),
             Self::NotItsClient(why) => {
                 write!(f, "the statement is signed by a key that is no custodian's and did not open this: {why}")
@@ -90,7 +95,8 @@ impl std::error::Error for ClosingError {}
 
 impl OpeningRules {
     /// Judges a closing and its signature at `now`. A client key closes only what its own evidence
-    /// shows to be open.
+    /// shows to be open. `opened` says whether this node let a challenge of that id and SHA-256 through: then
+    /// the custodians were counted, and to end it they need not be those of now.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -99,6 +105,7 @@ impl OpeningRules {
         statement: &[u8],
         signature: &[u8],
         evidence: Option<&Evidence>,
+        opened: impl Fn(BreakGlassId, &[u8; 32]) -> bool,
         now: Timestamp,
     ) -> Result<Closed, ClosingError> {
         let closing = Closing::parse(statement).ok_or(ClosingError::Unreadable)?;
@@ -118,7 +125,7 @@ impl OpeningRules {
         let by = match self.signer(CLOSE_NAMESPACE, statement, signature, now) {
             Ok(custodian) => ClosedBy::Custodian(custodian.name().to_owned()),
             Err(SignatureFault::NotACustodian(_)) if evidence.is_some() => {
-                self.client(&closing, statement, signature, evidence, now)?;
+                self.client(&closing, statement, signature, evidence, opened, now)?;
                 ClosedBy::Client
             }
             Err(fault) => return Err(ClosingError::Signature(fault)),
@@ -132,6 +139,7 @@ impl OpeningRules {
         statement: &[u8],
         signature: &[u8],
         evidence: Option<&Evidence>,
+        opened: impl Fn(BreakGlassId, &[u8; 32]) -> bool,
         now: Timestamp,
     ) -> Result<(), ClosingError> {
         let not_its = |why: &str| ClosingError::NotItsClient(why.to_owned());
@@ -141,8 +149,23 @@ impl OpeningRules {
         }
         let signature = SshSig::from_pem(signature).map_err(|_| ClosingError::Signature(SignatureFault::Unreadable))?;
         let print = fingerprint(signature.public_key()).ok_or_else(|| not_its("client keys are P-256"))?;
-        let opening = self.open(&print, evidence, now).map_err(|error: QuorumError| not_its(&error.to_string()))?;
-        if opening.challenge.id != closing.id {
+        let judged_before = opened(closing.id, &Sha256::digest(&evidence.challenge).into());
+        let challenge = if judged_before {
+            Challenge::parse(&evidence.challenge).map_err(|error| not_its(&error.to_string()))?
+        } else {
+            let judged = self.open(&print, evidence, now).map_err(|error| match error {
+                QuorumError::Over { expires, now } => ClosingError::Over { expires, now },
+                other => not_its(&other.to_string()),
+            });
+            judged?.challenge
+        };
+        if challenge.expires.is_over(now) {
+            return Err(ClosingError::Over { expires: challenge.expires, now });
+        }
+        if challenge.client_key != print {
+            return Err(not_its("the challenge is bound to another client key"));
+        }
+        if challenge.id != closing.id {
             return Err(not_its("it opened something else"));
         }
         PublicKey::from(signature.public_key().clone())

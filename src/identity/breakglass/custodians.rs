@@ -133,6 +133,17 @@ impl Custodians {
         self.keys.iter().find(|key| key.is_called(name)).map(CustodianKey::name)
     }
 
+    /// Every name of the custodian whom any line calls so, on whichever line it stands; none of a stranger.
+    #[must_use]
+    pub fn names_of(&self, name: &str) -> Vec<String> {
+        let custodian = self.called(name);
+        let theirs = self.keys.iter().filter(|key| Some(key.name()) == custodian);
+        let mut names: Vec<String> = theirs.flat_map(|key| key.names.iter().cloned()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// The line of a key.
     #[must_use]
     pub fn of_key(&self, key: &ssh_key::public::KeyData) -> Option<&CustodianKey> {

@@ -42,6 +42,8 @@ pub struct Opening {
     pub sha256: [u8; 32],
     /// Who they are: the custodians that count.
     pub custodians: Vec<String>,
+    /// The keys that they signed with, `name SHA256:…` each: a file of custodians can change after it.
+    pub keys: Vec<String>,
     /// Whether the opener signed as the custodian of that name.
     pub opener_proven: bool,
     _proof: (),
@@ -193,7 +195,7 @@ impl OpeningRules {
         }
         // Whichever line has the name: who opens does not count with another key of theirs either.
         let opener = self.custodians.called(&challenge.opener);
-        let mut signed: Vec<&str> = Vec::new();
+        let (mut signed, mut keys): (Vec<&str>, Vec<String>) = (Vec::new(), Vec::new());
         for (index, signature) in evidence.signatures.iter().enumerate() {
             let fault = |fault| QuorumError::Signature { number: index + 1, fault };
             let custodian = self.signer(SIGN_NAMESPACE, &evidence.challenge, signature, now).map_err(fault)?;
@@ -201,6 +203,7 @@ impl OpeningRules {
                 return Err(fault(SignatureFault::Repeated(custodian.name().to_owned())));
             }
             signed.push(custodian.name());
+            keys.push(format!("{} {}", custodian.name(), custodian.key.fingerprint(HashAlg::Sha256)));
         }
         let opener = opener.filter(|name| signed.contains(name));
         let counted: Vec<String> =
@@ -210,7 +213,7 @@ impl OpeningRules {
             return Err(QuorumError::TooFew { counted, needed: self.threshold, opener });
         }
         let sha256 = Sha256::digest(&evidence.challenge).into();
-        Ok(Opening { challenge, sha256, custodians: counted, opener_proven: opener.is_some(), _proof: () })
+        Ok(Opening { challenge, sha256, custodians: counted, keys, opener_proven: opener.is_some(), _proof: () })
     }
 
     /// Whether these rules are those of the challenge, and it is good at `now`: all that can change

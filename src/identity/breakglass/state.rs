@@ -131,6 +131,8 @@ pub struct EmergencyState {
     unsaved: HashMap<BreakGlassId, ()>,
     drills: HashMap<BreakGlassId, ()>,
     unreviewed: HashMap<BreakGlassId, ()>,
+    /// Those that were used here and that the rules in force do not hold for any more.
+    fallen: HashMap<BreakGlassId, ()>,
     over: HashMap<BreakGlassId, ()>,
     drilled_at: AtomicI64,
     file: Mutex<Option<PathBuf>>,
@@ -259,10 +261,29 @@ impl EmergencyState {
         known.get(&id).and_then(|known| known.challenge).is_some_and(|known| known != *challenge)
     }
 
-    /// Openings that are not over and not closed, as far as this node knows; the first to end first.
+    /// The opening of that id, as far as this node knows of it.
+    #[must_use]
+    pub fn known(&self, id: BreakGlassId) -> Option<Arc<KnownOpening>> {
+        self.known.pin().get(&id).cloned()
+    }
+
+    /// Which of the openings that were used here the rules in force do not hold for.
+    pub fn put_fallen(&self, ids: &[BreakGlassId]) {
+        let fallen = self.fallen.pin();
+        fallen.retain(|id, ()| ids.contains(id));
+        for id in ids {
+            fallen.insert(*id, ());
+        }
+    }
+
+    /// Openings that are not over and not closed and that the rules in force hold for, as far as this node
+    /// knows; the first to end first.
     #[must_use]
     pub fn open(&self, now: Timestamp) -> Vec<Arc<KnownOpening>> {
-        let open = |it: &&Arc<KnownOpening>| !it.expires.is_over(now) && !self.is_closed(it.id);
+        let fallen = self.fallen.pin();
+        let open = |it: &&Arc<KnownOpening>| {
+            !it.expires.is_over(now) && !self.is_closed(it.id) && !fallen.contains_key(&it.id)
+        };
         let mut found: Vec<_> = self.known.pin().values().filter(open).cloned().collect();
         found.sort_by_key(|it| (it.expires, it.id));
         found
@@ -302,11 +323,13 @@ impl EmergencyState {
     }
 
     /// How many custodians an opening needs here and now: one more than the threshold while another
-    /// opening waits for its review, where the configuration says so.
+    /// opening waits for its review, where the configuration says so. One that is in use goes on as it began.
     #[must_use]
     pub fn needed(&self, in_force: &InForce, id: Option<BreakGlassId>) -> usize {
         let threshold = usize::try_from(in_force.rules.threshold.max(2)).unwrap_or(usize::MAX);
-        let waits = in_force.review_blocks && self.unreviewed.pin().keys().any(|other| Some(*other) != id);
+        let in_use = id.is_some_and(|id| self.known.pin().contains_key(&id));
+        let unreviewed = self.unreviewed.pin();
+        let waits = in_force.review_blocks && !in_use && unreviewed.keys().any(|other| Some(*other) != id);
         threshold + usize::from(waits)
     }
 

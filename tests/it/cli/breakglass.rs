@@ -116,6 +116,22 @@ impl Hand {
 }
 
 #[test]
+fn a_copy_of_the_configuration_beside_the_custodians_is_enough_to_open() {
+    let hand = Hand::new();
+    let copy = hand.dir.join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["doorward.toml", "custodians"] {
+        std::fs::copy(hand.dir.join(file), copy.join(file)).unwrap();
+    }
+    let config = copy.join("doorward.toml");
+    hand.open(5, &["--all", "--config", config.to_str().unwrap()]).unwrap();
+    // What is wrong with the emergency path itself is not passed over.
+    std::fs::remove_file(copy.join("custodians")).unwrap();
+    let refused = hand.open(7, &["--all", "--config", config.to_str().unwrap()]).unwrap_err();
+    assert_eq!(refused.exit, Exit::Usage);
+}
+
+#[test]
 fn a_custodian_who_opens_under_another_name_is_refused_and_their_signature_never_counts() {
     let hand = Hand::new();
     let (config, key) = (hand.dir.join("doorward.toml"), hand.key(1));

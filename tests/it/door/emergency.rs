@@ -142,8 +142,10 @@ fn while_an_opening_waits_for_its_review_the_next_needs_one_more_where_that_is_s
         let emergency = &door.running().desk.directory.emergency;
         let (first, _, person) = opened(&door.dir, &["ann", "ben"]);
         assert_eq!(door.get("app", Some(&person), Speaks::Http1, "/x").await.status, 200);
+        emergency.put_unreviewed(&[BreakGlassId::from_bytes([9; 16])]);
+        assert_eq!(door.get("app", Some(&person), Speaks::Http1, "/x").await.status, 200);
         emergency.put_unreviewed(&[first.id]);
-        // The opening itself goes on; another one with two signatures is not enough now.
+        // The opening itself goes on, also where it is another one that waits; another one with two signatures is not enough now.
         assert_eq!(door.get("app", Some(&person), Speaks::Http1, "/x").await.status, 200);
         let (_, _, second) = opened(&door.dir, &["ann", "cid"]);
         let refused = door.get("app", Some(&second), Speaks::Http1, "/x").await;

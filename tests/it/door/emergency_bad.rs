@@ -84,6 +84,8 @@ fn a59_a_custodian_who_is_removed_opens_nothing_any_more_not_even_what_is_open()
         std::fs::write(&file, without).unwrap();
         door.running().reload().unwrap();
         assert_eq!(client.get("/x").await.reason(), "bad_credential", "on the connection that is open");
+        let emergency = &door.running().desk.directory.emergency;
+        assert!(emergency.open(door.clock.now()).is_empty(), "nobody is told that it is open");
         assert!(!let_in(door, &person).await);
         // Nor with a challenge for the new file.
         let (_, asked) = challenge(&rules(&door.dir, 2), Scope::All, SystemClock.now());
