@@ -75,6 +75,8 @@ pub struct ErasedTold {
     pub values: u64,
     /// Events that are erased as a whole (`audit.person_erased`, before any of them is).
     pub events: u64,
+    /// Of the values, those that were paths of other people's requests, which named who was erased.
+    pub paths: u64,
 }
 
 impl ErasedTold {
@@ -82,6 +84,7 @@ impl ErasedTold {
     pub const fn add(&mut self, more: Self) {
         self.values += more.values;
         self.events += more.events;
+        self.paths += more.paths;
     }
 
     /// What is wrong where so many events are gone as a whole; nothing where as many were told of.
@@ -101,8 +104,8 @@ impl ErasedTold {
         let body: Value = serde_json::from_str(body).unwrap_or_default();
         let number = |pointer: &str| body.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
         let told = match kind {
-            EventType::AuditErased => Self { values: number("/data/fields"), events: 0 },
-            _ => Self { values: 0, events: number("/data/texts").saturating_sub(number("/data/texts_left")) },
+            EventType::AuditErased => Self { values: number("/data/fields"), events: 0, paths: number("/data/paths") },
+            _ => Self { events: number("/data/texts").saturating_sub(number("/data/texts_left")), ..Self::default() },
         };
         (told, person(&body, "/data/pseudonym"))
     }

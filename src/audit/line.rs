@@ -380,6 +380,8 @@ pub struct CheckedLine {
     pub erased: usize,
     /// Whose they were, each once; none among them is nobody, whose values no erasure takes.
     pub erased_of: Vec<Option<UserRef>>,
+    /// Whether its path alone was erased, as where it named somebody else.
+    pub path_alone: bool,
     /// Until when old events were pruned, if the event says that.
     pub pruned_before: Option<String>,
     /// What was erased, if the event says that.
@@ -402,6 +404,7 @@ pub fn check_line(line: &str) -> Result<CheckedLine, LineError> {
         withheld,
         erased: 0,
         erased_of: Vec::new(),
+        path_alone: false,
         pruned_before: None,
         erased_told: ErasedTold::default(),
         person_erased: None,
@@ -434,7 +437,9 @@ pub fn check_line(line: &str) -> Result<CheckedLine, LineError> {
         .and_then(|body| body.pointer("/data/before")?.as_str().map(str::to_owned));
     let (erased_told, person_erased) = ErasedTold::of(leaf.kind, &content.body.value);
     let erased_of = whose(&content.body.value, &gone);
-    Ok(CheckedLine { erased: gone.len(), erased_of, pruned_before, erased_told, person_erased, ..bare(leaf, None) })
+    let path_alone = gone == [PersonalField::Path];
+    let (erased, bare) = (gone.len(), bare(leaf, None));
+    Ok(CheckedLine { erased, erased_of, path_alone, pruned_before, erased_told, person_erased, ..bare })
 }
 
 fn opened<'a>(

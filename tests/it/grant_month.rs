@@ -85,6 +85,7 @@ impl Counted {
             Err(AccessError::Full { .. }) => "refused: no place",
             Err(AccessError::NotActive { .. }) => "refused: grant is over",
             Err(AccessError::TooSoon(_)) => "refused: too soon",
+            Err(AccessError::SignInTooOld(_)) => "refused: sign-in too old",
             Err(AccessError::Clock(doubt)) => panic!("{what}: {doubt}"),
         };
         self.add(refused);

@@ -96,6 +96,8 @@ pub struct Verifier {
     erased_told: ErasedTold,
     /// Of whom values are gone, with the place of the first of them and how many lines were before it.
     erased_of: BTreeMap<UserRef, (u64, Place)>,
+    /// Whose events lost their path alone, how many, and the first of them.
+    paths_of: BTreeMap<Option<UserRef>, (u64, Place)>,
     /// Who was erased, as events tell.
     people_told: BTreeSet<UserRef>,
     /// Whether what told of an erasure was itself pruned.
@@ -186,6 +188,7 @@ impl Verifier {
             pruned_before: None,
             erased_told: ErasedTold::default(),
             erased_of: BTreeMap::new(),
+            paths_of: BTreeMap::new(),
             people_told: BTreeSet::new(),
             told_pruned: false,
             gone: statement.gone.clone(),
@@ -265,7 +268,13 @@ impl Verifier {
         let oldest = line.leaf.time.minus(RETENTION_MIN);
         let before = line.pruned_before.as_deref().and_then(Timestamp::parse).filter(|before| *before <= oldest);
         self.pruned_before = self.pruned_before.max(before);
-        for whose in line.erased_of {
+        if line.path_alone {
+            // It may have named somebody else who was erased.
+            for whose in &line.erased_of {
+                self.paths_of.entry(*whose).or_insert_with(|| (0, at.clone())).0 += 1;
+            }
+        }
+        for whose in line.erased_of.into_iter().filter(|_| !line.path_alone) {
             let Some(person) = whose else {
                 let what = "a personal value of it is gone that is of nobody, and no erasure takes such";
                 return Err(Fault::Altered { at, what: what.into() });
@@ -355,7 +364,7 @@ impl Verifier {
     /// Whether all values that are gone were those of people who were erased; `false` where nothing here tells who
     /// was. More may be gone of somebody who was erased than of somebody else: how many is no proof of whose.
     fn all_of_erased(&self) -> Result<bool, Fault> {
-        if self.erased_of.is_empty() {
+        if self.erased_of.is_empty() && self.paths_of.is_empty() {
             return Ok(true);
         }
         // The events that tell of it, all of them, and those that stand behind the checkpoints; else the statement.
@@ -376,7 +385,22 @@ impl Verifier {
                     "a personal value of `{person}` is gone, and no erasure of theirs is on record{EXPORT_ANEW}"
                 ),
             }),
-            None => Ok(true),
+            None => self.all_paths_told(whole, is_told),
+        }
+    }
+
+    /// Whether as many paths of others are gone as erasures tell of: those alone, since whom they named went with
+    /// them. `false` where what tells of it is not here.
+    fn all_paths_told(&self, whole: bool, is_told: impl Fn(&UserRef) -> bool) -> Result<bool, Fault> {
+        let of_others = || self.paths_of.iter().filter(|(person, _)| !person.as_ref().is_some_and(&is_told));
+        let (count, told) = (of_others().map(|(_, (count, _))| count).sum::<u64>(), self.erased_told.paths);
+        let ahead = self.gone.as_ref().is_some_and(|gone| gone.values_ahead > 0);
+        match of_others().next() {
+            Some((_, (_, at))) if count > told && whole && !ahead => Err(Fault::Altered {
+                at: at.clone(),
+                what: format!("{count} paths of others are gone, and erasures on record tell of {told}{EXPORT_ANEW}"),
+            }),
+            _ => Ok(count <= told),
         }
     }
 
