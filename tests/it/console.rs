@@ -71,7 +71,10 @@ async fn every_page_keeps_to_itself_and_sends_strangers_to_sign_in() {
     keeps_to_itself(&lost);
     for program in ["/api/v1/nothing-here", "/oauth2/nothing-here", "/.well-known/nothing-here"] {
         let told = scene.get(&mut browser, program).await;
-        assert_eq!((told.status.as_u16(), told.headers["content-type"].to_str().unwrap()), (404, "application/problem+json"));
+        assert_eq!(
+            (told.status.as_u16(), told.headers["content-type"].to_str().unwrap()),
+            (404, "application/problem+json")
+        );
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::console::keeps_to_itself;
 use crate::policy::{settings, shown};
 use crate::sign_in_scene::{Browser, Page, Scene};
-use crate::support::{databases, temporary_folder};
+use crate::support::{copy_folder, databases, temporary_folder};
 
 const ASK: &str = "/requests/new?entitlement=ops-api%2Fdeploy-prod";
 
@@ -74,7 +74,10 @@ async fn enter_in_a_text_never_presses_one_of_several_buttons() {
     let mut bob = person(&scene, "bob", &["eng", "rel"]).await;
     let id = asked(&scene, &mut alice).await;
     let answer = scene.get(&mut bob, &format!("/requests/{id}")).await;
-    assert!(answer.body.contains("<textarea id=\"reason\" name=\"reason\" rows=\"2\" maxlength=\"1000\">"), "{answer:?}");
+    assert!(
+        answer.body.contains("<textarea id=\"reason\" name=\"reason\" rows=\"2\" maxlength=\"1000\">"),
+        "{answer:?}"
+    );
     assert!(!enter_chooses(&answer), "{}", answer.body);
     for path in ["/", "/requests", "/requests/new", ASK, "/device"] {
         let page = scene.get(&mut alice, path).await;
@@ -114,7 +117,10 @@ async fn what_is_asked_for_is_never_wider_than_what_was_typed() {
     let form = scene.get(&mut alice, ASK).await;
     let wider = send(&scene, &mut alice, &form, &[("reason", "a hotfix"), ("param.region", "north")]).await;
     assert_eq!(wider.status, 400, "{wider:?}");
-    assert!(wider.body.contains("has no parameter <code>region</code>") && wider.body.contains("a hotfix"), "{wider:?}");
+    assert!(
+        wider.body.contains("has no parameter <code>region</code>") && wider.body.contains("a hotfix"),
+        "{wider:?}"
+    );
     keeps_to_itself(&wider);
     // The same field left empty says nothing.
     id_of(&send(&scene, &mut alice, &form, &[("reason", "a hotfix"), ("param.region", "")]).await);
@@ -197,25 +203,13 @@ async fn api(scene: &Scene, browser: &Browser, path: &str, body: &serde_json::Va
 /// The policies that come with the product, but that approvers have signed in lately.
 fn with_fresh_approvals() -> PolicySet {
     let (from, to) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"), temporary_folder());
-    copy(&from, to.path());
+    copy_folder(&from, to.path());
     let file = to.path().join("ops-api/access.cedar");
     let rule = "\n@id(\"lately\")\nforbid (principal, action == Action::\"approve\", resource) \
                 unless { context has session && context.session.auth_age_seconds < 600 };\n";
     let text = std::fs::read_to_string(&file).unwrap() + rule;
     std::fs::write(&file, text).unwrap();
     load(to.path(), &settings()).unwrap_or_else(|found| panic!("{}", shown(&found)))
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        if source.is_dir() {
-            std::fs::create_dir(&target).unwrap();
-            copy(&source, &target);
-        } else {
-            std::fs::copy(&source, &target).unwrap();
-        }
-    }
 }
 
 #[tokio::test]
