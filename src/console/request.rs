@@ -179,12 +179,9 @@ fn params_of(seen: &Seen) -> Vec<(String, String)> {
 pub async fn list(State(desk): State<Arc<Desk>>, visit: Visit) -> Result<Response, PageError> {
     let visitor = visit.visitor(&desk).await?;
     let (caller, now) = (&visitor.caller, visit.now);
-    let cursor = |name: &str| match visit.query.get(name) {
-        None => Ok(None),
-        Some(id) => {
-            let id = RequestId::parse(id).map_err(|_| PageError::Invalid("the link to older requests is not whole"))?;
-            Ok(Some(id))
-        }
+    let cursor = |name: &str| {
+        let id = visit.query.get(name).map(RequestId::parse).transpose();
+        id.map_err(|_| PageError::Invalid("the link to older requests is not whole"))
     };
     let (before, waiting_before) = (cursor("before")?, cursor("waiting_before")?);
     let wrong = refused(&visitor);
