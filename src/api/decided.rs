@@ -23,6 +23,7 @@ use crate::wire::problem::PROBLEM_MEDIA_TYPE;
 use crate::wire::{OauthError, Problem, Remedy};
 
 use super::answer::{ApiError, Form, Refused};
+use super::lost;
 
 /// What is acted on where no service and nobody's thing is.
 const INSTALLATION: &str = "Installation::\"doorward\"";
@@ -93,6 +94,7 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
     let connection = request.extensions().get::<Arc<ConnectionFacts>>().cloned();
     let facts = facts(&desk, &request);
     let scheme = scheme_of(request.headers());
+    let is_a_person = lost::is_a_person(request.uri().path(), request.headers());
     let mut response = next.run(request).await;
     if response.headers().contains_key(&DECISION_HEADER) {
         return response;
@@ -109,7 +111,10 @@ async fn decide(State(desk): State<Arc<Desk>>, mut request: Request, next: Next)
             refused::put_on_record(&desk, event).await;
         }
         let kept = [ALLOW, NONCE_HEADER].map(|name| (response.headers_mut().remove(&name), name));
-        response = written(&desk, refused, status, scheme.as_deref(), decision);
+        response = match refused.reason {
+            reason @ "no_route" if is_a_person && status == StatusCode::NOT_FOUND => lost::page(reason, decision),
+            _ => written(&desk, refused, status, scheme.as_deref(), decision),
+        };
         for (value, name) in kept {
             if let Some(value) = value {
                 response.headers_mut().insert(name, value);

@@ -22,6 +22,7 @@ mod fields;
 mod grant;
 mod idempotent;
 mod lock;
+mod lost;
 mod notice;
 mod oauth;
 pub mod openapi;

@@ -20,7 +20,7 @@ use crate::policy::Entitlement;
 use super::form::Fields;
 use super::home::called;
 use super::page::{prose, render, see_other, sentence, text_of};
-use super::refusal::{PageError, SENT_ALREADY, words_of};
+use super::refusal::{AWAY, PageError, SENT_ALREADY, words_of};
 use super::visit::{Visit, Visitor};
 
 /// What comes before the name of an entitlement's parameter in the form; `gateway/remedy.rs` links to it so, too.
@@ -251,6 +251,7 @@ pub async fn create(State(desk): State<Arc<Desk>>, visit: Visit, request: Reques
         Some(key) if key.len() > KEY_BYTES_MAX => return Err(PageError::Invalid("the form's key is too long")),
         Some(key) => match once(&desk, &visitor.caller, key, &form, &asked, visit.now).await {
             Err(PageError::KeyReused) => return Err(again(PageError::KeyReused, SENT_ALREADY)),
+            Err(error @ PageError::Unavailable(_)) => return Err(again(error, AWAY)),
             answered => answered?,
         },
     };

@@ -24,7 +24,8 @@ use super::page;
 
 /// The kind of a remedy: signing in again.
 const STEP_UP: &str = "step_up";
-const AWAY: &str = "the database is away; what is open goes on. Try again in a moment";
+/// What is told while the database is away.
+pub const AWAY: &str = "the database is away; what is open goes on. Try again in a moment";
 /// What is told of a form that was sent already, with something else in it.
 pub const SENT_ALREADY: &str = "this form made a request already, with something else in it: it is among your \
                                 requests. Send it again to ask for this, too";

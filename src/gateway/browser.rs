@@ -9,8 +9,8 @@
 //! and never to come back to the callback, whose code is used by then: that says so with a page.
 
 use data_encoding::BASE64URL_NOPAD;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION, SET_COOKIE, STRICT_TRANSPORT_SECURITY};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use crate::control::browser::{CALLBACK_PATH, Redeemed};
 use crate::control::return_to::{RETURN_TO_BYTES_MAX, ReturnTo};
@@ -26,7 +26,7 @@ use super::handshake::Channel;
 use super::hygiene::own_cookie;
 use super::limit;
 use super::record::Exchange;
-use super::refusal::{Form, Refusal};
+use super::refusal::{Form, Refusal, STRICT_TRANSPORT};
 use super::route::Routed;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
@@ -63,6 +63,7 @@ fn redirect(to: &str, cookies: &[String]) -> Result<Response<Body>, Refusal> {
     let headers = response.headers_mut();
     headers.insert(LOCATION, HeaderValue::from_str(to).map_err(|_| Refusal::Internal)?);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT);
     for cookie in cookies {
         headers.append(SET_COOKIE, HeaderValue::from_str(cookie).map_err(|_| Refusal::Internal)?);
     }
@@ -81,7 +82,7 @@ pub async fn answer(
     headers: &HeaderMap,
     now: Timestamp,
 ) -> Result<Response<Body>, Refusal> {
-    if routed.canonical.path != CALLBACK_PATH || routed.canonical.method != http::Method::GET {
+    if routed.canonical.path != CALLBACK_PATH || routed.canonical.method != Method::GET {
         return Err(Refusal::NoRoute);
     }
     let bad = |why| Refusal::SignInOver(why);
@@ -154,16 +155,50 @@ pub fn sign_in_helps(
     service.client_certificate == ClientCertificate::Optional
         && match refusal {
             Refusal::NoCredential => true,
-            Refusal::BadCredential(_) | Refusal::SessionEnded => only_cookie,
+            // A session that is good and too old is the cookie's where nothing else names anybody.
+            Refusal::BadCredential(_) | Refusal::SessionEnded | Refusal::SignInTooOld(_) => only_cookie,
             _ => false,
         }
 }
 
-/// Sends a browser to sign in at the control host.
+/// Sends a browser to sign in at the control host, or writes the page of the refusal with the link there: where it
+/// came by a form, which is not sent again by itself, and where its session is good and has to be replaced by a newer
+/// one, which it may not want.
 #[must_use]
-pub fn to_sign_in(worker: &Worker, routed: &Routed, exchange: &Exchange, shown: Shown) -> Response<Body> {
+pub fn to_sign_in(
+    worker: &Worker,
+    routed: &Routed,
+    exchange: &Exchange,
+    shown: Shown,
+    refusal: &Refusal,
+    resource_metadata: &str,
+) -> Response<Body> {
+    let origin = &worker.shared.settings.origin;
     // Another tab of this browser may be on its way with the same one.
     let flow = shown.flow.unwrap_or_else(|| CookieValue::fresh(&*worker.shared.entropy));
+    let cookie = flow.set_for(FLOW_COOKIE, FLOW_SECONDS);
+    let way = way_back(routed, &flow);
+    let is_read = matches!(routed.canonical.method, Method::GET | Method::HEAD);
+    let sign_in = match refusal {
+        Refusal::SignInTooOld(_) => {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            format!("{origin}/signin?{}", query.append_pair("max_age", "0").append_pair("return_to", &way).finish())
+        }
+        _ if is_read => {
+            return redirect(&format!("{origin}{way}"), &[cookie])
+                .unwrap_or_else(|refusal| refusal.response(exchange.decision, Form::Page, origin, origin));
+        }
+        _ => format!("{origin}{way}"),
+    };
+    let mut response = refusal.response_with(exchange.decision, Form::Page, resource_metadata, origin, Some(&sign_in));
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// The path of the control host that leads a browser with this flow cookie back to what it asked for here.
+fn way_back(routed: &Routed, flow: &CookieValue) -> String {
     let binding = BASE64URL_NOPAD.encode(&flow.hash());
     let way = |return_to: &str| {
         let query = form_urlencoded::Serializer::new(String::new())
@@ -173,12 +208,9 @@ pub fn to_sign_in(worker: &Worker, routed: &Routed, exchange: &Exchange, shown: 
             .finish();
         format!("/signin/service?{query}")
     };
-    let target = ReturnTo::parse(&routed.canonical.target()).unwrap_or_else(ReturnTo::root);
+    // A form is not sent again by itself, and its address need not be one that can be read.
+    let is_read = matches!(routed.canonical.method, Method::GET | Method::HEAD);
+    let target = ReturnTo::parse(&routed.canonical.target()).filter(|_| is_read).unwrap_or_else(ReturnTo::root);
     // The way is itself something to return to, from the provider.
-    let way = Some(way(target.as_str())).filter(|way| way.len() <= RETURN_TO_BYTES_MAX).unwrap_or_else(|| way("/"));
-    let to = format!("{}{way}", worker.shared.settings.origin);
-    redirect(&to, &[flow.set_for(FLOW_COOKIE, FLOW_SECONDS)]).unwrap_or_else(|refusal| {
-        let origin = &worker.shared.settings.origin;
-        refusal.response(exchange.decision, Form::Page, origin, origin)
-    })
+    Some(way(target.as_str())).filter(|way| way.len() <= RETURN_TO_BYTES_MAX).unwrap_or_else(|| way("/"))
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
-use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -32,7 +32,7 @@ use super::limit;
 use super::membership;
 use super::proof::{DPOP_HEADER, NONCE_HEADER, is_proven};
 use super::record::{self, Close, Exchange};
-use super::refusal::{DECISION_HEADER, Form, Refusal};
+use super::refusal::{DECISION_HEADER, Form, Refusal, STRICT_TRANSPORT};
 use super::remedy::Remedy;
 use super::resource;
 use super::route::{Routed, route};
@@ -211,6 +211,7 @@ fn answered_here(
     Close::new(worker, exchange, channel, routed, caller, status.as_u16(), Rc::default()).ended(&none);
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
+    response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT);
     response
 }
 
@@ -293,12 +294,16 @@ pub fn not_oversized<B>(request: &Request<B>, bytes_max: usize) -> Result<(), Re
     if target.saturating_add(fields.sum()) > bytes_max { Err(Refusal::HeadTooLarge) } else { Ok(()) }
 }
 
-/// Programs get JSON; a person's browser, which asks for a page with GET, gets a page.
+/// Programs get JSON; a person's browser gets a page: it asks for one with GET, or it says that what comes is shown to
+/// its person (Fetch Metadata), as after a form is sent.
 #[must_use]
 pub fn form_of(method: &Method, headers: &HeaderMap) -> Form {
     let html = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html"));
     let wants_page = headers.get_all(ACCEPT).iter().any(html);
-    if wants_page && matches!(*method, Method::GET | Method::HEAD) { Form::Page } else { Form::Problem }
+    let says = |name: &str, word: &[u8]| headers.get(name).is_some_and(|value| value.as_bytes() == word);
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    let is_shown = says("sec-fetch-mode", b"navigate") && says("sec-fetch-dest", b"document");
+    if (wants_page && is_read) || is_shown { Form::Page } else { Form::Problem }
 }
 
 async fn refuse(
@@ -340,7 +345,7 @@ async fn refuse(
     if let (Form::Page, Some(routed)) = (form, routed)
         && browser::sign_in_helps(snapshot, channel, routed, &refusal, &shown, exchange.arrived)
     {
-        return browser::to_sign_in(worker, routed, exchange, shown);
+        return browser::to_sign_in(worker, routed, exchange, shown, &refusal, &metadata);
     }
     refusal.response(exchange.decision, form, &metadata, &worker.shared.settings.origin)
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -19,6 +19,9 @@ use super::canonical::Ambiguity;
 use super::refusal_page::{Help, refusal_page};
 use super::remedy::{Offer, while_held};
 
+/// What our own answers say of plain HTTP: there is none here to go back to (RFC 6797 §7.1). What an upstream says of
+/// it is the upstream's.
+pub const STRICT_TRANSPORT: HeaderValue = HeaderValue::from_static("max-age=31536000");
 /// Our answer's own name for the decision.
 pub const DECISION_HEADER: HeaderName = HeaderName::from_static("doorward-decision");
 
@@ -321,17 +324,36 @@ impl Refusal {
     /// control host's, where access can be asked for.
     #[must_use]
     pub fn response(&self, decision: DecisionId, form: Form, resource_metadata: &str, origin: &str) -> Response<Body> {
+        self.response_with(decision, form, resource_metadata, origin, None)
+    }
+
+    /// The same; `sign_in` is where the browser that gets the page signs in, should that help it.
+    #[must_use]
+    pub fn response_with(
+        &self,
+        decision: DecisionId,
+        form: Form,
+        resource_metadata: &str,
+        origin: &str,
+        sign_in: Option<&str>,
+    ) -> Response<Body> {
         let (content_type, bytes) = match form {
             Form::Problem => ("application/problem+json", format!("{}\n", self.problem(decision))),
             Form::Page => {
                 let remedy = self.remedy();
-                let (command, ask) = (remedy.command(), remedy.page(origin));
-                // A browser that comes from signing in wants its page and no command line.
-                let help = match self {
-                    Self::SignInOver(_) => Help { again: Some("/"), ..Help::default() },
-                    _ => Help { command: command.as_deref(), ask: ask.as_deref(), again: None },
+                let (command, asks) = (remedy.command(), remedy.pages(origin));
+                // A browser that comes from signing in, or may go there, wants its page and no command line: that
+                // has a session of its own.
+                let help = match (self, sign_in) {
+                    (Self::SignInOver(_), _) => Help { again: Some("/"), ..Help::default() },
+                    (_, Some(_)) => Help { sign_in, ..Help::default() },
+                    (_, None) => Help { command: command.as_deref(), asks: &asks, ..Help::default() },
                 };
-                let page = refusal_page(self.title(), &self.detail(), self.reason(), help, &decision.to_string());
+                let mut detail = self.detail();
+                if sign_in.is_some() {
+                    detail = detail.replace(" with `doorward login`", "");
+                }
+                let page = refusal_page(self.title(), &detail, self.reason(), help, &decision.to_string());
                 ("text/html; charset=utf-8", page)
             }
         };
@@ -340,6 +362,7 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT);
         if form == Form::Page {
             const POLICY: &str =
                 "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";

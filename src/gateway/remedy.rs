@@ -131,17 +131,22 @@ impl Remedy {
         }
     }
 
-    /// The page of the control host at `origin` where it can be asked for.
+    /// What can be asked for, each with the page of the control host at `origin` where that is done.
     #[must_use]
-    pub fn page(&self, origin: &str) -> Option<String> {
-        let Self::RequestAccess(offers) = self else { return None };
-        let offer = offers.first()?;
+    pub fn pages(&self, origin: &str) -> Vec<(String, String)> {
+        let Self::RequestAccess(offers) = self else { return Vec::new() };
+        offers.iter().map(|offer| (offer.name.to_string(), offer.page(origin))).collect()
+    }
+}
+
+impl Offer {
+    fn page(&self, origin: &str) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("entitlement", &offer.name.to_string());
-        for (name, value) in &offer.params {
+        query.append_pair("entitlement", &self.name.to_string());
+        for (name, value) in &self.params {
             query.append_pair(&format!("param.{name}"), value);
         }
-        Some(format!("{origin}/requests/new?{}", query.finish()))
+        format!("{origin}/requests/new?{}", query.finish())
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a service host says of itself to clients that come with tokens (RFC 9728). Public, like that
 //! of the control host: it names no more than the host's own name does.
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderValue, Method, Response};
 use serde_json::json;
 
@@ -10,6 +10,7 @@ use crate::identity::dpop;
 use crate::policy::ClientCertificate;
 
 use super::body::Body;
+use super::refusal::STRICT_TRANSPORT;
 use super::route::Routed;
 use super::worker::Worker;
 
@@ -46,5 +47,6 @@ pub fn metadata(worker: &Worker, routed: &Routed) -> Option<Response<Body>> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    headers.insert(STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT);
     Some(response)
 }

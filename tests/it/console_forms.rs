@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::console::keeps_to_itself;
 use crate::policy::{settings, shown};
 use crate::sign_in_scene::{Browser, Page, Scene};
-use crate::support::{databases, temporary_folder};
+use crate::support::{copy_folder, databases, temporary_folder};
 
 const ASK: &str = "/requests/new?entitlement=ops-api%2Fdeploy-prod";
 
@@ -200,34 +200,38 @@ async fn api(scene: &Scene, browser: &Browser, path: &str, body: &serde_json::Va
     serde_json::from_slice::<serde_json::Value>(&body).unwrap()["id"].as_str().unwrap().to_owned()
 }
 
-/// The policies that come with the product, but that approvers have signed in lately.
-fn with_fresh_approvals() -> PolicySet {
+/// The policies that come with the product, and this rule of the sample service.
+fn with_rule(rule: &str) -> Arc<PolicySet> {
     let (from, to) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"), temporary_folder());
-    copy(&from, to.path());
+    copy_folder(&from, to.path());
     let file = to.path().join("ops-api/access.cedar");
-    let rule = "\n@id(\"lately\")\nforbid (principal, action == Action::\"approve\", resource) \
-                unless { context has session && context.session.auth_age_seconds < 600 };\n";
-    let text = std::fs::read_to_string(&file).unwrap() + rule;
-    std::fs::write(&file, text).unwrap();
-    load(to.path(), &settings()).unwrap_or_else(|found| panic!("{}", shown(&found)))
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n{rule}\n")).unwrap();
+    Arc::new(load(to.path(), &settings()).unwrap_or_else(|found| panic!("{}", shown(&found))))
 }
 
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        if source.is_dir() {
-            std::fs::create_dir(&target).unwrap();
-            copy(&source, &target);
-        } else {
-            std::fs::copy(&source, &target).unwrap();
-        }
-    }
+#[tokio::test]
+async fn the_form_says_how_many_must_approve_for_who_looks_at_it() {
+    let scene = scene().await;
+    scene.desk.policies.store(with_rule(
+        "@id(\"managers-at-once\")\npermit (principal in Group::\"release-managers\", action == Action::\"auto_approve\", \
+         resource == Entitlement::\"ops-api/deploy-prod\");",
+    ));
+    let mut alice = person(&scene, "alice", &["eng"]).await;
+    let mut bob = person(&scene, "bob", &["eng", "rel"]).await;
+    let page = scene.get(&mut alice, ASK).await;
+    assert!(page.body.contains("It needs 1 approval."), "{}", page.body);
+    let page = scene.get(&mut bob, ASK).await;
+    assert!(page.body.contains("It is granted at once.") && !page.body.contains("1 approval"), "{}", page.body);
 }
 
 #[tokio::test]
 async fn an_approver_who_signed_in_long_ago_finds_the_request_and_is_told_to_sign_in_again() {
     let scene = scene().await;
-    scene.desk.policies.store(Arc::new(with_fresh_approvals()));
+    scene.desk.policies.store(with_rule(
+        "@id(\"lately\")\nforbid (principal, action == Action::\"approve\", resource) \
+         unless { context has session && context.session.auth_age_seconds < 600 };",
+    ));
     let mut alice = person(&scene, "alice", &["eng"]).await;
     let mut bob = person(&scene, "bob", &["eng", "rel"]).await;
     let id = asked(&scene, &mut alice).await;

@@ -166,8 +166,7 @@ async fn a51_only_a_form_of_ours_answers_a_request() {
     assert!(got.body.contains(&format!("href=\"/signin?return_to=%2Frequests%2F{id}\"")), "{}", got.body);
     assert!(got.body.contains("readonly>a &#60;b&#62; &#38; more</textarea>"), "{}", got.body);
     // Another site's page has no words of its own shown on ours.
-    let mut crossing =
-        Browser { headers: vec![("origin", "https://evil.example".to_owned())], ..Browser::default() };
+    let mut crossing = Browser { headers: vec![("origin", "https://evil.example".to_owned())], ..Browser::default() };
     let got = scene.send(&mut crossing, "POST", &answer, Some(&said)).await;
     assert!(got.status == 401 && !got.body.contains("more</textarea>"), "{got:?}");
     assert_eq!(state(&scene, id).await, RequestState::Pending, "none of it answered anything");

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use doorward::gateway::limit::PREFLIGHTS_BURST;
+use doorward::model::Ttl;
 use http::{Method, StatusCode};
 use url::Url;
 
-use super::fixture::{Door, Got, Plan, Speaks, full, host, with_door};
+use super::fixture::{Door, Got, POLICY, Plan, Speaks, full, host, with_door};
 
 const PAGE: (&str, &str) = ("accept", "text/html,application/xhtml+xml");
 
@@ -294,8 +295,55 @@ fn a_person_gets_a_page_that_says_why() {
             assert_eq!(got.status, StatusCode::FORBIDDEN);
             assert!(got.header("content-type").unwrap().starts_with("text/html"));
             assert!(got.text().contains(&got.decision().to_string()), "{}", got.text());
+            assert_eq!(got.header("strict-transport-security"), Some("max-age=31536000"));
             let got = client.ask(Method::POST, "/admin/x", &[PAGE], b"").await;
             assert_eq!(got.reason(), "no_policy_match");
+            // A form that they sent is answered by a page, too.
+            let shown =
+                [PAGE, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document"), ("sec-fetch-site", "none")];
+            let got = client.ask(Method::POST, "/admin/x", &shown, b"").await;
+            assert_eq!(got.status, StatusCode::FORBIDDEN);
+            assert!(got.header("content-type").unwrap().starts_with("text/html"), "{got:?}");
         }
+    });
+}
+
+#[test]
+fn a_form_that_nobody_is_signed_in_for_is_told_so_and_sent_nowhere() {
+    with_door(Plan::default(), async |door| {
+        let shown = [PAGE, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document"), ("sec-fetch-site", "none")];
+        let got = door.client("web", None, Speaks::Http2).await.ask(Method::POST, "/x", &shown, b"").await;
+        assert_eq!((got.status.as_u16(), got.header("location")), (401, None), "{got:?}");
+        assert!(got.header("www-authenticate").is_some());
+        let link = format!("href=\"{}/signin/service?host=", door.origin);
+        assert!(got.text().contains(&link) && !got.text().contains("doorward login"), "{}", got.text());
+    });
+}
+
+#[test]
+fn a_browser_whose_sign_in_is_too_old_signs_in_again_and_comes_back() {
+    // A moved clock leaves the feed of revocations behind for a moment: not what is tried here.
+    let lines = "on_stale = \"continue\"".to_owned();
+    with_door(Plan { lines, ..Plan::default() }, async |door| {
+        let barred = format!(
+            "{POLICY}\n@id(\"not-old\")\nforbid (principal, action == Action::\"open\", resource)\n\
+             when {{ context has session && context.session.auth_age_seconds >= 40 }};\n"
+        );
+        door.write("web/access.cedar", &barred);
+        door.running().reload().unwrap();
+        let at = |path: &str| Url::parse(&format!("https://{}:{}{path}", host("web"), door.address.port())).unwrap();
+        let mut browser = Browser { door, jars: BTreeMap::new() };
+        let (places, got) = browser.follow(at("/page?a=b"), "alice").await;
+        assert_eq!(got.status, 200, "{places:?} {}", got.text());
+        door.clock.advance(Ttl::seconds(50));
+        let got = browser.visit(&at("/page?a=b")).await;
+        assert_eq!((got.status.as_u16(), got.header("location")), (403, None), "{got:?}");
+        // The command line has another session: signing in there would not help here.
+        assert!(!got.text().contains("doorward login"), "{}", got.text());
+        let link = got.text().split("href=\"").nth(1).unwrap().split('"').next().unwrap().replace("&#38;", "&");
+        assert!(link.starts_with(&format!("{}/signin?max_age=0&return_to=", door.origin)), "{link}");
+        let (places, got) = browser.follow(Url::parse(&link).unwrap(), "alice").await;
+        assert_eq!((got.status.as_u16(), got.text()), (200, "GET /page?a=b HTTP/1.1".to_owned()), "{places:?}");
+        assert_eq!(places.last(), Some(&at("/page?a=b")));
     });
 }
