@@ -220,6 +220,8 @@ impl Refusal {
 
     fn detail(&self) -> String {
         match self {
+            // There is no plainer form of a method.
+            Self::Ambiguous(Ambiguity::MethodRefused) => format!("{}.", Ambiguity::MethodRefused.what()),
             Self::Ambiguous(ambiguity) => format!("{}. Send it in its plain form.", ambiguity.what()),
             Self::Misdirected => {
                 "The host of the request is not the name that the connection was made for. Open a new connection to the host.".to_owned()
