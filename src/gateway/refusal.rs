@@ -106,6 +106,21 @@ pub enum UpstreamFault {
     NoUpgrade,
 }
 
+impl UpstreamFault {
+    /// In one word, for the record.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Busy => "busy",
+            Self::Slow => "slow",
+            Self::Broken => "broken",
+            Self::Refused => "refused",
+            Self::NoUpgrade => "no_upgrade",
+        }
+    }
+}
+
 impl Refusal {
     /// The contract's reason.
     #[must_use]
@@ -266,6 +281,18 @@ impl Refusal {
             Self::BodyBroken => "The request's body broke off or is not framed as it must be. Whether the upstream did something is not known.".to_owned(),
             Self::BodySlow => "The request's body stood still for too long. Whether the upstream did something is not known.".to_owned(),
             Self::Internal => "The request was not passed on. The decision's id helps us find out why.".to_owned(),
+        }
+    }
+
+    /// What was wrong with an exchange that had been let through, in one word for the record.
+    #[must_use]
+    pub const fn fault(&self) -> Option<&'static str> {
+        match self {
+            Self::Upstream(fault) => Some(fault.name()),
+            Self::BodyTooLarge => Some("body_too_large"),
+            Self::BodyBroken => Some("body_broken"),
+            Self::BodySlow => Some("body_slow"),
+            _ => None,
         }
     }
 

@@ -14,7 +14,9 @@ use hyper::body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::exchange::body;
 use super::fixture::{BOTH, ClientBody, Door, Got, Person, Plan, Speaks, full, read, service_toml, with_door};
+use super::grant_tokens::api;
 use super::upstream::Reply;
 
 /// An upstream of HTTP/2 that answers the first request of each connection, and the next with a head alone before
@@ -171,4 +173,33 @@ fn an_upload_that_stands_still_is_called_so_over_both_protocols() {
             }
         });
     }
+}
+
+#[test]
+fn why_tells_how_a_request_ended_that_was_let_through() {
+    with_door(Plan::default(), async |door| {
+        let alice = door.sign_in("alice").await;
+        let gone = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
+        door.write("rpc/service.toml", &service_toml(&format!("\"http://{gone}\""), "", ""));
+        door.running().reload().unwrap();
+        let got = door.get("rpc", Some(&alice), Speaks::Http2, "/x").await;
+        assert_eq!((got.status.as_u16(), got.reason().as_str()), (502, "upstream_unavailable"));
+        let path = format!("/api/v1/decisions/{}", got.decision());
+        let asked = async {
+            loop {
+                let told = api(door, Some(&alice), None, &path, None).await;
+                if told.status == 200 && !body(&told)["ended"].is_null() {
+                    return body(&told);
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(5), asked).await.expect("its end is on record");
+        assert_eq!(told["outcome"], "allow");
+        let ended = &told["ended"];
+        assert_eq!((&ended["status"], &ended["reason"]), (&502.into(), &"upstream_unavailable".into()));
+        assert_eq!(ended["fault"], "unreachable");
+        let text = doorward::cli::why::told(&serde_json::from_value(told.clone()).unwrap());
+        assert!(text.contains("It was answered 502") && text.contains("no upstream could be reached"), "{text}");
+    });
 }
