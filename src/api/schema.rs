@@ -132,8 +132,12 @@ fn people_and_services() -> Value {
             ("principal?", "Principal?"), ("erased?", "id:usr_"), ("action?", "string?"), ("resource?", "string?"),
             ("service?", "string?"), ("request?", "DecisionRequest?"), ("act?", "strings"), ("policy_version?", "string?"),
             ("policies", "strings"), ("errors", "strings"), ("remedy?", "Remedy?"), ("note?", "string?"), ("grant?", "string?"),
-            ("exchange?", "DecisionExchange"),
+            ("exchange?", "DecisionExchange"), ("ended?", "DecisionEnded"),
             ("grants", "DecisionGrant[]"), ("helps", "DecisionHelp[]"), ("log?", "string?"), ("seq?", "integer?"),
+        ]),
+        "DecisionEnded": object(&[
+            ("status", "integer"), ("reason", "string"), ("fault?", "string?"), ("duration_ms?", "integer?"),
+            ("time", "time"),
         ]),
         "DecisionExchange": object(&[("reason", "string"), ("data", "object")]),
         "DecisionGrant": object(&[("id", "string"), ("entitlement", "string")]),

@@ -332,6 +332,13 @@ pub fn decision(explained: Explained) -> wire::Decision {
         remedy: explained.remedy.and_then(|remedy| serde_json::from_value(remedy).ok()),
         note: explained.note,
         exchange: explained.exchange.map(|it| wire::DecisionExchange { reason: it.reason, data: it.data }),
+        ended: explained.ended.map(|it| wire::DecisionEnded {
+            status: it.status,
+            reason: it.reason,
+            fault: it.fault,
+            duration_ms: it.duration_ms,
+            time: it.time.into(),
+        }),
         grant: explained.grant,
         grants: explained.grants.into_iter().map(|(id, entitlement)| wire::DecisionGrant { id, entitlement }).collect(),
         helps: explained

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::origin::own_address;
+use super::origin::own_addresses;
 
 /// How long resolving and connecting may take, over all addresses of a name.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -194,8 +194,8 @@ pub fn tls_settings(ca_pem: Option<&str>, identity: Option<&Identity>) -> Result
 pub async fn connect(host: &str, port: u16) -> Result<TcpStream, DialError> {
     let server = format!("{host}:{port}");
     let connecting = async {
-        let addresses: Vec<SocketAddr> = match own_address(host) {
-            Some(address) => vec![SocketAddr::new(address, port)],
+        let addresses: Vec<SocketAddr> = match own_addresses(host) {
+            Some(addresses) => addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect(),
             None => tokio::net::lookup_host((host, port))
                 .await
                 .map_err(|source| DialError::Resolve { host: host.to_owned(), source: Some(source) })?

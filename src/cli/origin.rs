@@ -4,7 +4,7 @@
 //! path, query, fragment or user. Two origins are equal exactly when their texts are.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use url::{Host, Url};
 
@@ -101,11 +101,12 @@ pub fn is_localhost(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 
-/// The address of a host that needs no resolver: an address, or a name below `localhost`.
+/// The addresses of a host that needs no resolver, to be tried in this order: an address, or a name below
+/// `localhost`, which is this machine by either protocol.
 #[must_use]
-pub fn own_address(host: &str) -> Option<IpAddr> {
+pub fn own_addresses(host: &str) -> Option<Vec<IpAddr>> {
     if is_localhost(host) {
-        return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        return Some(vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]);
     }
-    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok().map(|address| vec![address])
 }

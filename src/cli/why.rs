@@ -58,6 +58,12 @@ pub fn told(decision: &Decision) -> String {
             text.push_str(&format!("{}\n", plain(&line)));
         }
     }
+    if let Some(ended) = &decision.ended {
+        let why = ended.fault.as_deref().map(|fault| format!(": {}", at_fault(fault))).unwrap_or_default();
+        let took = ended.duration_ms.map(|took| format!(" after {took} ms")).unwrap_or_default();
+        let line = format!("It was answered {} {}{took}{why}.", ended.status, ended.reason);
+        text.push_str(&format!("{}\n", plain(&line)));
+    }
     text.push('\n');
     let mut pair = |name: &str, value: &str| text.push_str(&format!("{name:<12}{}\n", plain(value)));
     pair("time", &decision.time.to_string());
@@ -148,6 +154,22 @@ fn in_hand(help: &DecisionHelp) -> String {
     });
     let request = || help.request.as_ref().map(|id| format!("; {id} waits for its answer"));
     grant.or_else(request).unwrap_or_default()
+}
+
+/// What was wrong with an exchange, as half a sentence.
+fn at_fault(fault: &str) -> &str {
+    match fault {
+        "unreachable" => "no upstream could be reached",
+        "busy" => "each connection to the upstreams that may be open was in use",
+        "slow" => "the upstream did not begin its answer in time",
+        "broken" => "the upstream's answer could not be passed on",
+        "refused" => "the upstream said that it had done nothing of it",
+        "no_upgrade" => "the upstreams change to no other protocol",
+        "body_too_large" => "the request's body was longer than the service takes",
+        "body_broken" => "the request's body broke off",
+        "body_slow" => "the request's body stood still for too long",
+        other => other,
+    }
 }
 
 /// A reason as half a sentence.

@@ -91,6 +91,8 @@ pub struct Explained {
     pub note: Option<String>,
     /// What of a job's token did not hold, for those who may read the record: it says what rules want.
     pub exchange: Option<RefusedExchange>,
+    /// What its request was answered with, where it was let through and its upstream's answer was not passed on.
+    pub ended: Option<UnansweredExchange>,
     /// The grant that it rested on, or that its token was made under.
     pub grant: Option<String>,
     /// The grants that counted: id and entitlement.
@@ -110,6 +112,28 @@ pub struct RefusedExchange {
     pub reason: String,
     /// What was wanted and what came.
     pub data: Map<String, Value>,
+}
+
+/// A request that was let through and got an answer of ours, as `gateway/record.rs` put it on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnansweredExchange {
+    /// The status of that answer.
+    pub status: i64,
+    /// Its reason.
+    pub reason: String,
+    /// What was wrong, in one word, where that was the upstream or the request's body.
+    pub fault: Option<String>,
+    /// How long it took.
+    pub duration_ms: Option<i64>,
+    /// When it was given.
+    pub time: Timestamp,
+}
+
+/// The id of the event that says how a request ended that was let through and got an answer of ours. It has the
+/// time of the decision, by whose id alone it is found.
+#[must_use]
+pub fn exchange_ended(id: DecisionId) -> EventId {
+    event_id_of(&[EventType::ExchangeEnded.name().as_bytes(), id.bytes()], id.made_at())
 }
 
 /// The id of the event that says of an exchange what its refusal does not.
@@ -154,6 +178,10 @@ pub async fn fetch(desk: &Desk, caller: &Caller, id: DecisionId, now: Timestamp)
         let found = desk.store.event_fetch(&exchange_refused(id)).await?;
         explained.exchange = found.as_ref().and_then(refused_exchange);
     }
+    if explained.allowed {
+        let found = desk.store.event_fetch(&exchange_ended(id)).await?;
+        explained.ended = found.as_ref().and_then(unanswered_exchange);
+    }
     if let Some(whose) = explained.principal.clone().filter(|_| !explained.helps.is_empty()) {
         let policies = desk.policies.load_full();
         let asked = explained.asked(&policies);
@@ -171,6 +199,21 @@ fn refused_exchange(found: &Recorded) -> Option<RefusedExchange> {
     }
     let data = found.body.get("data").and_then(Value::as_object).cloned().unwrap_or_default();
     Some(RefusedExchange { reason: found.text("/reason")?.to_owned(), data })
+}
+
+fn unanswered_exchange(found: &Recorded) -> Option<UnansweredExchange> {
+    if found.clear().kind != EventType::ExchangeEnded {
+        return None;
+    }
+    let number = |pointer: &str| found.body.pointer(pointer).and_then(Value::as_i64);
+    let duration_ms = number("/data/duration_ms");
+    Some(UnansweredExchange {
+        status: number("/data/status")?,
+        reason: found.text("/reason")?.to_owned(),
+        fault: found.text("/data/fault").map(str::to_owned),
+        duration_ms,
+        time: Timestamp::from_millis(found.clear().time.millis().saturating_add(duration_ms.unwrap_or(0))),
+    })
 }
 
 impl Explained {
@@ -283,6 +326,7 @@ fn explain(id: DecisionId, found: &Recorded) -> Explained {
         errors: texts(DATA_ERRORS),
         note: text("/data/note"),
         exchange: None,
+        ended: None,
         grant: found.clear().grant.map(|id| id.to_string()),
         grants: counted(found),
         helps: helps(found.body.pointer(&format!("/data/{DATA_REMEDY}"))),

@@ -139,8 +139,10 @@ pub struct Progress {
     pub finished: Cell<bool>,
     /// It ended early, and why.
     pub failed: Cell<Option<BodyError>>,
-    /// When the last frame passed; none before the first.
+    /// When the last frame passed, or its end did; none before the first.
     pub last: Cell<Option<Instant>>,
+    /// Who sends it is being waited for: else it is the taker who takes his time.
+    pub awaited: Cell<bool>,
 }
 
 /// What is to happen once the relay is gone, whether it came to its end or not.
@@ -153,6 +155,8 @@ pub trait Ending {
 pub struct Relay {
     /// None once it is in `open`; without that, there is nothing to pass.
     inner: Option<Incoming>,
+    /// What has been read of it before it came here.
+    first: Option<Frame<Bytes>>,
     permit: Permit,
     idle: Ttl,
     bytes_max: u64,
@@ -183,6 +187,7 @@ impl Relay {
     pub fn new(inner: Incoming, permit: Permit, idle: Ttl, bytes_max: u64, trailers: fn(&mut http::HeaderMap)) -> Self {
         Self {
             inner: Some(inner),
+            first: None,
             permit,
             idle,
             bytes_max,
@@ -203,6 +208,7 @@ impl Relay {
     pub fn of_nothing(permit: Permit, progress: Rc<Progress>) -> Self {
         Self {
             inner: None,
+            first: None,
             permit,
             idle: Ttl::seconds(0),
             bytes_max: 0,
@@ -216,6 +222,13 @@ impl Relay {
             exchange: None,
             open: None,
         }
+    }
+
+    /// Passes this first, which has been read of it already.
+    #[must_use]
+    pub fn after(mut self, first: Option<Frame<Bytes>>) -> Self {
+        self.first = first;
+        self
     }
 
     /// Keeps these names out of its trailers.
@@ -310,6 +323,15 @@ impl Relay {
         Poll::Ready(Some(Err(error)))
     }
 
+    /// It ends before its end. This is told at the next poll and not at once: of an answer whose body fails, hyper
+    /// drops what it has not written yet, its head too, and who gets nothing at all sends a request again that has
+    /// been carried out.
+    fn broke_off(&self, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.progress.failed.set(Some(BodyError::Peer));
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let pace = &mut self.pace;
         let waiting = self.waiting.get_or_insert_with(|| {
@@ -329,6 +351,7 @@ impl Relay {
             let why = if self.permit.is_over() { BodyError::Cut } else { BodyError::Idle };
             return self.fail(why);
         }
+        self.progress.awaited.set(true);
         Poll::Pending
     }
 }
@@ -344,25 +367,32 @@ impl HttpBody for Relay {
         let this = &mut *self;
         if let Some(open) = &this.open {
             open.asked();
-            if let Some(why) = this.progress.failed.get() {
-                return this.fail(why);
-            }
+        }
+        if let Some(why) = this.progress.failed.get() {
+            return this.fail(why);
         }
         if this.permit.is_over() {
             return this.fail(BodyError::Cut);
         }
-        let Some(polled) = this.with_inner(|inner| Pin::new(inner).poll_frame(context)) else {
+        let polled = match this.first.take() {
+            Some(first) => Some(Poll::Ready(Some(Ok(first)))),
+            None => this.with_inner(|inner| Pin::new(inner).poll_frame(context)),
+        };
+        let Some(polled) = polled else {
             return if this.open.is_some() { this.fail(BodyError::Cut) } else { Poll::Ready(None) };
         };
         match polled {
             Poll::Pending => this.wait(context),
             Poll::Ready(None) => {
-                this.progress.finished.set(true);
+                if !this.progress.finished.replace(true) {
+                    this.progress.last.set(Some(Instant::now()));
+                }
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(_))) => this.fail(BodyError::Peer),
+            Poll::Ready(Some(Err(_))) => this.broke_off(context),
             Poll::Ready(Some(Ok(frame))) => {
                 this.waiting = None;
+                this.progress.awaited.set(false);
                 this.progress.last.set(Some(Instant::now()));
                 let (frame, length) = match frame.into_data() {
                     Ok(data) => {
@@ -397,6 +427,9 @@ impl HttpBody for Relay {
     }
 
     fn is_end_stream(&self) -> bool {
+        if self.first.is_some() {
+            return false;
+        }
         match &self.open {
             None => self.inner.as_ref().is_none_or(HttpBody::is_end_stream),
             Some(open) => open.incoming.borrow().as_ref().is_some_and(HttpBody::is_end_stream),
@@ -404,11 +437,16 @@ impl HttpBody for Relay {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.open {
+        let left = match &self.open {
             None => Some(self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)),
             Some(open) => open.incoming.borrow().as_ref().map(HttpBody::size_hint),
         }
-        .unwrap_or_default()
+        .unwrap_or_default();
+        let first = self.first.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        match left.exact() {
+            Some(left) => SizeHint::with_exact(left.saturating_add(first)),
+            None => left,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! How long that may take, and how many may be open, is for the pool to say (`upstream.rs`).
 
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,16 +48,16 @@ pub enum Connected {
 }
 
 /// Why none did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectError {
-    /// Nothing was reached, or not what was to be.
-    Failed,
+    /// Nothing was reached, or not what was to be; and what was in the way.
+    Failed(String),
     /// It was reached for an upgrade, and says that it does not speak HTTP/1.1.
     NotHttp1,
 }
 
-fn failed<E>(_: E) -> ConnectError {
-    ConnectError::Failed
+fn failed<E: fmt::Display>(error: E) -> ConnectError {
+    ConnectError::Failed(error.to_string())
 }
 
 /// What connections to the upstreams of one service are made with.
@@ -107,7 +108,7 @@ impl Connector {
         let agreed = tls.with_alpn(offered(upstream.protocol, needs)).connect(name, stream).await;
         let stream = agreed.map_err(|error| match needs {
             Needs::Upgrade if speaks_nothing_offered(&error) => ConnectError::NotHttp1,
-            Needs::Upgrade | Needs::Any => ConnectError::Failed,
+            Needs::Upgrade | Needs::Any => failed(error),
         })?;
         let agreed_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
         match upstream.protocol {
@@ -133,7 +134,8 @@ impl Connector {
         P: 'static,
         I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
     {
-        let (multiplexed, running) = Multiplexed::open(io, self.tasks.clone()).await.map_err(failed)?;
+        let (multiplexed, running) =
+            Multiplexed::open(io, self.tasks.clone()).await.map_err(|()| failed("it does not speak HTTP/2"))?;
         self.keep(place, running);
         Ok(Connected::Http2(multiplexed))
     }

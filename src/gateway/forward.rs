@@ -5,14 +5,18 @@
 //! first byte of an answer counts from the last byte of the request, so that an endless upload is
 //! no late answer.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
@@ -33,8 +37,12 @@ use super::trust;
 use super::tunnel;
 use super::worker::Worker;
 
-/// Ways that are tried while nothing has been done.
+/// Ways that are tried while nothing has been sent.
 const TRIES: usize = 3;
+
+/// Times that a request is sent of which the upstream says each time that it has done nothing: one whose
+/// connections take few requests each refuses many at once.
+const REFUSED_TRIES: usize = 8;
 
 /// Interim answers (1xx) that one request may get before its own: they reset no time, and an upstream that
 /// sends them without end would keep a thread reading.
@@ -48,8 +56,10 @@ const PERMIT_LOOK: Duration = Duration::from_secs(1);
 pub struct Answer {
     /// Its head, cleaned.
     pub head: http::response::Parts,
-    /// Its body as it comes.
+    /// Its body as it comes, but for what is in `first`.
     pub incoming: Incoming,
+    /// What of its body was there with its head.
+    pub first: Option<Frame<Bytes>>,
     /// The lane that it comes on.
     pub lane: Lane,
     /// What of the request's body went out.
@@ -84,8 +94,11 @@ pub async fn forward(
         .paced(pace);
     let sent = relay.progress();
     let needs = if routed.canonical.upgrade.is_some() { Needs::Upgrade } else { Needs::Any };
-    let (mut waiting, mut refused) = (Some((head, relay)), false);
-    for _ in 0..TRIES {
+    if relay.is_end_stream() {
+        sent.finished.set(true);
+    }
+    let (mut waiting, mut unsent, mut refused) = (Some((head, relay)), 0, 0);
+    while unsent < TRIES && refused < REFUSED_TRIES {
         let Some((head, relay)) = waiting.take() else {
             break;
         };
@@ -129,28 +142,33 @@ pub async fn forward(
             }
         };
         match outcome {
-            Ok(response) => return answer(response, lane, sent),
+            Ok(response) => return answer(response, lane, sent).await,
             Err(Unsent::Again(request)) => {
+                unsent += 1;
                 let (head, relay) = (*request).into_parts();
                 waiting = Some((unaddressed(head)?, relay));
             }
             Err(Unsent::Refused) => {
-                refused = true;
+                refused += 1;
                 waiting = copy.map(|head| (*head, Relay::of_nothing(permit.clone(), Rc::clone(&sent))));
             }
             Err(Unsent::Failed) => return Err(failed(&sent)),
         }
     }
-    Err(Refusal::Upstream(if refused { UpstreamFault::Refused } else { UpstreamFault::Unreachable }))
+    Err(Refusal::Upstream(if refused > 0 { UpstreamFault::Refused } else { UpstreamFault::Unreachable }))
 }
 
 /// Resolves once the answer is not waited for any longer: the permit is over, or the answer overdue, which
-/// it is `limit` after the last of the request's body went out. One timer serves both.
+/// it is `limit` after the last of the request's body went out, and where the upstream takes no more of it,
+/// after it took the last. While it is the client's turn to send, nothing is overdue: how long it may be silent
+/// is for the relay to say. One timer serves all.
 async fn waited(sent: &Progress, limit: Duration, permit: &Permit) -> Refusal {
     let began = Instant::now();
     loop {
         let now = Instant::now();
-        let left = (sent.last.get().unwrap_or(began) + limit).saturating_duration_since(now);
+        let is_clients_turn = sent.awaited.get() && !sent.finished.get();
+        let overdue_at = if is_clients_turn { now } else { sent.last.get().unwrap_or(began) } + limit;
+        let left = overdue_at.saturating_duration_since(now);
         if left.is_zero() {
             return Refusal::Upstream(UpstreamFault::Slow);
         }
@@ -173,14 +191,26 @@ fn failed(sent: &Progress) -> Refusal {
     }
 }
 
-fn answer(response: Response<Incoming>, mut lane: Lane, sent: Rc<Progress>) -> Result<Answer, Refusal> {
-    let (mut head, incoming) = response.into_parts();
+async fn answer(response: Response<Incoming>, mut lane: Lane, sent: Rc<Progress>) -> Result<Answer, Refusal> {
+    let (mut head, mut incoming) = response.into_parts();
     if !is_framed_once(&head.headers) {
         lane.discard();
         return Err(Refusal::Upstream(UpstreamFault::Broken));
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Answer { head, incoming, lane, sent });
+        return Ok(Answer { head, incoming, first: None, lane, sent });
+    }
+    let mut first = None;
+    if !incoming.is_end_stream() {
+        // What broke right after its head can still be told as what it is. Nothing is waited for.
+        match poll_fn(|context| Poll::Ready(Pin::new(&mut incoming).poll_frame(context))).await {
+            Poll::Ready(Some(Ok(frame))) => first = Some(frame),
+            Poll::Ready(Some(Err(_))) => {
+                lane.discard();
+                return Err(Refusal::Upstream(UpstreamFault::Broken));
+            }
+            Poll::Ready(None) | Poll::Pending => {}
+        }
     }
     strip_response_headers(&mut head.headers);
     // Nothing comes, and a length says that something will (RFC 9110 §8.6): clients of HTTP/2 reset for it.
@@ -189,7 +219,7 @@ fn answer(response: Response<Incoming>, mut lane: Lane, sent: Rc<Progress>) -> R
     }
     head.extensions.clear();
     head.version = http::Version::HTTP_11;
-    Ok(Answer { head, incoming, lane, sent })
+    Ok(Answer { head, incoming, first, lane, sent })
 }
 
 /// Whether an answer says in one way how its body ends. Two lengths of one body: whoever reads the other one
@@ -229,12 +259,14 @@ pub fn relayed(
     worker: &Worker,
     routed: &Routed,
     incoming: Incoming,
+    first: Option<Frame<Bytes>>,
     lane: Lane,
     permit: Permit,
     then: Box<dyn Ending>,
 ) -> Relay {
     let idle = routed.entry.service.timeouts.stream_idle;
     Relay::new(incoming, permit, idle, u64::MAX, strip_response_trailers)
+        .after(first)
         .reporting_to(Box::new(KeepLane { lane: Some(lane), then }))
         .looked_after(Rc::clone(&worker.untaken))
 }

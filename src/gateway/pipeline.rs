@@ -25,7 +25,7 @@ use super::browser;
 use super::cross_site;
 use super::equip::{equip, forwards_left, trace_of};
 use super::forward::{forward, join, relayed};
-use super::guard::PaceLimits;
+use super::guard::{PaceLimits, WireRefusal};
 use super::guard_h1::GuardControl;
 use super::handshake::Channel;
 use super::limit;
@@ -183,7 +183,7 @@ async fn pass(
     let head = equip(worker, snapshot, channel, exchange, routed, caller, &permitted, head, now)?;
     let pace = pace_of(worker, channel, &head.headers);
     let answer = forward(worker, routed, head, body, pace, &permit).await;
-    let answer = answer.map_err(|refusal| why_cut(worker, caller, &permit, refusal))?;
+    let answer = answer.map_err(|refusal| why_cut(worker, caller, &permit, why_broken(control, refusal)))?;
     routed.entry.metrics.allowed.inc();
     let status = answer.head.status;
     let sent = Rc::clone(&answer.sent);
@@ -192,7 +192,7 @@ async fn pass(
         let head = join(worker, channel, routed, answer, client, control, permit, close)?;
         return Ok(Response::from_parts(head, Body::empty()));
     }
-    let body = relayed(worker, routed, answer.incoming, answer.lane, permit, close);
+    let body = relayed(worker, routed, answer.incoming, answer.first, answer.lane, permit, close);
     Ok(Response::from_parts(answer.head, Body::Relay(body)))
 }
 
@@ -213,6 +213,14 @@ fn answered_here(
     *response.status_mut() = status;
     response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT);
     response
+}
+
+/// Over HTTP/1 the guard ends a body that comes too slowly, which then looks like one that broke off.
+fn why_broken(control: Option<&GuardControl>, refusal: Refusal) -> Refusal {
+    match (refusal, control.and_then(GuardControl::refusal)) {
+        (Refusal::BodyBroken, Some(WireRefusal::BodyTooSlow)) => Refusal::BodySlow,
+        (other, _) => other,
+    }
 }
 
 /// A request that was cut while it was under way is told what ended: its caller was barred, or the grant that it

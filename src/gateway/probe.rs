@@ -17,6 +17,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use crate::policy::{HealthCheck, Service, Upstream, UpstreamProtocol};
@@ -66,19 +67,11 @@ pub async fn probe(
     tasks: &TaskTracker,
 ) -> Result<StatusCode, ProbeError> {
     let asked = async {
-        let stream = TcpStream::connect((upstream.host.as_str(), upstream.port))
-            .await
-            .map_err(|error| ProbeError::Unreachable(error.to_string()))?;
+        let stream = reached(upstream).await?;
         if !upstream.tls {
             return ask(stream, upstream, check, upstream.protocol, tasks).await;
         }
-        let name = service.upstream_tls.server_name.clone().unwrap_or_else(|| upstream.host.clone());
-        let name = ServerName::try_from(name).map_err(|error| ProbeError::Tls(error.to_string()))?;
-        let stream = TlsConnector::from(Arc::clone(tls))
-            .with_alpn(offered(upstream.protocol, Needs::Any))
-            .connect(name, stream)
-            .await
-            .map_err(|error| ProbeError::Tls(error.to_string()))?;
+        let stream = secured(service, upstream, tls, stream).await?;
         let agreed_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
         let protocol = match upstream.protocol {
             UpstreamProtocol::Auto if agreed_http2 => UpstreamProtocol::Http2,
@@ -89,6 +82,37 @@ pub async fn probe(
     let status = tokio::time::timeout(check.timeout.duration(), asked).await.map_err(|_| ProbeError::Late)??;
     let good = check.status.map_or_else(|| status.is_success(), |wanted| status.as_u16() == wanted);
     if good { Ok(status) } else { Err(ProbeError::Status(status)) }
+}
+
+/// Agrees on TLS with an upstream of a service as requests do, and sends nothing.
+///
+/// # Errors
+/// Why that fails.
+pub async fn handshake(
+    service: &Service,
+    upstream: &Upstream,
+    tls: &Arc<rustls::ClientConfig>,
+) -> Result<(), ProbeError> {
+    let agreed = async { secured(service, upstream, tls, reached(upstream).await?).await.map(drop) };
+    let limit = service.timeouts.connect.duration();
+    tokio::time::timeout(limit, agreed).await.map_err(|_| ProbeError::Late)?
+}
+
+async fn reached(upstream: &Upstream) -> Result<TcpStream, ProbeError> {
+    let connected = TcpStream::connect((upstream.host.as_str(), upstream.port)).await;
+    connected.map_err(|error| ProbeError::Unreachable(error.to_string()))
+}
+
+async fn secured(
+    service: &Service,
+    upstream: &Upstream,
+    tls: &Arc<rustls::ClientConfig>,
+    stream: TcpStream,
+) -> Result<TlsStream<TcpStream>, ProbeError> {
+    let name = service.upstream_tls.server_name.clone().unwrap_or_else(|| upstream.host.clone());
+    let name = ServerName::try_from(name).map_err(|error| ProbeError::Tls(error.to_string()))?;
+    let connector = TlsConnector::from(Arc::clone(tls)).with_alpn(offered(upstream.protocol, Needs::Any));
+    connector.connect(name, stream).await.map_err(|error| ProbeError::Tls(error.to_string()))
 }
 
 async fn ask<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::audit::{Actor, Event, EventType, Outcome, RequestFacts, basis};
+use crate::control::decision::exchange_ended;
 use crate::identity::directory::LiveGrant;
 use crate::model::{DecisionId, EventId, Principal, Timestamp};
 use crate::policy::{RecordMode, Verdict};
@@ -208,7 +209,8 @@ pub async fn refuse(
 }
 
 /// Records that a request whose decision stands got no answer from its upstream. Its own event: the
-/// decision's id is taken by the decision.
+/// decision's id is taken by the decision. It is found by that id (`doorward why`), so it has the decision's time,
+/// and says how long after it the end was.
 pub fn fail(
     worker: &Worker,
     channel: &Channel,
@@ -217,15 +219,17 @@ pub fn fail(
     routed: &Routed,
     caller: &Caller,
 ) {
-    let now = worker.now();
-    let id = EventId::fresh(now, &*worker.shared.entropy);
-    let mut event = Event::new(id, now, EventType::ExchangeEnded, Outcome::Failed);
+    let id = exchange_ended(exchange.decision);
+    let mut event = Event::new(id, exchange.arrived, EventType::ExchangeEnded, Outcome::Failed);
     event.decision = Some(exchange.decision);
     event.service = Some(routed.entry.service.name.clone());
     event.actor = actor_of_end(channel, caller);
     event.trace_id = Some(Arc::clone(&exchange.trace_id));
     event.reason = Some(refusal.reason().into());
     event.data.insert("status", refusal.status().as_u16().into());
+    if let Some(fault) = refusal.fault() {
+        event.data.insert("fault", fault.into());
+    }
     let millis = u64::try_from(exchange.began.elapsed().as_millis()).unwrap_or(u64::MAX);
     event.data.insert("duration_ms", millis.into());
     routed.entry.metrics.refuse(refusal.reason());

@@ -111,6 +111,21 @@ pub enum UpstreamFault {
     NoUpgrade,
 }
 
+impl UpstreamFault {
+    /// In one word, for the record.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Busy => "busy",
+            Self::Slow => "slow",
+            Self::Broken => "broken",
+            Self::Refused => "refused",
+            Self::NoUpgrade => "no_upgrade",
+        }
+    }
+}
+
 impl Refusal {
     /// The contract's reason.
     #[must_use]
@@ -228,6 +243,8 @@ impl Refusal {
 
     fn detail(&self) -> String {
         match self {
+            // There is no plainer form of a method.
+            Self::Ambiguous(Ambiguity::MethodRefused) => format!("{}.", Ambiguity::MethodRefused.what()),
             Self::Ambiguous(ambiguity) => format!("{}. Send it in its plain form.", ambiguity.what()),
             Self::Misdirected => {
                 "The host of the request is not the name that the connection was made for. Open a new connection to the host.".to_owned()
@@ -273,6 +290,18 @@ impl Refusal {
             Self::BodyBroken => "The request's body broke off or is not framed as it must be. Whether the upstream did something is not known.".to_owned(),
             Self::BodySlow => "The request's body stood still for too long. Whether the upstream did something is not known.".to_owned(),
             Self::Internal => "The request was not passed on. The decision's id helps us find out why.".to_owned(),
+        }
+    }
+
+    /// What was wrong with an exchange that had been let through, in one word for the record.
+    #[must_use]
+    pub const fn fault(&self) -> Option<&'static str> {
+        match self {
+            Self::Upstream(fault) => Some(fault.name()),
+            Self::BodyTooLarge => Some("body_too_large"),
+            Self::BodyBroken => Some("body_broken"),
+            Self::BodySlow => Some("body_slow"),
+            _ => None,
         }
     }
 

@@ -20,10 +20,8 @@ use std::time::Duration;
 use hyper::client::conn::http1;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::model::CheckedUpstream;
+use crate::model::{CheckedUpstream, ServiceName};
 use crate::policy::{Upstream, UpstreamProtocol};
 
 use super::connect::{ConnectError, Connected, Connector, Needs};
@@ -61,6 +59,8 @@ pub(super) struct Target {
     /// Turns of those who open what others may share.
     opening: Semaphore,
     open: Cell<u32>,
+    /// Of those that are open: tries of which nothing has come yet.
+    trying: Cell<u32>,
     in_flight: Cell<u32>,
     reached_at: Cell<Option<Instant>>,
     rests_until: Cell<Option<Instant>>,
@@ -86,6 +86,7 @@ impl Target {
             speaks: Cell::new(speaks),
             opening: Semaphore::new(OPENING_MAX as usize),
             open: Cell::new(0),
+            trying: Cell::new(0),
             in_flight: Cell::new(0),
             reached_at: Cell::new(None),
             rests_until: Cell::new(None),
@@ -114,6 +115,12 @@ impl Target {
                 idle.push(Idle { sender, since: Instant::now() });
             }
         }
+    }
+
+    /// What is told where no place is left: that all are in use only where it has taken a connection at all. Of
+    /// tries alone nobody knows that.
+    fn full(&self) -> UpstreamFault {
+        if self.open.get() > self.trying.get() { UpstreamFault::Busy } else { UpstreamFault::Unreachable }
     }
 
     fn is_unhealthy(&self) -> bool {
@@ -188,6 +195,7 @@ struct Trial<'a> {
 impl<'a> Trial<'a> {
     fn of(target: &'a Target, length: Duration) -> Self {
         let (rested_until, until) = (target.rests_until.get(), Instant::now() + length);
+        target.trying.set(target.trying.get() + 1);
         if rested_until.is_some() {
             target.rests_until.set(Some(until));
         }
@@ -197,6 +205,7 @@ impl<'a> Trial<'a> {
 
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
+        self.target.trying.set(self.target.trying.get().saturating_sub(1));
         // Else it is known by now whether it takes connections, from this one or another.
         if self.target.rests_until.get() == Some(self.until) {
             self.target.rests_until.set(self.rested_until);
@@ -206,6 +215,7 @@ impl Drop for Trial<'_> {
 
 /// The upstreams of one service as one thread sees them.
 pub struct Pool {
+    service: ServiceName,
     targets: Vec<Rc<Target>>,
     connector: Connector,
     connect: Duration,
@@ -227,21 +237,14 @@ impl Pool {
     /// A pool over these upstreams, with nothing open.
     #[must_use]
     pub fn new(
+        service: ServiceName,
         upstreams: Vec<(Upstream, Option<Arc<CheckedUpstream>>)>,
-        tls: Arc<rustls::ClientConfig>,
-        server_name: Option<String>,
+        connector: Connector,
         connect: Duration,
         connections_max: u32,
-        tasks: TaskTracker,
-        stopping: CancellationToken,
     ) -> Self {
         let target = |(address, checked)| Rc::new(Target::new(address, checked));
-        Self {
-            targets: upstreams.into_iter().map(target).collect(),
-            connector: Connector::new(tls, server_name, tasks, stopping),
-            connect,
-            connections_max,
-        }
+        Self { service, targets: upstreams.into_iter().map(target).collect(), connector, connect, connections_max }
     }
 
     /// The upstreams, best first: those that pass their checks, then those that could be reached, then
@@ -318,7 +321,10 @@ impl Pool {
     /// A connection of its own, or a place on one of HTTP/2 that somebody else has opened meanwhile.
     async fn fresh(&self, target: &Rc<Target>, needs: Needs) -> Result<Sender, UpstreamFault> {
         if needs == Needs::Upgrade || target.speaks.get() == UpstreamProtocol::Http1 {
-            return self.opened(target, needs).await;
+            return self.opened(target, needs).await.map_err(|fault| match fault {
+                UpstreamFault::Busy => target.full(),
+                other => other,
+            });
         }
         let began = Instant::now();
         for turns in 1..=OPENING_MAX {
@@ -329,7 +335,7 @@ impl Pool {
                 other => return other,
             }
         }
-        target.silent_stream().map(Sender::Http2).ok_or(UpstreamFault::Busy)
+        target.silent_stream().map(Sender::Http2).ok_or_else(|| target.full())
     }
 
     /// The same once it has so many of the turns, which are waited for as long as a connection may take.
@@ -371,23 +377,28 @@ impl Pool {
         // Taken before anything is waited for: many may come at once.
         let (place, _trial) = (Place::of(target), Trial::of(target, self.connect));
         let connecting = self.connector.connect(&target.address, needs, place);
-        match tokio::time::timeout(self.connect, connecting).await {
-            Ok(Ok(connected)) => Ok(target.reached(needs, connected)),
-            Ok(Err(ConnectError::NotHttp1)) => Err(UpstreamFault::NoUpgrade),
+        let cause = match tokio::time::timeout(self.connect, connecting).await {
+            Ok(Ok(connected)) => return Ok(target.reached(needs, connected)),
+            Ok(Err(ConnectError::NotHttp1)) => return Err(UpstreamFault::NoUpgrade),
             // It may speak HTTP/2 only, and everything else that it is asked goes well.
-            Ok(Err(ConnectError::Failed))
+            Ok(Err(ConnectError::Failed(_)))
                 if needs == Needs::Upgrade && target.speaks.get() == UpstreamProtocol::Http2 =>
             {
-                Err(UpstreamFault::Unreachable)
+                return Err(UpstreamFault::Unreachable);
             }
-            failed @ (Ok(Err(ConnectError::Failed)) | Err(_)) => {
-                target.hangs.set(failed.is_err());
-                let rest = target.rest.get();
-                target.rests_until.set(Some(Instant::now() + rest));
-                target.rest.set((rest * 2).min(REST_MAX));
-                Err(UpstreamFault::Unreachable)
-            }
+            Ok(Err(ConnectError::Failed(cause))) => Some(cause),
+            Err(_) => None,
+        };
+        target.hangs.set(cause.is_none());
+        // Told once and not at each try, until it is reached again.
+        if target.rests_until.get().is_none() {
+            let cause = cause.as_deref().unwrap_or("no connection came about in time");
+            tracing::warn!(service = %self.service, upstream = %target.address, cause, "an upstream can't be reached");
         }
+        let rest = target.rest.get();
+        target.rests_until.set(Some(Instant::now() + rest));
+        target.rest.set((rest * 2).min(REST_MAX));
+        Err(UpstreamFault::Unreachable)
     }
 
     /// Closes what lies idle: nothing new is to come.

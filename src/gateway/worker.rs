@@ -30,6 +30,7 @@ use crate::store::Recorder;
 use super::authorize::DecisionKey;
 use super::bearer::{BearerIssuers, VerifiedToken};
 use super::browser::CodeDesk;
+use super::connect::Connector;
 use super::connection::ControlConnection;
 use super::guard::PaceLimits;
 use super::lookup::Lookup;
@@ -243,7 +244,7 @@ impl Worker {
         let settings = &side.settings;
         let board = &self.shared.directory.upstreams;
         let checked = |upstream: &Upstream| settings.are_checked.then(|| board.of(name, &upstream.to_string()));
-        let pool = self.empty_pool(side, checked);
+        let pool = self.empty_pool(entry, checked);
         if let Some((of, before)) = pools.insert(name.clone(), (Arc::clone(side), Rc::clone(&pool))) {
             let mut earlier = self.earlier_pools.borrow_mut();
             earlier.push((of, Rc::downgrade(&before)));
@@ -261,22 +262,26 @@ impl Worker {
         earlier.retain(|(_, pool)| pool.strong_count() > 0);
         let known = earlier.iter().find(|(of, _)| Arc::ptr_eq(of, side)).and_then(|(_, pool)| pool.upgrade());
         known.unwrap_or_else(|| {
-            let pool = self.empty_pool(side, |_| None);
+            let pool = self.empty_pool(entry, |_| None);
             earlier.push((Arc::clone(side), Rc::downgrade(&pool)));
             pool
         })
     }
 
-    fn empty_pool(&self, side: &UpstreamSide, checked: impl Fn(&Upstream) -> Option<Arc<CheckedUpstream>>) -> Rc<Pool> {
-        let settings = &side.settings;
+    fn empty_pool(
+        &self,
+        entry: &ServiceEntry,
+        checked: impl Fn(&Upstream) -> Option<Arc<CheckedUpstream>>,
+    ) -> Rc<Pool> {
+        let (side, settings) = (&entry.upstreams, &entry.upstreams.settings);
+        let server_name = settings.tls.server_name.clone();
+        let (tasks, stopping) = (self.beside.clone(), self.shared.stopping.clone());
         Rc::new(Pool::new(
+            entry.service.name.clone(),
             settings.upstreams.iter().map(|upstream| (upstream.clone(), checked(upstream))).collect(),
-            Arc::clone(&side.tls),
-            settings.tls.server_name.clone(),
+            Connector::new(Arc::clone(&side.tls), server_name, tasks, stopping),
             settings.connect.duration(),
             settings.connections_max,
-            self.beside.clone(),
-            self.shared.stopping.clone(),
         ))
     }
 

@@ -17,7 +17,7 @@ use crate::control::audit::stream::StreamSeen;
 use crate::control::audit::tree_check::{self, Seen};
 use crate::credential::seal::Sealer;
 use crate::gateway::handshake::tls_time;
-use crate::gateway::probe::probe;
+use crate::gateway::probe::{ProbeError, handshake, probe};
 use crate::gateway::snapshot::upstream_tls;
 use crate::identity::provider::Providers;
 use crate::model::{Clock, Timestamp};
@@ -55,6 +55,7 @@ pub async fn examine(config: &Config, material: &Material, clock: &Arc<dyn Clock
         })
         .collect();
     findings.extend(upstreams(&targets).await);
+    findings.extend(handshakes(material, clock).await);
     findings.extend(checks(material, clock).await);
     findings.extend(providers(config, clock).await);
     findings.extend(streams(config, &kept, clock).await);
@@ -200,6 +201,33 @@ fn spool(config: &Config) -> Finding {
         Ok(_) => Finding::ok(name, format!("`{shown}` can be written and has its room")),
         Err(error) => Finding::fail(name, format!("`{shown}`: {error}"), fix),
     }
+}
+
+/// TLS is agreed on with each upstream that is reached by it, as a running gateway would.
+async fn handshakes(material: &Material, clock: &Arc<dyn Clock>) -> Vec<Finding> {
+    let mut tried = Vec::new();
+    for service in material.policies.services() {
+        let tls = upstream_tls(service, tls_time(clock));
+        for upstream in service.upstreams.iter().filter(|upstream| upstream.tls) {
+            let tls = tls.clone();
+            tried.push(async move {
+                let name = format!("TLS of {} at {upstream}", service.name);
+                let fix =
+                    "correct `[upstream_tls]` in its service.toml (`ca`, `server_name`), or the upstream's certificate";
+                let tls = match tls {
+                    Ok(tls) => tls,
+                    Err(why) => return Some(Finding::fail(&name, why, "correct `[upstream_tls]`")),
+                };
+                match handshake(service, upstream, &tls).await {
+                    Ok(()) => Some(Finding::ok(&name, "its certificate holds".to_owned())),
+                    // Which has been told above.
+                    Err(ProbeError::Unreachable(_)) => None,
+                    Err(why) => Some(Finding::fail(&name, why.to_string(), fix)),
+                }
+            });
+        }
+    }
+    futures_util::future::join_all(tried).await.into_iter().flatten().collect()
 }
 
 /// Each upstream that a running gateway checks is asked once, as it would.

@@ -54,6 +54,9 @@ pub struct Decision {
     /// What of a job's token did not hold, for those who may read the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exchange: Option<DecisionExchange>,
+    /// How its request ended, where it was let through and its upstream's answer was not passed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<DecisionEnded>,
     /// `grt_…`: the grant that it rested on, or that its token was made under.
     #[serde(default)]
     pub grant: Option<String>,
@@ -78,6 +81,23 @@ pub struct DecisionExchange {
     pub reason: String,
     /// What was wanted and what came, as the event `token.exchange_refused` has it.
     pub data: Map<String, Value>,
+}
+
+/// An answer of the door's own to a request that was let through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionEnded {
+    /// `502`
+    pub status: i64,
+    /// As the answer had it: `upstream_unavailable`.
+    pub reason: String,
+    /// What was wrong, as the event `exchange.ended` has it: `unreachable`, `busy`, `slow`, `broken`, …
+    #[serde(default)]
+    pub fault: Option<String>,
+    /// From the request's head to that answer.
+    #[serde(default)]
+    pub duration_ms: Option<i64>,
+    /// When it was given.
+    pub time: Time,
 }
 
 /// A grant that counted when something was judged.

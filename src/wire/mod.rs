@@ -36,7 +36,7 @@ pub use breakglass::{
 };
 pub use convergence::NodePolicies;
 pub use credential::{Credential, Lease};
-pub use decision::{Decision, DecisionExchange, DecisionGrant, DecisionHelp, DecisionRequest};
+pub use decision::{Decision, DecisionEnded, DecisionExchange, DecisionGrant, DecisionHelp, DecisionRequest};
 pub use entitlement::Entitlement;
 pub use erasure::{Erasure, ErasureDryRun, KeptByRule, NewErasure, TextsChoice};
 pub use grant::{Extend, Grant};

@@ -139,6 +139,7 @@ fn a17_no_tunnel_before_a_101() {
             let got = door.bytes("app", Some(&alice), request.as_bytes()).await;
             let status: u16 = got.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
             assert!([400, 405, 501].contains(&status), "{method} {target}: {got}");
+            assert!(status != 405 || !got.contains("plain form"), "{method} {target}: {got}");
         }
         let h2c = format!(
             "GET /x HTTP/1.1\r\nHost: {own}\r\nConnection: upgrade, http2-settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"

@@ -3,6 +3,7 @@
 
 mod acting;
 mod breakglass;
+mod broken;
 mod browser;
 mod cardinality;
 mod clock;

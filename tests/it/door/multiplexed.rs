@@ -301,7 +301,7 @@ fn what_an_upstream_did_nothing_of_goes_another_way_and_is_never_called_unknown(
         let with_body = client.ask(Method::POST, "/refused-always", &[], b"a body").await;
         assert_eq!(seen.count("/refused-always"), 1);
         let without = client.get("/refused-always").await;
-        assert_eq!(seen.count("/refused-always"), 4);
+        assert_eq!(seen.count("/refused-always"), 9);
         for got in [with_body, without] {
             assert_eq!((got.status.as_u16(), got.reason().as_str()), (503, "upstream_unavailable"));
             assert_eq!(got.problem()["remedy"]["kind"], "retry");
