@@ -17,7 +17,7 @@ use super::renewal::{SignedIn, signed_in};
 pub enum ReviewCommand {
     /// Begin a review of a service: its rules are taken down as they are now
     #[command(
-        before_help = "Examples:\n  doorward review start --service ops-api\n  doorward review start --service ops-api --due 30d --reviewer carol@example.com"
+        before_help = "Examples:\n  doorward review start --service ops-api\n  doorward review start --service ops-api --due 30d \\\n    --reviewer carol@example.com"
     )]
     Start(StartArgs),
     /// Reviews, the newest first
