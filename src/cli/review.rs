@@ -84,6 +84,10 @@ pub enum Choice {
     Remove,
 }
 
+fn item(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "it is the number that `doorward review show` gives the rule".to_owned())
+}
+
 /// `doorward review decide`
 #[derive(Debug, Clone, Args)]
 pub struct DecideArgs {
@@ -91,7 +95,7 @@ pub struct DecideArgs {
     #[arg(value_name = "ID")]
     pub id: String,
     /// The number of the rule, as `show` lists it
-    #[arg(value_name = "ITEM")]
+    #[arg(value_name = "ITEM", value_parser = item)]
     pub item: u32,
     /// What is decided
     #[arg(value_name = "DECISION")]

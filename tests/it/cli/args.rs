@@ -166,6 +166,12 @@ fn help_begins_with_examples_and_lists_nothing_that_is_not_there() {
     }
 }
 
+#[test]
+fn what_an_item_of_a_review_is_is_said_where_it_is_none() {
+    let told = parse(&["review", "decide", "rev_1", "keep", "--reason", "x"]).unwrap_err().to_string();
+    assert!(told.contains("the number that `doorward review show` gives the rule"), "{told}");
+}
+
 /// What a terminal of 80 columns shows in one line, so that what is copied from it is a command.
 const EXAMPLE_COLUMNS_MAX: usize = 78;
 
