@@ -597,7 +597,7 @@ fn a_list_of_mail_addresses_that_names_nobody_is_a_warning() {
     assert_eq!(warned.len(), 1, "{warned:#?}");
     assert!(warned[0].message.contains("`notify.smtp.to` names nobody") && warned[0].line.is_some(), "{warned:#?}");
     assert_eq!(mail("").load().unwrap().warnings, []);
-    mail("to = []\nto_approvers = false").refused("notify.smtp", "`notify.smtp.to` is missing");
+    mail("to = []\nto_approvers = false").refused("", "`notify.smtp.to` is missing");
 }
 
 #[test]
