@@ -12,10 +12,12 @@ const REQUEST_STATES: [&str; 10] =
 
 pub(super) const REQUEST_EXAMPLES: &str = "\
 Examples:
-  doorward request ops-api/deploy-prod --reason \"hotfix\" --ticket OPS-12 --for 30m
-  doorward request ops-api/deploy-prod --reason \"hotfix\" --ticket OPS-12 --wait --timeout 10m
-  doorward request ops-api/deploy-prod --reason \"hotfix\" --ticket OPS-12 --dry-run
-                                                      whether it fits, and who could approve
+  doorward request ops-api/deploy-prod --reason \"hotfix\" \\
+    --ticket OPS-12 --for 30m
+  doorward request ops-api/deploy-prod --reason \"hotfix\" \\
+    --ticket OPS-12 --wait --timeout 10m
+  doorward request ops-api/deploy-prod --reason \"hotfix\" \\
+    --ticket OPS-12 --dry-run             whether it fits, who could approve
 
 With --wait: exit 0 once it is approved or active, 4 when it is denied, 5 when the wait ran out,
 1 when it ended otherwise (never answered, withdrawn).";

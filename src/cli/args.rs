@@ -30,12 +30,12 @@ pub enum Format {
 
 const EXAMPLES: &str = "\
 Examples:
-  doorward demo                               the whole story in half a minute
-  doorward dev                                a whole door here, for trying it out
+  doorward demo                              the whole story in half a minute
+  doorward dev                               a whole door here, to try it out
   doorward login --server https://doorward.example.com
-  doorward services                           what there is, what you may use
+  doorward services                          what there is, what you may use
   doorward curl https://ops-api.example.com/  curl, with your certificate
-  doorward why dec_…                          why a request was refused";
+  doorward why dec_…                         why a request was refused";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not signed in or session ended, 4 denied, \
@@ -183,7 +183,7 @@ pub enum Command {
     /// Check, test and explain policies
     #[command(
         subcommand,
-        before_help = "Examples:\n  doorward policy check --dir policies\n  doorward policy test\n  doorward policy explain --principal alice@example.com --group engineering ops-api GET /status"
+        before_help = "Examples:\n  doorward policy check --dir policies\n  doorward policy test\n  doorward policy explain --principal alice@example.com --group engineering \\\n    ops-api GET /status"
     )]
     Policy(super::policy::PolicyCommand),
     /// Export, verify, follow and search the record
@@ -198,7 +198,7 @@ pub enum Command {
     /// The emergency path: when provider and database are away, custodians open the door
     #[command(
         subcommand,
-        before_help = "Examples:\n  doorward breakglass custodians\n  doorward breakglass open --config doorward.toml --all --reason \"all is down\" --for 30m --challenge-out challenge.txt"
+        before_help = "Examples:\n  doorward breakglass custodians\n  doorward breakglass open --config doorward.toml --all \\\n    --reason \"all is down\" --for 30m --challenge-out challenge.txt"
     )]
     Breakglass(super::breakglass::BreakGlassCommand),
     /// Write a completion script for a shell
@@ -257,9 +257,9 @@ pub struct ConfigArgs {
 const LOGIN_EXAMPLES: &str = "\
 Examples:
   doorward login --server https://doorward.example.com
-  doorward login --print-url                          when the browser is to be opened by hand
-  doorward login --device-code                        when the browser is on another device
-  doorward login --as alice                           against `doorward dev`, without a browser";
+  doorward login --print-url        when you open the browser yourself
+  doorward login --device-code      when the browser is on another device
+  doorward login --as alice         against `doorward dev`, without a browser";
 
 /// `doorward login`
 #[derive(Debug, Clone, Default, Args)]
@@ -298,7 +298,8 @@ pub struct SessionsArgs {
 const CURL_EXAMPLES: &str = "\
 Examples:
   doorward curl https://ops-api.example.com/status
-  doorward curl -X POST https://ops-api.example.com/v1/deployments/staging -o answer.json
+  doorward curl -X POST -o answer.json \\
+    https://ops-api.example.com/v1/deployments/staging
   doorward --profile work curl -N https://ops-api.example.com/events
 
 Flags of doorward itself stand before `curl`; the exit code is curl's.";
@@ -313,10 +314,11 @@ pub struct CurlArgs {
 
 const PROXY_EXAMPLES: &str = "\
 Examples:
-  doorward proxy                                      on a free port; prints the address with its secret
+  doorward proxy                        on a free port; prints address, secret
   doorward proxy --listen 127.0.0.1:3128
-  doorward proxy --socket ~/.door.sock                for this user only, no secret needed
-  http_proxy=http://doorward:SECRET@127.0.0.1:3128 legacy-tool http://ops-api.example.com/status";
+  doorward proxy --socket ~/.door.sock  for this user only, no secret needed
+  http_proxy=http://doorward:SECRET@127.0.0.1:3128 \\
+    legacy-tool http://ops-api.example.com/status";
 
 /// `doorward proxy`
 #[derive(Debug, Clone, Args)]
@@ -332,9 +334,11 @@ pub struct ProxyArgs {
 const TOKEN_EXAMPLES: &str = "\
 Examples:
   doorward token --service ops-api --scope \"status echo\" --for 5m
-  doorward token --service ops-api --grant grt_06h     ends with that grant at the latest
-  doorward token --service ops-api --subject-token-file job.jwt --certificate-out door
-  doorward token --service ops-api --request deploy-prod --reason hotfix --for 30m --wait
+  doorward token --service ops-api --grant grt_06h  ends with it at the latest
+  doorward token --service ops-api --subject-token-file job.jwt \\
+    --certificate-out door
+  doorward token --service ops-api --request deploy-prod \\
+    --reason hotfix --for 30m --wait
 
 In a job, --subject-token-file is the token that its own issuer gave it.
 A gate, --request with --wait, goes on once somebody has approved: exit 0 with the token,

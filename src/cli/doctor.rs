@@ -39,16 +39,16 @@ fn print(context: &Context, findings: &[Finding]) -> Result<(), Failure> {
             .collect();
         return context.printer.json(&json!({ "items": items, "next": null }));
     }
-    let rows: Vec<Vec<String>> = findings
-        .iter()
-        .map(|finding| {
-            vec![
-                finding.health.name().to_owned(),
-                finding.name.clone(),
-                finding.detail.clone(),
-                finding.fix.clone().unwrap_or_default(),
-            ]
-        })
-        .collect();
-    context.printer.table(&["", "what", "seen", "what to do"], &rows)
+    context.printer.table(&["", "what", "seen"], &rows(findings))
+}
+
+/// A row for each finding, and below it what to do where there is something: most need nothing, and a column of its
+/// own would leave no room for paths.
+fn rows(findings: &[Finding]) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for finding in findings {
+        rows.push(vec![finding.health.name().to_owned(), finding.name.clone(), finding.detail.clone()]);
+        rows.extend(finding.fix.iter().map(|fix| vec![String::new(), String::new(), format!("to do: {fix}")]));
+    }
+    rows
 }

@@ -17,7 +17,7 @@ use super::renewal::{SignedIn, signed_in};
 pub enum ReviewCommand {
     /// Begin a review of a service: its rules are taken down as they are now
     #[command(
-        before_help = "Examples:\n  doorward review start --service ops-api\n  doorward review start --service ops-api --due 30d --reviewer carol@example.com"
+        before_help = "Examples:\n  doorward review start --service ops-api\n  doorward review start --service ops-api --due 30d \\\n    --reviewer carol@example.com"
     )]
     Start(StartArgs),
     /// Reviews, the newest first
@@ -84,6 +84,10 @@ pub enum Choice {
     Remove,
 }
 
+fn item(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "it is the number that `doorward review show` gives the rule".to_owned())
+}
+
 /// `doorward review decide`
 #[derive(Debug, Clone, Args)]
 pub struct DecideArgs {
@@ -91,7 +95,7 @@ pub struct DecideArgs {
     #[arg(value_name = "ID")]
     pub id: String,
     /// The number of the rule, as `show` lists it
-    #[arg(value_name = "ITEM")]
+    #[arg(value_name = "ITEM", value_parser = item)]
     pub item: u32,
     /// What is decided
     #[arg(value_name = "DECISION")]

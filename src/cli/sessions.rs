@@ -30,8 +30,8 @@ pub async fn run(context: &Context, args: &SessionsArgs) -> Result<(), Failure> 
             session.device.map_or_else(|| "-".to_owned(), |device| device.id),
             session.created_at.to_string(),
             left(session.expires_at.0, now),
-            if session.current { "this one".to_owned() } else { String::new() },
+            if session.current { "yes".to_owned() } else { String::new() },
         ]);
     }
-    context.printer.table(&["SESSION", "PRINCIPAL", "KIND", "DEVICE", "SINCE", "LEFT", ""], &rows)
+    context.printer.table(&["SESSION", "PRINCIPAL", "KIND", "DEVICE", "SINCE", "LEFT", "CURRENT"], &rows)
 }

@@ -110,6 +110,12 @@ fn read_smtp(mut section: Section<'_>) -> Option<SmtpSettings> {
     if to.is_empty() && !to_approvers {
         section.missing("to", "give `to = [\"team@example.com\"]`, or leave `to_approvers` at `true`");
     }
+    if to.is_empty() && to_approvers && section.has("to") {
+        let message = "`notify.smtp.to` names nobody: no mail of `events` goes out, and approvers alone are told of \
+                       what they may answer";
+        let help = "give `to = [\"team@example.com\"]`, or leave `to` out";
+        section.ledger().warning(&section.place_of("to"), message.to_owned(), Some(help.into()));
+    }
     for address in &to {
         if !is_address(address) {
             section.error(

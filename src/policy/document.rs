@@ -146,6 +146,10 @@ impl<'a> Field<'a> {
         self.report.error(self.source, self.span.start, message, help);
     }
 
+    pub(super) fn warning(&self, message: impl Into<String>, help: impl Into<String>) {
+        self.report.warning(self.source, self.span.start, message, help);
+    }
+
     fn mismatch(&self, wanted: &str) {
         self.error(format!("`{}` must be {wanted}, not {}", self.name, kind(self.value)), "");
     }

@@ -37,7 +37,7 @@ pub(super) struct Folder {
 impl Folder {
     pub(super) fn read(dir: &Path, report: &Report) -> Self {
         let mut folder = Self { files: BTreeMap::new(), services: Vec::new() };
-        for (name, path, is_dir) in entries(dir, report) {
+        for (name, path, is_dir) in entries(dir, report).unwrap_or_default() {
             if !is_dir {
                 if let Some((known, source)) = read_known(&name, &path, &ROOT_FILES, report) {
                     folder.files.insert(known, source);
@@ -86,8 +86,8 @@ impl Folder {
     }
 }
 
-/// Entries by name; hidden ones are left out.
-fn entries(dir: &Path, report: &Report) -> Vec<(String, PathBuf, bool)> {
+/// Entries by name; hidden ones are left out. None where the folder could not be read, which is reported.
+fn entries(dir: &Path, report: &Report) -> Option<Vec<(String, PathBuf, bool)>> {
     let reading = match fs::read_dir(dir) {
         Ok(reading) => reading,
         Err(error) => {
@@ -96,7 +96,7 @@ fn entries(dir: &Path, report: &Report) -> Vec<(String, PathBuf, bool)> {
                 format!("the folder could not be read: {error}"),
                 "check the path and its permissions",
             );
-            return Vec::new();
+            return None;
         }
     };
     let mut found = Vec::new();
@@ -118,12 +118,15 @@ fn entries(dir: &Path, report: &Report) -> Vec<(String, PathBuf, bool)> {
         }
     }
     found.sort();
-    found
+    Some(found)
 }
 
 fn read_service(name: ServiceName, path: &Path, report: &Report) -> Option<ServiceFolder> {
     let mut files = BTreeMap::new();
-    for (file, file_path, is_dir) in entries(path, report) {
+    // What is in a folder that could not be read is not known to be missing.
+    let Some(entries) = entries(path, report) else { return Some(ServiceFolder { name, files }) };
+    let there: Vec<String> = entries.iter().map(|(file, ..)| file.clone()).collect();
+    for (file, file_path, is_dir) in entries {
         if !is_dir && let Some((known, source)) = read_known(&file, &file_path, &SERVICE_FILES, report) {
             files.insert(known, source);
         }
@@ -132,7 +135,7 @@ fn read_service(name: ServiceName, path: &Path, report: &Report) -> Option<Servi
         ("service.toml", "a service says there where its requests go and what they stand for"),
         ("access.cedar", "without a policy nobody could pass; write at least one `permit`"),
     ] {
-        if !files.contains_key(needed) && !path.join(needed).exists() {
+        if !there.iter().any(|file| file == needed) {
             report.file_error(path, format!("`{needed}` is missing"), help);
         }
     }

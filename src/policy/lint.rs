@@ -10,6 +10,7 @@ use super::groups::Groups;
 use super::kinds::Kinds;
 use super::load::Draft;
 use super::parameter_lint;
+use super::scope_lint;
 use super::suggestion;
 use super::validate::entitlements_named;
 use crate::model::EntitlementName;
@@ -37,6 +38,10 @@ pub(super) fn lint(
     }
     for file in global.into_iter().chain(drafts.iter().map(|draft| &draft.access)) {
         misspelt_groups(file, groups, provided, report);
+    }
+    // What can't be read as it is meant may be mended into something that matches.
+    if !report.has_errors() {
+        scope_lint::lint(drafts, global, report);
     }
 }
 

@@ -76,7 +76,8 @@ fn read(dir: &Path, settings: &LoadSettings, report: &Report) -> Option<PolicySe
     let folder = Folder::read(dir, report);
     let groups = folder.files.get("groups.toml").map(|source| Groups::parse(source, report)).unwrap_or_default();
     let people = folder.files.get("people.toml").map(|source| People::parse(source, report)).unwrap_or_default();
-    let workloads = folder.files.get("workloads.toml").map(|source| Workloads::parse(source, report));
+    let names: Vec<&str> = folder.services.iter().map(|service| service.name.as_str()).collect();
+    let workloads = folder.files.get("workloads.toml").map(|source| Workloads::parse(source, &names, report));
     let global = match folder.files.get("global.cedar") {
         Some(source) => CedarFile::parse(source, "global.cedar", report),
         None => None,

@@ -35,6 +35,7 @@ mod router;
 mod rule;
 mod scenario;
 mod schema;
+mod scope_lint;
 mod service;
 mod service_file;
 mod settings;

@@ -108,7 +108,7 @@ fn validate_file(file: &CedarFile, schema: &Schema, draft: Option<&Draft>, repor
         let id = error.policy_id().to_string();
         let mut detailed = DetailedError::from(error);
         detailed.message = spoken(&detailed.message, &id);
-        detailed.help = Some(help(&detailed, draft)).filter(|help| !help.is_empty());
+        detailed.help = Some(named(file, &id, &help(&detailed, draft))).filter(|help| !help.is_empty());
         let start = file.statement(&id).map_or(0, |statement| statement.start);
         let offset = detailed.source_locations.first().map_or(start, |label| label.loc.start);
         let offset = attribute_offset(file, offset, &detailed);
@@ -124,7 +124,8 @@ fn validate_file(file: &CedarFile, schema: &Schema, draft: Option<&Draft>, repor
         let detailed = DetailedError::from(warning);
         let start = file.statement(&id).map_or(0, |statement| statement.start);
         let offset = detailed.source_locations.first().map_or(start, |label| label.loc.start);
-        report.warning(&file.source, offset, spoken(&detailed.message, &id), detailed.help.unwrap_or_default());
+        let help = named(file, &id, &detailed.help.unwrap_or_default());
+        report.warning(&file.source, offset, spoken(&detailed.message, &id), help);
     }
     judged
 }
@@ -144,6 +145,11 @@ fn warn_dead(file: &CedarFile, id: &str, report: &Report) {
 fn spoken(message: &str, id: &str) -> String {
     let stripped = message.strip_prefix(&format!("for policy `{id}`"));
     stripped.map_or(message, |rest| rest.trim_start_matches([',', ':', ' '])).to_owned()
+}
+
+/// With the policy's name in the place of its id.
+fn named(file: &CedarFile, id: &str, text: &str) -> String {
+    file.statement(id).map_or_else(|| text.to_owned(), |statement| text.replace(id, &statement.name))
 }
 
 /// The help of Cedar, made to fit this house.

@@ -4,6 +4,7 @@
 //! What counts as production: a rule whose name, groups, services or `environment` has `prod` in it.
 
 use super::document::Field;
+use super::suggestion;
 use super::workloads::{Evidence, Preset, TrustRule, TrustedIssuer, Wanted};
 
 /// Claims that can be given to somebody else, and the id beside them that can't.
@@ -63,6 +64,30 @@ impl Rule<'_> {
             || prod(&self.rule.name)
             || self.rule.groups.iter().any(|group| prod(group))
             || self.rule.services.iter().any(|service| prod(service.as_str()))
+    }
+}
+
+/// Services that the rule names and the folder has not. `field` is the rule's.
+pub(super) fn services(rule: &TrustRule, field: &Field<'_>, known: &[&str]) {
+    let Some(mut table) = field.table() else { return };
+    for named in table.list("services") {
+        // One that can't be a name is an error already.
+        let Some(name) = named.text().filter(|name| rule.services.iter().any(|service| service.as_str() == *name))
+        else {
+            continue;
+        };
+        if known.contains(&name) {
+            continue;
+        }
+        let help = match suggestion::nearest(name, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => {
+                "its jobs can have no token for it: name a service that is there, or take the name out, and the rule \
+                 with it where it was for this one alone"
+                    .to_owned()
+            }
+        };
+        named.warning(format!("the rule `{}` is for the service `{name}`, which is not there", rule.name), help);
     }
 }
 

@@ -208,7 +208,8 @@ pub struct Workloads {
 }
 
 impl Workloads {
-    pub(super) fn parse(source: &Source, report: &Report) -> Self {
+    /// `services` are those of the folder.
+    pub(super) fn parse(source: &Source, services: &[&str], report: &Report) -> Self {
         let mut workloads = Self::default();
         let Some(document) = document::parse(source, report) else { return workloads };
         let mut root = Table::root(source, report, document.get_ref());
@@ -231,6 +232,7 @@ impl Workloads {
                 continue;
             }
             workload_lint::lint(&rule, &workloads.issuers, &field);
+            workload_lint::services(&rule, &field, services);
             workloads.rules.push(rule);
         }
         root.finish();

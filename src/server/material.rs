@@ -183,7 +183,7 @@ fn spool(spool: &Spool, places: &KeyPlaces) -> Option<Problem> {
         return None;
     }
     let told = SpoolError::Volatile { folder: folder.to_owned() }.to_string();
-    let (message, help) = told.split_once(": ").unwrap_or((&told, ""));
+    let (message, help) = told.split_once(": ").unwrap_or((told.as_str(), ""));
     Some(match named {
         true => places.problem("audit.spool", Severity::Error, message.to_owned(), help),
         // It lies beside the database.

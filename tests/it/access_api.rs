@@ -61,6 +61,7 @@ async fn a_request_is_approved_by_another_held_for_its_time_and_over() {
         assert_eq!(house.get(&alice, &format!("/api/v1/requests/{id}")).await.text("/state"), "expired");
         let dropped = house.json(&alice, &format!("/api/v1/grants/{grant}/drop"), &json!({})).await;
         assert_eq!((dropped.status.as_u16(), dropped.text("/reason")), (409, "not_active"));
+        assert!(dropped.text("/detail").ends_with("there is nothing to end"), "{dropped:?}");
     }
 }
 

@@ -600,6 +600,19 @@ fn a37_an_audience_that_id_tokens_are_made_for_is_a_warning() {
 }
 
 #[test]
+fn a_list_of_mail_addresses_that_names_nobody_is_a_warning() {
+    let mail = |line: &str| {
+        let smtp = "[notify.smtp]\nhost = \"mail.example.com\"\nfrom = \"door@example.com\"";
+        Installation::with(|text| format!("{text}\n{smtp}\n{line}\n"))
+    };
+    let warned = mail("to = []").load().unwrap().warnings;
+    assert_eq!(warned.len(), 1, "{warned:#?}");
+    assert!(warned[0].message.contains("`notify.smtp.to` names nobody") && warned[0].line.is_some(), "{warned:#?}");
+    assert_eq!(mail("").load().unwrap().warnings, []);
+    mail("to = []\nto_approvers = false").refused("", "`notify.smtp.to` is missing");
+}
+
+#[test]
 fn the_unit_waits_longer_for_the_end_than_a_gateway_takes() {
     let unit =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/doorward.service")).unwrap();

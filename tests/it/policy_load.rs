@@ -866,3 +866,82 @@ fn a_parameter_that_only_some_routes_have_must_be_asked_for_before_it_is_read() 
     assert!(ask(&set, "svc", &subject, "GET", "/a/x").unwrap().allow);
     assert!(!ask(&set, "svc", &subject, "GET", "/a").unwrap().allow);
 }
+
+#[test]
+fn a_policy_whose_scope_nothing_here_meets_is_a_warning() {
+    let said = |policy: &str| told(&[("svc/access.cedar", &format!("{ACCESS}{policy}\n"))]);
+    for (policy, at, expected) in [
+        (
+            "permit (principal in Group::\"g\", action == Action::\"lock\", resource);",
+            "Action::\"lock\"",
+            "can never match: `Action::\"lock\"` is done to the installation",
+        ),
+        (
+            "permit (principal in Group::\"g\", action in [Action::\"lock\", Action::\"review\"], resource);",
+            "Action::\"lock\"",
+            "write it into `global.cedar`",
+        ),
+        (
+            "permit (principal in Group::\"g\", action == Action::\"approve\", resource);",
+            "Action::\"approve\"",
+            "can never match: `Action::\"approve\"` is done to an entitlement, and `svc` has none",
+        ),
+        (
+            "permit (principal == User::\"alice\", action == Action::\"read\", resource);",
+            "User::",
+            "nobody is `User::\"alice\"`: an id is written `User::\"<provider>|<subject>\"`",
+        ),
+        (
+            "permit (principal == Workload::\"ci\", action == Action::\"read\", resource);",
+            "Workload::",
+            "an id is written `Workload::\"<issuer>|<rule>\"`",
+        ),
+    ] {
+        let told = said(policy);
+        let place = format!("DIR/svc/access.cedar:2:{}: warning: ", policy.find(at).unwrap() + 1);
+        assert!(told.starts_with(&place) && told.contains(expected), "{policy}\n{told}");
+        assert_eq!(told.matches(" warning: ").count(), 1, "{told}");
+    }
+    for policy in [
+        "permit (principal == User::\"dev|alice\", action == Action::\"read\", resource);",
+        "permit (principal == Workload::\"spiffe|spiffe://a/b\", action == Action::\"read\", resource);",
+        "permit (principal in Group::\"g\", action in [Action::\"read\", Action::\"approve\"], resource);",
+    ] {
+        assert_eq!(said(policy), "", "{policy}");
+    }
+}
+
+#[test]
+fn a_trust_rule_for_a_service_that_is_not_there_is_a_warning() {
+    let said = |services: &str| {
+        let rules = format!(
+            "[[issuer]]\nname = \"ci\"\npreset = \"github-actions\"\naudience = \"a\"\n[[rule]]\nname = \"main\"\n\
+             issuer = \"ci\"\nclaims = {{ repository_id = \"7\", ref = \"refs/heads/main\" }}\nservices = {services}\n"
+        );
+        told(&[("workloads.toml", &rules)])
+    };
+    assert_eq!(said("[\"svc\"]"), "");
+    let gone = said("[\"svc\", \"deploy-pipeline\"]");
+    assert!(
+        gone.starts_with(
+            "DIR/workloads.toml:9:20: warning: the rule `main` is for the service `deploy-pipeline`, which is not there"
+        ) && gone.contains("take the name out"),
+        "{gone}"
+    );
+    assert!(said("[\"scv\"]").ends_with("help: did you mean `svc`?"));
+}
+
+#[test]
+fn a_service_whose_folder_can_not_be_read_is_one_fault() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = folder(&[("svc/service.toml", SERVICE), ("svc/access.cedar", ACCESS)]);
+    let service = dir.path().join("svc");
+    fs::set_permissions(&service, fs::Permissions::from_mode(0o000)).unwrap();
+    // Some users may read everything.
+    if fs::read_dir(&service).is_err() {
+        let found = load(dir.path(), &settings()).unwrap_err();
+        assert_eq!(found.len(), 1, "{}", shown(&found));
+        assert!(found[0].message.contains("could not be read"), "{}", shown(&found));
+    }
+    fs::set_permissions(&service, fs::Permissions::from_mode(0o700)).unwrap();
+}

@@ -42,6 +42,22 @@ fn key(context: &Context, named: Option<&str>) -> Result<Option<NoteKey>, Failur
     })
 }
 
+/// Where the root key comes from that nobody named, with what to do for a record of another installation.
+pub fn learned(context: &Context, named: Option<&str>) -> Option<String> {
+    if named.is_some() || context.environment.text("DOORWARD_AUDIT_KEY").is_some() {
+        return None;
+    }
+    let profile = context.profile().ok()?;
+    let record = profile.load().ok().flatten()?.record;
+    record.audit_key.filter(|key| !key.trim().is_empty())?;
+    Some(format!(
+        "the root key is the one that the profile `{}` learned at its sign-in to {}: a record of another installation \
+         is held against that one's own, by `--key` or DOORWARD_AUDIT_KEY",
+        profile.name(),
+        record.server
+    ))
+}
+
 /// Whether somebody meant a file by this: a key has a `+` in it, and begins with a name.
 fn is_path(text: &str) -> bool {
     !text.contains('+') || text.starts_with(['/', '.', '~'])

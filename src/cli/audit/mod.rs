@@ -30,13 +30,16 @@ use super::failure::Failure;
 const EXPORT_EXAMPLES: &str = "\
 Examples:
   doorward audit export --format evidence --out ./evidence
-  doorward audit export --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z --service ops-api --out november.jsonl
+  doorward audit export --from 2026-11-01T00:00:00Z \\
+    --to 2026-12-01T00:00:00Z --service ops-api --out november.jsonl
   doorward audit export --type decision.deny | jq .";
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
-  doorward audit verify ./evidence --key root.key --checkpoint witness.checkpoints
-  doorward audit verify sqlite:///var/lib/doorward/doorward.db --checkpoint witness.checkpoints
+  doorward audit verify ./evidence --key root.key \\
+    --checkpoint witness.checkpoints
+  doorward audit verify sqlite:///var/lib/doorward/doorward.db \\
+    --checkpoint witness.checkpoints
   doorward audit verify https://doorward.example.com
 
 Exit codes: 0 whole, 10 altered, 11 a gap or a missing log, 12 truncated, 13 forked, 14 consistent, but neither
@@ -44,9 +47,11 @@ key nor checkpoint holds it from outside.";
 
 const REPORT_EXAMPLES: &str = "\
 Examples:
-  doorward audit report --framework soc2 --from 2026-01-01T00:00:00Z --to 2027-01-01T00:00:00Z --out soc2.html
+  doorward audit report --framework soc2 --out soc2.html \\
+    --from 2026-01-01T00:00:00Z --to 2027-01-01T00:00:00Z
   doorward audit report --framework pci-dss --format csv --out pci.csv
-  doorward audit report --framework nist800-53 --format oscal --in ./evidence --key root.key --out results.json
+  doorward audit report --framework nist800-53 --format oscal \\
+    --in ./evidence --key root.key --out results.json
 
 The record is verified while it is read; one that does not hold ends with the exit code of `audit verify`, and no
 report.";
@@ -59,12 +64,14 @@ Examples:
 const SEARCH_EXAMPLES: &str = "\
 Examples:
   doorward audit search --grant grt_…
-  doorward audit search --from 2026-11-22T00:00:00Z --to 2026-11-23T00:00:00Z --type session.start -o json";
+  doorward audit search --from 2026-11-22T00:00:00Z \\
+    --to 2026-11-23T00:00:00Z --type session.start -o json";
 
 const STREAMS_EXAMPLES: &str = "\
 Examples:
   doorward audit streams
-  doorward audit streams -o json | jq '.items[] | select(.state != \"sending\")'
+  doorward audit streams -o json | \\
+    jq '.items[] | select(.state != \"sending\")'
 
 They are configured as `[[audit.stream]]` in doorward.toml; `doorward doctor` tries each.";
 
@@ -82,8 +89,10 @@ Examples:
 const WHO_EXAMPLES: &str = "\
 Examples:
   doorward audit who --on 2026-11-20
-  doorward audit who --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z --service ops-api
-  doorward audit who --on 2026-11-20 --person alice@example.com --in ./evidence
+  doorward audit who --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z \\
+    --service ops-api
+  doorward audit who --on 2026-11-20 --person alice@example.com \\
+    --in ./evidence
 
 Grants and openings of the emergency path are told whether they were used or not, standing permissions of policies
 where they were used. Days are days of UTC.";

@@ -41,6 +41,17 @@ const UNANCHORED: u8 = 14;
 /// # Errors
 /// With the exit code of what is wrong; exit 2 when there is nothing to look at.
 pub fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
+    verify(context, args).map_err(|mut failure| {
+        let is_fault = matches!(failure.exit, Exit::Passed(code) if code != UNANCHORED);
+        if is_fault && let Some(learned) = anchor::learned(context, args.key.as_deref()) {
+            let told = failure.problem.detail.unwrap_or_default();
+            failure.problem.detail = Some(format!("{told}; {learned}"));
+        }
+        failure
+    })
+}
+
+fn verify(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
     let anchor = match anchor::read(context, args.key.as_deref(), args.checkpoint.as_deref())? {
         Ok(anchor) => anchor,
         Err(fault) => return told(context, Err(fault)),

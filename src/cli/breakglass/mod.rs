@@ -28,7 +28,7 @@ use super::wait_for;
 pub enum BreakGlassCommand {
     /// Name the custodians and how many of them must sign; make keys for those who have none
     #[command(
-        before_help = "Examples:\n  doorward breakglass init --threshold 2 --custodian ann=ann.pub --custodian ben=ben.pub\n  doorward breakglass init --threshold 3 --generate 5 --out ./keys --passphrase-file passphrase"
+        before_help = "Examples:\n  doorward breakglass init --threshold 2 \\\n    --custodian ann=ann.pub --custodian ben=ben.pub\n  doorward breakglass init --threshold 3 \\\n    --generate 5 --out ./keys --passphrase-file passphrase"
     )]
     Init(InitArgs),
     /// List the custodians of a configuration
@@ -38,11 +38,13 @@ pub enum BreakGlassCommand {
     #[command(before_help = OPEN_EXAMPLES)]
     Open(OpenArgs),
     /// Sign a challenge where there is no OpenSSH
-    #[command(before_help = "Example:\n  doorward breakglass sign --key ~/.ssh/id_ed25519 --challenge challenge.txt")]
+    #[command(
+        before_help = "Example:\n  doorward breakglass sign --key ~/.ssh/id_ed25519 \\\n    --challenge challenge.txt"
+    )]
     Sign(SignArgs),
     /// End an opening before its time, at every node that is named
     #[command(
-        before_help = "Examples:\n  doorward breakglass close brk_…                        with the opening's own client key\n  doorward breakglass close brk_… --key ~/.ssh/id_ed25519 --node 10.0.0.1 --node 10.0.0.2"
+        before_help = "Examples:\n  doorward breakglass close brk_…          with the opening's own client key\n  doorward breakglass close brk_… --key ~/.ssh/id_ed25519 \\\n    --node 10.0.0.1 --node 10.0.0.2"
     )]
     Close(CloseArgs),
     /// List openings and emergency grants, and whether they were reviewed
@@ -53,22 +55,24 @@ pub enum BreakGlassCommand {
     Show(ShowArgs),
     /// Say what you found; two people other than the opener review each
     #[command(
-        before_help = "Example:\n  doorward breakglass review brk_… --finding \"the provider was down; restarts only\""
+        before_help = "Example:\n  doorward breakglass review brk_… \\\n    --finding \"the provider was down; restarts only\""
     )]
     Review(ReviewArgs),
     /// Prove the path without opening anything, and record that
     #[command(
-        before_help = "Examples:\n  doorward breakglass drill --opener erin                    writes a challenge for the custodians\n  doorward breakglass drill --resume brk_… --signature a.sig --signature b.sig\n  doorward breakglass drill --opener erin --key keys/custodian-1 --key keys/custodian-2"
+        before_help = "Examples:\n  doorward breakglass drill --opener erin  writes a challenge to be signed\n  doorward breakglass drill --resume brk_… \\\n    --signature a.sig --signature b.sig\n  doorward breakglass drill --opener erin \\\n    --key keys/custodian-1 --key keys/custodian-2"
     )]
     Drill(DrillArgs),
 }
 
 const OPEN_EXAMPLES: &str = "\
 Examples:
-  doorward breakglass open --config doorward.toml --all --reason \"provider is down\" --for 30m --opener erin \\
-    --challenge-out challenge.txt
-  ssh-keygen -Y sign -n doorward-breakglass -f KEY challenge.txt          each custodian, anywhere
-  doorward breakglass open --resume brk_… --signature a.sig --signature b.sig
+  doorward breakglass open --config doorward.toml --all --for 30m \\
+    --reason \"provider is down\" --opener erin --challenge-out challenge.txt
+  ssh-keygen -Y sign -n doorward-breakglass \\
+    -f KEY challenge.txt                   each custodian, anywhere
+  doorward breakglass open --resume brk_… \\
+    --signature a.sig --signature b.sig
   doorward --profile breakglass curl https://ops-api.example.com/status";
 
 /// `doorward breakglass init`

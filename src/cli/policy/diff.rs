@@ -16,7 +16,8 @@ use crate::policy::{Change, Difference, LoadSettings, Reply, STATEMENT, Turn, di
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
     doorward policy diff /etc/doorward/policies ./policies\n  \
-    git worktree add ../before main && doorward policy diff ../before/policies policies --exit-code")]
+    git worktree add ../before main\n  \
+    doorward policy diff ../before/policies policies --exit-code")]
 pub struct DiffArgs {
     /// The folder as it is.
     #[arg(value_name = "OLD")]

@@ -16,9 +16,12 @@ use crate::policy::{
 /// `policy explain`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
-    doorward policy explain --principal alice@example.com --group engineering ops-api POST /v1/deployments/prod\n  \
-    doorward policy explain --principal 'corp|00u1' --group release-managers approve ops-api/deploy-prod\n  \
-    doorward policy explain --principal 'corp|00u7' --group security lock installation")]
+    doorward policy explain --principal alice@example.com --group engineering \\\n    \
+    ops-api POST /v1/deployments/prod\n  \
+    doorward policy explain --principal 'corp|00u1' --group release-managers \\\n    \
+    approve ops-api/deploy-prod\n  \
+    doorward policy explain --principal 'corp|00u7' --group security \\\n    \
+    lock installation")]
 pub struct ExplainArgs {
     /// Which folder.
     #[command(flatten)]

@@ -110,7 +110,7 @@ async fn extend_within(
         )));
     }
     let saved = tx.grant_save(&grant, next, None).await?;
-    let saved = saved.ok_or_else(|| AccessError::NotActive { state: grant.state.at(now).name() })?;
+    let saved = saved.ok_or_else(|| AccessError::NotActive { state: grant.state.at(now).name(), advice: ASK_ANEW })?;
     tx.event_append(&grant_event(desk, EventType::GrantExtended, actor.clone(), &saved, now)).await?;
     tell(tx, &saved, now).await?;
     Ok(saved)
@@ -151,11 +151,14 @@ pub(super) async fn tell(tx: &mut Tx, grant: &Grant, now: Timestamp) -> Result<(
     Ok(())
 }
 
+/// What whoever wanted more of a grant does that has none.
+const ASK_ANEW: &str = "ask anew";
+
 pub(super) fn stuck(why: GrantStuck) -> AccessError {
     let state = match why {
         GrantStuck::Over => "it is over",
         GrantStuck::Active => "it is active already",
         GrantStuck::NotActive => "it has not begun",
     };
-    AccessError::NotActive { state }
+    AccessError::NotActive { state, advice: ASK_ANEW }
 }

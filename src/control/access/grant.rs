@@ -99,11 +99,13 @@ async fn end(
     // A use that the database has not been told of may keep it in force: what is not written down as over
     // for want of use can always be ended.
     let state = grant.state.at(now);
-    let next = state.ended(how, now).map_err(|_| AccessError::NotActive { state: state.name() })?;
+    let next = state
+        .ended(how, now)
+        .map_err(|_| AccessError::NotActive { state: state.name(), advice: "there is nothing to end" })?;
     let saved = tx.grant_save(&grant, next, reason).await?;
     let Some(saved) = saved else {
         drop(tx);
-        return Err(AccessError::NotActive { state: "it changed meanwhile" });
+        return Err(AccessError::NotActive { state: "it changed meanwhile", advice: "look at it again" });
     };
     let kind = match how {
         GrantEnd::Dropped => EventType::GrantDropped,

@@ -73,8 +73,8 @@ pub enum AccessError {
     Full { entitlement: EntitlementName, capacity: u32 },
     /// It may not begin yet.
     TooSoon(TooSoon),
-    /// The grant is not active.
-    NotActive { state: &'static str },
+    /// The grant is not active, and what there is to do about it.
+    NotActive { state: &'static str, advice: &'static str },
     /// The time of this node can't be believed.
     Clock(ClockDoubt),
     /// The database did not do it.
@@ -111,7 +111,7 @@ impl fmt::Display for AccessError {
             Self::Full { entitlement, capacity } => {
                 write!(f, "`{entitlement}` is held by as many as may hold it at once ({capacity}); try again later")
             }
-            Self::NotActive { state } => write!(f, "the grant is not active ({state}); ask anew"),
+            Self::NotActive { state, advice } => write!(f, "the grant is not active ({state}); {advice}"),
             Self::TooSoon(why) => why.fmt(f),
             Self::Clock(doubt) => doubt.fmt(f),
             Self::Store(error) => write!(f, "the request could not be carried out: {error}"),

@@ -167,6 +167,39 @@ fn help_begins_with_examples_and_lists_nothing_that_is_not_there() {
 }
 
 #[test]
+fn what_an_item_of_a_review_is_is_said_where_it_is_none() {
+    let told = parse(&["review", "decide", "rev_1", "keep", "--reason", "x"]).unwrap_err().to_string();
+    assert!(told.contains("the number that `doorward review show` gives the rule"), "{told}");
+}
+
+/// What a terminal of 80 columns shows in one line, so that what is copied from it is a command.
+const EXAMPLE_COLUMNS_MAX: usize = 78;
+
+fn example_faults(command: &clap::Command, faults: &mut Vec<String>) {
+    for text in [command.get_before_help(), command.get_after_help()].into_iter().flatten() {
+        let text = text.to_string();
+        let lines = text.lines().skip_while(|line| !line.starts_with("Example")).skip(1);
+        let mut goes_on = false;
+        for line in lines.take_while(|line| !line.is_empty()) {
+            let begins = ["  doorward ", "  ssh-keygen ", "  git ", "  http_proxy="];
+            let fits = line.chars().count() <= EXAMPLE_COLUMNS_MAX;
+            if !fits || (!goes_on && !begins.iter().any(|begin| line.starts_with(begin))) {
+                faults.push(format!("{}: {line}", command.get_name()));
+            }
+            goes_on = line.ends_with('\\');
+        }
+    }
+    command.get_subcommands().for_each(|command| example_faults(command, faults));
+}
+
+#[test]
+fn an_example_is_a_command_that_no_terminal_breaks() {
+    let mut faults = Vec::new();
+    example_faults(&Arguments::command(), &mut faults);
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
 fn wrong_usage_is_told_in_json_to_who_asked_for_json() {
     let run = |line: &[&str]| {
         let output =

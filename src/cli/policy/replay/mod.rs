@@ -42,8 +42,10 @@ const SINCE: Ttl = Ttl::hours(24 * 7);
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
     doorward policy replay --since 7d\n  \
-    doorward policy replay --since 12h --dir ./policies --service ops-api --exit-code\n  \
-    doorward audit export --out record.jsonl && doorward policy replay --from record.jsonl")]
+    doorward policy replay --since 12h --dir ./policies \\\n    \
+    --service ops-api --exit-code\n  \
+    doorward audit export --out record.jsonl\n  \
+    doorward policy replay --from record.jsonl")]
 pub struct ReplayArgs {
     /// How far back: `12h`, `7d` [default: 7d, or all of an export].
     #[arg(long, value_name = "LENGTH", value_parser = length)]
