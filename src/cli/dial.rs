@@ -201,17 +201,18 @@ pub async fn connect(host: &str, port: u16) -> Result<TcpStream, DialError> {
                 .map_err(|source| DialError::Resolve { host: host.to_owned(), source: Some(source) })?
                 .collect(),
         };
-        let mut last = None;
+        // Of several it is the first that was meant, and the others tell less.
+        let mut first = None;
         for address in addresses {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
                     let _ = stream.set_nodelay(true);
                     return Ok(stream);
                 }
-                Err(error) => last = Some(error),
+                Err(error) => first = first.or(Some(error)),
             }
         }
-        Err(match last {
+        Err(match first {
             Some(source) => DialError::Connect { server: server.clone(), source },
             None => DialError::Resolve { host: host.to_owned(), source: None },
         })

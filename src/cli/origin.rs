@@ -108,5 +108,5 @@ pub fn own_addresses(host: &str) -> Option<Vec<IpAddr>> {
     if is_localhost(host) {
         return Some(vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]);
     }
-    host.trim_start_matches('[').trim_end_matches(']').parse().ok().map(|address| vec![address])
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok().map(|address: IpAddr| vec![address])
 }

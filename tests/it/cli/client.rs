@@ -108,6 +108,15 @@ async fn a_server_that_is_not_there_or_not_trusted_ends_with_six() {
 }
 
 #[tokio::test]
+async fn a_name_below_localhost_is_this_machine_by_either_protocol() {
+    // Some machines have no IPv6.
+    let Ok(listener) = TcpListener::bind("[::1]:0").await else { return };
+    let port = listener.local_addr().unwrap().port();
+    let stream = doorward::cli::dial::connect("doorward.localhost", port).await.unwrap();
+    assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
+}
+
+#[tokio::test]
 async fn a_server_that_speaks_no_tls_ends_with_six() {
     install_crypto();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

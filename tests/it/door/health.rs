@@ -1,14 +1,20 @@
 //! Requests go to the upstreams that pass their checks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use doorward::model::UpstreamHealth;
+use doorward::gateway::handshake::tls_time;
+use doorward::gateway::probe::{ProbeError, handshake};
+use doorward::gateway::snapshot::upstream_tls;
+use doorward::model::{Clock, UpstreamHealth};
 use http::Method;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
 
 use super::fixture::{Door, Plan, Speaks, full, service_toml, with_door};
+use super::multiplexed::certified;
 use super::upstream::{RawUpstream, Reply};
 
 const HEALTH: &str =
@@ -152,5 +158,33 @@ fn a_check_speaks_as_requests_do_and_ends_in_time() {
         };
         until("HTTP/2 is asked as HTTP/2", || state("h2c", door.h2c.address) == Some(UpstreamHealth::Healthy)).await;
         until("what stalls is given up", || state("http", stalled.address) == Some(UpstreamHealth::Unhealthy)).await;
+    });
+}
+
+/// What `doorward doctor` does with each upstream that is reached by TLS.
+#[test]
+fn whether_the_certificate_of_an_upstream_holds_is_found_out_without_a_request() {
+    with_door(Plan::default(), async |door| {
+        let (pem, acceptor) = certified(&["http/1.1"]);
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = acceptor.accept(stream).await;
+            }
+        });
+        let ca = door.dir.join("upstream.crt");
+        std::fs::write(&ca, pem).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(door.clock.clone());
+        for (tables, holds) in [(format!("[upstream_tls]\nca = \"{}\"", ca.display()), true), (String::new(), false)] {
+            door.write("rpc/service.toml", &service_toml(&format!("\"https://{address}\""), "", &tables));
+            door.running().reload().unwrap();
+            let snapshot = door.running().shared.snapshot.load_full();
+            let service = snapshot.policies.services().find(|service| service.name.as_str() == "rpc").unwrap();
+            let tls = upstream_tls(service, tls_time(&clock)).unwrap();
+            let told = handshake(service, &service.upstreams[0], &tls).await;
+            assert_eq!(told.is_ok(), holds, "{told:?}");
+            assert!(holds || matches!(&told, Err(ProbeError::Tls(why)) if why.contains("certificate")), "{told:?}");
+        }
     });
 }

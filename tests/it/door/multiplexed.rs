@@ -321,7 +321,7 @@ fn what_an_upstream_did_nothing_of_goes_another_way_and_is_never_called_unknown(
 }
 
 /// A certificate for 127.0.0.1, and what accepts connections with it to speak one of these.
-fn certified(protocols: &[&str]) -> (String, TlsAcceptor) {
+pub fn certified(protocols: &[&str]) -> (String, TlsAcceptor) {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
