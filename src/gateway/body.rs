@@ -457,6 +457,7 @@ impl Drop for Relay {
 }
 
 /// What the gateway answers with.
+#[expect(clippy::large_enum_variant, reason = "there is one for each answer, and a box would be an allocation more")]
 pub enum Body {
     /// Bytes of our own; `None` once they are taken.
     Full(Option<Bytes>),

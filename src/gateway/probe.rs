@@ -111,7 +111,8 @@ async fn secured(
 ) -> Result<TlsStream<TcpStream>, ProbeError> {
     let name = service.upstream_tls.server_name.clone().unwrap_or_else(|| upstream.host.clone());
     let name = ServerName::try_from(name).map_err(|error| ProbeError::Tls(error.to_string()))?;
-    let connector = TlsConnector::from(Arc::clone(tls)).with_alpn(offered(upstream.protocol, Needs::Any));
+    let connector = TlsConnector::from(Arc::clone(tls));
+    let connector = connector.with_alpn(offered(upstream.protocol, Needs::Any));
     connector.connect(name, stream).await.map_err(|error| ProbeError::Tls(error.to_string()))
 }
 

@@ -99,7 +99,7 @@ pub enum Refusal {
 pub enum UpstreamFault {
     /// No connection could be had.
     Unreachable,
-    /// Each connection that may be open is in use.
+    /// Each connection that may be open is in use, or being opened.
     Busy,
     /// No answer began in time.
     Slow,
@@ -280,7 +280,7 @@ impl Refusal {
             Self::Unsettled => "Whether what was shown holds can't be looked up in the database at the moment. Try again soon; where a `DPoP` proof was sent, with a fresh one.".to_owned(),
             Self::FieldsTooMany => "The request's head has more fields than this door reads. Send fewer; each cookie that is sent by itself is one.".to_owned(),
             Self::Upstream(UpstreamFault::Unreachable) => "No upstream of the service could be reached. Try again soon, or tell its owner.".to_owned(),
-            Self::Upstream(UpstreamFault::Busy) => "Each connection to the service's upstreams that may be open is in use. Try again soon; its owner can allow more with `connections_per_upstream` under `[limits]` of its service.toml.".to_owned(),
+            Self::Upstream(UpstreamFault::Busy) => "Each connection to the service's upstreams that may be open is in use, or being opened. Try again soon; its owner can allow more with `connections_per_upstream` under `[limits]` of its service.toml.".to_owned(),
             Self::Upstream(UpstreamFault::Slow) => "The upstream did not begin its answer in time. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Broken) => "The upstream's answer could not be passed on. Whether it did what was asked is not known.".to_owned(),
             Self::Upstream(UpstreamFault::Refused) => "The upstream takes no more requests on its connection and says that it has not begun with this one. Nothing was done; try again.".to_owned(),

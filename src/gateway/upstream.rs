@@ -59,8 +59,6 @@ pub(super) struct Target {
     /// Turns of those who open what others may share.
     opening: Semaphore,
     open: Cell<u32>,
-    /// Of those that are open: tries of which nothing has come yet.
-    trying: Cell<u32>,
     in_flight: Cell<u32>,
     reached_at: Cell<Option<Instant>>,
     rests_until: Cell<Option<Instant>>,
@@ -86,7 +84,6 @@ impl Target {
             speaks: Cell::new(speaks),
             opening: Semaphore::new(OPENING_MAX as usize),
             open: Cell::new(0),
-            trying: Cell::new(0),
             in_flight: Cell::new(0),
             reached_at: Cell::new(None),
             rests_until: Cell::new(None),
@@ -115,12 +112,6 @@ impl Target {
                 idle.push(Idle { sender, since: Instant::now() });
             }
         }
-    }
-
-    /// What is told where no place is left: that all are in use only where it has taken a connection at all. Of
-    /// tries alone nobody knows that.
-    fn full(&self) -> UpstreamFault {
-        if self.open.get() > self.trying.get() { UpstreamFault::Busy } else { UpstreamFault::Unreachable }
     }
 
     fn is_unhealthy(&self) -> bool {
@@ -195,7 +186,6 @@ struct Trial<'a> {
 impl<'a> Trial<'a> {
     fn of(target: &'a Target, length: Duration) -> Self {
         let (rested_until, until) = (target.rests_until.get(), Instant::now() + length);
-        target.trying.set(target.trying.get() + 1);
         if rested_until.is_some() {
             target.rests_until.set(Some(until));
         }
@@ -205,7 +195,6 @@ impl<'a> Trial<'a> {
 
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
-        self.target.trying.set(self.target.trying.get().saturating_sub(1));
         // Else it is known by now whether it takes connections, from this one or another.
         if self.target.rests_until.get() == Some(self.until) {
             self.target.rests_until.set(self.rested_until);
@@ -321,10 +310,7 @@ impl Pool {
     /// A connection of its own, or a place on one of HTTP/2 that somebody else has opened meanwhile.
     async fn fresh(&self, target: &Rc<Target>, needs: Needs) -> Result<Sender, UpstreamFault> {
         if needs == Needs::Upgrade || target.speaks.get() == UpstreamProtocol::Http1 {
-            return self.opened(target, needs).await.map_err(|fault| match fault {
-                UpstreamFault::Busy => target.full(),
-                other => other,
-            });
+            return self.opened(target, needs).await;
         }
         let began = Instant::now();
         for turns in 1..=OPENING_MAX {
@@ -335,7 +321,7 @@ impl Pool {
                 other => return other,
             }
         }
-        target.silent_stream().map(Sender::Http2).ok_or_else(|| target.full())
+        target.silent_stream().map(Sender::Http2).ok_or(UpstreamFault::Busy)
     }
 
     /// The same once it has so many of the turns, which are waited for as long as a connection may take.
